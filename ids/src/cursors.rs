@@ -1,0 +1,319 @@
+//! The cursors of one volume on one node, in the one type that checks their order.
+//!
+//! ```text
+//! trimmed ≤ applied ≤ committed ≤ min(local_durable, peer_durable) ≤ appended ≤ reserved
+//! reserved − min(trimmed here, trimmed at the peer) ≤ capacity
+//! ```
+//!
+//! The peer terms hold only while acknowledgements wait for the peer. "Durable" is what one node has made
+//! persistent; "committed" is what the acknowledgement rule releases; only committed releases an answer.
+//! What a rule change can do wrong: committed never moves back, so a rule that asks for more only delays the
+//! next advance.
+
+use crate::{LogPoint, Lsn};
+use serde::{Deserialize, Serialize};
+
+/// What an acknowledgement waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AckRule {
+    /// Nothing is acknowledged (frozen, not primary, deposed).
+    Nobody,
+    /// This node's log only (solo).
+    Local,
+    /// Both nodes' logs (mirrored, and the barrier before it).
+    Both,
+}
+
+/// A change that would break the order of the cursors. Always a bug or a lying peer, never bad luck.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("cursor {cursor} can not move to LSN {to}: {why} (cursors: {now:?})")]
+pub struct CursorError {
+    /// The cursor that should have moved.
+    pub cursor: &'static str,
+    /// Where to.
+    pub to: Lsn,
+    /// The rule it would break.
+    pub why: &'static str,
+    /// The cursors as they are.
+    pub now: Box<Cursors>,
+}
+
+/// The cursors of one volume. All but `peer_durable` and `peer_trimmed` only move forward.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Cursors {
+    trimmed: Lsn,
+    applied: Lsn,
+    committed: Lsn,
+    local_durable: Lsn,
+    peer_durable: Lsn,
+    appended: Lsn,
+    reserved: Lsn,
+    peer_trimmed: Lsn,
+    capacity_bytes: u64,
+    rule: AckRule,
+}
+
+impl Cursors {
+    /// Cursors of a log that holds `[trimmed, end)`, of which `[trimmed, committed)` may be applied.
+    ///
+    /// # Errors
+    /// When the three are out of order.
+    pub fn new(capacity_bytes: u64, trimmed: Lsn, committed: Lsn, end: Lsn) -> Result<Cursors, CursorError> {
+        let cursors = Cursors {
+            trimmed,
+            applied: trimmed,
+            committed,
+            local_durable: end,
+            peer_durable: Lsn::ZERO,
+            appended: end,
+            reserved: end,
+            peer_trimmed: trimmed,
+            capacity_bytes,
+            rule: AckRule::Nobody,
+        };
+        cursors.check("committed", committed)?;
+        Ok(cursors)
+    }
+
+    /// Start of what recovery would read; the ring before it may be overwritten.
+    pub fn trimmed(&self) -> Lsn {
+        self.trimmed
+    }
+    /// End of what the local filesystem holds, flushed.
+    pub fn applied(&self) -> Lsn {
+        self.applied
+    }
+    /// End of what may be acknowledged, shown to clients and applied.
+    pub fn committed(&self) -> Lsn {
+        self.committed
+    }
+    /// End of what this node's log holds durably.
+    pub fn local_durable(&self) -> Lsn {
+        self.local_durable
+    }
+    /// End of what the partner's log holds durably, as far as known.
+    pub fn peer_durable(&self) -> Lsn {
+        self.peer_durable
+    }
+    /// End of the sealed records.
+    pub fn appended(&self) -> Lsn {
+        self.appended
+    }
+    /// End of the space given to records.
+    pub fn reserved(&self) -> Lsn {
+        self.reserved
+    }
+    /// The partner's `trimmed`, as it last told.
+    pub fn peer_trimmed(&self) -> Lsn {
+        self.peer_trimmed
+    }
+    /// What an acknowledgement waits for.
+    pub fn rule(&self) -> AckRule {
+        self.rule
+    }
+    /// Length of both rings.
+    pub fn capacity_bytes(&self) -> u64 {
+        self.capacity_bytes
+    }
+
+    /// The log position before which ring space can be reserved again.
+    pub fn space_floor(&self) -> Lsn {
+        match self.rule {
+            AckRule::Both => self.trimmed.min(self.peer_trimmed),
+            AckRule::Local | AckRule::Nobody => self.trimmed,
+        }
+    }
+
+    /// Changes what acknowledgements wait for, and returns the new `committed` (it may advance when the
+    /// rule asks for less).
+    ///
+    /// # Errors
+    /// Never for a legal sequence of rules; see [`CursorError`].
+    pub fn set_rule(&mut self, rule: AckRule) -> Result<Lsn, CursorError> {
+        self.rule = rule;
+        self.advance_committed()
+    }
+
+    /// Space was given to records up to `to`.
+    pub fn set_reserved(&mut self, to: Lsn) -> Result<(), CursorError> {
+        self.forward("reserved", to, |c| &mut c.reserved)
+    }
+
+    /// Records up to `to` are sealed: their bytes and chained CRCs are final.
+    pub fn set_appended(&mut self, to: Lsn) -> Result<(), CursorError> {
+        self.forward("appended", to, |c| &mut c.appended)
+    }
+
+    /// The local log holds everything before `to`. Returns the new `committed`.
+    pub fn set_local_durable(&mut self, to: Lsn) -> Result<Lsn, CursorError> {
+        self.forward("local_durable", to, |c| &mut c.local_durable)?;
+        self.advance_committed()
+    }
+
+    /// The partner's log holds everything before `to.lsn`. A new link may start further back than the one
+    /// before it. Returns the new `committed`.
+    pub fn set_peer_durable(&mut self, to: LogPoint) -> Result<Lsn, CursorError> {
+        self.checked("peer_durable", to.lsn, |c| c.peer_durable = to.lsn)?;
+        self.advance_committed()
+    }
+
+    /// A partner learns from its primary what is committed.
+    pub fn set_committed_by_primary(&mut self, to: Lsn) -> Result<(), CursorError> {
+        self.forward("committed", to, |c| &mut c.committed)
+    }
+
+    /// The local filesystem holds everything before `to`, flushed.
+    pub fn set_applied(&mut self, to: Lsn) -> Result<(), CursorError> {
+        self.forward("applied", to, |c| &mut c.applied)
+    }
+
+    /// The superblock's tail is durable at `to`.
+    pub fn set_trimmed(&mut self, to: Lsn) -> Result<(), CursorError> {
+        self.forward("trimmed", to, |c| &mut c.trimmed)
+    }
+
+    /// The partner told where its tail is. It may lie further back than before: another partner log.
+    pub fn set_peer_trimmed(&mut self, to: Lsn) -> Result<(), CursorError> {
+        self.checked("peer_trimmed", to, |c| c.peer_trimmed = to)
+    }
+
+    /// The log was cut at `end`, which nothing committed may lie behind (a deposed primary that rejoins).
+    pub fn truncate(&mut self, end: Lsn) -> Result<(), CursorError> {
+        self.checked("reserved", end, |c| {
+            c.reserved = end;
+            c.appended = end;
+            c.local_durable = end;
+            c.peer_durable = c.peer_durable.min(end);
+        })
+    }
+
+    fn advance_committed(&mut self) -> Result<Lsn, CursorError> {
+        let releasable = match self.rule {
+            AckRule::Nobody => self.committed,
+            AckRule::Local => self.local_durable,
+            AckRule::Both => self.local_durable.min(self.peer_durable),
+        };
+        if releasable > self.committed {
+            self.checked("committed", releasable, |c| c.committed = releasable)?;
+        }
+        Ok(self.committed)
+    }
+
+    fn forward(
+        &mut self,
+        cursor: &'static str,
+        to: Lsn,
+        field: impl Fn(&mut Cursors) -> &mut Lsn,
+    ) -> Result<(), CursorError> {
+        if to < *field(self) {
+            return Err(self.error(cursor, to, "it would move back"));
+        }
+        self.checked(cursor, to, |c| *field(c) = to)
+    }
+
+    fn checked(
+        &mut self,
+        cursor: &'static str,
+        to: Lsn,
+        change: impl Fn(&mut Cursors),
+    ) -> Result<(), CursorError> {
+        let before = *self;
+        change(self);
+        self.check(cursor, to).inspect_err(|_| *self = before)
+    }
+
+    fn check(&self, cursor: &'static str, to: Lsn) -> Result<(), CursorError> {
+        let order = [
+            (self.trimmed <= self.applied, "trimmed ≤ applied"),
+            (self.applied <= self.committed, "applied ≤ committed"),
+            (self.committed <= self.local_durable, "committed ≤ local_durable"),
+            (self.local_durable <= self.appended, "local_durable ≤ appended"),
+            (self.peer_durable <= self.appended, "peer_durable ≤ appended"),
+            (self.appended <= self.reserved, "appended ≤ reserved"),
+            (self.reserved.since(self.trimmed) <= self.capacity_bytes, "reserved − trimmed ≤ capacity"),
+        ];
+        match order.iter().find(|(holds, _)| !holds) {
+            Some((_, why)) => Err(self.error(cursor, to, why)),
+            None => Ok(()),
+        }
+    }
+
+    fn error(&self, cursor: &'static str, to: Lsn, why: &'static str) -> CursorError {
+        CursorError { cursor, to, why, now: Box::new(*self) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ChainCrc;
+    use proptest::prelude::*;
+
+    fn point(lsn: u64) -> LogPoint {
+        LogPoint { lsn: Lsn(lsn), crc: ChainCrc(0) }
+    }
+
+    fn written(to: u64) -> Cursors {
+        let mut c = Cursors::new(1024, Lsn(0), Lsn(0), Lsn(0)).unwrap();
+        c.set_reserved(Lsn(to)).unwrap();
+        c.set_appended(Lsn(to)).unwrap();
+        c
+    }
+
+    #[test]
+    fn mirrored_commits_the_smaller_of_both() {
+        let mut c = written(640);
+        c.set_rule(AckRule::Both).unwrap();
+        assert_eq!(c.set_local_durable(Lsn(640)).unwrap(), Lsn(0));
+        assert_eq!(c.set_peer_durable(point(320)).unwrap(), Lsn(320));
+        assert_eq!(c.set_rule(AckRule::Nobody).unwrap(), Lsn(320));
+        assert_eq!(c.set_peer_durable(point(640)).unwrap(), Lsn(320), "frozen: nothing is released");
+        assert_eq!(c.set_rule(AckRule::Local).unwrap(), Lsn(640));
+    }
+
+    #[test]
+    fn nothing_committed_is_truncated() {
+        let mut c = written(640);
+        c.set_local_durable(Lsn(640)).unwrap();
+        c.set_committed_by_primary(Lsn(320)).unwrap();
+        assert_eq!(c.truncate(Lsn(256)).unwrap_err().why, "committed ≤ local_durable");
+        c.truncate(Lsn(320)).unwrap();
+        assert_eq!(c.reserved(), Lsn(320));
+    }
+
+    #[test]
+    fn the_ring_is_never_overrun() {
+        let mut c = written(1024);
+        assert!(c.set_reserved(Lsn(1088)).is_err());
+        assert_eq!(c.reserved(), Lsn(1024), "a refused change leaves nothing behind");
+    }
+
+    proptest! {
+        /// Whatever is tried in whatever order, the cursors that result are in order.
+        #[test]
+        fn the_order_always_holds(steps in prop::collection::vec((0..9u8, 0..2048u64), 0..64)) {
+            let mut c = Cursors::new(1024, Lsn(0), Lsn(0), Lsn(0)).unwrap();
+            for (which, lsn) in steps {
+                let committed = c.committed();
+                let to = Lsn(lsn);
+                let _ = match which {
+                    0 => c.set_reserved(to),
+                    1 => c.set_appended(to),
+                    2 => c.set_local_durable(to).map(drop),
+                    3 => c.set_peer_durable(point(lsn)).map(drop),
+                    4 => c.set_applied(to),
+                    5 => c.set_trimmed(to),
+                    6 => c.set_rule([AckRule::Both, AckRule::Local, AckRule::Nobody][lsn as usize % 3]).map(drop),
+                    7 => c.truncate(to),
+                    _ => c.set_committed_by_primary(to),
+                };
+                prop_assert!(c.trimmed() <= c.applied() && c.applied() <= c.committed());
+                prop_assert!(c.committed() <= c.local_durable() && c.local_durable() <= c.appended());
+                prop_assert!(c.appended() <= c.reserved() && c.peer_durable() <= c.appended());
+                prop_assert!(c.reserved().since(c.trimmed()) <= 1024);
+                prop_assert!(c.committed() >= committed, "committed never moves back");
+            }
+        }
+    }
+}
