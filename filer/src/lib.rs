@@ -1,1 +1,5 @@
-//! filer
+//! The Twinfiler node.
+
+pub mod commit;
+pub mod fuse;
+pub mod volume;

@@ -1,0 +1,1 @@
+//! Semantics of every POSIX operation over the Delta and base layers.
