@@ -1,0 +1,91 @@
+//! What a node must remember about its role over a restart: [`DurableState`], kept in the log superblock's
+//! opaque `role_state`; and [`LogSummary`], what its log is worth.
+//!
+//! Invariant: the state is stored *before* the act that depends on it (`solo` before the first
+//! acknowledgement without the partner; `in_sync` before the witness says mirrored). What can go wrong: a
+//! state of a newer version, or bytes that are none; both are refused, nothing is guessed.
+
+use crate::witness::Register;
+use ids::{Durability, Epoch, EpochHistory, LogPoint, Lsn, VolumeId};
+use serde::{Deserialize, Serialize};
+
+/// Longest encoding of a [`DurableState`].
+pub const MAX_STATE_BYTES: usize = 1024;
+const STATE_VERSION: u8 = 1;
+
+/// What the role machine keeps over a restart.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct DurableState {
+    /// The highest epoch this node has heard of; what it opens next lies above.
+    pub epoch_seen: Epoch,
+    /// The register's value as last known (with no witness: as the two nodes last agreed).
+    pub register: Option<Register>,
+    /// This log held every acknowledged record when the pair was last mirrored, and has not been lost since.
+    /// Necessary to claim an epoch, not sufficient: the register must agree.
+    pub in_sync: bool,
+    /// While set, records may have been acknowledged that only this log holds (since this epoch).
+    pub solo: Option<Epoch>,
+    /// The base tree was empty when the log was at LSN 0: a blank partner can be filled from the log alone.
+    /// `None` until the first start.
+    pub origin_empty: Option<bool>,
+    /// The operator gave up this node's side after a split, or its log was lost: it waits for a resync.
+    pub discarded: bool,
+}
+
+/// Bytes that are no usable [`DurableState`].
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum StateError {
+    /// Written by a newer program.
+    #[error("role state has version {0}, this program knows up to {STATE_VERSION}; run the newer program")]
+    Version(u8),
+    /// Not decodable.
+    #[error("role state in the log superblock is damaged ({0}); inspect the log, then resync this node")]
+    Damaged(String),
+}
+
+impl DurableState {
+    /// The bytes to keep.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![STATE_VERSION];
+        bytes.extend(postcard::to_stdvec(self).expect("plain data always encodes"));
+        assert!(bytes.len() <= MAX_STATE_BYTES, "names are at most 63 bytes, so the state is small");
+        bytes
+    }
+
+    /// Reads what [`encode`](Self::encode) wrote; no bytes at all mean a freshly formatted log.
+    ///
+    /// # Errors
+    /// See [`StateError`].
+    pub fn decode(bytes: &[u8]) -> Result<DurableState, StateError> {
+        match bytes.split_first() {
+            None => Ok(DurableState::default()),
+            Some((&STATE_VERSION, rest)) => {
+                postcard::from_bytes(rest).map_err(|error| StateError::Damaged(error.to_string()))
+            }
+            Some((&version, _)) => Err(StateError::Version(version)),
+        }
+    }
+}
+
+/// What a node's log is and holds, at one moment.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LogSummary {
+    /// The volume it belongs to.
+    pub volume: VolumeId,
+    /// Length of the ring; both nodes' must be the same.
+    pub capacity_bytes: u64,
+    /// Where recovery would begin.
+    pub tail: LogPoint,
+    /// Where the log ends: everything before it continues the chain and is durable.
+    pub end: LogPoint,
+    /// What is certainly committed. After a restart that is the tail.
+    pub committed: Lsn,
+    /// Which epoch wrote which part.
+    pub history: EpochHistory,
+    /// False when the log was lost or may be (volatile memory and another boot id) since it was last open.
+    pub survived: bool,
+    /// What this log survives.
+    pub durability: Durability,
+    /// Nothing but the root directory is in the base tree and nothing was ever applied to it.
+    pub base_empty: bool,
+}

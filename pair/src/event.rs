@@ -1,0 +1,153 @@
+//! What can happen to a pair.
+//!
+//! The runtime tells everything it learns through one queue and calls `apply` for each event in turn. Events
+//! of links that are no longer current, duplicates and late ones are harmless.
+
+use crate::durable::LogSummary;
+use crate::message::{Message, MessageError, Vitals};
+use crate::witness::WitnessOutcome;
+use crate::{LinkId, RequestId};
+use ids::{AckRule, LogPoint, Lsn};
+
+/// Something an operator wants.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Operator {
+    /// Let the other node become primary, losing nothing. On a partner: asks the primary for it.
+    Switchover,
+    /// Serve here whatever the other node may hold: records that only it has acknowledged are given up.
+    ForceTakeover,
+    /// After a split: give up this node's side (it then waits for a resync).
+    DiscardLocal,
+}
+
+/// A fault of this node that its partner does not have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LocalFault {
+    /// The base file system fails (EIO).
+    BaseIo,
+    /// The base file system is full although space was reserved (ENOSPC).
+    BaseFull,
+}
+
+/// Answer to [`Command::CheckPoint`](crate::Command::CheckPoint).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PointVerdict {
+    /// The point is a prefix of this log, and everything after it is still there.
+    Continues,
+    /// What follows the point is (partly) overwritten.
+    TooOld,
+    /// This log has another record there, or no record boundary, or ends before it.
+    Differs,
+}
+
+/// An event.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// Time passed. Sent at least every `heartbeat_ms` and at [`Pair::next_deadline`](crate::Pair::next_deadline).
+    Tick {
+        /// How this node is at this moment (`healthy` is ignored).
+        vitals: Vitals,
+    },
+    /// A link to the configured partner is up; its ids ascend. It replaces any link before it.
+    LinkUp {
+        /// The new link.
+        link: LinkId,
+        /// This node's log, read *after* the link before it was torn down (nothing lands through that any
+        /// more).
+        log: LogSummary,
+    },
+    /// A link is gone. Its mirroring and receiving are over; what had landed stays.
+    LinkDown {
+        /// Which.
+        link: LinkId,
+    },
+    /// The link's transport refused the partner before any message (wrong volume, version or node).
+    LinkRefused {
+        /// For the status line.
+        reason: String,
+    },
+    /// A message came.
+    Message {
+        /// Over which link.
+        link: LinkId,
+        /// What.
+        message: Message,
+    },
+    /// A message came that could not be decoded.
+    BadMessage {
+        /// Over which link.
+        link: LinkId,
+        /// Why.
+        error: MessageError,
+    },
+    /// Writing to the partner failed, or its acknowledgements make no sense; or what came from the primary
+    /// does not continue the chain.
+    MirrorLost {
+        /// Over which link.
+        link: LinkId,
+    },
+    /// What became of [`Command::AskWitness`](crate::Command::AskWitness). Exactly once per request.
+    WitnessAnswer {
+        /// Which request.
+        request: RequestId,
+        /// What.
+        outcome: WitnessOutcome,
+    },
+    /// Answer to `Revoke`: no byte of the partner lands in this log any more, what had landed has been
+    /// checked, persisted and is part of `log`, and no acknowledgement will be sent for anything else.
+    Revoked {
+        /// The log as it is now and stays.
+        log: LogSummary,
+    },
+    /// Answer to `OpenEpoch`: the history and the epoch's first record are durable.
+    EpochOpened {
+        /// The log with the new epoch.
+        log: LogSummary,
+    },
+    /// Answer to `TruncateLog`.
+    Truncated {
+        /// The log that remains; or why it could not be cut there (no record boundary, applied further).
+        result: Result<LogSummary, String>,
+    },
+    /// Answer to `SetAckRule`: the new rule is in force.
+    RuleSet {
+        /// The rule.
+        rule: AckRule,
+        /// `committed`, read after the change: everything acknowledged under the rule before lies below.
+        committed: Lsn,
+    },
+    /// Answer to `CheckPoint`.
+    PointChecked {
+        /// From the command.
+        link: LinkId,
+        /// From the command.
+        point: LogPoint,
+        /// The answer.
+        verdict: PointVerdict,
+    },
+    /// Answer to `AwaitPeer`.
+    PeerReached {
+        /// From the command.
+        link: LinkId,
+        /// From the command: the partner's log holds everything before it, durably.
+        lsn: Lsn,
+    },
+    /// Answer to `Drain`: nothing is in flight, everything is committed.
+    Drained {
+        /// The log's end.
+        end: LogPoint,
+    },
+    /// An operator's wish. Whether it can be met: ask [`Pair::can`](crate::Pair::can) first.
+    Operator(Operator),
+    /// This node can not apply for now.
+    LocalFault(LocalFault),
+    /// It can again.
+    LocalHealed,
+    /// SIGTERM: hand over if possible, and stop. Ends with `Command::Stopped`.
+    Shutdown,
+    /// A blocking command failed (the log's memory or superblock). The rest of its batch was dropped.
+    CommandFailed {
+        /// For the status line.
+        error: String,
+    },
+}
