@@ -1,1 +1,25 @@
-//! apply-engine
+//! File operations, their net effect, merged reads, and consistency points onto a local filesystem.
+//!
+//! - [`op`]: one logged operation, absolute and self-contained, and its bytes in a log record.
+//! - [`delta`]: the net effect of a run of records, in memory, pointing into the log for file contents.
+//! - [`view`]: reads that look through the active Delta, the sealed ones, and the base.
+//!
+//! Nothing in `op`, `delta`, `extents` and `view` touches a disk; the base is behind [`view::BaseReader`].
+
+pub mod attributes;
+pub mod delta;
+pub mod extents;
+pub mod name;
+pub mod op;
+#[cfg(any(test, feature = "oracle"))]
+#[doc(hidden)]
+pub mod oracle;
+pub mod view;
+
+pub use attributes::{AttrPatch, Attributes, ObjectKind, Timestamp};
+pub use delta::{Birth, Delta, DeltaStats, ObjectDelta, ObjectState, RecordPosition, Slot, Target, Vanished};
+pub use extents::{Extent, ExtentMap, RangeSet, Source};
+pub use ids::Oid;
+pub use name::{Name, NameError, NameRef};
+pub use op::{DecodeError, Displaced, NewKind, NewObject, Operation, Other};
+pub use view::{BaseEntry, BaseReader, Layers, LogBytes, Overwritten, ViewError};

@@ -1,0 +1,1 @@
+//! Test support: an obvious in-memory filesystem, random valid operations, and a log in memory.
