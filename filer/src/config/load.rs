@@ -1,0 +1,378 @@
+//! From the text of the file to a [`NodeConfig`], noting every problem on the way.
+//!
+//! What must hold between values is checked here too, while their lines are known: names, ids, paths and
+//! addresses that may stand only once, paths that may not lie in each other, timers that depend on each other.
+
+use super::error::Problem;
+use super::fields::InterfaceName;
+use super::model::*;
+use super::section::{Located, Section, Source};
+use super::units::{ByteSize, HumanDuration};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use toml::de::DeTable;
+
+/// Most volumes of one node.
+const MAX_VOLUMES: usize = 256;
+/// Most addresses of a witness.
+const MAX_WITNESS_ADDRESSES: usize = 8;
+/// Most threads of one mount.
+const MAX_FUSE_THREADS: usize = 64;
+/// Smallest log that is worth running.
+const MIN_LOG_BYTES: u64 = 1 << 20;
+/// Devices and direct I/O want whole pages.
+const LOG_GRANULE_BYTES: u64 = 4096;
+/// Fewest heartbeats within a lease: one may be late without stopping reads.
+const HEARTBEATS_PER_LEASE: u32 = 2;
+
+const DEFAULT_CONTROL: &str = "/run/twinfiler/control.sock";
+const DEFAULT_WITNESS_TIMEOUT: Duration = Duration::from_millis(500);
+const DEFAULT_FUSE_THREADS: usize = 4;
+
+pub(super) fn parse(text: &str) -> Result<NodeConfig, Vec<Problem>> {
+    let source = Source::new(text);
+    let (document, syntax_errors) = DeTable::parse_recoverable(text);
+    for error in syntax_errors {
+        let line = error.span().map_or(1, |span| source.line_at(span.start));
+        source.problem(
+            line,
+            format!("not TOML: {}", error.message()),
+            "correct the syntax (toml.io describes it)",
+        );
+    }
+    if source.has_problems() {
+        return Err(source.into_problems());
+    }
+    let config = file(Section::root(&source, document.get_ref()));
+    match config {
+        Some(config) if !source.has_problems() => Ok(config),
+        _ => Err(source.into_problems()),
+    }
+}
+
+fn file(mut root: Section<'_, '_>) -> Option<NodeConfig> {
+    let mut claims = Claims::default();
+    let node = root.required_table("node").and_then(|section| node(section, &mut claims));
+    let witness = root.table("witness").map(witness);
+    let sections = root.tables("volume");
+    if sections.is_empty() {
+        root.problem(1, "it has no volume", "add one with `[[volume]]` (`twinfiler init` prints it ready)");
+    }
+    if sections.len() > MAX_VOLUMES {
+        root.problem(1, format!("more than {MAX_VOLUMES} volumes"), "spread them over several daemons");
+    }
+    let own = node.as_ref();
+    let volumes: Vec<Option<VolumeConfig>> =
+        sections.into_iter().map(|section| volume(section, own, &mut claims)).collect();
+    root.finish();
+    let witness = match witness {
+        Some(witness) => Some(witness?),
+        None => None,
+    };
+    Some(NodeConfig { witness, volumes: volumes.into_iter().collect::<Option<_>>()?, ..node? })
+}
+
+fn node(mut section: Section<'_, '_>, claims: &mut Claims) -> Option<NodeConfig> {
+    let name = section.required("name");
+    let listen = section.required::<SocketAddr>("listen");
+    let control = section.or("control", PathBuf::from(DEFAULT_CONTROL));
+    let metrics = section.optional::<SocketAddr>("metrics_listen");
+    let log_level = section.optional::<String>("log_level");
+    let log_format = section.or("log_format", LogFormat::default());
+    if let Some(level) = &log_level
+        && let Err(error) = level.value.parse::<tracing_subscriber::EnvFilter>()
+    {
+        section.problem(
+            level.line,
+            format!("`log_level`: {:?} is no filter: {error}", level.value),
+            "write error, warn, info, debug or trace, or a list like \"info,filer=debug\"",
+        );
+    }
+    if let Some(listen) = &listen {
+        claims.claim(&section, "address", listen.value.to_string(), listen.line);
+    }
+    if let Some(metrics) = &metrics {
+        claims.claim(&section, "address", metrics.value.to_string(), metrics.line);
+        if !metrics.value.ip().is_loopback() {
+            section.problem(
+                metrics.line,
+                format!("`metrics_listen`: {} is not a loopback address", metrics.value.ip()),
+                format!("metrics have no access control: write \"127.0.0.1:{}\"", metrics.value.port()),
+            );
+        }
+    }
+    section.finish();
+    Some(NodeConfig {
+        name: name?.value,
+        listen: listen?.value,
+        control,
+        metrics_listen: metrics.map(|located| located.value),
+        log_level: log_level.map_or_else(|| "info".to_owned(), |located| located.value),
+        log_format,
+        witness: None,
+        volumes: Vec::new(),
+    })
+}
+
+fn witness(mut section: Section<'_, '_>) -> Option<WitnessConfig> {
+    let addresses = section.required::<Vec<SocketAddr>>("addresses");
+    let timeout = section.or("timeout", HumanDuration(DEFAULT_WITNESS_TIMEOUT)).0;
+    if let Some(addresses) = &addresses
+        && addresses.value.len() > MAX_WITNESS_ADDRESSES
+    {
+        section.problem(
+            addresses.line,
+            format!("`addresses`: more than {MAX_WITNESS_ADDRESSES}"),
+            "they are addresses of one and the same witness: name one or two",
+        );
+    }
+    section.finish();
+    Some(WitnessConfig { addresses: addresses?.value, timeout })
+}
+
+fn volume(
+    mut section: Section<'_, '_>,
+    own: Option<&NodeConfig>,
+    claims: &mut Claims,
+) -> Option<VolumeConfig> {
+    let name = section.required::<VolumeName>("name");
+    if let Some(name) = &name {
+        claims.claim(&section, "volume name", name.value.to_string(), name.line);
+        section.rename(format!("volume {:?}", name.value.as_str()));
+    }
+    let id = section.required::<ids::VolumeId>("id");
+    if let Some(id) = &id {
+        claims.claim(&section, "volume id", id.value.to_string(), id.line);
+    }
+    let base = section.required::<PathBuf>("base");
+    if let Some(base) = &base {
+        claims.claim_tree(&section, "base directory", &base.value, base.line);
+    }
+    let transport = section.or("transport", TransportKind::default());
+    let preferred_primary = section.or("preferred_primary", false);
+    let peer = section.required_table("peer").and_then(|section| peer(section, own));
+    let log = section.required_table("log").and_then(|section| log(section, claims));
+    let fuse = match section.table("fuse") {
+        Some(section) => fuse(section, claims),
+        None => FuseConfig {
+            mount: None,
+            writeback_cache: false,
+            threads: DEFAULT_FUSE_THREADS,
+            allow_other: true,
+        },
+    };
+    let timers = section.table("timers").map_or_else(TimerConfig::default, timers);
+    let log_bytes = log.as_ref().map(|log| log.capacity_bytes);
+    let consistency_point = match section.table("consistency_point") {
+        Some(section) => consistency_point(section, log_bytes),
+        None => ConsistencyPointConfig::default(),
+    };
+    let hooks = section.table("hooks").map_or_else(HooksConfig::default, hooks);
+    let floating_ip = section.table("floating_ip").map(|section| floating_ip(section, claims));
+    section.finish();
+    Some(VolumeConfig {
+        name: name?.value,
+        id: id?.value,
+        base: base?.value,
+        peer: peer?,
+        transport,
+        log: log?,
+        fuse,
+        timers,
+        consistency_point,
+        hooks,
+        floating_ip: match floating_ip {
+            Some(floating_ip) => Some(floating_ip?),
+            None => None,
+        },
+        preferred_primary,
+    })
+}
+
+fn peer(mut section: Section<'_, '_>, own: Option<&NodeConfig>) -> Option<PeerConfig> {
+    let name = section.required::<ids::NodeName>("name");
+    let address = section.required::<SocketAddr>("address");
+    if let (Some(name), Some(own)) = (&name, own)
+        && name.value == own.name
+    {
+        section.problem(
+            name.line,
+            format!("`name`: {} is this node's own name", name.value),
+            "name the other node of the pair",
+        );
+    }
+    if let (Some(address), Some(own)) = (&address, own)
+        && address.value == own.listen
+    {
+        section.problem(
+            address.line,
+            format!("`address`: {} is this node's own `listen`", address.value),
+            "write the `listen` address of the other node",
+        );
+    }
+    section.finish();
+    Some(PeerConfig { name: name?.value, address: address?.value })
+}
+
+fn log(mut section: Section<'_, '_>, claims: &mut Claims) -> Option<LogConfig> {
+    let kind = section.required::<LogKind>("kind");
+    let path = section.required::<PathBuf>("path");
+    let capacity = section.required::<ByteSize>("capacity");
+    if let Some(path) = &path {
+        claims.claim_tree(&section, "log", &path.value, path.line);
+    }
+    if let Some(Located { value: ByteSize(bytes), line }) = capacity {
+        if bytes < MIN_LOG_BYTES {
+            section.problem(
+                line,
+                format!("`capacity`: {} is too small for a log", ByteSize(bytes)),
+                format!(
+                    "at least {}; 1GiB holds some seconds of writes at full speed",
+                    ByteSize(MIN_LOG_BYTES)
+                ),
+            );
+        } else if bytes % LOG_GRANULE_BYTES != 0 {
+            section.problem(
+                line,
+                format!("`capacity`: {bytes} bytes are not whole pages"),
+                format!(
+                    "a multiple of {}: \"{}\"",
+                    ByteSize(LOG_GRANULE_BYTES),
+                    ByteSize(bytes / LOG_GRANULE_BYTES * LOG_GRANULE_BYTES)
+                ),
+            );
+        }
+    }
+    section.finish();
+    Some(LogConfig { kind: kind?.value, path: path?.value, capacity_bytes: capacity?.value.0 })
+}
+
+fn fuse(mut section: Section<'_, '_>, claims: &mut Claims) -> FuseConfig {
+    let mount = section.optional::<PathBuf>("mount");
+    if let Some(mount) = &mount {
+        claims.claim_tree(&section, "mount point", &mount.value, mount.line);
+    }
+    let threads = section.optional::<usize>("threads");
+    if let Some(Located { value, line }) = threads
+        && !(1..=MAX_FUSE_THREADS).contains(&value)
+    {
+        section.problem(
+            line,
+            format!("`threads`: {value}"),
+            format!("write a number from 1 to {MAX_FUSE_THREADS}"),
+        );
+    }
+    let fuse = FuseConfig {
+        mount: mount.map(|located| located.value),
+        writeback_cache: section.or("writeback_cache", false),
+        threads: threads.map_or(DEFAULT_FUSE_THREADS, |located| located.value),
+        allow_other: section.or("allow_other", true),
+    };
+    section.finish();
+    fuse
+}
+
+fn timers(mut section: Section<'_, '_>) -> TimerConfig {
+    let default = TimerConfig::default();
+    let mut get = |key, default| {
+        let located = section.optional::<HumanDuration>(key);
+        (located.map_or(default, |l| l.value.0), located.map(|l| l.line))
+    };
+    let (heartbeat, heartbeat_line) = get("heartbeat", default.heartbeat);
+    let (peer_timeout, timeout_line) = get("peer_timeout", default.peer_timeout);
+    let (lease, lease_line) = get("lease", default.lease);
+    let (reconnect, _) = get("reconnect", default.reconnect);
+    let (handover, _) = get("handover", default.handover);
+    let human = |duration| HumanDuration(duration).to_string();
+    if lease > peer_timeout {
+        let line = lease_line.or(timeout_line).unwrap_or(section.line());
+        section.problem(
+            line,
+            format!("`lease` ({}) is longer than `peer_timeout` ({})", human(lease), human(peer_timeout)),
+            "a partner that takes over waits the lease out: make it `peer_timeout` or shorter",
+        );
+    }
+    if heartbeat * HEARTBEATS_PER_LEASE > lease {
+        let line = heartbeat_line.or(lease_line).unwrap_or(section.line());
+        section.problem(
+            line,
+            format!("`heartbeat` ({}) is too long for `lease` ({})", human(heartbeat), human(lease)),
+            format!("at least {HEARTBEATS_PER_LEASE} heartbeats must fit in a lease"),
+        );
+    }
+    section.finish();
+    TimerConfig { heartbeat, peer_timeout, lease, reconnect, handover }
+}
+
+fn consistency_point(mut section: Section<'_, '_>, log_bytes: Option<u64>) -> ConsistencyPointConfig {
+    let default = ConsistencyPointConfig::default();
+    let interval = section.or("interval", HumanDuration(default.interval)).0;
+    let bytes = section.optional::<ByteSize>("bytes");
+    if let (Some(Located { value: ByteSize(bytes), line }), Some(log_bytes)) = (bytes, log_bytes)
+        && (bytes == 0 || bytes > log_bytes)
+    {
+        section.problem(
+            line,
+            format!("`bytes`: {} does not fit the log of {}", ByteSize(bytes), ByteSize(log_bytes)),
+            "write more than zero and at most the log's capacity; a log that is half full triggers one anyway",
+        );
+    }
+    section.finish();
+    ConsistencyPointConfig { interval, bytes: bytes.map_or(default.bytes, |located| located.value.0) }
+}
+
+fn hooks(mut section: Section<'_, '_>) -> HooksConfig {
+    let default = HooksConfig::default();
+    let hooks = HooksConfig {
+        on_primary: section.optional("on_primary").map(|located| located.value),
+        on_demote: section.optional("on_demote").map(|located| located.value),
+        time_limit: section.or("time_limit", HumanDuration(default.time_limit)).0,
+    };
+    section.finish();
+    hooks
+}
+
+fn floating_ip(mut section: Section<'_, '_>, claims: &mut Claims) -> Option<FloatingIpConfig> {
+    let address = section.required::<super::AddressPrefix>("address");
+    let interface = section.required::<InterfaceName>("interface");
+    if let Some(address) = &address {
+        claims.claim(&section, "floating address", address.value.address.to_string(), address.line);
+    }
+    section.finish();
+    Some(FloatingIpConfig { address: address?.value, interface: interface?.value.0 })
+}
+
+/// What may stand only once in a file, and trees that may not lie in each other.
+#[derive(Default)]
+struct Claims {
+    values: Vec<(&'static str, String, usize)>,
+    trees: Vec<(&'static str, PathBuf, usize)>,
+}
+
+impl Claims {
+    fn claim(&mut self, section: &Section<'_, '_>, kind: &'static str, value: String, line: usize) {
+        if let Some((.., first)) = self.values.iter().find(|(k, v, _)| *k == kind && *v == value) {
+            section.problem(
+                line,
+                format!("the {kind} {value} is used twice"),
+                format!("line {first} has it already: give one of them another"),
+            );
+        }
+        self.values.push((kind, value, line));
+    }
+
+    fn claim_tree(&mut self, section: &Section<'_, '_>, kind: &'static str, path: &Path, line: usize) {
+        let clash =
+            self.trees.iter().find(|(_, other, _)| path.starts_with(other) || other.starts_with(path));
+        if let Some((other_kind, other, first)) = clash {
+            let relation = if path == other { "is also" } else { "overlaps with" };
+            section.problem(
+                line,
+                format!("the {kind} {} {relation} the {other_kind} {}", path.display(), other.display()),
+                format!("line {first} uses it: choose paths that do not lie in each other"),
+            );
+        }
+        self.trees.push((kind, path.to_owned(), line));
+    }
+}

@@ -1,0 +1,270 @@
+//! The configuration as the program uses it: checked, with defaults filled in.
+//!
+//! docs/configuration.md describes every key; a test compares the keys here with the keys there.
+
+use super::units::AddressPrefix;
+use ids::{NodeName, VolumeId};
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// The whole file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NodeConfig {
+    /// This node's name, unique in its pair.
+    pub name: NodeName,
+    /// Where partners connect.
+    pub listen: SocketAddr,
+    /// Path of the control socket.
+    pub control: PathBuf,
+    /// Where metrics are served (loopback); `None` = not at all.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Filter for log messages, in the syntax of `RUST_LOG`; the environment wins.
+    pub log_level: String,
+    /// Form of log messages.
+    pub log_format: LogFormat,
+    /// The witness; without one a node that loses its partner freezes.
+    pub witness: Option<WitnessConfig>,
+    /// The volumes of this node.
+    pub volumes: Vec<VolumeConfig>,
+}
+
+/// How log messages are written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Where the witness is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WitnessConfig {
+    /// Addresses of one and the same witness, tried in turn.
+    pub addresses: Vec<SocketAddr>,
+    /// How long one request may take.
+    pub timeout: Duration,
+}
+
+/// The name of a volume, as commands and metrics use it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct VolumeName(String);
+
+impl VolumeName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for VolumeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for VolumeName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<VolumeName, String> {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        if text.is_empty() || text.len() > 63 || text.starts_with('-') || !text.bytes().all(allowed) {
+            return Err(format!(
+                "{text:?} must be 1 to 63 letters, digits, '-', '_' or '.', and not start with '-'"
+            ));
+        }
+        Ok(VolumeName(text.to_owned()))
+    }
+}
+
+/// One volume.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct VolumeConfig {
+    /// Its name.
+    pub name: VolumeName,
+    /// Its identity, the same on both nodes.
+    pub id: VolumeId,
+    /// Root of the local tree that this node keeps.
+    pub base: PathBuf,
+    /// The partner.
+    pub peer: PeerConfig,
+    /// How log bytes reach the partner.
+    pub transport: TransportKind,
+    /// The log.
+    pub log: LogConfig,
+    /// The mount.
+    pub fuse: FuseConfig,
+    /// Heartbeats, lease and time limits.
+    pub timers: TimerConfig,
+    /// When the local tree is brought up to date.
+    pub consistency_point: ConsistencyPointConfig,
+    /// Commands run when the role changes.
+    pub hooks: HooksConfig,
+    /// An address that follows the primary.
+    pub floating_ip: Option<FloatingIpConfig>,
+    /// Become primary of a fresh pair. Exactly one of the two nodes says so.
+    pub preferred_primary: bool,
+}
+
+/// The partner of a volume.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PeerConfig {
+    /// Its `node.name`.
+    pub name: NodeName,
+    /// Its `node.listen`.
+    pub address: SocketAddr,
+}
+
+/// How log bytes reach the partner.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum TransportKind {
+    /// TCP through io_uring.
+    #[default]
+    Tcp,
+    /// Shared memory between two processes of one host: tests and measurements.
+    Shm,
+}
+
+impl fmt::Display for TransportKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            TransportKind::Tcp => "tcp",
+            TransportKind::Shm => "shm",
+        })
+    }
+}
+
+/// What the log lies in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogKind {
+    /// Memory that outlives the process but not the power: a file on tmpfs.
+    Emulated,
+    /// A file or block device written with O_DIRECT and DSYNC behind a memory image.
+    Block,
+    /// A file on a DAX filesystem.
+    FsDax,
+    /// A persistent-memory character device.
+    DevDax,
+}
+
+impl LogKind {
+    /// Every kind with its name in the file.
+    pub const ALL: [(&'static str, LogKind); 4] = [
+        ("emulated", LogKind::Emulated),
+        ("block", LogKind::Block),
+        ("fsdax", LogKind::FsDax),
+        ("devdax", LogKind::DevDax),
+    ];
+}
+
+impl fmt::Display for LogKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = LogKind::ALL.iter().find(|(_, kind)| kind == self).map_or("?", |(name, _)| name);
+        f.write_str(name)
+    }
+}
+
+/// The log of a volume.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LogConfig {
+    /// What it lies in.
+    pub kind: LogKind,
+    /// File or device.
+    pub path: PathBuf,
+    /// Length of the ring, the same on both nodes.
+    pub capacity_bytes: u64,
+}
+
+/// The mount of a volume.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FuseConfig {
+    /// Where the primary mounts the volume; `None` = not mounted (another front door serves it).
+    pub mount: Option<PathBuf>,
+    /// Let the kernel gather writes; then only fsync makes data durable.
+    pub writeback_cache: bool,
+    /// Threads that serve requests.
+    pub threads: usize,
+    /// Let other users than root in.
+    pub allow_other: bool,
+}
+
+/// Heartbeats, lease and time limits of a pair.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TimerConfig {
+    /// Time between two heartbeats.
+    pub heartbeat: Duration,
+    /// Silence after which the partner counts as lost.
+    pub peer_timeout: Duration,
+    /// How long a primary may serve reads on its partner's last answer. At most `peer_timeout`.
+    pub lease: Duration,
+    /// Time between two attempts to connect.
+    pub reconnect: Duration,
+    /// Longest time that `twinfiler switchover` and a clean stop wait for the partner.
+    pub handover: Duration,
+}
+
+impl Default for TimerConfig {
+    fn default() -> TimerConfig {
+        TimerConfig {
+            heartbeat: Duration::from_millis(50),
+            peer_timeout: Duration::from_millis(400),
+            lease: Duration::from_millis(300),
+            reconnect: Duration::from_millis(200),
+            handover: Duration::from_secs(30),
+        }
+    }
+}
+
+/// When the local tree is brought up to date.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ConsistencyPointConfig {
+    /// At the latest after this time.
+    pub interval: Duration,
+    /// At the latest after this much log.
+    pub bytes: u64,
+}
+
+impl Default for ConsistencyPointConfig {
+    fn default() -> ConsistencyPointConfig {
+        ConsistencyPointConfig { interval: Duration::from_secs(1), bytes: 64 << 20 }
+    }
+}
+
+/// A program and its arguments; no shell in between.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CommandLine {
+    /// The program, an absolute path.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<String>,
+}
+
+/// Commands run when the role changes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HooksConfig {
+    /// After this node has become primary and serves.
+    pub on_primary: Option<CommandLine>,
+    /// After this node has ceased to be primary.
+    pub on_demote: Option<CommandLine>,
+    /// Time after which a hook and all that it started is killed.
+    pub time_limit: Duration,
+}
+
+impl Default for HooksConfig {
+    fn default() -> HooksConfig {
+        HooksConfig { on_primary: None, on_demote: None, time_limit: Duration::from_secs(10) }
+    }
+}
+
+/// An address that follows the primary.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FloatingIpConfig {
+    /// The address and the length of its network prefix.
+    pub address: AddressPrefix,
+    /// The interface that carries it.
+    pub interface: String,
+}

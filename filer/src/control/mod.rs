@@ -1,0 +1,47 @@
+//! The control socket: how commands reach a running daemon.
+//!
+//! One connection, one JSON line in, one JSON line out. Invariants: only root and the daemon's own user are
+//! answered (SO_PEERCRED; the socket's mode 0600 is the first fence, this the second); a request and an answer
+//! are bounded in length and time; at most [`server::MAX_CONNECTIONS`] are served at once. What can go
+//! wrong: a stale socket file of a dead daemon (replaced), the socket of a living one (refused).
+
+mod client;
+mod protocol;
+mod server;
+
+#[cfg(test)]
+mod tests;
+
+pub use client::{ClientError, call};
+pub use protocol::{Answer, ControlError, ErrorKind, Request};
+pub use server::{ControlServer, SocketError};
+
+use crate::status::{ConsistencyPointStatus, NodeStatus};
+use std::time::Duration;
+
+/// What the control socket commands; the node's runtime implements it.
+///
+/// Calls come from several threads and may block for as long as their own limit says.
+pub trait ControlTarget: Send + Sync + 'static {
+    /// The node as it is now. Must answer while anything else hangs: take no lock that is held across I/O.
+    fn status(&self) -> NodeStatus;
+
+    /// Hands `volume` to the partner, waiting at most `timeout`. Returns when the partner serves.
+    ///
+    /// # Errors
+    /// `Refused` when this node is not primary or the partner is not mirrored, `TimedOut` when it took too
+    /// long and this node serves on.
+    fn switchover(&self, volume: &str, timeout: Duration) -> Result<(), ControlError>;
+
+    /// Makes this node primary of `volume`: through the witness, or with `force` without anybody's consent.
+    ///
+    /// # Errors
+    /// `Refused` with the reason (no witness, partner alive, outdated without `force`).
+    fn takeover(&self, volume: &str, force: bool) -> Result<(), ControlError>;
+
+    /// Takes a consistency point of `volume` now and waits for it.
+    ///
+    /// # Errors
+    /// `Failed` with what the local filesystem said.
+    fn consistency_point(&self, volume: &str) -> Result<ConsistencyPointStatus, ControlError>;
+}

@@ -1,0 +1,181 @@
+//! Runs a command with a time limit, and ends it with everything that it started.
+//!
+//! Invariants: the command leads its own process group; when its time is over, or it has ended and left
+//! children in its group, the whole group is killed. Its output is read up to a bound and the rest thrown away, so that a
+//! full pipe never stops it and a flood never fills our memory.
+
+use crate::config::CommandLine;
+use rustix::process::{Pid, Signal, kill_process_group};
+use std::io::{self, Read};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Kept of a command's output, for the log.
+const MAX_OUTPUT_BYTES: usize = 4 * 1024;
+/// How often a running command is looked at: short at first, most commands are quick.
+const FIRST_LOOK: Duration = Duration::from_micros(500);
+const LONGEST_LOOK: Duration = Duration::from_millis(20);
+/// Wait for the rest of the output after the command has ended.
+const OUTPUT_GRACE: Duration = Duration::from_millis(200);
+
+/// Why a command did not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// It could not be started.
+    #[error("{} could not be started: {source}", program.display())]
+    NotStarted {
+        /// The program.
+        program: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It did not end in time; it was killed.
+    #[error("{} did not end within {} ms and was killed{}", program.display(), limit.as_millis(), shown(output))]
+    TimedOut {
+        /// The program.
+        program: PathBuf,
+        /// Its time.
+        limit: Duration,
+        /// What it had said.
+        output: String,
+    },
+    /// It ended with another status than 0.
+    #[error("{} {}{}", program.display(), how(*status), shown(output))]
+    Failed {
+        /// The program.
+        program: PathBuf,
+        /// How it ended.
+        status: ExitStatus,
+        /// What it said.
+        output: String,
+    },
+}
+
+fn how(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("ended with status {code}"),
+        (None, Some(signal)) => format!("was ended by signal {signal}"),
+        (None, None) => "ended".to_owned(),
+    }
+}
+
+fn shown(output: &str) -> String {
+    if output.is_empty() { String::new() } else { format!(": {output}") }
+}
+
+/// Runs `command` with `environment` added to ours, for at most `limit`. Returns what it said (both streams, bounded).
+///
+/// # Errors
+/// See [`CommandError`].
+pub fn run(
+    command: &CommandLine,
+    environment: &[(&str, String)],
+    limit: Duration,
+) -> Result<String, CommandError> {
+    let until = Instant::now() + limit;
+    let program = command.program.clone();
+    let not_started = |source| CommandError::NotStarted { program: program.clone(), source };
+    let mut child = Command::new(&command.program)
+        .args(&command.arguments)
+        .envs(environment.iter().map(|(name, value)| (*name, value.as_str())))
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .map_err(not_started)?;
+    let output = Arc::new(Output::default());
+    let readers = collect(&output, child.stdout.take(), child.stderr.take());
+    let ended = wait_until(&mut child, until);
+    // Also after a good end: what it left behind in its group goes with it.
+    kill_group(&child);
+    let said = |wait| output.text_after(readers, wait);
+    match ended {
+        Ok(Some(status)) if status.success() => Ok(said(OUTPUT_GRACE)),
+        Ok(Some(status)) => Err(CommandError::Failed { program, status, output: said(OUTPUT_GRACE) }),
+        Ok(None) => {
+            if let Err(error) = child.wait() {
+                tracing::warn!(program = %program.display(), %error, "a killed command could not be waited for");
+            }
+            Err(CommandError::TimedOut { program, limit, output: said(OUTPUT_GRACE) })
+        }
+        Err(source) => Err(not_started(source)),
+    }
+}
+
+fn wait_until(child: &mut Child, until: Instant) -> io::Result<Option<ExitStatus>> {
+    let mut look = FIRST_LOOK;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(None);
+        }
+        std::thread::sleep(look.min(left));
+        look = (look * 2).min(LONGEST_LOOK);
+    }
+}
+
+fn kill_group(child: &Child) {
+    let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) else { return };
+    match kill_process_group(group, Signal::KILL) {
+        // No such group: nobody was left.
+        Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+        Err(error) => tracing::warn!(%error, "a command's process group could not be killed"),
+    }
+}
+
+#[derive(Default)]
+struct Output {
+    state: Mutex<(Vec<u8>, usize)>,
+    ended: Condvar,
+}
+
+impl Output {
+    fn add(&self, bytes: &[u8]) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = MAX_OUTPUT_BYTES.saturating_sub(state.0.len());
+        state.0.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+
+    fn reader_ended(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).1 += 1;
+        self.ended.notify_all();
+    }
+
+    /// The output once `readers` readers have ended, or after `wait`: a process that has left the group may
+    /// hold the pipe open for ever.
+    fn text_after(&self, readers: usize, wait: Duration) -> String {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.ended.wait_timeout_while(state, wait, |(_, ended)| *ended < readers);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&state.0).trim().replace('\n', " | ")
+    }
+}
+
+fn collect(output: &Arc<Output>, stdout: Option<ChildStdout>, stderr: Option<ChildStderr>) -> usize {
+    let streams: [Option<Box<dyn Read + Send>>; 2] =
+        [stdout.map(|s| Box::new(s) as Box<dyn Read + Send>), stderr.map(|s| Box::new(s) as _)];
+    let mut readers = 0;
+    for mut stream in streams.into_iter().flatten() {
+        let output = Arc::clone(output);
+        let spawned = std::thread::Builder::new().name("hook-output".into()).spawn(move || {
+            let mut buffer = [0; 1024];
+            while let Ok(n @ 1..) = stream.read(&mut buffer) {
+                output.add(&buffer[..n]);
+            }
+            output.reader_ended();
+        });
+        match spawned {
+            Ok(_) => readers += 1,
+            Err(error) => tracing::warn!(%error, "no thread to read a command's output"),
+        }
+    }
+    readers
+}

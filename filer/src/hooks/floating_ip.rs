@@ -1,0 +1,153 @@
+//! An address that follows the primary.
+//!
+//! Taking it adds it to the interface and tells the neighbours, several times, because nobody answers an announcement and one may be
+//! lost. Both directions are idempotent. The address is changed through `ip` (iproute2): it is on every server, and
+//! an operator can repeat by hand what the log shows; speaking netlink ourselves would add a protocol
+//! for two calls in a node's life.
+
+use super::command::{self, CommandError};
+use super::neighbours;
+use crate::config::{AddressPrefix, CommandLine, FloatingIpConfig};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Time for one `ip` command.
+const IP_LIMIT: Duration = Duration::from_secs(2);
+/// Announcements to the neighbours, and the pause between two.
+const ANNOUNCEMENTS: u32 = 3;
+const ANNOUNCEMENT_PAUSE: Duration = Duration::from_millis(100);
+const IP_PLACES: [&str; 4] = ["/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip", "/bin/ip"];
+
+/// Why the address could not be changed.
+#[derive(Debug, thiserror::Error)]
+pub enum FloatingIpError {
+    /// iproute2 is not installed.
+    #[error("`ip` is not installed; install iproute2")]
+    NoIpCommand,
+    /// The interface does not exist.
+    #[error("there is no interface {0}; correct `floating_ip.interface`")]
+    NoInterface(String),
+    /// `ip` failed.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// The address is held, but neighbours may still send to the other node.
+    #[error("the neighbours could not be told: {0}")]
+    Announcement(std::io::Error),
+}
+
+/// A floating address on this node.
+#[derive(Clone, Debug)]
+pub struct FloatingIp {
+    config: FloatingIpConfig,
+}
+
+impl FloatingIp {
+    /// The address of `config`. Does nothing yet.
+    pub fn new(config: FloatingIpConfig) -> FloatingIp {
+        FloatingIp { config }
+    }
+
+    /// Address and interface.
+    pub fn config(&self) -> &FloatingIpConfig {
+        &self.config
+    }
+
+    /// Adds the address and tells the neighbours. The first announcement is made before this returns, the
+    /// others follow.
+    ///
+    /// # Errors
+    /// See [`FloatingIpError`].
+    pub fn take(&self) -> Result<(), FloatingIpError> {
+        let FloatingIpConfig { address, interface } = &self.config;
+        let address_text = address.to_string();
+        let mut arguments = vec!["address", "replace", address_text.as_str(), "dev", interface];
+        if address.address.is_ipv6() {
+            // The other node may have died with the address: nobody is there to detect a duplicate.
+            arguments.push("nodad");
+        }
+        self.ip(&arguments)?;
+        let announcer =
+            neighbours::Announcer::new(interface, address.address).map_err(FloatingIpError::Announcement)?;
+        announcer.announce().map_err(FloatingIpError::Announcement)?;
+        let repeated = std::thread::Builder::new().name("announce".into()).spawn(move || {
+            for _ in 1..ANNOUNCEMENTS {
+                std::thread::sleep(ANNOUNCEMENT_PAUSE);
+                if let Err(error) = announcer.announce() {
+                    tracing::warn!(%error, "a repeated announcement of the floating address failed");
+                }
+            }
+        });
+        repeated.map(drop).map_err(FloatingIpError::Announcement)
+    }
+
+    /// Removes the address; nothing happens when it is not there.
+    ///
+    /// # Errors
+    /// See [`FloatingIpError`].
+    pub fn release(&self) -> Result<(), FloatingIpError> {
+        if !self.is_held()? {
+            return Ok(());
+        }
+        let FloatingIpConfig { address, interface } = &self.config;
+        self.ip(&["address", "del", &address.to_string(), "dev", interface]).map(drop)
+    }
+
+    /// The interface has the address now.
+    ///
+    /// # Errors
+    /// See [`FloatingIpError`].
+    pub fn is_held(&self) -> Result<bool, FloatingIpError> {
+        let shown = self.ip(&["-oneline", "address", "show", "dev", &self.config.interface])?;
+        Ok(lists(&shown, &self.config.address))
+    }
+
+    fn ip(&self, arguments: &[&str]) -> Result<String, FloatingIpError> {
+        let place = IP_PLACES.iter().find(|place| Path::new(place).exists());
+        let line = CommandLine {
+            program: PathBuf::from(place.ok_or(FloatingIpError::NoIpCommand)?),
+            arguments: arguments.iter().map(|word| (*word).to_owned()).collect(),
+        };
+        command::run(&line, &[], IP_LIMIT).map_err(|error| match error {
+            CommandError::Failed { output, .. }
+                if output.contains("Cannot find device") || output.contains("does not exist") =>
+            {
+                FloatingIpError::NoInterface(self.config.interface.clone())
+            }
+            error => FloatingIpError::Command(error),
+        })
+    }
+}
+
+/// `ip -oneline address show` lists exactly this address with this prefix.
+fn lists(shown: &str, address: &AddressPrefix) -> bool {
+    let mut words = shown.split_whitespace().peekable();
+    while let Some(word) = words.next() {
+        if matches!(word, "inet" | "inet6")
+            && words
+                .peek()
+                .is_some_and(|found| found.parse::<AddressPrefix>().is_ok_and(|found| found == *address))
+        {
+            return true;
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_listing_is_compared_by_value() {
+        let shown = "2: eth0    inet 10.0.0.9/24 scope global eth0 | 2: eth0    inet6 2001:db8:0:0::9/64 scope global";
+        for (address, held) in [
+            ("10.0.0.9/24", true),
+            ("10.0.0.9/16", false),
+            ("10.0.0.90/24", false),
+            ("2001:db8::9/64", true),
+            ("2001:db8::8/64", false),
+        ] {
+            assert_eq!(lists(shown, &address.parse().unwrap()), held, "{address}");
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Gauges, read from the status at the moment of a scrape.
+
+use crate::status::{AckLevel, Mode, NodeStatus, Role, VolumeStatus};
+use parking_lot::Mutex;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::metrics::MetricType;
+use std::fmt;
+
+/// The newest status.
+#[derive(Debug, Default)]
+pub(super) struct StatusGauges(Mutex<Option<NodeStatus>>);
+
+impl StatusGauges {
+    pub(super) fn set(&self, status: NodeStatus) {
+        *self.0.lock() = Some(status);
+    }
+}
+
+type Read = fn(&VolumeStatus) -> Option<f64>;
+
+/// Name, help, and how to read it from a volume's status; a gauge that is not known is left out.
+const GAUGES: &[(&str, &str, Read)] = &[
+    ("epoch", "Epoch of the volume", |v| Some(v.epoch.0 as f64)),
+    ("reserved_lsn_bytes", "Log position: space given to records", |v| Some(v.cursors?.reserved().0 as f64)),
+    ("committed_lsn_bytes", "Log position: acknowledged", |v| Some(v.cursors?.committed().0 as f64)),
+    ("applied_lsn_bytes", "Log position: in the local tree", |v| Some(v.cursors?.applied().0 as f64)),
+    ("trimmed_lsn_bytes", "Log position: reusable before", |v| Some(v.cursors?.trimmed().0 as f64)),
+    ("apply_lag_operations", "Operations committed and not in the local tree", |v| {
+        Some(v.apply_lag.operations as f64)
+    }),
+    ("apply_lag_bytes", "Log bytes committed and not in the local tree", |v| Some(v.apply_lag.bytes as f64)),
+    ("apply_lag_seconds", "Age of the oldest operation that is not in the local tree", |v| {
+        Some(v.apply_lag.seconds)
+    }),
+    ("partner_lag_operations", "Operations that the partner's log lacks", |v| {
+        Some(v.partner_lag?.operations as f64)
+    }),
+    ("partner_lag_bytes", "Log bytes that the partner's log lacks", |v| Some(v.partner_lag?.bytes as f64)),
+    ("partner_lag_seconds", "Age of the oldest operation that the partner's log lacks", |v| {
+        Some(v.partner_lag?.seconds)
+    }),
+    ("log_capacity_bytes", "Length of the log", |v| Some(v.log.capacity_bytes as f64)),
+    ("log_used_bytes", "Log space that can not be reused yet", |v| Some(v.log.used_bytes as f64)),
+    ("free_bytes", "Space that clients can still fill", |v| Some(v.space?.free_bytes as f64)),
+    ("free_inodes", "Objects that clients can still create", |v| Some(v.space?.free_inodes as f64)),
+    ("partner_connected", "1 while a link to the partner stands", |v| {
+        Some(f64::from(u8::from(v.partner.connected)))
+    }),
+    ("lease_valid", "1 while reads are served", |v| Some(f64::from(u8::from(v.lease?.valid)))),
+    ("witness_reachable", "1 while the witness answers", |v| {
+        Some(f64::from(u8::from(v.witness.as_ref()?.reachable)))
+    }),
+    ("faults", "Things that are wrong now", |v| Some(v.faults.len() as f64)),
+    ("last_takeover_seconds", "Length of the last takeover by this node", |v| {
+        Some(v.last_takeover.as_ref()?.total_us() as f64 / 1e6)
+    }),
+];
+
+const ROLES: [Role; 5] = [Role::Starting, Role::Primary, Role::Partner, Role::Deposed, Role::Outdated];
+const MODES: [Mode; 8] = [
+    Mode::Unknown,
+    Mode::Mirrored,
+    Mode::Solo,
+    Mode::Frozen,
+    Mode::CatchingUp,
+    Mode::NeedsResync,
+    Mode::Split,
+    Mode::HandingOver,
+];
+
+impl Collector for StatusGauges {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let status = self.0.lock();
+        let Some(status) = status.as_ref() else { return Ok(()) };
+        for (name, help, read) in GAUGES {
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for volume in &status.volumes {
+                let Some(value) = read(volume) else { continue };
+                let (durability, nodes) = level_labels(volume.acknowledgement);
+                let labels = [("volume", volume.name.as_str()), ("durability", durability), ("nodes", nodes)];
+                metric.encode_family(&labels)?.encode_gauge(&value)?;
+            }
+        }
+        let roles = ROLES.map(|role| (role.to_string(), role));
+        state(&mut encoder, status, "role", "1 for the role of this node", &roles, |v| v.role)?;
+        let modes = MODES.map(|mode| (mode.to_string(), mode));
+        state(&mut encoder, status, "mode", "1 for the mode of the volume", &modes, |v| v.mode)
+    }
+}
+
+/// One gauge for each value that a state can have: 1 for the one it has, 0 for the others.
+fn state<T: PartialEq>(
+    encoder: &mut DescriptorEncoder<'_>,
+    status: &NodeStatus,
+    name: &str,
+    help: &str,
+    values: &[(String, T)],
+    read: fn(&VolumeStatus) -> T,
+) -> Result<(), fmt::Error> {
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for volume in &status.volumes {
+        for (text, value) in values {
+            let labels = [("volume", volume.name.as_str()), (name, text.as_str())];
+            metric.encode_family(&labels)?.encode_gauge(&i64::from(read(volume) == *value))?;
+        }
+    }
+    Ok(())
+}
+
+fn level_labels(level: Option<AckLevel>) -> (&'static str, &'static str) {
+    let Some(level) = level else { return ("none", "0") };
+    let durability = match level.weakest() {
+        ids::Durability::Process => "process",
+        ids::Durability::Power => "power",
+    };
+    (durability, if level.nodes() == 1 { "1" } else { "2" })
+}

@@ -1,0 +1,202 @@
+//! What is counted for one volume.
+
+use super::histogram::{HistogramSnapshot, LatencyHistogram};
+use crate::status::{AckLevel, LatencySummary};
+use ids::Durability;
+use parking_lot::RwLock;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Unit;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// The levels that a latency is told under: (durability, nodes), as labels.
+const LEVELS: [(&str, &str); 5] =
+    [("none", "0"), ("process", "1"), ("process", "2"), ("power", "1"), ("power", "2")];
+
+fn level_index(level: Option<AckLevel>) -> usize {
+    let Some(level) = level else { return 0 };
+    let durability = match level.weakest() {
+        Durability::Process => 1,
+        Durability::Power => 3,
+    };
+    durability + usize::from(level.nodes() - 1)
+}
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// The number now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A latency, kept apart by the durability level that was in force when it was measured.
+#[derive(Debug)]
+pub struct LeveledLatency {
+    level: Arc<AtomicUsize>,
+    histograms: [LatencyHistogram; LEVELS.len()],
+}
+
+impl LeveledLatency {
+    fn new(level: &Arc<AtomicUsize>) -> LeveledLatency {
+        LeveledLatency { level: Arc::clone(level), histograms: Default::default() }
+    }
+
+    /// Counts one latency under the level in force.
+    pub fn observe(&self, latency: Duration) {
+        self.histograms[self.level.load(Ordering::Relaxed).min(LEVELS.len() - 1)].observe(latency);
+    }
+
+    /// Quantiles over all levels; `None` without observations.
+    pub fn summary(&self) -> Option<LatencySummary> {
+        let mut all = self.histograms[0].snapshot();
+        self.histograms[1..].iter().for_each(|histogram| all.add(&histogram.snapshot()));
+        all.summary()
+    }
+
+    fn snapshots(&self) -> impl Iterator<Item = ((&'static str, &'static str), HistogramSnapshot)> + '_ {
+        let counted =
+            self.histograms.iter().zip(LEVELS).map(|(histogram, level)| (level, histogram.snapshot()));
+        counted.filter(|(_, snapshot)| snapshot.count() > 0)
+    }
+}
+
+/// The metrics of one volume. Every field can be used from any thread.
+#[derive(Debug)]
+pub struct VolumeMetrics {
+    name: String,
+    level: Arc<AtomicUsize>,
+    /// From reserving a record to its being committed: what a client waits for.
+    pub commit: LeveledLatency,
+    /// Making a batch durable in the local log.
+    pub persist: LeveledLatency,
+    /// From sending a batch to the partner's acknowledgement.
+    pub peer: LeveledLatency,
+    /// A whole consistency point.
+    pub apply: LeveledLatency,
+    /// Operations committed.
+    pub operations: Counter,
+    /// Log bytes committed.
+    pub committed_bytes: Counter,
+    /// Bytes written to the local tree by consistency points.
+    pub applied_bytes: Counter,
+    /// Consistency points finished.
+    pub consistency_points: Counter,
+    /// Consistency points that failed (and are tried again).
+    pub apply_failures: Counter,
+    /// Operations that a filling log slowed down.
+    pub throttled: Counter,
+    /// Times that this node became primary.
+    pub takeovers: Counter,
+}
+
+impl VolumeMetrics {
+    fn new(name: &str) -> VolumeMetrics {
+        let level = Arc::new(AtomicUsize::new(0));
+        VolumeMetrics {
+            name: name.to_owned(),
+            commit: LeveledLatency::new(&level),
+            persist: LeveledLatency::new(&level),
+            peer: LeveledLatency::new(&level),
+            apply: LeveledLatency::new(&level),
+            level,
+            operations: Counter::default(),
+            committed_bytes: Counter::default(),
+            applied_bytes: Counter::default(),
+            consistency_points: Counter::default(),
+            apply_failures: Counter::default(),
+            throttled: Counter::default(),
+            takeovers: Counter::default(),
+        }
+    }
+
+    /// What an acknowledgement survives from now on; `None` = nothing is acknowledged.
+    pub fn set_level(&self, level: Option<AckLevel>) {
+        self.level.store(level_index(level), Ordering::Relaxed);
+    }
+
+    fn latencies(&self) -> [(&'static str, &'static str, &LeveledLatency); 4] {
+        [
+            (
+                "commit_latency",
+                "Time from writing a record to its commit, which a client waits for",
+                &self.commit,
+            ),
+            ("persist_latency", "Time to make a batch durable in the local log", &self.persist),
+            ("peer_latency", "Time from sending a batch to the acknowledgement of the partner", &self.peer),
+            ("apply_latency", "Time of a whole consistency point", &self.apply),
+        ]
+    }
+
+    fn counters(&self) -> [(&'static str, &'static str, &Counter); 7] {
+        [
+            ("operations", "Operations committed", &self.operations),
+            ("committed_bytes", "Log bytes committed", &self.committed_bytes),
+            ("applied_bytes", "Bytes that consistency points wrote to the local tree", &self.applied_bytes),
+            ("consistency_points", "Consistency points finished", &self.consistency_points),
+            ("apply_failures", "Consistency points that failed and are tried again", &self.apply_failures),
+            ("throttled_operations", "Operations that a filling log slowed down", &self.throttled),
+            ("takeovers", "Times that this node became primary", &self.takeovers),
+        ]
+    }
+}
+
+/// The volumes of a node, as a collector.
+#[derive(Debug, Default)]
+pub(super) struct Volumes(RwLock<Vec<Arc<VolumeMetrics>>>);
+
+impl Volumes {
+    pub(super) fn get_or_add(&self, name: &str) -> Arc<VolumeMetrics> {
+        let mut volumes = self.0.write();
+        if let Some(volume) = volumes.iter().find(|volume| volume.name == name) {
+            return Arc::clone(volume);
+        }
+        let volume = Arc::new(VolumeMetrics::new(name));
+        volumes.push(Arc::clone(&volume));
+        volume
+    }
+}
+
+impl Collector for Volumes {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let volumes = self.0.read();
+        let Some(first) = volumes.first() else { return Ok(()) };
+        for (index, (name, help, _)) in first.latencies().into_iter().enumerate() {
+            let mut metric =
+                encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
+            for volume in volumes.iter() {
+                for ((durability, nodes), snapshot) in volume.latencies()[index].2.snapshots() {
+                    let labels =
+                        [("volume", volume.name.as_str()), ("durability", durability), ("nodes", nodes)];
+                    metric.encode_family(&labels)?.encode_histogram::<NoLabelSet>(
+                        snapshot.sum_s(),
+                        snapshot.count(),
+                        &snapshot.octaves(),
+                        None,
+                    )?;
+                }
+            }
+        }
+        for (index, (name, help, _)) in first.counters().into_iter().enumerate() {
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for volume in volumes.iter() {
+                let labels = [("volume", volume.name.as_str())];
+                let value = volume.counters()[index].2.get();
+                metric.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, f64>(&value, None)?;
+            }
+        }
+        Ok(())
+    }
+}

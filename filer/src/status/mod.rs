@@ -1,0 +1,21 @@
+//! What a node tells about itself: the status model, and its rendering for people.
+//!
+//! Invariants: the model is plain data that travels over the control socket as JSON; it is filled by the
+//! runtime and never computed back into decisions; whatever the node does not know is `None`, never a
+//! guessed zero. Numbers carry their unit in their name. What can go wrong: fields are only ever added, so that an
+//! older `twinfiler status` reads a newer daemon (unknown fields are ignored).
+
+mod format;
+mod model;
+mod render;
+
+#[cfg(test)]
+mod tests;
+
+pub use format::{bytes, duration_us, percent};
+pub use model::{
+    AckLevel, ConsistencyPointStatus, Fault, FloatingIpStatus, HookStatus, Lag, LatencySummary, LeaseStatus,
+    LogStatus, Mode, NodeStatus, PartnerView, Role, SpaceStatus, TakeoverTiming, TransportCounters,
+    VolumeStatus, WitnessStatus,
+};
+pub use render::render;

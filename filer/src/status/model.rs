@@ -1,0 +1,362 @@
+//! The status model.
+
+use ids::{Cursors, Durability, Epoch, Lsn, NodeName, VolumeId};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// A node with its volumes.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// The node's name.
+    pub node: NodeName,
+    /// Version of the program.
+    pub version: String,
+    /// Process id of the daemon.
+    pub pid: u32,
+    /// Seconds since the daemon started.
+    pub uptime_s: u64,
+    /// Milliseconds since the Unix epoch when this status was taken; other times are told relative to it.
+    pub now_unix_ms: u64,
+    /// The volumes, in the order of the configuration.
+    pub volumes: Vec<VolumeStatus>,
+}
+
+/// What this node is for a volume.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Recovering or not decided yet.
+    Starting,
+    /// Serves clients.
+    Primary,
+    /// Holds the mirror and can take over.
+    Partner,
+    /// Was primary, and another node is now.
+    Deposed,
+    /// Misses acknowledged operations: must not take over.
+    Outdated,
+}
+
+/// How the volume is protected now, as this node sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// No link, no decision yet.
+    Unknown,
+    /// Acknowledgements wait for both logs.
+    Mirrored,
+    /// One node serves alone, the witness agreed.
+    Solo,
+    /// Nothing is acknowledged until the partner or the witness answers.
+    Frozen,
+    /// The partner catches up from the log.
+    CatchingUp,
+    /// The partner has been away for longer than the log reaches.
+    NeedsResync,
+    /// Both nodes served by themselves: an operator must choose.
+    Split,
+    /// Hand-over to the partner is going on.
+    HandingOver,
+}
+
+macro_rules! name_of {
+    ($type:ty, $($variant:ident => $name:literal),+ $(,)?) => {
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(match self { $(<$type>::$variant => $name),+ })
+            }
+        }
+    };
+}
+name_of!(Role, Starting => "starting", Primary => "primary", Partner => "partner", Deposed => "deposed",
+    Outdated => "outdated");
+name_of!(Mode, Unknown => "unknown", Mirrored => "mirrored", Solo => "solo", Frozen => "frozen",
+    CatchingUp => "catching-up", NeedsResync => "needs-resync", Split => "split", HandingOver => "handing-over");
+
+/// What an acknowledgement survives: the durability of each log that it waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct AckLevel {
+    /// Durability of this node's log.
+    pub local: Durability,
+    /// Durability of the partner's log; `None` when acknowledgements do not wait for it.
+    pub peer: Option<Durability>,
+}
+
+impl AckLevel {
+    /// The weaker of the durabilities: what may be promised.
+    pub fn weakest(self) -> Durability {
+        self.peer.map_or(self.local, |peer| peer.min(self.local))
+    }
+
+    /// Number of logs that hold an acknowledged operation.
+    pub fn nodes(self) -> u8 {
+        1 + u8::from(self.peer.is_some())
+    }
+}
+
+impl fmt::Display for AckLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.peer {
+            None => write!(f, "{} on 1 node", self.local),
+            Some(peer) if peer == self.local => write!(f, "{} on 2 nodes", self.local),
+            Some(peer) => write!(f, "{} here, {peer} at the partner", self.local),
+        }
+    }
+}
+
+/// A volume on this node.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct VolumeStatus {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Its identity.
+    pub id: VolumeId,
+    /// What this node is for it.
+    pub role: Role,
+    /// How it is protected.
+    pub mode: Mode,
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The cursors; `None` before recovery.
+    pub cursors: Option<Cursors>,
+    /// What an acknowledgement survives now; `None` when nothing is acknowledged.
+    pub acknowledgement: Option<AckLevel>,
+    /// Committed here and not in the local tree yet.
+    pub apply_lag: Lag,
+    /// Written here and not durable at the partner yet.
+    pub partner_lag: Option<Lag>,
+    /// The log.
+    pub log: LogStatus,
+    /// Where the volume is mounted now.
+    pub mounted_at: Option<String>,
+    /// Front door: `true` when the kernel gathers writes and only fsync makes them durable.
+    pub writeback_cache: bool,
+    /// The last consistency point.
+    pub last_consistency_point: Option<ConsistencyPointStatus>,
+    /// What clients can still store.
+    pub space: Option<SpaceStatus>,
+    /// The partner as this node sees it.
+    pub partner: PartnerView,
+    /// The witness as this node sees it; `None` when none is configured.
+    pub witness: Option<WitnessStatus>,
+    /// The read lease; `None` on a node that is not primary.
+    pub lease: Option<LeaseStatus>,
+    /// The link to the partner.
+    pub transport: TransportCounters,
+    /// Latency of commits since the start; `None` before the first.
+    pub commit_latency: Option<LatencySummary>,
+    /// How the last takeover by this node went.
+    pub last_takeover: Option<TakeoverTiming>,
+    /// The last run of each hook.
+    pub hooks: Vec<HookStatus>,
+    /// The floating address, if one is configured.
+    pub floating_ip: Option<FloatingIpStatus>,
+    /// What is wrong now, newest last.
+    pub faults: Vec<Fault>,
+}
+
+/// A distance between two cursors.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Lag {
+    /// Records in between.
+    pub operations: u64,
+    /// Log bytes in between.
+    pub bytes: u64,
+    /// Age of the oldest record in between.
+    pub seconds: f64,
+}
+
+/// The log of a volume.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct LogStatus {
+    /// What it lies in ("emulated", "block", "fsdax", "devdax").
+    pub kind: String,
+    /// File or device.
+    pub path: String,
+    /// What it survives.
+    pub durability: Durability,
+    /// Length of the ring.
+    pub capacity_bytes: u64,
+    /// Ring space that can not be reused yet.
+    pub used_bytes: u64,
+    /// The log did not survive the last restart of the machine: no takeover by itself.
+    pub lost_at_boot: bool,
+}
+
+/// A consistency point that was finished.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ConsistencyPointStatus {
+    /// When it was finished.
+    pub at_unix_ms: u64,
+    /// How long it took, sync included.
+    pub duration_us: u64,
+    /// Objects that were changed in the local tree.
+    pub objects: u64,
+    /// Bytes written to the local tree.
+    pub bytes: u64,
+    /// The local tree holds everything before this.
+    pub applied: Lsn,
+}
+
+/// What clients can store: the smaller of both nodes.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub struct SpaceStatus {
+    /// Bytes in all.
+    pub total_bytes: u64,
+    /// Bytes that are free.
+    pub free_bytes: u64,
+    /// Objects that can be created.
+    pub free_inodes: u64,
+}
+
+/// The partner, as last heard.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct PartnerView {
+    /// Its name.
+    pub name: NodeName,
+    /// Its address.
+    pub address: String,
+    /// A link stands.
+    pub connected: bool,
+    /// Milliseconds since its last message; `None` = never heard.
+    pub heard_ms_ago: Option<u64>,
+    /// Its role, as it says.
+    pub role: Option<Role>,
+    /// Its epoch, as it says.
+    pub epoch: Option<Epoch>,
+    /// What it has committed.
+    pub committed: Option<Lsn>,
+    /// What its local tree holds.
+    pub applied: Option<Lsn>,
+    /// Ring space used at the partner, 0 to 1.
+    pub log_fill: Option<f64>,
+    /// Free bytes of its base filesystem.
+    pub free_bytes: Option<u64>,
+    /// What is wrong there, as it says.
+    pub fault: Option<String>,
+}
+
+/// The witness, as last heard.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct WitnessStatus {
+    /// Its address.
+    pub address: String,
+    /// It answered the last request.
+    pub reachable: bool,
+    /// The epoch it holds.
+    pub epoch: Option<Epoch>,
+    /// The primary it holds.
+    pub primary: Option<NodeName>,
+    /// Mirrored or solo, as it holds.
+    pub mode: Option<Mode>,
+    /// Why the last request failed.
+    pub error: Option<String>,
+}
+
+/// The right to serve reads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LeaseStatus {
+    /// Reads are served.
+    pub valid: bool,
+    /// Time left.
+    pub remaining_ms: u64,
+}
+
+/// What went over the link since the daemon started.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct TransportCounters {
+    /// "tcp", "shm".
+    pub kind: String,
+    /// Log bytes sent.
+    pub sent_bytes: u64,
+    /// Log bytes received.
+    pub received_bytes: u64,
+    /// Batches sent.
+    pub sent_batches: u64,
+    /// Batches received.
+    pub received_batches: u64,
+    /// Links that were made.
+    pub connects: u64,
+    /// Links that broke.
+    pub breaks: u64,
+}
+
+/// Quantiles of a latency.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct LatencySummary {
+    /// Observations.
+    pub count: u64,
+    /// Median.
+    pub p50_us: f64,
+    /// 99th percentile.
+    pub p99_us: f64,
+    /// 99.9th percentile.
+    pub p999_us: f64,
+    /// Longest.
+    pub max_us: f64,
+}
+
+/// A takeover, step by step.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct TakeoverTiming {
+    /// When the first operation was served.
+    pub at_unix_ms: u64,
+    /// Why ("partner lost", "switchover", "forced").
+    pub reason: String,
+    /// The new epoch.
+    pub epoch: Epoch,
+    /// From the partner's last message until it counted as lost.
+    pub detection_us: u64,
+    /// Revoking its right to write, and waiting its lease out.
+    pub fencing_us: u64,
+    /// Asking the witness.
+    pub witness_us: u64,
+    /// From the grant until the first operation was served.
+    pub first_served_us: u64,
+}
+
+impl TakeoverTiming {
+    /// The whole takeover.
+    pub fn total_us(&self) -> u64 {
+        self.detection_us + self.fencing_us + self.witness_us + self.first_served_us
+    }
+}
+
+/// How a hook ended, last time.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct HookStatus {
+    /// "on_primary", "on_demote".
+    pub hook: String,
+    /// When it ended.
+    pub at_unix_ms: u64,
+    /// How long it ran.
+    pub duration_ms: u64,
+    /// It ended with status 0 within its time.
+    pub succeeded: bool,
+    /// How it ended, in words.
+    pub outcome: String,
+}
+
+/// The floating address.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FloatingIpStatus {
+    /// Address and prefix.
+    pub address: String,
+    /// The interface.
+    pub interface: String,
+    /// This node holds it.
+    pub held: bool,
+    /// Why the last change failed.
+    pub error: Option<String>,
+}
+
+/// Something that is wrong.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Fault {
+    /// Since when.
+    pub since_unix_ms: u64,
+    /// What.
+    pub what: String,
+    /// What to do.
+    pub remedy: String,
+}

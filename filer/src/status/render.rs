@@ -1,0 +1,294 @@
+//! Status for people: plain text, at most [`WIDTH`] columns, the same order for every volume.
+//!
+//! What needs somebody's attention comes first and starts with `!`. A line whose content is not known is left out rather than
+//! filled with dashes.
+
+use super::format::{bytes, duration_us, percent};
+use super::model::*;
+use std::fmt::Write;
+
+/// Columns of a terminal that everything fits in.
+pub const WIDTH: usize = 100;
+/// Where values begin.
+const LABEL_WIDTH: usize = 20;
+
+/// The whole node.
+pub fn render(status: &NodeStatus) -> String {
+    let mut page = Page::default();
+    page.text(&format!(
+        "node {}   twinfiler {}   pid {}   up {}",
+        status.node,
+        status.version,
+        status.pid,
+        duration_us(status.uptime_s as f64 * 1e6)
+    ));
+    if status.volumes.is_empty() {
+        page.text("no volumes");
+    }
+    for volume in &status.volumes {
+        page.text("");
+        render_volume(&mut page, volume, status.now_unix_ms);
+    }
+    page.0
+}
+
+fn render_volume(page: &mut Page, volume: &VolumeStatus, now_unix_ms: u64) {
+    page.text(&format!("volume {}   {}", volume.name, volume.id));
+    for fault in &volume.faults {
+        page.text(&format!("! {} (for {})", fault.what, age(now_unix_ms, fault.since_unix_ms)));
+        page.text(&format!("  remedy: {}", fault.remedy));
+    }
+    if volume.log.lost_at_boot {
+        page.text("! the log did not survive the last restart of this machine: no takeover by itself");
+    }
+    page.line("role", &format!("{}, {}, epoch {}", volume.role, volume.mode, volume.epoch));
+    page.line("acknowledgement", &acknowledgement(volume));
+    if let Some(lease) = &volume.lease {
+        let left = duration_us(lease.remaining_ms as f64 * 1e3);
+        let text = if lease.valid { format!("valid for {left}") } else { "expired: reads wait".to_owned() };
+        page.line("read lease", &text);
+    }
+    if let Some(mount) = &volume.mounted_at {
+        page.line("mounted at", mount);
+    }
+    let log = &volume.log;
+    let fill = log.used_bytes as f64 / log.capacity_bytes.max(1) as f64;
+    page.line(
+        "log",
+        &format!(
+            "{} of {} used ({}), {} at {}, survives {}",
+            bytes(log.used_bytes),
+            bytes(log.capacity_bytes),
+            percent(fill),
+            log.kind,
+            log.path,
+            survives(log.durability)
+        ),
+    );
+    if let Some(cursors) = &volume.cursors {
+        page.line(
+            "cursors",
+            &format!(
+                "trimmed {}  applied {}  committed {}  durable {}",
+                cursors.trimmed(),
+                cursors.applied(),
+                cursors.committed(),
+                cursors.local_durable()
+            ),
+        );
+        page.line(
+            "",
+            &format!(
+                "appended {}  reserved {}  partner durable {}  partner trimmed {}",
+                cursors.appended(),
+                cursors.reserved(),
+                cursors.peer_durable(),
+                cursors.peer_trimmed()
+            ),
+        );
+    }
+    page.line("lag, local tree", &lag(&volume.apply_lag));
+    if let Some(partner_lag) = &volume.partner_lag {
+        page.line("lag, partner's log", &lag(partner_lag));
+    }
+    if let Some(point) = &volume.last_consistency_point {
+        page.line(
+            "consistency point",
+            &format!(
+                "{} ago, took {}: {} objects, {}",
+                age(now_unix_ms, point.at_unix_ms),
+                duration_us(point.duration_us as f64),
+                point.objects,
+                bytes(point.bytes)
+            ),
+        );
+    }
+    if let Some(latency) = &volume.commit_latency {
+        page.line(
+            "commit latency",
+            &format!(
+                "p50 {}  p99 {}  p99.9 {}  max {}  ({} commits)",
+                duration_us(latency.p50_us),
+                duration_us(latency.p99_us),
+                duration_us(latency.p999_us),
+                duration_us(latency.max_us),
+                latency.count
+            ),
+        );
+    }
+    if let Some(space) = &volume.space {
+        page.line(
+            "space",
+            &format!(
+                "{} free of {}, {} objects can be created",
+                bytes(space.free_bytes),
+                bytes(space.total_bytes),
+                space.free_inodes
+            ),
+        );
+    }
+    render_others(page, volume, now_unix_ms);
+}
+
+/// Partner, link, witness, last takeover, hooks, address.
+fn render_others(page: &mut Page, volume: &VolumeStatus, now_unix_ms: u64) {
+    let partner = &volume.partner;
+    page.line("partner", &partner_line(partner));
+    let mut view = Vec::new();
+    view.extend(partner.role.map(|role| role.to_string()));
+    view.extend(partner.epoch.map(|epoch| format!("epoch {epoch}")));
+    view.extend(partner.committed.map(|lsn| format!("committed {lsn}")));
+    view.extend(partner.applied.map(|lsn| format!("applied {lsn}")));
+    view.extend(partner.log_fill.map(|fill| format!("log {}", percent(fill))));
+    view.extend(partner.free_bytes.map(|free| format!("{} free", bytes(free))));
+    if !view.is_empty() {
+        page.line("", &format!("it says: {}", view.join(", ")));
+    }
+    if let Some(fault) = &partner.fault {
+        page.line("", &format!("it reports a fault: {fault}"));
+    }
+    let link = &volume.transport;
+    page.line(
+        "link",
+        &format!(
+            "{}: sent {} in {} batches, received {} in {}; {} connects, {} breaks",
+            link.kind,
+            bytes(link.sent_bytes),
+            link.sent_batches,
+            bytes(link.received_bytes),
+            link.received_batches,
+            link.connects,
+            link.breaks
+        ),
+    );
+    page.line("witness", &volume.witness.as_ref().map_or_else(no_witness, witness_line));
+    if let Some(takeover) = &volume.last_takeover {
+        page.line(
+            "last takeover",
+            &format!(
+                "{} ago, {}, to epoch {}: {} in all",
+                age(now_unix_ms, takeover.at_unix_ms),
+                takeover.reason,
+                takeover.epoch,
+                duration_us(takeover.total_us() as f64)
+            ),
+        );
+        page.line(
+            "",
+            &format!(
+                "detection {}, fencing {}, witness {}, first served {}",
+                duration_us(takeover.detection_us as f64),
+                duration_us(takeover.fencing_us as f64),
+                duration_us(takeover.witness_us as f64),
+                duration_us(takeover.first_served_us as f64)
+            ),
+        );
+    }
+    for hook in &volume.hooks {
+        let took = duration_us(hook.duration_ms as f64 * 1e3);
+        page.line(
+            &format!("hook {}", hook.hook),
+            &format!("{} ago, ran {took}: {}", age(now_unix_ms, hook.at_unix_ms), hook.outcome),
+        );
+    }
+    if let Some(address) = &volume.floating_ip {
+        let held = if address.held { "held here" } else { "not held here" };
+        let error = address.error.as_ref().map_or_else(String::new, |error| format!("; {error}"));
+        page.line(
+            "floating address",
+            &format!("{} on {}: {held}{error}", address.address, address.interface),
+        );
+    }
+}
+
+fn acknowledgement(volume: &VolumeStatus) -> String {
+    let Some(level) = volume.acknowledgement else { return "nothing is acknowledged".to_owned() };
+    let means = survives(level.weakest());
+    let when = if volume.writeback_cache { "an fsync that returned" } else { "an answered write" };
+    format!("{level}: {when} survives {means}")
+}
+
+fn survives(durability: ids::Durability) -> &'static str {
+    match durability {
+        ids::Durability::Process => "the process, NOT power loss",
+        ids::Durability::Power => "power loss",
+    }
+}
+
+fn lag(lag: &Lag) -> String {
+    if lag.operations == 0 && lag.bytes == 0 {
+        return "none".to_owned();
+    }
+    format!("{} operations, {}, {}", lag.operations, bytes(lag.bytes), duration_us(lag.seconds * 1e6))
+}
+
+fn partner_line(partner: &PartnerView) -> String {
+    let state = if partner.connected { "connected" } else { "NOT connected" };
+    let heard = partner
+        .heard_ms_ago
+        .map_or_else(|| "never heard".to_owned(), |ms| format!("heard {} ago", duration_us(ms as f64 * 1e3)));
+    format!("{} at {}: {state}, {heard}", partner.name, partner.address)
+}
+
+fn no_witness() -> String {
+    "none: a node that loses its partner freezes until an operator decides".to_owned()
+}
+
+fn witness_line(witness: &WitnessStatus) -> String {
+    let state = if witness.reachable { "answers" } else { "does NOT answer" };
+    let mut text = format!("{}: {state}", witness.address);
+    let mut held = Vec::new();
+    held.extend(witness.epoch.map(|epoch| format!("epoch {epoch}")));
+    held.extend(witness.primary.as_ref().map(|primary| format!("primary {primary}")));
+    held.extend(witness.mode.map(|mode| mode.to_string()));
+    if !held.is_empty() {
+        text.push_str(&format!("; it holds {}", held.join(", ")));
+    }
+    if let Some(error) = &witness.error {
+        text.push_str(&format!("; {error}"));
+    }
+    text
+}
+
+fn age(now_unix_ms: u64, then_unix_ms: u64) -> String {
+    duration_us(now_unix_ms.saturating_sub(then_unix_ms) as f64 * 1e3)
+}
+
+/// Lines of at most [`WIDTH`] columns; longer ones are continued below their value.
+#[derive(Default)]
+struct Page(String);
+
+impl Page {
+    fn text(&mut self, text: &str) {
+        self.wrapped("", text, 4);
+    }
+
+    fn line(&mut self, label: &str, value: &str) {
+        self.wrapped(&format!("  {label:<width$}", width = LABEL_WIDTH - 2), value, LABEL_WIDTH);
+    }
+
+    fn wrapped(&mut self, head: &str, text: &str, indent: usize) {
+        let mut line = head.to_owned();
+        let mut empty = true;
+        // Text from elsewhere must not move the cursor of a terminal.
+        let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        for word in clean.split(' ') {
+            if !empty && line.chars().count() + 1 + word.chars().count() > WIDTH {
+                self.push(&line);
+                line = " ".repeat(indent);
+                empty = true;
+            }
+            if !empty {
+                line.push(' ');
+            }
+            line.push_str(word);
+            empty = false;
+        }
+        self.push(&line);
+    }
+
+    fn push(&mut self, line: &str) {
+        // Writing to a String can not fail.
+        let _ = writeln!(self.0, "{}", line.trim_end());
+    }
+}
