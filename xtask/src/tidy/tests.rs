@@ -1,0 +1,123 @@
+//! Each rule against a bad sample that it must find and a good one that it must pass.
+
+use super::*;
+use serde_json::json;
+
+fn source(path: &str, text: &str) -> Source {
+    Source { path: path.to_owned(), text: text.to_owned() }
+}
+
+fn complaints(path: &str, text: &str) -> Vec<String> {
+    let mut findings = Findings::default();
+    let source = source(path, text);
+    text::check(&source, &mut findings);
+    code::check(&source, &mut findings);
+    findings.errors
+}
+
+fn complains(path: &str, text: &str, expected: &str) {
+    let found = complaints(path, text);
+    assert!(
+        found.iter().any(|line| line.contains(expected)),
+        "{path}: expected {expected:?}, found {found:?}"
+    );
+}
+
+#[test]
+fn a_good_file_passes() {
+    let good =
+        "//! What it is for.\n\n// unsafe is only spoken of\nfn main() {\n    let it = \"unsafe\";\n}\n";
+    assert_eq!(complaints("pair/src/lib.rs", good), Vec::<String>::new());
+}
+
+#[test]
+fn text_rules_find_their_bad_samples() {
+    complains("a.rs", "fn main() {}\n", "must open with");
+    complains("a.rs", &format!("//! x\n{}", "\n".repeat(800)), "lines; split it");
+    complains("a.rs", concat!("//! x\n// TO", "DO later\n"), "finish it");
+    complains("a.rs", "//! x\nfn a() {} \n", "white space");
+    complains("a.rs", "//! x\n\tfn a() {}\n", "a tab");
+    complains("a.rs", "//! x\nfn a() {}", "newline");
+    complains("a.md", concat!("see https://crates", ".io/x\n"), "registry");
+    complains("a.toml", concat!("path = \"/wo", "rk/x\"\n"), "a path of one machine");
+}
+
+#[test]
+fn text_rules_do_not_complain_about_look_alikes() {
+    assert_eq!(complaints("a.md", concat!("a method", "ology, net/wo", "rk/x\n")), Vec::<String>::new());
+    assert_eq!(complaints("Makefile", "all:\n\ttrue\n"), Vec::<String>::new());
+}
+
+#[test]
+fn a_long_file_is_only_advised_against() {
+    let mut findings = Findings::default();
+    text::check(&source("a.rs", &format!("//! x\n{}", "\n".repeat(450))), &mut findings);
+    assert_eq!((findings.errors.len(), findings.warnings.len()), (0, 1));
+}
+
+#[test]
+fn unsafe_code_is_found_only_where_it_may_not_be() {
+    let text = "//! x\nfn a() {\n    unsafe { b() }\n}\n";
+    complains("pair/src/lib.rs", text, "pair/src/lib.rs:3: unsafe");
+    assert_eq!(complaints("nvlog/src/region/mapped.rs", text), Vec::<String>::new());
+}
+
+#[test]
+fn the_lexer_tells_code_from_prose() {
+    let text = r####"a /* unsafe /* nested */ unsafe */ b "unsafe \" unsafe" r#"unsafe " unsafe"# 'u' '\'' 'life: c"####;
+    let code = code::blank_prose(text);
+    assert!(!code.contains("unsafe"), "{code}");
+    for kept in ["a ", " b ", "'life: c"] {
+        assert!(code.contains(kept), "{kept:?} in {code}");
+    }
+    assert_eq!(code::blank_prose("let b = br\"x\"; unsafe").trim_start(), "let b = b    ; unsafe");
+}
+
+#[test]
+fn arrows_that_are_not_in_the_design_are_found() {
+    let metadata = json!({"packages": [
+        {"name": "ids", "dependencies": [{"name": "nvlog", "kind": null}, {"name": "serde", "kind": null}]},
+        {"name": "nvlog", "dependencies": [{"name": "ids", "kind": null}]},
+        {"name": "pair", "dependencies": [{"name": "filer", "kind": "dev"}]},
+        {"name": "filer", "dependencies": [{"name": "nvlog", "kind": null}]},
+        {"name": "stranger", "dependencies": []},
+    ]});
+    let mut findings = Findings::default();
+    arrows::check(&arrows::crates(&metadata), &mut findings);
+    let expected = [
+        "crate ids must not use nvlog",
+        "the tests of crate pair must not use filer",
+        "crate stranger has no place in the design (tidy/arrows.rs lists them)",
+    ];
+    assert_eq!(findings.errors, expected);
+}
+
+#[test]
+fn links_that_lead_nowhere_are_found() {
+    let sources = [
+        source(
+            "README.md",
+            "[a](docs/a.md) [b](docs/b.md) [c](docs/a.md#the-part) [d](docs/a.md#absent) [e](docs)\n",
+        ),
+        source("docs/a.md", "# The part\n[up](../README.md) [web](https://example.com/)\n```\n[x](y)\n```\n"),
+    ];
+    let mut findings = Findings::default();
+    documents::check_links(&sources, &mut findings);
+    let expected =
+        ["README.md:1: the link docs/b.md leads nowhere", "README.md:1: docs/a.md#absent: no such heading"];
+    assert_eq!(findings.errors, expected);
+}
+
+#[test]
+fn a_crate_that_is_not_on_the_map_is_found() {
+    let crates = arrows::crates(&json!({"packages": [{"name": "ids"}, {"name": "pair"}]}));
+    let mut findings = Findings::default();
+    documents::check_crate_map(
+        &[source("ARCHITECTURE.md", "| `ids` | vocabulary |\n")],
+        &crates,
+        &mut findings,
+    );
+    assert_eq!(findings.errors, ["ARCHITECTURE.md does not name the crate `pair`"]);
+    documents::check_crate_map(&[], &crates, &mut findings);
+    assert_eq!(findings.errors.last().map(String::as_str), Some("ARCHITECTURE.md is missing"));
+}
