@@ -38,6 +38,9 @@ pub enum LinkError {
     /// The peer wrote without the right to.
     #[error("the peer wrote without the right to (revoked); the link was ended and nothing was taken")]
     Revoked,
+    /// The peer has not given this node the right to write into its log, or has taken it away.
+    #[error("the peer did not let this node write into its log (revoked); the link was ended")]
+    NotGranted,
     /// Too many or any unacknowledged writes where that is not allowed.
     #[error("{0} writes are not acknowledged: poll before going on")]
     InFlight(usize),

@@ -13,13 +13,20 @@
 //! breaks the protocol ends the link and writes nothing outside the ring; a peer that is dead or stopped ends
 //! the link after [`Tuning::dead_peer_timeout`]; a revoked peer writes nothing, whatever it tries.
 
+mod control;
 mod counters;
+mod ending;
 mod error;
 pub mod faulty;
+mod flight;
+mod frame;
+mod gate;
 mod handshake;
 mod link;
+mod memory;
 mod rendezvous;
 pub mod shm;
+mod socket;
 pub mod tcp;
 
 pub use counters::{BUCKETS, CounterSnapshot, Counters};

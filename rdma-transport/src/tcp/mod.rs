@@ -1,35 +1,158 @@
-//! Skeleton.
-use crate::{Acceptor, Link, LinkError, LinkParams};
-use ids::LogMemory;
-use std::sync::Arc;
+//! Links over TCP, for nodes without RDMA. The data channels are driven through io_uring.
+//!
+//! A link is three sockets: control messages; the connecting side's log bytes and their acknowledgements; the
+//! listening side's log bytes and theirs. One [`Listener`] serves all volumes of a node.
+//!
+//! What can go wrong beside what the crate says: io_uring may be forbidden (a container's seccomp profile,
+//! `kernel.io_uring_disabled`); making the link then fails and says so.
 
-/// One per node, for all volumes.
-pub struct Listener {}
+mod receiver;
+mod sender;
+mod uring;
+
+use crate::control::StreamControl;
+use crate::ending::Ending;
+use crate::frame::HEAD_BYTES;
+use crate::gate::Gate;
+use crate::handshake::{ChannelKind, SessionId};
+use crate::memory::Ring;
+use crate::rendezvous::{self, Complete, Rendezvous};
+use crate::socket::{deadline_after, tune_tcp};
+use crate::{Acceptor, Closer, Link, LinkError, LinkParams, PeerInfo, TransportKind};
+use ids::LogMemory;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// What a receiving channel takes at once: ranges up to this long come with one call to the kernel.
+const RECEIVER_INBOX_BYTES: usize = 16 << 10;
+/// Acknowledgements that are taken at once.
+const SENDER_INBOX_BYTES: usize = HEAD_BYTES * crate::MAX_IN_FLIGHT;
+/// What is received straight into the ring with one call; a peer must send it within the dead-peer timeout.
+const CHUNK_BYTES: usize = 1 << 20;
+/// The order in which the sockets of a link are made and kept.
+const CHANNELS: [ChannelKind; 3] =
+    [ChannelKind::Control, ChannelKind::FromConnector, ChannelKind::FromListener];
+
+/// Where partners connect: one per node, for all volumes.
+pub struct Listener {
+    rendezvous: Rendezvous,
+    address: SocketAddr,
+}
 
 impl Listener {
-    /// Listens. `address` is `host:port`.
+    /// Listens at `address` (`host:port`; port 0 takes a free one).
     ///
     /// # Errors
     /// The address can not be used.
-    pub fn bind(_address: &str) -> Result<Listener, LinkError> {
-        unimplemented!()
+    pub fn bind(address: &str) -> Result<Listener, LinkError> {
+        let refused = |source| LinkError::Address { address: address.to_owned(), source };
+        let listener = TcpListener::bind(address).map_err(refused)?;
+        let bound = listener.local_addr().map_err(refused)?;
+        listener.set_nonblocking(true).map_err(refused)?;
+        Ok(Listener { rendezvous: Rendezvous::start(listener.into())?, address: bound })
     }
+
     /// Where it listens (the port, when 0 was asked for).
-    pub fn local_addr(&self) -> std::net::SocketAddr {
-        unimplemented!()
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
     }
-    /// Lets the partner of a volume in. Until then it is refused.
+
+    /// Lets the partner of a volume in. Until then it is refused with [`crate::Refusal::UnknownVolume`].
     ///
     /// # Errors
     /// The volume is registered already.
-    pub fn register(&self, _params: LinkParams, _memory: Arc<dyn LogMemory>) -> Result<Acceptor, LinkError> {
-        unimplemented!()
+    pub fn register(&self, params: LinkParams, memory: Arc<dyn LogMemory>) -> Result<Acceptor, LinkError> {
+        self.rendezvous.register(params, memory, &CHANNELS, assemble)
     }
 }
+
 /// Connects to the listener at `address` (`host:port`).
 ///
 /// # Errors
 /// No link could be made within the handshake timeout, or the peer refused.
-pub fn connect(_address: &str, _params: &LinkParams, _memory: Arc<dyn LogMemory>) -> Result<Link, LinkError> {
-    unimplemented!()
+pub fn connect(address: &str, params: &LinkParams, memory: Arc<dyn LogMemory>) -> Result<Link, LinkError> {
+    let refused = |source| LinkError::Address { address: address.to_owned(), source };
+    let deadline = deadline_after(params.tuning.handshake_timeout);
+    let to = address
+        .to_socket_addrs()
+        .map_err(refused)?
+        .next()
+        .ok_or_else(|| refused(io::Error::other("the name has no address")))?;
+    let session = SessionId::random().map_err(LinkError::io("reading /dev/urandom"))?;
+    let mut sockets = Vec::with_capacity(CHANNELS.len());
+    for kind in CHANNELS {
+        let socket = connect_one(to, params, deadline)?;
+        rendezvous::introduce(&socket, kind, session, params, memory.capacity_bytes(), deadline, address)?;
+        sockets.push(socket);
+    }
+    let complete = Complete { session, sockets, address: to.to_string(), connected: true, deadline };
+    assemble(complete, params, memory)
+}
+
+fn connect_one(to: SocketAddr, params: &LinkParams, deadline: Instant) -> Result<OwnedFd, LinkError> {
+    let limit = params.tuning.handshake_timeout;
+    let timeout = || LinkError::HandshakeTimeout { address: to.to_string(), limit };
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(timeout());
+    }
+    let stream = TcpStream::connect_timeout(&to, left).map_err(|source| match source.kind() {
+        io::ErrorKind::TimedOut => timeout(),
+        _ => LinkError::Io { what: "connecting to the partner", source },
+    })?;
+    Ok(stream.into())
+}
+
+/// Makes a link of the sockets of one session.
+fn assemble(complete: Complete, params: &LinkParams, memory: Arc<dyn LogMemory>) -> Result<Link, LinkError> {
+    let tuning = params.tuning;
+    let sockets: Vec<Arc<OwnedFd>> = complete.sockets.into_iter().map(Arc::new).collect();
+    let [control, from_connector, from_listener] = &sockets[..] else {
+        unreachable!("a session is complete with one socket of each kind")
+    };
+    for socket in &sockets {
+        tune_tcp(socket, &tuning)?;
+    }
+    let (mine, theirs) =
+        if complete.connected { (from_connector, from_listener) } else { (from_listener, from_connector) };
+    let ring = Ring::new(memory);
+    let channel = |socket: &Arc<OwnedFd>, inbox_bytes| {
+        uring::Channel::new(Arc::clone(socket), ring.clone(), inbox_bytes).map_err(LinkError::io(
+            "setting up io_uring (is it forbidden here, by a container or by sysctl?)",
+        ))
+    };
+    let ending = Arc::new(Ending::new(sockets.clone(), Arc::clone(&params.counters)));
+    let gate = Arc::new(Gate::new(Arc::clone(&ending)));
+    let sender = sender::TcpSender::new(channel(mine, SENDER_INBOX_BYTES)?, Arc::clone(&ending), tuning);
+    let receiver = receiver::TcpReceiver::new(
+        channel(theirs, RECEIVER_INBOX_BYTES)?,
+        Arc::clone(theirs),
+        Arc::clone(&ending),
+        Arc::clone(&gate),
+        tuning,
+    );
+    let peer = PeerInfo {
+        volume: params.volume,
+        node: params.peer.clone(),
+        session: complete.session,
+        capacity_bytes: ring.capacity_bytes(),
+        address: complete.address,
+        transport: TransportKind::Tcp,
+    };
+    crate::counters::count(&params.counters.links, 1);
+    Ok(Link {
+        control: Box::new(StreamControl::new(
+            Arc::clone(control),
+            Arc::clone(&ending),
+            tuning.dead_peer_timeout,
+        )),
+        sender: Box::new(sender),
+        receiver: Box::new(receiver),
+        fence: gate,
+        peer,
+        closer: Closer::new(ending),
+    })
 }

@@ -1,0 +1,304 @@
+//! One data channel: a socket driven through io_uring, with an inbox for what arrives in small pieces.
+//!
+//! Invariants that make the pointers given to the kernel sound:
+//! - a receive never outlives the call that started it (it is cancelled and waited for), so whoever holds the
+//!   fence's transfer knows that nothing lands afterwards;
+//! - a send may outlive its call: its head and message live in a box, the log bytes in a ring that this value
+//!   keeps alive, and dropping it shuts the socket down and waits for the send.
+//!
+//! What can go wrong: io_uring cancels what a thread started when that thread ends; a send then reports what it
+//! has sent, and the rest is submitted again.
+
+use crate::memory::{Piece, Ring};
+use crate::socket::{timespec, try_recv};
+use io_uring::types::{Fd, SubmitArgs, Timespec};
+use io_uring::{IoUring, opcode, squeue};
+use rustix::io::Errno;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A send, a receive and a cancellation at once.
+const ENTRIES: u32 = 4;
+const SEND: u64 = 1;
+const RECEIVE: u64 = 2;
+const CANCEL: u64 = 3;
+/// How often waiting for the kernel to give a send back is tried before its memory is leaked instead.
+const DROP_TRIES: u32 = 1000;
+
+/// The message of the send in the kernel.
+struct Message {
+    head: [u8; super::HEAD_BYTES],
+    parts: [libc::iovec; 3],
+    header: libc::msghdr,
+}
+
+impl Message {
+    fn empty() -> Message {
+        let part = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+        // SAFETY: all zero is a valid msghdr: no name, no parts, no control data.
+        let header: libc::msghdr = unsafe { std::mem::zeroed() };
+        Message { head: [0; super::HEAD_BYTES], parts: [part; 3], header }
+    }
+}
+
+/// See the module.
+pub(super) struct Channel {
+    uring: IoUring,
+    socket: Arc<OwnedFd>,
+    ring: Ring,
+    message: Box<Message>,
+    sending: bool,
+    send_failed: Option<Errno>,
+    received: Option<Result<usize, Errno>>,
+    inbox: Box<[u8]>,
+    filled: std::ops::Range<usize>,
+}
+
+// SAFETY: the pointers in `message` point into the same box and into `ring`, which is Send; they are only used by
+// the kernel and by the thread that holds the value.
+unsafe impl Send for Channel {}
+
+/// How a wait ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Waited {
+    /// So many bytes came; 0 at the end of the stream.
+    Received(usize),
+    /// Time is over, or the send that was in the kernel is done.
+    Nothing,
+}
+
+impl Channel {
+    pub(super) fn new(socket: Arc<OwnedFd>, ring: Ring, inbox_bytes: usize) -> io::Result<Channel> {
+        Ok(Channel {
+            uring: IoUring::new(ENTRIES)?,
+            socket,
+            ring,
+            message: Box::new(Message::empty()),
+            sending: false,
+            send_failed: None,
+            received: None,
+            inbox: vec![0; inbox_bytes].into_boxed_slice(),
+            filled: 0..0,
+        })
+    }
+
+    pub(super) fn ring(&self) -> &Ring {
+        &self.ring
+    }
+
+    /// What has arrived and was not consumed.
+    pub(super) fn arrived(&self) -> &[u8] {
+        &self.inbox[self.filled.clone()]
+    }
+
+    pub(super) fn consume(&mut self, len: usize) {
+        assert!(len <= self.filled.len());
+        self.filled.start += len;
+    }
+
+    /// Whether a send is in the kernel. The next one must wait: two would mix their bytes.
+    pub(super) fn is_sending(&self) -> bool {
+        self.sending
+    }
+
+    /// Sends `head`, then `[from, from + len_bytes)` of the ring, in one message. What the socket does not take at
+    /// once goes on in the kernel.
+    pub(super) fn send(&mut self, head: [u8; super::HEAD_BYTES], pieces: [Piece; 2]) -> Result<(), Errno> {
+        assert!(!self.sending, "one send at a time");
+        let message = &mut *self.message;
+        message.head = head;
+        message.parts[0] = libc::iovec { iov_base: message.head.as_mut_ptr().cast(), iov_len: head.len() };
+        for (part, piece) in message.parts[1..].iter_mut().zip(pieces) {
+            *part = libc::iovec { iov_base: piece.pointer.cast(), iov_len: piece.len };
+        }
+        self.sending = true;
+        self.submit_send()?;
+        self.submit(0, None)?;
+        self.reap()
+    }
+
+    fn submit_send(&mut self) -> Result<(), Errno> {
+        let message = &mut *self.message;
+        message.header.msg_iov = message.parts.as_mut_ptr();
+        message.header.msg_iovlen = message.parts.len();
+        let flags = (libc::MSG_NOSIGNAL | libc::MSG_WAITALL) as u32;
+        let entry = opcode::SendMsg::new(Fd(self.socket.as_raw_fd()), &raw const message.header).flags(flags);
+        self.push(entry.build().user_data(SEND))
+    }
+
+    /// Receives into the inbox. Polls for `spin`, then sleeps until `deadline`. Returns early when a send that
+    /// was in the kernel is done.
+    pub(super) fn fill(&mut self, spin: Duration, deadline: Instant) -> Result<(Waited, bool), Errno> {
+        if self.filled.is_empty() {
+            self.filled = 0..0;
+        } else if self.filled.start > 0 {
+            self.inbox.copy_within(self.filled.clone(), 0);
+            self.filled = 0..self.filled.len();
+        }
+        let room = self.filled.end..self.inbox.len();
+        assert!(!room.is_empty(), "a full inbox holds a whole head");
+        let begin = Instant::now();
+        let until = deadline.min(begin + spin);
+        // With no time to sleep the socket is asked once; with none to spin the sleep itself asks.
+        while !spin.is_zero() || begin >= deadline {
+            if let Some(len) = try_recv(&*self.socket, &mut self.inbox[room.clone()])? {
+                self.filled.end += len;
+                return Ok((Waited::Received(len), false));
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                return Ok((Waited::Nothing, false));
+            }
+            if now >= until {
+                break;
+            }
+        }
+        let waited = self.receive(self.inbox[room.clone()].as_ptr().cast_mut(), room.len(), 0, deadline)?;
+        if let Waited::Received(len) = waited {
+            self.filled.end += len;
+        }
+        Ok((waited, true))
+    }
+
+    /// Receives `[from, from + len_bytes)` straight into the ring, all of it unless time or the stream ends;
+    /// `len_bytes` must lie in one piece of the ring. The caller holds the fence's transfer.
+    pub(super) fn receive_into_ring(&mut self, piece: Piece, deadline: Instant) -> Result<Waited, Errno> {
+        self.receive(piece.pointer, piece.len, libc::MSG_WAITALL, deadline)
+    }
+
+    fn receive(
+        &mut self,
+        pointer: *mut u8,
+        len: usize,
+        flags: i32,
+        deadline: Instant,
+    ) -> Result<Waited, Errno> {
+        let len = u32::try_from(len).unwrap_or(u32::MAX);
+        let was_sending = self.sending;
+        let entry = opcode::Recv::new(Fd(self.socket.as_raw_fd()), pointer, len).flags(flags);
+        self.push(entry.build().user_data(RECEIVE))?;
+        let mut outcome = Ok(());
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let submitted = outcome.and_then(|()| self.submit(1, Some(left)));
+            outcome = self.reap().and(submitted);
+            if let Some(received) = self.received.take() {
+                return received.map(Waited::Received);
+            }
+            if outcome.is_err() || left.is_zero() || (was_sending && !self.sending) {
+                break;
+            }
+        }
+        match self.cancel_receive()? {
+            Ok(len) => Ok(Waited::Received(len)),
+            Err(Errno::CANCELED | Errno::INTR | Errno::AGAIN) => outcome.map(|()| Waited::Nothing),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Takes the receive back from the kernel. Without this the kernel would write memory that is not its own any
+    /// more, so a failure to get it back aborts the process.
+    fn cancel_receive(&mut self) -> Result<Result<usize, Errno>, Errno> {
+        let pushed = self.push(opcode::AsyncCancel::new(RECEIVE).build().user_data(CANCEL));
+        for attempt in 0.. {
+            let submitted = pushed.and_then(|()| self.submit(1, Some(Duration::from_millis(100))));
+            let reaped = self.reap();
+            if let Some(received) = self.received.take() {
+                return reaped.map(|()| received);
+            }
+            if attempt >= DROP_TRIES {
+                tracing::error!(?submitted, "the kernel does not give a receive buffer back");
+                std::process::abort();
+            }
+        }
+        unreachable!("the loop ends by its bound")
+    }
+
+    fn push(&mut self, entry: squeue::Entry) -> Result<(), Errno> {
+        // SAFETY: what the entry points to outlives the operation, see the module's invariants.
+        unsafe { self.uring.submission().push(&entry) }.map_err(|_| Errno::BUSY)
+    }
+
+    fn submit(&mut self, want: usize, wait: Option<Duration>) -> Result<(), Errno> {
+        let submitted = match wait {
+            None => self.uring.submit(),
+            Some(wait) => {
+                let wait = timespec(wait);
+                let limit = Timespec::new().sec(wait.tv_sec as u64).nsec(wait.tv_nsec as u32);
+                self.uring.submitter().submit_with_args(want, &SubmitArgs::new().timespec(&limit))
+            }
+        };
+        match submitted.map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO)) {
+            Ok(_) | Err(Errno::TIME | Errno::INTR | Errno::AGAIN | Errno::BUSY) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Takes what the kernel has finished.
+    fn reap(&mut self) -> Result<(), Errno> {
+        loop {
+            let Some(done) = self.uring.completion().next() else { break };
+            let result = usize::try_from(done.result()).map_err(|_| Errno::from_raw_os_error(-done.result()));
+            match done.user_data() {
+                SEND => self.sent(result),
+                RECEIVE => self.received = Some(result),
+                _ => {}
+            }
+        }
+        // Only a send that was cut short submits again, and each time less is left.
+        if self.sending && self.send_failed.is_none() && self.message_cut_short() {
+            self.submit_send()?;
+            self.submit(0, None)?;
+        }
+        match self.send_failed {
+            Some(errno) => Err(errno),
+            None => Ok(()),
+        }
+    }
+
+    fn sent(&mut self, result: Result<usize, Errno>) {
+        let mut len = match result {
+            Ok(len) => len,
+            Err(Errno::CANCELED | Errno::INTR | Errno::AGAIN) => 0,
+            Err(errno) => {
+                self.sending = false;
+                self.send_failed = Some(errno);
+                return;
+            }
+        };
+        for part in &mut self.message.parts {
+            let step = len.min(part.iov_len);
+            part.iov_base = part.iov_base.wrapping_byte_add(step);
+            part.iov_len -= step;
+            len -= step;
+        }
+        self.sending = self.message.parts.iter().any(|part| part.iov_len > 0);
+        self.message.header.msg_iov = std::ptr::null_mut();
+    }
+
+    fn message_cut_short(&self) -> bool {
+        self.message.header.msg_iov.is_null()
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        // Ends the send that is in the kernel, and tells the peer. It may have been shut down before.
+        let _ = rustix::net::shutdown(&*self.socket, rustix::net::Shutdown::Both);
+        let mut tries = 0;
+        while self.sending && self.send_failed.is_none() {
+            let waited = self.submit(1, Some(Duration::from_millis(10)));
+            // A failure of the send ends this loop too.
+            let _ = self.reap();
+            tries += 1;
+            if tries >= DROP_TRIES {
+                tracing::error!(?waited, "the kernel does not give a send back; its memory is leaked");
+                std::mem::forget(self.ring.clone());
+                std::mem::forget(std::mem::replace(&mut self.message, Box::new(Message::empty())));
+                return;
+            }
+        }
+    }
+}
