@@ -188,7 +188,9 @@ impl Layers {
                     ObjectState::Dead => Some(false),
                     ObjectState::Linked => None,
                 };
-                orphan.into_iter().for_each(|is| drop(decided.entry(oid).or_insert(is)));
+                if let Some(orphan) = orphan {
+                    decided.entry(oid).or_insert(orphan);
+                }
             }
             ControlFlow::<()>::Continue(())
         });
