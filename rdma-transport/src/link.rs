@@ -19,7 +19,8 @@ pub const MAX_IN_FLIGHT: usize = 64;
 
 /// One volume's connection with the partner. The parts may be used from different threads.
 ///
-/// Dropping one part ends that part at the peer too; [`Link::closer`] ends all.
+/// Keep all parts for as long as the link is used: dropping one may end the whole link. [`Link::closer`] ends
+/// it from any thread.
 pub struct Link {
     /// Framed messages, both ways.
     pub control: Box<dyn Control>,

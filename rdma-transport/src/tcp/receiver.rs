@@ -51,13 +51,12 @@ impl TcpReceiver {
     }
 
     /// Takes the range whose head has arrived, if one has.
-    fn take_range(&mut self) -> Result<Option<Arrival>, LinkError> {
+    fn take_range(&mut self, expected: Lsn) -> Result<Option<Arrival>, LinkError> {
         if self.channel.arrived().len() < HEAD_BYTES {
             return Ok(None);
         }
         let checked = match Frame::decode(&array_at(self.channel.arrived(), 0)) {
             Ok(Frame::Data { from, to }) => {
-                let expected = self.expected.ok_or(LinkError::NotStarted)?;
                 check_range(expected, from, to.lsn, self.channel.ring().capacity_bytes())
                     .map(|len_bytes| (from, to, len_bytes))
             }
@@ -110,12 +109,13 @@ impl MirrorReceiver for TcpReceiver {
     }
 
     fn next(&mut self, wait: Duration) -> Result<Option<Arrival>, LinkError> {
+        let expected = self.expected.ok_or(LinkError::NotStarted)?;
         let deadline = deadline_after(wait);
         loop {
             self.ending.check()?;
-            if let Some(mut arrival) = self.take_range()? {
+            if let Some(mut arrival) = self.take_range(expected)? {
                 while self.whole_range_arrived() {
-                    arrival = self.take_range()?.unwrap_or(arrival);
+                    arrival = self.take_range(arrival.to.lsn)?.unwrap_or(arrival);
                 }
                 return Ok(Some(arrival));
             }
