@@ -3,20 +3,31 @@
 //! - [`op`]: one logged operation, absolute and self-contained, and its bytes in a log record.
 //! - [`delta`]: the net effect of a run of records, in memory, pointing into the log for file contents.
 //! - [`view`]: reads that look through the active Delta, the sealed ones, and the base.
+//! - [`base`]: the local tree by OID.
+//! - [`consistency`]: applying a sealed Delta to the base; it looks (`survey`), decides (`plan`), acts (`executor`).
 //!
 //! Nothing in `op`, `delta`, `extents` and `view` touches a disk; the base is behind [`view::BaseReader`].
 
 pub mod attributes;
+pub mod base;
+pub mod consistency;
 pub mod delta;
+mod executor;
 pub mod extents;
 pub mod name;
 pub mod op;
 #[cfg(any(test, feature = "oracle"))]
 #[doc(hidden)]
 pub mod oracle;
+mod plan;
+mod pool;
+mod survey;
+mod tree;
 pub mod view;
 
 pub use attributes::{AttrPatch, Attributes, ObjectKind, Timestamp};
+pub use base::{Base, OpenError, TreeError};
+pub use consistency::{ApplyError, ApplyReport, apply};
 pub use delta::{Birth, Delta, DeltaStats, ObjectDelta, ObjectState, RecordPosition, Slot, Target, Vanished};
 pub use extents::{Extent, ExtentMap, RangeSet, Source};
 pub use ids::Oid;

@@ -1,0 +1,202 @@
+//! The base: a volume's local directory tree, an ordinary tree that anybody can read, addressed by OID.
+//!
+//! Every inode in it carries a [`Label`]; the index finds inodes by OID and is checked against the labels. The
+//! hidden directory `.twinfiler` in the root holds what is ours:
+//!
+//! ```text
+//! .twinfiler/label        which volume this is; its lock keeps a second process out; its xattr the next OID
+//! .twinfiler/index.redb   OID → file handle, a cache
+//! .twinfiler/staging/     objects on their way to another slot, during a consistency point only
+//! .twinfiler/orphans/     objects without a name that somebody has open, named by OID
+//! ```
+//!
+//! Invariants: nothing outside of the root is reached (one component at a time, no symlink followed, no mount
+//! point crossed); only a consistency point changes the tree; an OID that was given is never given again.
+//!
+//! What can go wrong: a foreign tree, a second process, objects put there behind our back (refused or not
+//! shown, never touched), a missing or corrupt index (rebuilt by a walk), I/O errors ([`TreeError`]).
+
+mod adopt;
+mod cache;
+mod error;
+mod handles;
+mod index;
+pub(crate) mod inode;
+mod label;
+mod reader;
+mod root;
+#[cfg(test)]
+mod tests;
+
+pub use adopt::AdoptReport;
+pub use error::{OpenError, TreeError};
+pub use index::IndexError;
+pub use label::{LABEL_BYTES, LABEL_XATTR, Label, LabelError};
+pub use reader::BaseSpace;
+
+use ids::{Oid, VolumeId};
+use rustix::fs::Stat;
+use rustix::io::Errno;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use cache::DescriptorCache;
+use handles::FileHandle;
+use index::Index;
+use inode::Inode;
+
+/// The directory in the root that holds what is ours.
+pub const HIDDEN_NAME: &str = ".twinfiler";
+/// What mkfs.ext4 makes in a root; never part of a volume.
+pub const LOST_AND_FOUND_NAME: &str = "lost+found";
+/// The xattr of the label file that holds the next free OID.
+const NEXT_OID_XATTR: &str = "trusted.twinfiler.next";
+
+/// Whether clients can neither see nor make this name in the root directory.
+pub fn is_reserved_in_root(name: &[u8]) -> bool {
+    name == HIDDEN_NAME.as_bytes() || name == LOST_AND_FOUND_NAME.as_bytes()
+}
+
+/// See the module. Made with [`Base::create`], [`Base::adopt`] or [`Base::open`].
+pub struct Base {
+    path: PathBuf,
+    volume: VolumeId,
+    root: OwnedFd,
+    staging: OwnedFd,
+    orphans: OwnedFd,
+    label_file: OwnedFd,
+    index: Index,
+    cache: DescriptorCache,
+    next_oid: AtomicU64,
+}
+
+impl std::fmt::Debug for Base {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Base").field("path", &self.path).field("volume", &self.volume).finish_non_exhaustive()
+    }
+}
+
+impl Base {
+    /// The volume that the tree belongs to.
+    pub fn volume(&self) -> VolumeId {
+        self.volume
+    }
+
+    /// The root directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The first OID that no applied record has given; what is still in the log may have given more.
+    pub fn next_oid(&self) -> Oid {
+        Oid(self.next_oid.load(Ordering::Acquire))
+    }
+
+    /// OIDs before `next` have been given. Durable with the next [`Base::sync`].
+    pub fn raise_next_oid(&self, next: Oid) {
+        self.next_oid.fetch_max(next.0, Ordering::AcqRel);
+    }
+
+    /// Number of objects in the tree, orphans and the root included.
+    ///
+    /// # Errors
+    /// When the index can not be read.
+    pub fn object_count(&self) -> Result<u64, IndexError> {
+        self.index.len()
+    }
+
+    /// Makes everything that was applied durable: next OID, index, and the filesystem (`syncfs`). After it the
+    /// log's tail may move.
+    ///
+    /// # Errors
+    /// When something could not be written; a later call may not report it again, so the caller applies again
+    /// before it trims.
+    pub fn sync(&self) -> Result<(), TreeError> {
+        let next = self.next_oid().0.to_le_bytes();
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::fsetxattr(&self.label_file, NEXT_OID_XATTR, &next, flags)
+            .map_err(TreeError::at("keep the next object id of", self.path.display()))?;
+        self.index.commit().map_err(|error| self.index_failed(&error))?;
+        rustix::fs::syncfs(&self.root).map_err(TreeError::at("flush the filesystem of", self.path.display()))
+    }
+
+    pub(crate) fn root_fd(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+    pub(crate) fn staging_fd(&self) -> BorrowedFd<'_> {
+        self.staging.as_fd()
+    }
+    pub(crate) fn orphans_fd(&self) -> BorrowedFd<'_> {
+        self.orphans.as_fd()
+    }
+
+    /// The inode of an object. `ENOENT`: the tree does not hold it.
+    pub(crate) fn inode(&self, oid: Oid) -> Result<Arc<Inode>, TreeError> {
+        if let Some(inode) = self.cache.get(oid) {
+            return Ok(inode);
+        }
+        let absent = || TreeError { doing: "find", at: oid.to_string(), errno: Errno::NOENT };
+        let handle = self.index.get(oid).map_err(|error| self.index_failed(&error))?.ok_or_else(absent)?;
+        let fd = match handle.open(self.root_fd()) {
+            Err(Errno::STALE | Errno::NOENT) => return Err(absent()),
+            other => other.map_err(TreeError::at("open by handle", oid))?,
+        };
+        let (stat, label) = examine(fd.as_fd(), &oid)?;
+        match label {
+            Some(label) if label.oid == oid && stat.st_nlink > 0 => self.keep(fd, &stat, label),
+            _ => Err(absent()),
+        }
+    }
+
+    /// Keeps an open, labelled inode for later calls.
+    pub(crate) fn keep(&self, fd: OwnedFd, stat: &Stat, label: Label) -> Result<Arc<Inode>, TreeError> {
+        if let Some(inode) = self.cache.get(label.oid).filter(|inode| inode.number() == stat.st_ino) {
+            return Ok(inode);
+        }
+        let inode = Arc::new(Inode::new(fd, stat, label.oid).map_err(TreeError::at("use", label.oid))?);
+        self.cache.insert(inode.clone());
+        Ok(inode)
+    }
+
+    /// Makes an inode findable by its OID.
+    pub(crate) fn remember(&self, inode: &Inode) -> Result<(), TreeError> {
+        let handle = FileHandle::of(inode.fd()).map_err(TreeError::at("get the handle of", inode.oid()))?;
+        self.index.set(inode.oid(), Some(handle)).map_err(|error| self.index_failed(&error))
+    }
+
+    /// From now on this is the object of that OID.
+    pub(crate) fn install(&self, inode: Inode) -> Result<(), TreeError> {
+        self.remember(&inode)?;
+        self.cache.insert(Arc::new(inode));
+        Ok(())
+    }
+
+    /// The object is gone.
+    pub(crate) fn forget(&self, oid: Oid) -> Result<(), TreeError> {
+        self.cache.remove(oid);
+        self.index.set(oid, None).map_err(|error| self.index_failed(&error))
+    }
+
+    fn index_failed(&self, error: &IndexError) -> TreeError {
+        tracing::error!(path = %self.path.display(), %error, "the volume's index failed");
+        TreeError { doing: "use the index of", at: self.path.display().to_string(), errno: Errno::IO }
+    }
+}
+
+/// `stat` and label of what a descriptor names. A label that can not be read is an I/O error.
+pub(crate) fn examine(
+    fd: BorrowedFd<'_>,
+    at: &dyn std::fmt::Display,
+) -> Result<(Stat, Option<Label>), TreeError> {
+    let stat = rustix::fs::fstat(fd).map_err(TreeError::at("stat", at))?;
+    let label = inode::read_label(fd).map_err(TreeError::at("read the label of", at))?;
+    match label {
+        Ok(label) => Ok((stat, label)),
+        Err(why) => {
+            tracing::error!(%at, %why, "an object's label can not be used");
+            Err(TreeError { doing: "use the label of", at: at.to_string(), errno: Errno::IO })
+        }
+    }
+}

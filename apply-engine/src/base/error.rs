@@ -1,0 +1,151 @@
+//! What can go wrong with a volume's root directory, and with one system call in it.
+
+use ids::VolumeId;
+use rustix::io::Errno;
+use std::path::PathBuf;
+
+use super::label::LabelError;
+
+/// One system call below the volume root failed.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("can not {doing} {at}: {errno}")]
+pub struct TreeError {
+    /// What was tried, as words that fit after "can not".
+    pub doing: &'static str,
+    /// The object or the slot.
+    pub at: String,
+    /// Why not.
+    pub errno: Errno,
+}
+
+impl TreeError {
+    /// Names what was tried and where.
+    pub(crate) fn at(doing: &'static str, at: impl ToString) -> impl FnOnce(Errno) -> TreeError {
+        move |errno| TreeError { doing, at: at.to_string(), errno }
+    }
+
+    /// The filesystem (or a quota) is full.
+    pub fn is_no_space(&self) -> bool {
+        self.errno == Errno::NOSPC || self.errno == Errno::DQUOT
+    }
+}
+
+impl From<TreeError> for std::io::Error {
+    fn from(error: TreeError) -> std::io::Error {
+        error.errno.into()
+    }
+}
+
+/// A volume root that can not be used, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Not root.
+    #[error("twinfiler keeps other people's ownership and opens files by handle: run it as root")]
+    NotRoot,
+    /// No such directory, or not readable.
+    #[error("can not open the volume root {}: {errno}", path.display())]
+    Root {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        errno: Errno,
+    },
+    /// There is no volume here.
+    #[error("{} holds no Twinfiler volume: make one with `twinfiler init`, or with `--adopt` if it has files", path.display())]
+    NotAVolume {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Something is there already.
+    #[error("{} is not empty (found {found:?}): use an empty directory, or take the files over with `--adopt`", path.display())]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+        /// One entry.
+        found: String,
+    },
+    /// A volume is there already.
+    #[error("{} already holds volume {found}: nothing was changed", path.display())]
+    Exists {
+        /// The directory.
+        path: PathBuf,
+        /// Which volume.
+        found: VolumeId,
+    },
+    /// Another volume's tree.
+    #[error("{} belongs to volume {found}, not to {expected}: check the configured path and volume id", path.display())]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        found: VolumeId,
+        /// Whose it should be.
+        expected: VolumeId,
+    },
+    /// An adoption did not end.
+    #[error("adopting {} was interrupted: run `twinfiler init --adopt` again, it goes on where it stopped", path.display())]
+    HalfAdopted {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The label file makes no sense.
+    #[error("{}: {why}; restore it, or remove .twinfiler and adopt the tree again", path.display())]
+    BadLabel {
+        /// The label file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// Another process has it.
+    #[error("{} is in use by another twinfiler process", path.display())]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The filesystem can not hold a volume.
+    #[error("the filesystem of {} can not hold a volume, it has no {missing}: use ext4, xfs or btrfs", path.display())]
+    Unsuitable {
+        /// The directory.
+        path: PathBuf,
+        /// What it lacks.
+        missing: &'static str,
+    },
+    /// A mount point inside the tree.
+    #[error("{path} is another filesystem: unmount it, or keep it outside of the volume")]
+    MountPoint {
+        /// The directory.
+        path: String,
+    },
+    /// An object that carries the label of some other volume, or twice the same.
+    #[error(
+        "{path} already carries the label {oid} of a volume: clear it (`setfattr -x trusted.twinfiler`) if that volume is gone"
+    )]
+    AlreadyLabelled {
+        /// The object.
+        path: String,
+        /// What its label says.
+        oid: ids::Oid,
+    },
+    /// A label that can not be read.
+    #[error("{path}: {why}")]
+    Label {
+        /// The object.
+        path: String,
+        /// What is wrong.
+        why: LabelError,
+    },
+    /// An object without a label.
+    #[error(
+        "{path} has no label: it was put there behind Twinfiler's back; move it away and copy it in through a mount"
+    )]
+    Unlabelled {
+        /// The object.
+        path: String,
+    },
+    /// A system call failed.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// The index can not even be made anew.
+    #[error(transparent)]
+    Index(#[from] super::index::IndexError),
+}

@@ -1,0 +1,231 @@
+//! One inode below the volume root, held by an `O_PATH` descriptor, and the calls that work on it.
+//!
+//! A descriptor names the inode whatever its path has become. Names are only ever resolved one component at a
+//! time, beneath the root, following no symlink and entering no other filesystem. Files are opened through
+//! `/proc/self/fd/N`, which opens exactly this inode, with `O_NOATIME`: reading the base leaves no trace.
+
+use ids::Oid;
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Stat, Timestamps, Uid};
+use rustix::io::Errno;
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::OnceLock;
+
+use super::label::{LABEL_BYTES, LABEL_XATTR, Label, LabelError};
+use crate::attributes::{ObjectKind, Timestamp};
+
+/// Largest list of xattr names and largest value that Linux gives.
+const MAX_XATTR_BYTES: usize = 64 << 10;
+
+/// `/proc/self/fd/N`: the inode itself, for calls that want a path.
+pub(crate) fn proc_path(fd: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+/// Opens one name in a directory as an `O_PATH` descriptor. `EXDEV`: a mount point.
+pub(crate) fn open_child(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
+    rustix::fs::openat2(
+        dir,
+        name,
+        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::BENEATH
+            | ResolveFlags::NO_SYMLINKS
+            | ResolveFlags::NO_MAGICLINKS
+            | ResolveFlags::NO_XDEV,
+    )
+}
+
+/// The label of the inode behind a descriptor; `None` when it has none.
+pub(crate) fn read_label(fd: BorrowedFd<'_>) -> Result<Result<Option<Label>, LabelError>, Errno> {
+    let mut bytes = [0; LABEL_BYTES + 1];
+    match rustix::fs::getxattr(proc_path(fd), LABEL_XATTR, &mut bytes[..]) {
+        Ok(len) => Ok(Label::decode(&bytes[..len]).map(Some)),
+        Err(Errno::NODATA) => Ok(Ok(None)),
+        Err(Errno::RANGE) => Ok(Err(LabelError::Length(LABEL_BYTES + 2))),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Writes the label of the inode behind a descriptor.
+pub(crate) fn write_label(fd: BorrowedFd<'_>, label: &Label) -> Result<(), Errno> {
+    rustix::fs::setxattr(proc_path(fd), LABEL_XATTR, &label.encode(), rustix::fs::XattrFlags::empty())
+}
+
+/// The entries of a directory, `.` and `..` included. Leaves no trace in its atime.
+pub(crate) fn read_directory(dir: BorrowedFd<'_>) -> Result<rustix::fs::Dir, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOATIME;
+    rustix::fs::Dir::new(rustix::fs::openat(dir, c".", flags, Mode::empty())?)
+}
+
+/// Names in a directory, without `.` and `..`, in no order.
+pub(crate) fn list_names(dir: BorrowedFd<'_>) -> Result<Vec<Vec<u8>>, Errno> {
+    let mut names = Vec::new();
+    for entry in read_directory(dir)? {
+        let entry = entry?;
+        match entry.file_name().to_bytes() {
+            b"." | b".." => {}
+            name => names.push(name.to_vec()),
+        }
+    }
+    Ok(names)
+}
+
+/// The kind that a `stat` shows.
+pub(crate) fn kind_of(stat: &Stat) -> Result<ObjectKind, Errno> {
+    ObjectKind::from_st_mode(stat.st_mode).ok_or(Errno::NOTSUP)
+}
+
+/// See the module.
+pub(crate) struct Inode {
+    path_fd: OwnedFd,
+    oid: Oid,
+    number: u64,
+    kind: ObjectKind,
+    /// `path_fd` is good for contents too.
+    is_open: bool,
+    file: OnceLock<OwnedFd>,
+}
+
+impl Inode {
+    /// Takes a descriptor whose label and `stat` have been read.
+    pub(crate) fn new(path_fd: OwnedFd, stat: &Stat, oid: Oid) -> Result<Inode, Errno> {
+        let kind = kind_of(stat)?;
+        Ok(Inode { path_fd, oid, number: stat.st_ino, kind, is_open: false, file: OnceLock::new() })
+    }
+
+    /// Like [`Inode::new`] for a regular file that is open read-write.
+    pub(crate) fn new_open(file: OwnedFd, stat: &Stat, oid: Oid) -> Result<Inode, Errno> {
+        Ok(Inode { is_open: true, ..Inode::new(file, stat, oid)? })
+    }
+
+    pub(crate) fn oid(&self) -> Oid {
+        self.oid
+    }
+    pub(crate) fn kind(&self) -> ObjectKind {
+        self.kind
+    }
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+    /// Read anew each time: a consistency point may have changed it.
+    pub(crate) fn label(&self) -> Result<Label, Errno> {
+        read_label(self.fd())?.ok().flatten().ok_or(Errno::IO)
+    }
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.path_fd.as_fd()
+    }
+    pub(crate) fn stat(&self) -> Result<Stat, Errno> {
+        rustix::fs::fstat(&self.path_fd)
+    }
+
+    pub(crate) fn set_label(&self, label: &Label) -> Result<(), Errno> {
+        write_label(self.fd(), label)
+    }
+
+    /// A descriptor for contents: a regular file read-write (read-only where that is refused), a directory for
+    /// reading.
+    pub(crate) fn file(&self) -> Result<BorrowedFd<'_>, Errno> {
+        if self.is_open {
+            return Ok(self.fd());
+        }
+        if let Some(file) = self.file.get() {
+            return Ok(file.as_fd());
+        }
+        let common = OFlags::CLOEXEC | OFlags::NOATIME;
+        let path = proc_path(self.fd());
+        let open = |flags| rustix::fs::open(path.as_str(), flags | common, Mode::empty());
+        let opened = match self.kind {
+            ObjectKind::Directory => open(OFlags::RDONLY | OFlags::DIRECTORY)?,
+            ObjectKind::File => match open(OFlags::RDWR) {
+                Err(Errno::PERM | Errno::ROFS | Errno::ACCESS | Errno::TXTBSY) => open(OFlags::RDONLY)?,
+                other => other?,
+            },
+            _ => return Err(Errno::INVAL),
+        };
+        Ok(self.file.get_or_init(|| opened).as_fd())
+    }
+
+    /// Names of all xattrs, the label hidden.
+    pub(crate) fn xattr_names(&self) -> Result<Vec<Vec<u8>>, Errno> {
+        let mut buffer = vec![0; MAX_XATTR_BYTES];
+        let len = match rustix::fs::listxattr(proc_path(self.fd()), &mut buffer[..]) {
+            Err(Errno::NOTSUP) => 0,
+            other => other?,
+        };
+        let hidden = |name: &&[u8]| name.is_empty() || *name == LABEL_XATTR.as_bytes();
+        Ok(buffer[..len].split(|b| *b == 0).filter(|name| !hidden(name)).map(<[u8]>::to_vec).collect())
+    }
+
+    pub(crate) fn xattr(&self, name: &[u8]) -> Result<Option<Vec<u8>>, Errno> {
+        if name == LABEL_XATTR.as_bytes() {
+            return Ok(None);
+        }
+        let mut buffer = vec![0; MAX_XATTR_BYTES];
+        match rustix::fs::getxattr(proc_path(self.fd()), name, &mut buffer[..]) {
+            Ok(len) => {
+                buffer.truncate(len);
+                Ok(Some(buffer))
+            }
+            Err(Errno::NODATA | Errno::NOTSUP) => Ok(None),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    pub(crate) fn set_xattr(&self, name: &[u8], value: &[u8]) -> Result<(), Errno> {
+        rustix::fs::setxattr(proc_path(self.fd()), name, value, rustix::fs::XattrFlags::empty())
+    }
+
+    /// Removing what is not there is fine.
+    pub(crate) fn remove_xattr(&self, name: &[u8]) -> Result<(), Errno> {
+        match rustix::fs::removexattr(proc_path(self.fd()), name) {
+            Err(Errno::NODATA) => Ok(()),
+            other => other,
+        }
+    }
+
+    pub(crate) fn set_owner(&self, uid: u32, gid: u32) -> Result<(), Errno> {
+        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+        rustix::fs::chownat(self.fd(), c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH)
+    }
+
+    /// Symlinks have no mode of their own on Linux.
+    pub(crate) fn set_mode(&self, mode: u32) -> Result<(), Errno> {
+        match self.kind {
+            ObjectKind::Symlink => Ok(()),
+            _ => rustix::fs::chmod(proc_path(self.fd()), Mode::from_raw_mode(mode)),
+        }
+    }
+
+    pub(crate) fn set_times(&self, atime: Option<Timestamp>, mtime: Option<Timestamp>) -> Result<(), Errno> {
+        let spec = |time: Option<Timestamp>| match time {
+            Some(time) => rustix::fs::Timespec { tv_sec: time.secs, tv_nsec: time.nanos.into() },
+            None => rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
+        };
+        let times = Timestamps { last_access: spec(atime), last_modification: spec(mtime) };
+        rustix::fs::utimensat(self.fd(), c"", &times, AtFlags::EMPTY_PATH)
+    }
+
+    /// Where a directory is now: its parent and its name there. `None`: it was removed.
+    pub(crate) fn locate_directory(&self) -> Result<Option<(OwnedFd, Vec<u8>)>, Errno> {
+        let path = rustix::fs::readlink(proc_path(self.fd()), Vec::new())?;
+        let Some(name) = path.to_bytes().rsplit(|b| *b == b'/').next().filter(|name| !name.is_empty()) else {
+            return Ok(None);
+        };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let parent = rustix::fs::openat(self.fd(), c"..", flags, Mode::empty())?;
+        match open_child(parent.as_fd(), name) {
+            Ok(child) if rustix::fs::fstat(&child)?.st_ino == self.number => {
+                Ok(Some((parent, name.to_vec())))
+            }
+            Ok(_) | Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(errno),
+        }
+    }
+}
+
+/// Bytes as the path-taking calls of the standard library want them.
+pub(crate) fn os(name: &[u8]) -> &OsStr {
+    OsStr::from_bytes(name)
+}

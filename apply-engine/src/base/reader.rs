@@ -1,0 +1,202 @@
+//! The base as merged reads see it: labels, the hidden directory and `lost+found` are not there; ctime, link
+//! count and generation are those of the label.
+//!
+//! An inode without a label was put there behind our back, or by a consistency point that is under way (a Delta
+//! then hides it): it is not listed, and a look-up that gets as far as here fails with EIO, so that nothing is
+//! ever made in its place.
+
+use ids::Oid;
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
+use std::io;
+use std::ops::ControlFlow;
+use std::os::fd::AsFd;
+
+use super::inode::{self, Inode, open_child, os};
+use super::label::{LABEL_BYTES, LABEL_XATTR, Label};
+use super::{Base, TreeError, examine, is_reserved_in_root};
+use crate::attributes::{Attributes, ObjectKind, Timestamp};
+use crate::delta::Target;
+use crate::name::NameRef;
+use crate::view::{BaseEntry, BaseReader};
+
+/// Room in the filesystem that holds the base.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BaseSpace {
+    /// Size of the filesystem.
+    pub total_bytes: u64,
+    /// What is left for objects.
+    pub free_bytes: u64,
+    /// Inodes it can hold; `None` where they are made on demand (btrfs).
+    pub total_inodes: Option<u64>,
+    /// Inodes left; `None` likewise.
+    pub free_inodes: Option<u64>,
+    /// Granularity of allocation.
+    pub block_bytes: u32,
+}
+
+impl Base {
+    /// Room in the filesystem.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn space(&self) -> Result<BaseSpace, TreeError> {
+        let vfs = rustix::fs::fstatvfs(self.root_fd())
+            .map_err(TreeError::at("get the free space of", self.path().display()))?;
+        Ok(BaseSpace {
+            total_bytes: vfs.f_blocks.saturating_mul(vfs.f_frsize),
+            free_bytes: vfs.f_bavail.saturating_mul(vfs.f_frsize),
+            total_inodes: (vfs.f_files != 0).then_some(vfs.f_files),
+            free_inodes: (vfs.f_files != 0).then_some(vfs.f_favail),
+            block_bytes: u32::try_from(vfs.f_frsize).unwrap_or(u32::MAX),
+        })
+    }
+
+    fn on<T>(&self, oid: Oid, act: impl FnOnce(&Inode) -> Result<T, Errno>) -> io::Result<T> {
+        Ok(act(&*self.inode(oid)?)?)
+    }
+
+    fn seek(&self, oid: Oid, to: SeekFrom) -> io::Result<Option<u64>> {
+        self.on(oid, |inode| match rustix::fs::seek(inode.file()?, to) {
+            Ok(at) => Ok(Some(at)),
+            Err(Errno::NXIO) => Ok(None),
+            Err(errno) => Err(errno),
+        })
+    }
+}
+
+impl BaseReader for Base {
+    fn lookup(&self, parent: Oid, name: NameRef<'_>) -> io::Result<Option<Target>> {
+        if parent == Oid::ROOT && is_reserved_in_root(name.as_bytes()) {
+            return Ok(None);
+        }
+        let directory = match self.inode(parent) {
+            Err(TreeError { errno: Errno::NOENT, .. }) => return Ok(None),
+            other => other?,
+        };
+        let fd = match open_child(directory.fd(), name.as_bytes()) {
+            Err(Errno::NOENT) => return Ok(None),
+            other => other?,
+        };
+        let (stat, label) = examine(fd.as_fd(), &format_args!("{parent}/{name:?}"))?;
+        let Some(label) = label else {
+            tracing::warn!(%parent, ?name, "an object without a label is in the way; move it out of the tree");
+            return Err(Errno::IO.into());
+        };
+        let inode = self.keep(fd, &stat, label)?;
+        Ok(Some(Target { oid: label.oid, kind: inode.kind() }))
+    }
+
+    fn attributes(&self, oid: Oid) -> io::Result<Attributes> {
+        let inode = self.inode(oid)?;
+        let (stat, label) = (inode.stat()?, inode.label()?);
+        let time = |secs: i64, nanos| Timestamp { secs, nanos };
+        let is_directory = inode.kind().is_directory();
+        Ok(Attributes {
+            oid,
+            kind: inode.kind(),
+            mode: stat.st_mode & 0o7777,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            nlink: label.nlink,
+            // What a filesystem says of a directory's size differs between two nodes.
+            size: if is_directory { 0 } else { u64::try_from(stat.st_size).unwrap_or(0) },
+            blocks_bytes: u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512),
+            atime: time(stat.st_atime, u32::try_from(stat.st_atime_nsec).unwrap_or(0)),
+            mtime: time(stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)),
+            ctime: label.ctime,
+            rdev: match inode.kind() {
+                ObjectKind::CharDevice | ObjectKind::BlockDevice => stat.st_rdev,
+                _ => 0,
+            },
+            generation: label.generation,
+        })
+    }
+
+    fn parent(&self, directory: Oid) -> io::Result<Oid> {
+        if directory == Oid::ROOT {
+            return Ok(Oid::ROOT);
+        }
+        let inode = self.inode(directory)?;
+        let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
+        let above = rustix::fs::openat(inode.fd(), c"..", flags, rustix::fs::Mode::empty())?;
+        let (_, label) = examine(above.as_fd(), &format_args!("the parent of {directory}"))?;
+        label.map(|label| label.oid).ok_or_else(|| Errno::NOENT.into())
+    }
+
+    fn read_at(&self, oid: Oid, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let inode = self.inode(oid)?;
+        let file = inode.file()?;
+        let mut filled = 0;
+        while filled < buf.len() {
+            match rustix::io::pread(file, &mut buf[filled..], offset.saturating_add(filled as u64)) {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(filled)
+    }
+
+    fn readdir(
+        &self,
+        directory: Oid,
+        visit: &mut dyn FnMut(BaseEntry<'_>) -> ControlFlow<()>,
+    ) -> io::Result<()> {
+        let inode = self.inode(directory)?;
+        let prefix = inode::proc_path(inode.fd());
+        for entry in inode::read_directory(inode.fd())? {
+            let entry = entry?;
+            let Ok(name) = NameRef::new(entry.file_name().to_bytes()) else { continue };
+            if directory == Oid::ROOT && is_reserved_in_root(name.as_bytes()) {
+                continue;
+            }
+            // One component below a descriptor, not followed: this can not leave the directory.
+            let path = std::path::Path::new(&prefix).join(os(name.as_bytes()));
+            let mut bytes = [0; LABEL_BYTES];
+            let label = match rustix::fs::lgetxattr(&path, LABEL_XATTR, &mut bytes[..]) {
+                Ok(len) => Label::decode(&bytes[..len]).map_err(io::Error::other)?,
+                Err(Errno::NODATA | Errno::NOENT) => continue,
+                Err(errno) => return Err(errno.into()),
+            };
+            let kind = match ObjectKind::from_st_mode(entry.file_type().as_raw_mode()) {
+                Some(kind) => kind,
+                None => match rustix::fs::lstat(&path) {
+                    Ok(stat) => inode::kind_of(&stat)?,
+                    Err(Errno::NOENT) => continue,
+                    Err(errno) => return Err(errno.into()),
+                },
+            };
+            if visit(BaseEntry { name, oid: label.oid, kind }).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn readlink(&self, oid: Oid) -> io::Result<Vec<u8>> {
+        self.on(oid, |inode| Ok(rustix::fs::readlinkat(inode.fd(), c"", Vec::new())?.into_bytes()))
+    }
+
+    fn xattr(&self, oid: Oid, name: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        self.on(oid, |inode| inode.xattr(name))
+    }
+
+    fn xattr_names(&self, oid: Oid) -> io::Result<Vec<Vec<u8>>> {
+        self.on(oid, Inode::xattr_names)
+    }
+
+    fn seek_data(&self, oid: Oid, offset: u64) -> io::Result<Option<u64>> {
+        self.seek(oid, SeekFrom::Data(offset))
+    }
+
+    fn seek_hole(&self, oid: Oid, offset: u64) -> io::Result<Option<u64>> {
+        self.seek(oid, SeekFrom::Hole(offset))
+    }
+
+    fn orphans(&self) -> io::Result<Vec<Oid>> {
+        let names = inode::list_names(self.orphans_fd())?;
+        Ok(names.iter().filter_map(|name| std::str::from_utf8(name).ok()?.parse().ok().map(Oid)).collect())
+    }
+}

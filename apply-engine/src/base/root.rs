@@ -1,0 +1,263 @@
+//! Making and opening a volume root.
+//!
+//! The label file is written last and atomically: a root without it holds no volume, whatever else is there.
+//! Nothing is written into a directory that is not known to be ours or empty.
+
+use ids::{Oid, VolumeId};
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+
+use super::adopt::{self, AdoptReport};
+use super::cache::DescriptorCache;
+use super::index::Index;
+use super::{Base, HIDDEN_NAME, NEXT_OID_XATTR, OpenError, TreeError, inode, is_reserved_in_root};
+use crate::attributes::Timestamp;
+
+/// Share of the process's descriptors that one base may keep open: one in this many.
+const DESCRIPTOR_SHARE: u64 = 8;
+/// Bounds of the descriptor cache, in inodes.
+const CACHE_INODES: std::ops::RangeInclusive<u64> = 64..=8192;
+/// First line of a label file.
+const LABEL_HEAD: &str = "twinfiler base, version 1";
+
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// How far a root has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    Adopting,
+    Complete,
+}
+
+impl Base {
+    /// Makes a new, empty volume in an existing, empty directory.
+    ///
+    /// # Errors
+    /// See [`OpenError`]. Nothing is changed when the directory holds anything.
+    pub fn create(path: &Path, volume: VolumeId) -> Result<Base, OpenError> {
+        let root = open_root(path)?;
+        if let Some((found, _)) = read_label_file(path)? {
+            return Err(OpenError::Exists { path: path.into(), found });
+        }
+        let found = inode::list_names(root.as_fd()).map_err(root_error(path))?;
+        if let Some(name) = found.iter().find(|name| !is_reserved_in_root(name)) {
+            return Err(OpenError::NotEmpty {
+                path: path.into(),
+                found: inode::os(name).display().to_string(),
+            });
+        }
+        Base::make(path, root, volume, false).map(|(base, _)| base)
+    }
+
+    /// Takes over an existing tree: every object gets an OID and a label, nothing else changes. Goes on where
+    /// an interrupted adoption stopped. The same tree on two nodes gets the same OIDs.
+    ///
+    /// # Errors
+    /// See [`OpenError`]: a volume is there, a mount point is inside, an object carries a foreign label.
+    pub fn adopt(path: &Path, volume: VolumeId) -> Result<(Base, AdoptReport), OpenError> {
+        let root = open_root(path)?;
+        match read_label_file(path)? {
+            Some((found, _)) if found != volume => {
+                Err(OpenError::Foreign { path: path.into(), found, expected: volume })
+            }
+            Some((found, Stage::Complete)) => Err(OpenError::Exists { path: path.into(), found }),
+            Some((_, Stage::Adopting)) => Base::make(path, root, volume, true),
+            None => Base::make(path, root, volume, false),
+        }
+    }
+
+    /// Opens a volume, and rebuilds its index when that is missing or corrupt.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open(path: &Path, volume: VolumeId) -> Result<Base, OpenError> {
+        let root = open_root(path)?;
+        match read_label_file(path)? {
+            None => return Err(OpenError::NotAVolume { path: path.into() }),
+            Some((found, _)) if found != volume => {
+                return Err(OpenError::Foreign { path: path.into(), found, expected: volume });
+            }
+            Some((_, Stage::Adopting)) => return Err(OpenError::HalfAdopted { path: path.into() }),
+            Some((_, Stage::Complete)) => {}
+        }
+        let label_file = lock_label_file(path)?;
+        let index_path = path.join(HIDDEN_NAME).join("index.redb");
+        let (index, sound) = match Index::open(&index_path) {
+            Ok(index) => (index, true),
+            Err(why) => {
+                tracing::warn!(path = %path.display(), %why, "rebuilding the index by a walk");
+                (fresh_index(&index_path)?, false)
+            }
+        };
+        let mut next = [0; 8];
+        let next_oid = match rustix::fs::fgetxattr(&label_file, NEXT_OID_XATTR, &mut next[..]) {
+            Ok(8) => u64::from_le_bytes(next),
+            _ => {
+                let path = path.join(HIDDEN_NAME).join("label");
+                return Err(OpenError::BadLabel {
+                    path,
+                    why: format!("its {NEXT_OID_XATTR} xattr is missing"),
+                });
+            }
+        };
+        let base = assemble(path, volume, root, label_file, index, next_oid)?;
+        if !sound {
+            adopt::rebuild_index(&base)?;
+        }
+        Ok(base)
+    }
+
+    fn make(
+        path: &Path,
+        root: OwnedFd,
+        volume: VolumeId,
+        resumed: bool,
+    ) -> Result<(Base, AdoptReport), OpenError> {
+        check_suitable(path, &root)?;
+        let next_oid = adopt::check(root.as_fd(), resumed)?;
+        let before = rustix::fs::fstat(&root).map_err(root_error(path))?;
+        let hidden = path.join(HIDDEN_NAME);
+        for directory in [hidden.clone(), hidden.join("staging"), hidden.join("orphans")] {
+            match rustix::fs::mkdir(&directory, Mode::RWXU) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(errno) => return Err(OpenError::Root { path: directory, errno }),
+            }
+        }
+        write_label_file(path, volume, Stage::Adopting)?;
+        let label_file = lock_label_file(path)?;
+        let index = fresh_index(&hidden.join("index.redb"))?;
+        let base = assemble(path, volume, root, label_file, index, next_oid.0)?;
+        let report = adopt::adopt(&base, &before)?;
+        base.sync()?;
+        // The name is replaced, so the lock moves to the new file.
+        write_label_file(path, volume, Stage::Complete)?;
+        let base = Base { label_file: lock_label_file(path)?, ..base };
+        base.sync()?;
+        let time = |secs: i64, nanos: u64| Timestamp { secs, nanos: u32::try_from(nanos).unwrap_or(0) };
+        base.inode(Oid::ROOT)?
+            .set_times(
+                Some(time(before.st_atime, before.st_atime_nsec)),
+                Some(time(before.st_mtime, before.st_mtime_nsec)),
+            )
+            .map_err(TreeError::at("restore the times of", path.display()))?;
+        Ok((base, report))
+    }
+}
+
+fn root_error(path: &Path) -> impl Fn(Errno) -> OpenError {
+    let path = path.to_owned();
+    move |errno| OpenError::Root { path: path.clone(), errno }
+}
+
+fn open_root(path: &Path) -> Result<OwnedFd, OpenError> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(OpenError::NotRoot);
+    }
+    rustix::fs::open(path, DIRECTORY | OFlags::NOATIME, Mode::empty()).map_err(root_error(path))
+}
+
+fn assemble(
+    path: &Path,
+    volume: VolumeId,
+    root: OwnedFd,
+    label_file: OwnedFd,
+    index: Index,
+    next_oid: u64,
+) -> Result<Base, OpenError> {
+    let hidden = |name: &str| {
+        let path = path.join(HIDDEN_NAME).join(name);
+        rustix::fs::open(&path, DIRECTORY | OFlags::NOFOLLOW, Mode::empty()).map_err(root_error(&path))
+    };
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    let inodes = (limit / DESCRIPTOR_SHARE).clamp(*CACHE_INODES.start(), *CACHE_INODES.end());
+    Ok(Base {
+        path: path.into(),
+        volume,
+        staging: hidden("staging")?,
+        orphans: hidden("orphans")?,
+        root,
+        label_file,
+        index,
+        cache: DescriptorCache::new(inodes as usize),
+        next_oid: AtomicU64::new(next_oid),
+    })
+}
+
+fn fresh_index(path: &Path) -> Result<Index, OpenError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(root_error(path)(Errno::from_io_error(&error).unwrap_or(Errno::IO)))
+        }
+        _ => Ok(Index::create(path)?),
+    }
+}
+
+fn lock_label_file(path: &Path) -> Result<OwnedFd, OpenError> {
+    let file = path.join(HIDDEN_NAME).join("label");
+    let fd = rustix::fs::open(&file, OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
+        .map_err(root_error(&file))?;
+    match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => Err(OpenError::Locked { path: path.into() }),
+        other => other.map(|()| fd).map_err(root_error(&file)),
+    }
+}
+
+fn read_label_file(path: &Path) -> Result<Option<(VolumeId, Stage)>, OpenError> {
+    let file = path.join(HIDDEN_NAME).join("label");
+    let bad = |why: String| OpenError::BadLabel { path: file.clone(), why };
+    let text = match std::fs::read_to_string(&file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(bad(error.to_string())),
+    };
+    let mut lines = text.lines();
+    match lines.next() {
+        Some(LABEL_HEAD) => {}
+        other => return Err(bad(format!("its first line is {other:?}, this program knows {LABEL_HEAD:?}"))),
+    }
+    let volume = lines.next().and_then(|line| line.strip_prefix("volume ")).unwrap_or_default();
+    let volume = volume.parse().map_err(|why| bad(format!("its second line: {why}")))?;
+    match lines.next() {
+        Some("complete") => Ok(Some((volume, Stage::Complete))),
+        Some("adopting") => Ok(Some((volume, Stage::Adopting))),
+        other => Err(bad(format!("its third line is {other:?}"))),
+    }
+}
+
+fn write_label_file(path: &Path, volume: VolumeId, stage: Stage) -> Result<(), OpenError> {
+    let hidden = path.join(HIDDEN_NAME);
+    let stage = match stage {
+        Stage::Adopting => "adopting",
+        Stage::Complete => "complete",
+    };
+    let write = || -> std::io::Result<()> {
+        let new = hidden.join("label.new");
+        let mut file = std::fs::File::create(&new)?;
+        write!(file, "{LABEL_HEAD}\nvolume {volume}\n{stage}\n")?;
+        file.sync_all()?;
+        std::fs::rename(&new, hidden.join("label"))?;
+        std::fs::File::open(&hidden)?.sync_all()?;
+        std::fs::File::open(path)?.sync_all()
+    };
+    write().map_err(|error| root_error(&hidden)(Errno::from_io_error(&error).unwrap_or(Errno::IO)))
+}
+
+/// Labels and handles must work before anything is written. The root's own ctime is all that this changes.
+fn check_suitable(path: &Path, root: &OwnedFd) -> Result<(), OpenError> {
+    let lacking = |missing| OpenError::Unsuitable { path: PathBuf::from(path), missing };
+    super::handles::FileHandle::of(root.as_fd()).map_err(|_| lacking("file handles"))?;
+    match inode::read_label(root.as_fd()) {
+        Err(Errno::NOTSUP) => return Err(lacking("trusted xattrs")),
+        Err(errno) => return Err(root_error(path)(errno)),
+        Ok(Ok(_)) => {}
+        Ok(Err(why)) => return Err(OpenError::Label { path: path.display().to_string(), why }),
+    }
+    let probe = "trusted.twinfiler.probe";
+    rustix::fs::fsetxattr(root, probe, &[0; super::LABEL_BYTES], rustix::fs::XattrFlags::empty())
+        .map_err(|_| lacking("trusted xattrs"))?;
+    rustix::fs::fremovexattr(root, probe).map_err(root_error(path))
+}

@@ -1,0 +1,249 @@
+//! Carries out a [`Plan`] on a [`Tree`], then sets contents, attributes and labels of every touched object.
+//!
+//! Order per object: length down to what is still valid, holes and zeros, data, final length, owner (which
+//! clears suid bits), xattrs with ACLs, mode, times, label. Directories get their times when everything in
+//! them is in place. Every value is set again on a repeated run; nothing depends on what an earlier one did.
+
+pub(crate) mod base_tree;
+mod uring;
+
+use ids::Oid;
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::attributes::ObjectKind;
+use crate::base::TreeError;
+use crate::consistency::{ApplyError, ApplyReport};
+use crate::delta::{Delta, ObjectDelta, ObjectState};
+use crate::extents::Source;
+use crate::plan::{Plan, Step, junk_place};
+use crate::pool;
+use crate::survey::final_label;
+use crate::tree::{FileWrite, Fill, LocalAttributes, Parent, Place, Tree};
+use rustix::io::Errno;
+
+/// `S_ISUID | S_ISGID`, which a change of owner clears.
+const SUID_SGID: u32 = 0o6000;
+/// Files with at least this much data are worth a thread each.
+const LARGE_BYTES: u64 = 256 << 10;
+
+/// Applies.
+pub(crate) fn run(tree: &impl Tree, delta: &Delta, plan: &Plan) -> Result<ApplyReport, ApplyError> {
+    let running = Running { tree, delta, written_bytes: AtomicU64::new(0) };
+    pool::map(&plan.stage, |oid| tree.stage_directory(*oid))?;
+    running.steps(&plan.vacate)?;
+    let mut names = plan.stage.len() + plan.vacate.len() + plan.cleanup.len();
+    let mut fresh = HashSet::new();
+    for phase in plan.directories.iter().chain([&plan.place, &plan.links]) {
+        running.steps(phase)?;
+        names += phase.len();
+        fresh.extend(phase.iter().filter_map(|step| match step {
+            Step::Create { oid, .. } => Some(*oid),
+            _ => None,
+        }));
+    }
+    let (objects, directories) = running.contents(&fresh)?;
+    if plan.barrier {
+        tree.barrier()?;
+    }
+    for step in &plan.cleanup {
+        running.step(step)?;
+    }
+    plan.dead.iter().try_for_each(|oid| tree.forget(*oid))?;
+    running.directories(&directories)?;
+    Ok(ApplyReport {
+        objects,
+        created: fresh.len() as u64,
+        names: names as u64,
+        written_bytes: running.written_bytes.into_inner(),
+        ..ApplyReport::default()
+    })
+}
+
+struct Running<'a, T> {
+    tree: &'a T,
+    delta: &'a Delta,
+    written_bytes: AtomicU64,
+}
+
+impl<T: Tree> Running<'_, T> {
+    fn steps(&self, steps: &[Step]) -> Result<(), ApplyError> {
+        pool::map(steps, |step| self.step(step)).map(drop)
+    }
+
+    fn step(&self, step: &Step) -> Result<(), ApplyError> {
+        match step {
+            Step::Rename { from, to } => Ok(self.tree.rename(from, to)?),
+            Step::Link { oid, to } => Ok(self.tree.link(*oid, to)?),
+            Step::Remove { at, kind } => Ok(self.tree.remove(at, *kind)?),
+            Step::Create { oid, at } => {
+                let object = self.delta.object(*oid).ok_or(ApplyError::Missing(*oid))?;
+                let birth = object.born.as_ref().ok_or(ApplyError::Missing(*oid))?;
+                Ok(self.tree.create(at, birth, &final_label(*oid, object, None))?)
+            }
+            Step::RemoveAll { at } => self.remove_all(at),
+        }
+    }
+
+    /// Removes a directory and what is below it, which must all be dead or born in this Delta. Nested
+    /// directories move up into staging first, so depth is no limit.
+    fn remove_all(&self, at: &Place) -> Result<(), ApplyError> {
+        let Some(top) = self.tree.occupant(at)? else { return Ok(()) };
+        match self.tree.remove(at, top.kind) {
+            Err(TreeError { errno: Errno::NOTEMPTY | Errno::EXIST, .. }) => {}
+            other => return Ok(other?),
+        }
+        let staged = junk_place(top.inode);
+        if *at != staged {
+            self.tree.rename(at, &staged)?;
+        }
+        let mut waiting = vec![staged];
+        while let Some(directory) = waiting.last().cloned() {
+            let above = Parent::Staged(directory.name.clone());
+            for name in self.tree.list(&above)? {
+                let child = Place::new(above.clone(), name);
+                let Some(occupant) = self.tree.occupant(&child)? else { continue };
+                if let Some(label) = occupant.label {
+                    let expendable = self
+                        .delta
+                        .object(label.oid)
+                        .is_some_and(|object| object.state == ObjectState::Dead || object.born.is_some());
+                    let is_last_name = occupant.kind.is_directory() || occupant.local_nlink < 2;
+                    if !expendable && is_last_name {
+                        return Err(ApplyError::WouldLose { oid: label.oid, at: child.to_string() });
+                    }
+                }
+                match occupant.kind {
+                    ObjectKind::Directory => {
+                        let staged = junk_place(occupant.inode);
+                        self.tree.rename(&child, &staged)?;
+                        waiting.push(staged);
+                    }
+                    kind => self.tree.remove(&child, kind)?,
+                }
+            }
+            waiting.retain(|other| *other != directory);
+            self.tree.remove(&directory, ObjectKind::Directory)?;
+        }
+        Ok(())
+    }
+
+    /// Everything but the times and labels of directories. Returns how many objects there were, and which are
+    /// directories.
+    fn contents(&self, fresh: &HashSet<Oid>) -> Result<(u64, Vec<Oid>), ApplyError> {
+        let alive = self.delta.objects().filter(|(_, object)| object.state != ObjectState::Dead);
+        let (mut small, mut large) = (Vec::new(), Vec::new());
+        for (oid, object) in alive {
+            match object.extents.data_bytes() < LARGE_BYTES {
+                true => small.push((oid, object)),
+                false => large.push((oid, object)),
+            }
+        }
+        let work = |(oid, object): &(Oid, &ObjectDelta)| self.content(*oid, object, fresh.contains(oid));
+        pool::spread(&large, work)?;
+        let kinds = pool::map(&small, work)?;
+        let is_directory = |(_, kind): &(_, ObjectKind)| kind.is_directory();
+        let directories = small.iter().zip(kinds).filter(is_directory).map(|((oid, _), _)| *oid).collect();
+        Ok(((small.len() + large.len()) as u64, directories))
+    }
+
+    fn content(&self, oid: Oid, object: &ObjectDelta, fresh: bool) -> Result<ObjectKind, ApplyError> {
+        let local = self.local(oid)?;
+        if local.kind == ObjectKind::File && object.changes_content() {
+            self.data(oid, object, local.size)?;
+        }
+        self.ownership(oid, object, &local, fresh)?;
+        if local.kind != ObjectKind::Directory {
+            if object.attrs.atime.is_some() || object.attrs.mtime.is_some() {
+                self.tree.set_times(oid, object.attrs.atime, object.attrs.mtime)?;
+            }
+            let label = final_label(oid, object, Some(local.label));
+            if label != local.label {
+                self.tree.set_label(oid, &label)?;
+            }
+        }
+        Ok(local.kind)
+    }
+
+    fn local(&self, oid: Oid) -> Result<LocalAttributes, ApplyError> {
+        match self.tree.attributes(oid) {
+            Err(TreeError { errno: Errno::NOENT, .. }) => Err(ApplyError::Missing(oid)),
+            other => Ok(other?),
+        }
+    }
+
+    fn data(&self, oid: Oid, object: &ObjectDelta, mut size: u64) -> Result<(), ApplyError> {
+        if size > object.base_valid_below {
+            size = object.base_valid_below;
+            self.tree.truncate(oid, size)?;
+        }
+        let mut writes = Vec::new();
+        for extent in object.extents.iter() {
+            match extent.source {
+                Source::Log(from) => {
+                    size = size.max(extent.end());
+                    writes.push(FileWrite { offset: extent.offset, len_bytes: extent.len_bytes, from });
+                }
+                Source::Hole => self.tree.fill(oid, extent.offset, extent.len_bytes, Fill::Hole)?,
+                Source::Zero => self.tree.fill(oid, extent.offset, extent.len_bytes, Fill::Zero)?,
+            }
+        }
+        for range in object.allocated.iter() {
+            self.tree.fill(oid, range.start, range.end - range.start, Fill::Allocate)?;
+        }
+        if !writes.is_empty() {
+            self.tree.write(oid, &writes)?;
+            self.written_bytes.fetch_add(object.extents.data_bytes(), Ordering::Relaxed);
+        }
+        match object.attrs.size {
+            Some(wanted) if wanted != size => Ok(self.tree.truncate(oid, wanted)?),
+            _ => Ok(()),
+        }
+    }
+
+    fn ownership(
+        &self,
+        oid: Oid,
+        object: &ObjectDelta,
+        local: &LocalAttributes,
+        fresh: bool,
+    ) -> Result<(), ApplyError> {
+        let (uid, gid) = (object.attrs.uid.unwrap_or(local.uid), object.attrs.gid.unwrap_or(local.gid));
+        let owner_changes = (uid, gid) != (local.uid, local.gid);
+        if owner_changes {
+            self.tree.set_owner(oid, uid, gid)?;
+        }
+        if fresh || object.born.is_some() {
+            // Inherited from the directory it was made in, or left by an earlier attempt.
+            for name in self.tree.xattr_names(oid)? {
+                let wanted = object.xattrs.get(name.as_slice()).is_some_and(Option::is_some);
+                if !wanted && !name.starts_with(b"security.selinux") {
+                    self.tree.remove_xattr(oid, &name)?;
+                }
+            }
+        }
+        for (name, value) in &object.xattrs {
+            match value {
+                Some(value) => self.tree.set_xattr(oid, name, value)?,
+                None => self.tree.remove_xattr(oid, name)?,
+            }
+        }
+        match object.attrs.mode {
+            Some(mode) => self.tree.set_mode(oid, mode)?,
+            None if owner_changes && local.mode & SUID_SGID != 0 => self.tree.set_mode(oid, local.mode)?,
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Times and labels of directories, when nothing changes in them any more.
+    fn directories(&self, directories: &[Oid]) -> Result<(), ApplyError> {
+        let work = |oid: &Oid| -> Result<(), ApplyError> {
+            let object = self.delta.object(*oid).ok_or(ApplyError::Missing(*oid))?;
+            let local = self.local(*oid)?;
+            self.tree.set_times(*oid, object.attrs.atime, object.attrs.mtime)?;
+            Ok(self.tree.set_label(*oid, &final_label(*oid, object, Some(local.label)))?)
+        };
+        pool::map(directories, work).map(drop)
+    }
+}

@@ -1,0 +1,266 @@
+//! The primitive effects of a consistency point on the real base, as system calls.
+
+use ids::Oid;
+use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use super::uring::{self, PayloadSource};
+use crate::attributes::{ObjectKind, Timestamp};
+use crate::base::inode::{self, Inode, open_child};
+use crate::base::{Base, Label, TreeError, examine};
+use crate::delta::Birth;
+use crate::name::Name;
+use crate::tree::{FileWrite, Fill, LocalAttributes, Occupant, Parent, Place, Tree};
+
+/// Mode of what has just been made, until its own is set.
+const FRESH_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
+
+/// The base and the log that file contents come from.
+pub(crate) struct BaseTree<'a, S> {
+    base: &'a Base,
+    log: &'a S,
+}
+
+impl<'a, S> BaseTree<'a, S> {
+    pub(crate) fn new(base: &'a Base, log: &'a S) -> BaseTree<'a, S> {
+        BaseTree { base, log }
+    }
+
+    fn on<T>(
+        &self,
+        oid: Oid,
+        doing: &'static str,
+        act: impl FnOnce(&Inode) -> Result<T, Errno>,
+    ) -> Result<T, TreeError> {
+        act(&*self.base.inode(oid)?).map_err(TreeError::at(doing, oid))
+    }
+
+    fn directory(&self, parent: &Parent) -> Result<Directory<'_>, TreeError> {
+        match parent {
+            Parent::Object(oid) => Ok(Directory::Object(self.base.inode(*oid)?)),
+            Parent::Staging => Ok(Directory::Hidden(self.base.staging_fd())),
+            Parent::Orphans => Ok(Directory::Hidden(self.base.orphans_fd())),
+            Parent::Staged(name) => open_child(self.base.staging_fd(), name.as_bytes())
+                .map(Directory::Staged)
+                .map_err(TreeError::at("open", format_args!(".twinfiler/staging/{name:?}"))),
+        }
+    }
+
+    fn open(&self, at: &Place) -> Result<Option<OwnedFd>, TreeError> {
+        let directory = match self.directory(&at.parent) {
+            Err(TreeError { errno: Errno::NOENT, .. }) => return Ok(None),
+            other => other?,
+        };
+        match open_child(directory.as_fd(), at.name.as_bytes()) {
+            Err(Errno::NOENT) => Ok(None),
+            other => other.map(Some).map_err(TreeError::at("open", at)),
+        }
+    }
+
+    fn open_existing(&self, at: &Place) -> Result<OwnedFd, TreeError> {
+        self.open(at)?.ok_or_else(|| TreeError::at("open", at)(Errno::NOENT))
+    }
+
+    fn make(&self, directory: BorrowedFd<'_>, at: &Place, birth: &Birth) -> Result<OwnedFd, Errno> {
+        let name = at.name.as_bytes();
+        let special = |kind| rustix::fs::mknodat(directory, name, kind, FRESH_MODE, birth.rdev);
+        match birth.kind {
+            ObjectKind::File => {
+                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW;
+                let flags = flags | OFlags::CLOEXEC | OFlags::NOATIME;
+                return rustix::fs::openat(directory, name, flags, FRESH_MODE);
+            }
+            ObjectKind::Directory => rustix::fs::mkdirat(directory, name, Mode::RWXU)?,
+            ObjectKind::Symlink => rustix::fs::symlinkat(&*birth.target, directory, name)?,
+            ObjectKind::Fifo => special(FileType::Fifo)?,
+            ObjectKind::Socket => special(FileType::Socket)?,
+            ObjectKind::CharDevice => special(FileType::CharacterDevice)?,
+            ObjectKind::BlockDevice => special(FileType::BlockDevice)?,
+        }
+        open_child(directory, name)
+    }
+}
+
+enum Directory<'a> {
+    Object(Arc<Inode>),
+    Hidden(BorrowedFd<'a>),
+    Staged(OwnedFd),
+}
+
+impl AsFd for Directory<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Directory::Object(inode) => inode.fd(),
+            Directory::Hidden(fd) => *fd,
+            Directory::Staged(fd) => fd.as_fd(),
+        }
+    }
+}
+
+impl<S: PayloadSource> Tree for BaseTree<'_, S> {
+    fn occupant(&self, at: &Place) -> Result<Option<Occupant>, TreeError> {
+        let Some(fd) = self.open(at)? else { return Ok(None) };
+        let (stat, label) = examine(fd.as_fd(), at)?;
+        let kind = inode::kind_of(&stat).map_err(TreeError::at("use", at))?;
+        Ok(Some(Occupant { inode: stat.st_ino, kind, label, local_nlink: stat.st_nlink }))
+    }
+
+    fn list(&self, parent: &Parent) -> Result<Vec<Name>, TreeError> {
+        let named = |errno| TreeError { doing: "list", at: format!("{parent:?}"), errno };
+        let names = inode::list_names(self.directory(parent)?.as_fd()).map_err(named)?;
+        names.iter().map(|name| Name::new(name).map_err(|_| named(Errno::INVAL))).collect()
+    }
+
+    fn find(&self, oid: Oid) -> Result<Option<Occupant>, TreeError> {
+        let inode = match self.base.inode(oid) {
+            Err(TreeError { errno: Errno::NOENT, .. }) => return Ok(None),
+            other => other?,
+        };
+        let (stat, label) = examine(inode.fd(), &oid)?;
+        Ok(Some(Occupant { inode: stat.st_ino, kind: inode.kind(), label, local_nlink: stat.st_nlink }))
+    }
+
+    fn bind(&self, oid: Oid, at: &Place) -> Result<(), TreeError> {
+        let fd = self.open_existing(at)?;
+        let stat = rustix::fs::fstat(&fd).map_err(TreeError::at("stat", at))?;
+        self.base.install(Inode::new(fd, &stat, oid).map_err(TreeError::at("use", at))?)
+    }
+
+    fn forget(&self, oid: Oid) -> Result<(), TreeError> {
+        self.base.forget(oid)
+    }
+
+    fn create(&self, at: &Place, birth: &Birth, label: &Label) -> Result<(), TreeError> {
+        let directory = self.directory(&at.parent)?;
+        let fd = self.make(directory.as_fd(), at, birth).map_err(TreeError::at("create", at))?;
+        inode::write_label(fd.as_fd(), label).map_err(TreeError::at("label", at))?;
+        let stat = rustix::fs::fstat(&fd).map_err(TreeError::at("stat", at))?;
+        let inode = match birth.kind {
+            ObjectKind::File => Inode::new_open(fd, &stat, label.oid),
+            _ => Inode::new(fd, &stat, label.oid),
+        };
+        self.base.install(inode.map_err(TreeError::at("use", at))?)
+    }
+
+    fn adopt(&self, at: &Place, label: &Label) -> Result<(), TreeError> {
+        let fd = self.open_existing(at)?;
+        inode::write_label(fd.as_fd(), label).map_err(TreeError::at("label", at))?;
+        self.bind(label.oid, at)
+    }
+
+    fn rename(&self, from: &Place, to: &Place) -> Result<(), TreeError> {
+        let (old, new) = (self.directory(&from.parent)?, self.directory(&to.parent)?);
+        let (old_name, new_name) = (from.name.as_bytes(), to.name.as_bytes());
+        rustix::fs::renameat_with(old.as_fd(), old_name, new.as_fd(), new_name, RenameFlags::NOREPLACE)
+            .map_err(TreeError::at("rename", format_args!("{from} to {to}")))
+    }
+
+    fn link(&self, oid: Oid, to: &Place) -> Result<(), TreeError> {
+        let (inode, directory) = (self.base.inode(oid)?, self.directory(&to.parent)?);
+        rustix::fs::linkat(inode.fd(), c"", directory.as_fd(), to.name.as_bytes(), AtFlags::EMPTY_PATH)
+            .map_err(TreeError::at("link", format_args!("{oid} to {to}")))
+    }
+
+    fn stage_directory(&self, oid: Oid) -> Result<(), TreeError> {
+        let inode = self.base.inode(oid)?;
+        let doing = "find the place of";
+        let (parent, name) = inode
+            .locate_directory()
+            .map_err(TreeError::at(doing, oid))?
+            .ok_or_else(|| TreeError::at(doing, oid)(Errno::NOENT))?;
+        let to = Place::staged(oid);
+        let staging = self.base.staging_fd();
+        rustix::fs::renameat_with(&parent, &name, staging, to.name.as_bytes(), RenameFlags::NOREPLACE)
+            .map_err(TreeError::at("rename", format_args!("{oid} to {to}")))
+    }
+
+    fn remove(&self, at: &Place, kind: ObjectKind) -> Result<(), TreeError> {
+        let directory = match self.directory(&at.parent) {
+            Err(TreeError { errno: Errno::NOENT, .. }) => return Ok(()),
+            other => other?,
+        };
+        let flags = if kind.is_directory() { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+        match rustix::fs::unlinkat(directory.as_fd(), at.name.as_bytes(), flags) {
+            Err(Errno::NOENT) => Ok(()),
+            other => other.map_err(TreeError::at("remove", at)),
+        }
+    }
+
+    fn barrier(&self) -> Result<(), TreeError> {
+        rustix::fs::syncfs(self.base.root_fd()).map_err(TreeError::at("flush", self.base.path().display()))
+    }
+
+    fn attributes(&self, oid: Oid) -> Result<LocalAttributes, TreeError> {
+        self.on(oid, "stat", |inode| {
+            let stat = inode.stat()?;
+            Ok(LocalAttributes {
+                kind: inode.kind(),
+                size: u64::try_from(stat.st_size).unwrap_or(0),
+                mode: stat.st_mode & 0o7777,
+                uid: stat.st_uid,
+                gid: stat.st_gid,
+                label: inode.label()?,
+            })
+        })
+    }
+
+    fn truncate(&self, oid: Oid, size: u64) -> Result<(), TreeError> {
+        self.on(oid, "truncate", |inode| rustix::fs::ftruncate(inode.file()?, size))
+    }
+
+    fn fill(&self, oid: Oid, offset: u64, len_bytes: u64, fill: Fill) -> Result<(), TreeError> {
+        let allocate = |inode: &Inode, flags| rustix::fs::fallocate(inode.file()?, flags, offset, len_bytes);
+        let keep = FallocateFlags::KEEP_SIZE;
+        let punch = FallocateFlags::PUNCH_HOLE | keep;
+        self.on(oid, "allocate, zero or punch", |inode| match fill {
+            Fill::Hole => allocate(inode, punch),
+            Fill::Allocate => match allocate(inode, keep) {
+                Err(Errno::OPNOTSUPP) => Ok(()),
+                other => other,
+            },
+            Fill::Zero => match allocate(inode, FallocateFlags::ZERO_RANGE | keep) {
+                Err(Errno::OPNOTSUPP) => allocate(inode, punch).and_then(|()| allocate(inode, keep)),
+                other => other,
+            },
+        })
+    }
+
+    fn write(&self, oid: Oid, writes: &[FileWrite]) -> Result<(), TreeError> {
+        self.on(oid, "write", |inode| uring::write(self.log, inode.file()?, writes))
+    }
+
+    fn xattr_names(&self, oid: Oid) -> Result<Vec<Vec<u8>>, TreeError> {
+        self.on(oid, "list the xattrs of", Inode::xattr_names)
+    }
+
+    fn set_xattr(&self, oid: Oid, name: &[u8], value: &[u8]) -> Result<(), TreeError> {
+        self.on(oid, "set an xattr of", |inode| inode.set_xattr(name, value))
+    }
+
+    fn remove_xattr(&self, oid: Oid, name: &[u8]) -> Result<(), TreeError> {
+        self.on(oid, "remove an xattr of", |inode| inode.remove_xattr(name))
+    }
+
+    fn set_owner(&self, oid: Oid, uid: u32, gid: u32) -> Result<(), TreeError> {
+        self.on(oid, "change the owner of", |inode| inode.set_owner(uid, gid))
+    }
+
+    fn set_mode(&self, oid: Oid, mode: u32) -> Result<(), TreeError> {
+        self.on(oid, "change the mode of", |inode| inode.set_mode(mode))
+    }
+
+    fn set_times(
+        &self,
+        oid: Oid,
+        atime: Option<Timestamp>,
+        mtime: Option<Timestamp>,
+    ) -> Result<(), TreeError> {
+        self.on(oid, "set the times of", |inode| inode.set_times(atime, mtime))
+    }
+
+    fn set_label(&self, oid: Oid, label: &Label) -> Result<(), TreeError> {
+        self.on(oid, "label", |inode| inode.set_label(label))
+    }
+}
