@@ -62,9 +62,13 @@ impl SuperblockDraft {
     /// Notes that `epoch` begins at `first_lsn`.
     ///
     /// # Errors
-    /// When that breaks the order of the history.
+    /// When that breaks the order of the history. To note the newest entry again is no error.
     pub fn push_epoch(&mut self, epoch: Epoch, first_lsn: Lsn) -> Result<(), HistoryError> {
-        self.epoch_history.push(EpochStart { epoch, first_lsn })
+        let new = EpochStart { epoch, first_lsn };
+        if self.epoch_history.last() == Some(new) {
+            return Ok(());
+        }
+        self.epoch_history.push(new)
     }
 }
 

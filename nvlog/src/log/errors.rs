@@ -207,6 +207,14 @@ pub enum TailError {
         /// The log's end.
         end: LogPoint,
     },
+    /// What lies before the point is not durable.
+    #[error("the tail can not move to {to}: the log is durable up to {persisted} only; persist it first")]
+    NotDurable {
+        /// The point asked for.
+        to: LogPoint,
+        /// End of what is durable.
+        persisted: Lsn,
+    },
     /// The medium failed; the tail is where it was.
     #[error("writing the superblock failed: {0}")]
     Io(#[from] io::Error),

@@ -1,136 +1,224 @@
-//! The log (being filled in).
-mod errors;
-pub use errors::*;
-use crate::{RecordKind, RecoveryReport, Region, Superblock, SuperblockDraft};
-use ids::{Epoch, LogMemory, LogPoint, Lsn, VolumeId};
-use std::sync::Arc;
+//! The log of one volume on one node: its state, and how it is made, opened and described.
+//!
+//! Who may do what: any thread reserves, publishes and reads; sealing, persisting and ingesting take a lock
+//! each. A log is either written here (`reserve`) or received (`ingest`), never both at once.
+//!
+//! Invariants, with `tail ≤ persisted ≤ end ≤ reserved`:
+//! - `[tail, end)` is a chain; `[tail, persisted)` survives what the region's durability names.
+//! - Nothing at or after `min(space floor, tail, hold)` is overwritten.
+//! - No line in `[end, tail + capacity)` carries a record header of that very LSN except those being written
+//!   now, so nothing that was cut off can come back.
+//!
+//! What can go wrong: see [`errors`](self) types; every one leaves the log as it was, except a failing medium
+//! in [`Log::truncate`] and [`Log::reset`], which says so.
 
-/// What a new log is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct FormatOptions {
-    /// The volume that it belongs to.
-    pub volume: VolumeId,
-    /// Length of the ring, the same on both nodes: a multiple of 4096, at least 64 KiB. The region must be
-    /// [`crate::format::RING_OFFSET_BYTES`] longer.
-    pub capacity_bytes: u64,
-    /// Discard whatever the region holds.
-    pub overwrite: bool,
+mod append;
+mod cells;
+mod errors;
+mod ingest;
+mod open;
+mod read;
+mod slice;
+mod space;
+
+pub use append::Slot;
+pub use errors::{
+    ChainError, FormatError, OpenError, PersistError, ReadError, ReserveError, TailError, Trimmed, TruncateError,
+    UpdateError,
+};
+pub use open::FormatOptions;
+pub use read::{Record, Records};
+pub use slice::LogSlice;
+
+use crate::format::max_payload_bytes;
+use crate::region::RegionKind;
+use crate::region::ring::{Ring, write_superblock};
+use crate::superblock::{Superblock, SuperblockDraft};
+use cells::{PointCell, SlotCell};
+use ids::{Durability, Epoch, LogMemory, LogPoint, Lsn};
+use parking_lot::Mutex;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// No hold is set.
+const NO_HOLD: u64 = u64::MAX;
+
+/// An open log. All methods take `&self`; share it in an `Arc`.
+pub struct Log {
+    ring: Arc<Ring>,
+    slots: Box<[SlotCell]>,
+    /// Lock order: `reserving`, `sealing`, `persisting`, `superblock`.
+    reserving: Mutex<Reserving>,
+    sealing: Mutex<Sealing>,
+    persisting: Mutex<()>,
+    superblock: Mutex<Stored>,
+    sealed_slots: AtomicU64,
+    end: PointCell,
+    tail: PointCell,
+    reserved: AtomicU64,
+    persisted: AtomicU64,
+    /// Oldest position that was never overwritten: the highest `reserved` ever − capacity, or where the log
+    /// was reset.
+    oldest: AtomicU64,
+    floor: AtomicU64,
+    hold: AtomicU64,
+    receiving: AtomicBool,
 }
-/// An open log.
-pub struct Log { ring: Arc<dyn LogMemory> }
+
+/// What `reserve` changes.
+struct Reserving {
+    reserved: Lsn,
+    next_slot: u64,
+    epoch: Epoch,
+}
+
+/// What `seal` and `ingest` change.
+struct Sealing {
+    end: LogPoint,
+    next_slot: u64,
+    /// Epoch of the last record.
+    epoch: Epoch,
+    /// Ranges that are not durable yet, ascending, neighbours merged. At most one per sealed record that was
+    /// stored durably, so bounded by the ring.
+    dirty: Vec<(Lsn, Lsn)>,
+}
+
+impl Sealing {
+    fn note_dirty(&mut self, from: Lsn, to: Lsn) {
+        match self.dirty.last_mut() {
+            Some((_, end)) if *end == from => *end = to,
+            _ => self.dirty.push((from, to)),
+        }
+    }
+}
+
+/// The superblock and the copy that holds it.
+struct Stored {
+    copy: usize,
+    superblock: Superblock,
+}
+
 impl Log {
-    /// Records that may be reserved and not sealed at the same time.
+    /// Records that may be reserved and not yet sealed at the same time.
     pub const MAX_IN_FLIGHT_RECORDS: usize = 4096;
-    /// Makes an empty log.
-    pub fn format(_region: Box<dyn Region>, _options: FormatOptions) -> Result<Log, FormatError> { todo!() }
-    /// Opens and recovers a log.
-    pub fn open(_region: Box<dyn Region>, _expect: Option<VolumeId>) -> Result<(Log, RecoveryReport), OpenError> { todo!() }
+
+    /// A log whose records end at `end`, all of them durable.
+    fn assemble(ring: Ring, copy: usize, superblock: Superblock, end: LogPoint, epoch: Epoch) -> Log {
+        let capacity_bytes = superblock.capacity_bytes;
+        let begun = superblock.epoch_history.last().map_or(Epoch(0), |last| last.epoch);
+        let log = Log {
+            ring: Arc::new(ring),
+            slots: (0..Log::MAX_IN_FLIGHT_RECORDS).map(|_| SlotCell::default()).collect(),
+            reserving: Mutex::new(Reserving { reserved: end.lsn, next_slot: 0, epoch: epoch.max(begun) }),
+            sealing: Mutex::new(Sealing { end, next_slot: 0, epoch, dirty: Vec::new() }),
+            persisting: Mutex::new(()),
+            sealed_slots: AtomicU64::new(0),
+            end: PointCell::new(end),
+            tail: PointCell::new(superblock.tail),
+            reserved: AtomicU64::new(end.lsn.0),
+            persisted: AtomicU64::new(end.lsn.0),
+            oldest: AtomicU64::new(end.lsn.0.saturating_sub(capacity_bytes)),
+            floor: AtomicU64::new(superblock.tail.lsn.0),
+            hold: AtomicU64::new(NO_HOLD),
+            receiving: AtomicBool::new(true),
+            superblock: Mutex::new(Stored { copy, superblock }),
+        };
+        assert!(log.tail().lsn <= end.lsn, "a log ends at or after its tail");
+        log
+    }
+
     /// The ring as memory, for transports.
-    pub fn memory(&self) -> Arc<dyn LogMemory> { self.ring.clone() }
-    /// The medium's kind.
-    pub fn region_kind(&self) -> crate::RegionKind { todo!() }
+    pub fn memory(&self) -> Arc<dyn LogMemory> {
+        self.ring.clone()
+    }
+
+    /// The kind of medium.
+    pub fn region_kind(&self) -> RegionKind {
+        self.ring.region().kind()
+    }
+
     /// What a persisted record survives.
-    pub fn durability(&self) -> ids::Durability { todo!() }
-    /// Reserves space for a payload. Never blocks. LSNs in the order of the calls.
-    pub fn reserve(&self, _payload_len: usize) -> Result<Slot<'_>, ReserveError> { todo!() }
-    /// Chains all published contiguous records; returns the new end.
-    pub fn seal(&self) -> LogPoint { todo!() }
-    /// Makes everything sealed or ingested before `to` durable.
-    pub fn persist(&self, _from: Lsn, _to: Lsn) -> Result<(), PersistError> { todo!() }
-    /// Following records carry `epoch`.
-    pub fn set_epoch(&self, _epoch: Epoch) -> Result<(), UpdateError> { todo!() }
-    /// The epoch that records carry.
-    pub fn epoch(&self) -> Epoch { todo!() }
-    /// Begins `epoch`: history entry durable, then an epoch record with `payload`, sealed and persisted; its end.
-    pub fn append_epoch_record(&self, _epoch: Epoch, _payload: &[u8]) -> Result<LogPoint, UpdateError> { todo!() }
-    /// Takes over bytes up to `to` that a peer has written into the ring.
-    pub fn ingest(&self, _to: Lsn) -> Result<LogPoint, ChainError> { todo!() }
-    /// Takes over whatever complete records continue the chain beyond the end (takeover); the new end and why it stopped.
-    pub fn ingest_all(&self) -> Result<(LogPoint, crate::CutReason), ChainError> { todo!() }
-    /// Drops everything after `to`; durable on return.
-    pub fn truncate(&self, _to: LogPoint) -> Result<(), TruncateError> { todo!() }
-    /// Drops everything and begins again, empty, at `at` (before a full resync); durable on return.
-    pub fn reset(&self, _at: LogPoint) -> Result<(), TruncateError> { todo!() }
-    /// Where recovery begins.
-    pub fn tail(&self) -> LogPoint { todo!() }
-    /// End of the sealed (or ingested) records.
-    pub fn end(&self) -> LogPoint { todo!() }
-    /// End of the space given to records.
-    pub fn reserved(&self) -> Lsn { todo!() }
-    /// End of what `persist` has made durable.
-    pub fn persisted(&self) -> Lsn { todo!() }
+    pub fn durability(&self) -> Durability {
+        self.ring.region().durability()
+    }
+
     /// Length of the ring.
-    pub fn capacity_bytes(&self) -> u64 { todo!() }
-    /// Largest payload.
-    pub fn max_payload_bytes(&self) -> u64 { todo!() }
-    /// Bytes that can be reserved now.
-    pub fn free_bytes(&self) -> u64 { todo!() }
-    /// The point at a record boundary between tail and end.
-    pub fn point_at(&self, _lsn: Lsn) -> Option<LogPoint> { todo!() }
-    /// Whether `point` is a prefix whose chain leads to our end and whose continuation the ring still holds.
-    pub fn continues_from(&self, _point: LogPoint) -> bool { todo!() }
-    /// Oldest position that is not overwritten.
-    pub fn oldest_retained(&self) -> Lsn { todo!() }
-    /// Keeps everything from here on, whatever is trimmed, until told otherwise.
-    pub fn hold(&self, _from: Option<Lsn>) -> Result<(), Trimmed> { todo!() }
-    /// Everything before may be overwritten.
-    pub fn set_space_floor(&self, _floor: Lsn) { todo!() }
-    /// Moves the tail; durable on return.
-    pub fn advance_tail(&self, _to: LogPoint) -> Result<(), TailError> { todo!() }
-    /// The records from a point to `to`.
-    pub fn records(&self, _from: LogPoint, _to: Lsn) -> Records<'_> { todo!() }
-    /// Copies bytes out; fails when they were overwritten meanwhile.
-    pub fn copy_out(&self, _lsn: Lsn, _dst: &mut [u8]) -> Result<(), Trimmed> { todo!() }
-    /// Contiguous log memory, for the kernel to read.
-    pub fn payload_ptr(&self, _lsn: Lsn, _len: usize) -> Result<LogSlice, Trimmed> { todo!() }
-    /// A copy of the superblock.
-    pub fn superblock(&self) -> Superblock { todo!() }
-    /// Changes the superblock; durable on return.
-    pub fn update_superblock(&self, _change: impl FnOnce(&mut SuperblockDraft)) -> Result<(), UpdateError> { todo!() }
+    pub fn capacity_bytes(&self) -> u64 {
+        self.ring.capacity_bytes()
+    }
+
+    /// The longest payload that [`Log::reserve`] takes.
+    pub fn max_payload_bytes(&self) -> u64 {
+        max_payload_bytes(self.capacity_bytes())
+    }
+
+    /// Where recovery begins.
+    pub fn tail(&self) -> LogPoint {
+        self.tail.get()
+    }
+
+    /// End of the sealed (or ingested) records.
+    pub fn end(&self) -> LogPoint {
+        self.end.get()
+    }
+
+    /// End of the space given to records.
+    pub fn reserved(&self) -> Lsn {
+        Lsn(self.reserved.load(Ordering::Acquire))
+    }
+
+    /// End of what is durable at [`Log::durability`].
+    pub fn persisted(&self) -> Lsn {
+        Lsn(self.persisted.load(Ordering::Acquire))
+    }
+
+    /// The epoch that new records carry.
+    pub fn epoch(&self) -> Epoch {
+        self.reserving.lock().epoch
+    }
+
+    /// A copy of the superblock as it is durable, with the epochs that received records have begun since.
+    pub fn superblock(&self) -> Superblock {
+        self.superblock.lock().superblock.clone()
+    }
+
+    /// Changes what the owner may change in the superblock; durable on return.
+    ///
+    /// # Errors
+    /// [`UpdateError`]; the superblock is then what it was.
+    pub fn update_superblock(&self, change: impl FnOnce(&mut SuperblockDraft)) -> Result<(), UpdateError> {
+        let mut stored = self.superblock.lock();
+        let superblock = stored.superblock.clone();
+        let mut draft = SuperblockDraft {
+            role_state: superblock.role_state.clone(),
+            epoch_history: superblock.epoch_history.clone(),
+            memory_lost: superblock.memory_lost,
+        };
+        change(&mut draft);
+        if draft.role_state.len() > crate::format::MAX_ROLE_STATE_BYTES {
+            return Err(UpdateError::RoleStateTooLong { len_bytes: draft.role_state.len() });
+        }
+        let new = Superblock {
+            role_state: draft.role_state,
+            epoch_history: draft.epoch_history,
+            memory_lost: draft.memory_lost,
+            ..superblock
+        };
+        Ok(stored.write(&self.ring, new)?)
+    }
 }
-/// Space for one record.
-pub struct Slot<'a> { _log: &'a Log }
-impl Slot<'_> {
-    /// Start of the record.
-    pub fn lsn(&self) -> Lsn { todo!() }
-    /// End of the record.
-    pub fn end_lsn(&self) -> Lsn { todo!() }
-    /// Start of the payload.
-    pub fn payload_lsn(&self) -> Lsn { todo!() }
-    /// Copies `parts`, which must add up to the reserved length, and marks the record complete.
-    pub fn publish(self, _parts: &[&[u8]]) { todo!() }
+
+impl Stored {
+    /// Writes `new` over the copy that is not in use; on an error the one in use still counts.
+    fn write(&mut self, ring: &Ring, mut new: Superblock) -> io::Result<()> {
+        new.generation = self.superblock.generation + 1;
+        let copy = 1 - self.copy;
+        write_superblock(ring.region(), copy, &new.encode())?;
+        *self = Stored { copy, superblock: new };
+        Ok(())
+    }
 }
-/// One record.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Record {
-    /// Start.
-    pub lsn: Lsn,
-    /// End.
-    pub end: Lsn,
-    /// Who wrote it.
-    pub epoch: Epoch,
-    /// What it is.
-    pub kind: RecordKind,
-    /// Start of the payload.
-    pub payload_lsn: Lsn,
-    /// Length of the payload; 0 for pad and no-op records.
-    pub payload_len: usize,
-    /// The point after it.
-    pub point_after: LogPoint,
-}
-/// Iterator over records.
-pub struct Records<'a> { _log: &'a Log }
-impl Iterator for Records<'_> {
-    type Item = Result<Record, ReadError>;
-    fn next(&mut self) -> Option<Self::Item> { todo!() }
-}
-/// Log memory, kept mapped while this lives.
-pub struct LogSlice { _memory: Arc<dyn LogMemory> }
-impl LogSlice {
-    /// First byte.
-    pub fn as_ptr(&self) -> *const u8 { todo!() }
-    /// Length.
-    pub fn len(&self) -> usize { todo!() }
-    /// Whether there is nothing.
-    pub fn is_empty(&self) -> bool { todo!() }
-}
+
+#[cfg(test)]
+mod tests;

@@ -82,8 +82,13 @@ pub enum Stored {
     Durable,
 }
 
-/// Log memory. Implementors keep `base()..base() + len_bytes()` mapped readable and writable while they live.
-pub trait Region: Send + Sync {
+/// Log memory.
+///
+/// # Safety
+/// Implementors keep `base()..base() + len_bytes()` mapped readable and writable while they live, and make no
+/// Rust reference into it.
+#[allow(unsafe_code)]
+pub unsafe trait Region: Send + Sync {
     /// First byte, page aligned.
     fn base(&self) -> *mut u8;
     /// Length.
