@@ -78,12 +78,13 @@ pub enum Command {
         epoch: Epoch,
     },
     /// Clients may come: mount, run the hooks for becoming primary. *Starts*. Operations wait for the
-    /// acknowledgement rule and the lease as ever.
+    /// acknowledgement rule and the lease as ever. Sent again when a primary that serves goes on in a new
+    /// epoch: then only the number changes.
     StartServing {
         /// The epoch.
         epoch: Epoch,
     },
-    /// No client's operation is answered after this; the hooks run on their own. Also withdraws a `Drain`.
+    /// No client's operation is answered after this; the hooks run on their own. Also ends a `Drain`.
     StopServing {
         /// Why.
         reason: StopReason,

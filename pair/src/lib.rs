@@ -14,13 +14,25 @@
 //! What can go wrong: everything around it. Messages may be lost, late or doubled, links stale, the witness
 //! unreachable; the worst answer to that is to be frozen until it heals.
 
+mod claim;
 pub mod command;
 mod config;
+mod desk;
 mod durable;
 mod event;
+mod invariants;
+mod links;
 mod machine;
+mod meeting;
 pub mod message;
+mod partner;
+mod primary;
+mod rejoin;
+mod state;
 mod status;
+mod switchover;
+mod view;
+mod waiting;
 pub mod witness;
 
 pub use command::{Command, Lease, StopReason};

@@ -56,6 +56,8 @@ pub enum Posture {
 /// The first message on a link, and again whenever one of its facts changed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Hello {
+    /// Ascends with every `Hello` of a process: an older one that comes late is ignored.
+    pub number: u64,
     /// The sender.
     pub node: NodeName,
     /// Its log. For a primary `log.end` is where the log ended when the message was written.
@@ -124,6 +126,8 @@ pub enum Message {
     JoinRefused {
         /// Epoch of the `Join` that is refused.
         epoch: Epoch,
+        /// Its point.
+        at: LogPoint,
         /// Why.
         reason: JoinRefusal,
     },
@@ -137,7 +141,8 @@ pub enum Message {
         /// The primary's epoch.
         epoch: Epoch,
     },
-    /// (to the partner) The register says mirrored / hand-over / ..: what it says now.
+    /// (to the partner) You have joined my epoch; and again when the register changed: what it says now
+    /// (with no witness: what it would say).
     RegisterIs(Register),
     /// (to the partner) You are primary of `epoch`; my log ends here, as yours must. Repeated until the
     /// partner's `Hello` shows it.

@@ -1,0 +1,211 @@
+//! Taking over: revoke, wait out the lease, ask the witness, open the epoch.
+//!
+//! Invariants: no swap is asked before `Revoked` has come and the lease that this node last promised has
+//! ended by its own clock plus the drift margin; a swap that may have happened is found out about before
+//! anything else is done.
+
+use crate::desk::{Asked, Purpose};
+use crate::state::{ClaimStage, Claiming, Handed, Known, Opening, Role, TakeoverClock, Why};
+use crate::witness::{Mode, Register};
+use crate::{Command, LogSummary, MonoMs, Pair, StopReason, TakeoverTimes, WitnessOutcome};
+use ids::{Epoch, LogPoint};
+
+impl Pair {
+    /// Begins a claim. `formed`: both nodes agreed that this one may create the register.
+    pub(crate) fn claim(&mut self, forced: bool, formed: bool, silent_since: MonoMs) {
+        self.emit(Command::Revoke);
+        let now = self.now;
+        let clock = TakeoverClock { silent_since, detected: now, fenced: now, lease_over: now, granted: now };
+        let stage = ClaimStage::Revoking { handed: None };
+        self.role = Role::Claiming(Claiming { stage, forced, formed, clock });
+    }
+
+    pub(crate) fn revoked(&mut self, log: LogSummary) {
+        self.effects.revokes_pending = self.effects.revokes_pending.saturating_sub(1);
+        if self.effects.revokes_pending > 0 {
+            return;
+        }
+        self.log = log;
+        if let Role::Claiming(claiming) = &mut self.role
+            && let ClaimStage::Revoking { handed } = claiming.stage
+        {
+            claiming.clock.fenced = self.now;
+            claiming.stage = ClaimStage::LeaseWait;
+            let clock = claiming.clock;
+            match handed {
+                // The old primary serves no more: no lease to wait for. Its end must be ours.
+                Some(handed) if handed.end == self.log.end => self.open(handed.epoch, false, Some(clock)),
+                Some(_) => self.wait(Why::Starting, StopReason::Deposed, None),
+                None => {}
+            }
+        } else if matches!(self.role, Role::Waiting(_)) {
+            self.say_hello();
+        }
+    }
+
+    /// The end of the lease that this node last promised, by its own clock, with the margin for drift.
+    pub(crate) fn promise_ends(&self) -> MonoMs {
+        self.last_promise.plus(self.config.timers.lease_ms + self.config.timers.drift_margin_ms)
+    }
+
+    pub(crate) fn run_claiming(&mut self) {
+        if self.stopping.is_some() && !self.desk.swap_pending() {
+            return self.stop_now();
+        }
+        let lease_over = self.promise_ends() <= self.now;
+        let Role::Claiming(claiming) = &mut self.role else { return };
+        if claiming.stage == ClaimStage::LeaseWait && lease_over {
+            claiming.stage = ClaimStage::Asking;
+            claiming.clock.lease_over = self.now;
+        }
+        let claiming = *claiming;
+        if claiming.stage != ClaimStage::Asking {
+            return;
+        }
+        if !self.config.witness {
+            return match (claiming.forced, claiming.formed) {
+                (true, _) => self.open(self.next_epoch(self.config.rank_of_me()), true, Some(claiming.clock)),
+                (false, true) => self.open(self.next_epoch(self.config.rank_of_me()), false, None),
+                (false, false) => self.wait(Why::Frozen, StopReason::Deposed, None),
+            };
+        }
+        // The primary is back and we have certainly changed nothing: follow it rather than fight.
+        if !claiming.forced && self.desk.reachable == Some(false) && self.primary_is_back() {
+            return self.wait(Why::Starting, StopReason::Deposed, None);
+        }
+        if self.desk.ready(self.now) {
+            self.ask_claim(claiming.forced, claiming.formed);
+        }
+    }
+
+    fn primary_is_back(&self) -> bool {
+        let register_epoch = self.desk.register().map(|register| register.epoch);
+        self.peer_epoch().is_some_and(|epoch| register_epoch.is_none_or(|known| known <= epoch))
+            && !self.desk.swap_pending()
+    }
+
+    /// The next step towards the next epoch, from what is known of the register.
+    fn ask_claim(&mut self, forced: bool, formed: bool) {
+        let me = self.config.me.clone();
+        let expected = match &self.desk.known {
+            Known::Nothing => return self.ask(Purpose::Look, None),
+            Known::Absent if forced || formed => None,
+            Known::Absent => return self.wait(Why::Starting, StopReason::Deposed, None),
+            Known::Is(register) => {
+                let allowed = forced || register.mode == Mode::Mirrored || register.primary == me;
+                if !allowed {
+                    return self.claim_lost();
+                }
+                Some(register.clone())
+            }
+        };
+        let epoch = self.next_epoch(self.config.rank_of_me());
+        let new = self.register_of(epoch, Mode::Solo, expected.as_ref());
+        self.ask(Purpose::Claim, Some((expected, new)));
+    }
+
+    /// A register value that names this node.
+    pub(crate) fn register_of(&self, epoch: Epoch, mode: Mode, expected: Option<&Register>) -> Register {
+        Register {
+            volume: self.log.volume,
+            epoch,
+            primary: self.config.me.clone(),
+            mode,
+            generation: expected.map_or(1, |register| register.generation + 1),
+        }
+    }
+
+    fn claim_lost(&mut self) {
+        self.store(|state| state.in_sync = false);
+        self.wait(Why::Outdated, StopReason::Deposed, None);
+    }
+
+    pub(crate) fn witness_said(&mut self, asked: Asked, outcome: WitnessOutcome) {
+        match self.role {
+            Role::Claiming(claiming) => self.claim_answered(claiming, &asked, &outcome),
+            Role::Primary(_) => self.primary_answered(&asked, &outcome),
+            _ => {}
+        }
+    }
+
+    fn claim_answered(&mut self, claiming: Claiming, asked: &Asked, outcome: &WitnessOutcome) {
+        if asked.purpose != Purpose::Claim || claiming.stage != ClaimStage::Asking {
+            return;
+        }
+        match outcome {
+            WitnessOutcome::Swapped(register) => self.open(register.epoch, true, Some(claiming.clock)),
+            WitnessOutcome::Conflict(Some(register)) if self.is_mine_unopened(register) => {
+                self.open(register.epoch, true, Some(claiming.clock));
+            }
+            // An operator forced it here and no witness can be asked: its word is final.
+            WitnessOutcome::Unreachable { .. } if claiming.forced => {
+                self.open(self.next_epoch(self.config.rank_of_me()), true, Some(claiming.clock));
+            }
+            WitnessOutcome::Is(_) | WitnessOutcome::Conflict(_) | WitnessOutcome::Unreachable { .. } => {}
+        }
+    }
+
+    /// The register gives this node an epoch that it has not opened: its own swap, whose answer was lost.
+    pub(crate) fn is_mine_unopened(&self, register: &Register) -> bool {
+        register.primary == self.config.me
+            && register.mode == Mode::Solo
+            && self.log.history.last().is_none_or(|last| last.epoch < register.epoch)
+    }
+
+    /// The epoch is this node's. Alone: remember that before anything is acknowledged.
+    pub(crate) fn open(&mut self, epoch: Epoch, solo: bool, clock: Option<TakeoverClock>) {
+        let clock = clock.map(|clock| TakeoverClock { granted: self.now, ..clock });
+        let register = match (self.desk.register(), self.config.witness) {
+            (Some(register), true) => Some(register.clone()),
+            _ => {
+                let mode = if solo { Mode::Solo } else { Mode::Mirrored };
+                Some(self.register_of(epoch, mode, self.durable.register.clone().as_ref()))
+            }
+        };
+        self.reports.split = None;
+        self.reports.needs_resync = None;
+        self.store(|state| {
+            state.epoch_seen = epoch;
+            state.register = register;
+            state.in_sync = true;
+            state.discarded = false;
+            state.solo = if solo { state.solo.or(Some(epoch)) } else { state.solo };
+        });
+        self.stop_mirroring();
+        self.emit(Command::OpenEpoch { epoch });
+        self.role = Role::Opening(Opening { epoch, solo, clock });
+    }
+
+    /// (partner) The primary gives its place to this node.
+    pub(crate) fn handed_over(&mut self, from: Epoch, epoch: Epoch, end: LogPoint) {
+        let Role::Partner(partner) = self.role else { return };
+        let mine = epoch.0 % 2 == self.config.rank_of_me();
+        let newer = self.log.history.last().is_none_or(|last| last.epoch < epoch);
+        if partner.epoch != from || !mine || !newer || !self.durable.in_sync {
+            return;
+        }
+        self.emit(Command::Revoke);
+        let now = self.now;
+        let clock =
+            TakeoverClock { silent_since: now, detected: now, fenced: now, lease_over: now, granted: now };
+        let stage = ClaimStage::Revoking { handed: Some(Handed { from, epoch, end }) };
+        self.role = Role::Claiming(Claiming { stage, forced: false, formed: false, clock });
+    }
+
+    pub(crate) fn note_takeover(&mut self, clock: TakeoverClock) {
+        self.takeover = Some(TakeoverTimes {
+            detection_ms: clock.detected.since(clock.silent_since),
+            fencing_ms: clock.fenced.since(clock.detected),
+            lease_ms: clock.lease_over.since(clock.fenced),
+            witness_ms: clock.granted.since(clock.lease_over),
+            opening_ms: self.now.since(clock.granted),
+        });
+    }
+
+    pub(crate) fn claim_deadline(&self) -> Option<MonoMs> {
+        match &self.role {
+            Role::Claiming(claiming) if claiming.stage == ClaimStage::LeaseWait => Some(self.promise_ends()),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Requests to the witness: one at a time, with backoff, and the memory of swaps whose fate is not known.
+//!
+//! Invariant: while a swap may still happen (`uncertain`), this node neither follows a primary nor resumes as
+//! one: the swap could succeed behind its back. It is dead for certain once the register is seen with any
+//! value other than the one the swap expected, because each swap raises the generation.
+
+use crate::state::Known;
+use crate::witness::{Register, Request, WitnessOutcome};
+use crate::{MonoMs, RequestId, Timers};
+use ids::VolumeId;
+
+/// What a request is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Purpose {
+    /// Only to know.
+    Look,
+    /// The next epoch, for this node alone.
+    Claim,
+    /// This epoch, mirrored.
+    Mirror,
+    /// The next epoch, for the partner.
+    HandOver,
+    /// This epoch, which an operator forced or which the witness forgot.
+    Assert,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Asked {
+    pub request: RequestId,
+    pub purpose: Purpose,
+    pub since: MonoMs,
+    /// `None`: a read. Else what was expected, and the new value.
+    pub swap: Option<(Option<Register>, Register)>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Desk {
+    next_request: u64,
+    pub asked: Option<Asked>,
+    not_before: MonoMs,
+    pause_ms: u64,
+    pub reachable: Option<bool>,
+    uncertain: Option<Option<Register>>,
+    pub known: Known,
+    pub looked: MonoMs,
+}
+
+impl Desk {
+    pub fn new(now: MonoMs) -> Desk {
+        Desk {
+            next_request: 1,
+            asked: None,
+            not_before: now,
+            pause_ms: 0,
+            reachable: None,
+            uncertain: None,
+            known: Known::Nothing,
+            looked: now,
+        }
+    }
+
+    /// May a request be sent now?
+    pub fn ready(&self, now: MonoMs) -> bool {
+        self.asked.is_none() && now >= self.not_before
+    }
+
+    /// When the next attempt may be made, or the request counts as lost.
+    pub fn deadline(&self, timers: &Timers) -> MonoMs {
+        self.asked.as_ref().map_or(self.not_before, |asked| asked.since.plus(timers.witness_timeout_ms))
+    }
+
+    /// Can a swap of this node still happen without it knowing?
+    pub fn swap_pending(&self) -> bool {
+        self.uncertain.is_some() || self.asked.as_ref().is_some_and(|asked| asked.swap.is_some())
+    }
+
+    /// The register, if known and there.
+    pub fn register(&self) -> Option<&Register> {
+        match &self.known {
+            Known::Is(register) => Some(register),
+            Known::Nothing | Known::Absent => None,
+        }
+    }
+
+    /// Makes a request of it; `ready` must hold.
+    pub fn ask(
+        &mut self,
+        now: MonoMs,
+        volume: VolumeId,
+        purpose: Purpose,
+        swap: Option<(Option<Register>, Register)>,
+    ) -> (RequestId, Request) {
+        assert!(self.ready(now), "one request at a time");
+        let request = RequestId(self.next_request);
+        self.next_request += 1;
+        let ask = match &swap {
+            None => Request::Read { volume },
+            Some((expected, new)) => Request::CompareAndSwap { expected: expected.clone(), new: new.clone() },
+        };
+        self.asked = Some(Asked { request, purpose, since: now, swap });
+        self.looked = now;
+        (request, ask)
+    }
+
+    /// Takes an answer. Returns the request it belongs to when that was still waited for.
+    pub fn answered(
+        &mut self,
+        now: MonoMs,
+        timers: &Timers,
+        request: RequestId,
+        outcome: &WitnessOutcome,
+    ) -> Option<Asked> {
+        match outcome {
+            WitnessOutcome::Is(Some(register))
+            | WitnessOutcome::Swapped(register)
+            | WitnessOutcome::Conflict(Some(register)) => self.observe(register),
+            WitnessOutcome::Is(None) | WitnessOutcome::Conflict(None) => self.observe_absent(request),
+            WitnessOutcome::Unreachable { .. } => {}
+        }
+        let asked = self.asked.take_if(|asked| asked.request == request)?;
+        if let WitnessOutcome::Unreachable { maybe_applied } = outcome {
+            self.reachable = Some(false);
+            self.pause_ms = (self.pause_ms * 2).clamp(timers.witness_retry_ms, timers.witness_retry_max_ms);
+            self.not_before = now.plus(self.pause_ms);
+            if let Some((expected, _)) = &asked.swap
+                && *maybe_applied
+            {
+                self.uncertain = Some(expected.clone());
+            }
+        } else {
+            self.reachable = Some(true);
+            self.pause_ms = 0;
+            self.not_before = now;
+        }
+        Some(asked)
+    }
+
+    /// The request that has waited too long counts as lost; a later answer only informs.
+    pub fn overdue(&mut self, now: MonoMs, timers: &Timers) -> Option<Asked> {
+        let request =
+            self.asked.as_ref().filter(|a| now.since(a.since) >= timers.witness_timeout_ms)?.request;
+        self.answered(now, timers, request, &WitnessOutcome::Unreachable { maybe_applied: true })
+    }
+
+    /// The register was seen with this value (perhaps some time ago).
+    pub fn observe(&mut self, register: &Register) {
+        if self.uncertain.as_ref().is_some_and(|expected| {
+            expected.as_ref().is_none_or(|expected| expected.generation < register.generation)
+        }) {
+            self.uncertain = None;
+        }
+        if self.register().is_none_or(|known| known.generation <= register.generation) {
+            self.known = Known::Is(register.clone());
+        }
+    }
+
+    fn observe_absent(&mut self, request: RequestId) {
+        if self.asked.as_ref().is_some_and(|asked| asked.request == request) {
+            self.known = Known::Absent;
+            if self.uncertain.as_ref().is_some_and(Option::is_some) {
+                self.uncertain = None;
+            }
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Two logs meet: where they part, who should begin, and whether the volume is split. Pure functions over
+//! what the nodes tell each other.
+
+use crate::{Config, Hello, Posture, Refusal, ResyncReason, Split};
+use ids::{Epoch, Lsn, NodeName};
+
+/// What a node that wants to follow has to do with its log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Meeting {
+    /// Cut the log here (or not at all, when it ends here), then join.
+    JoinAt(Lsn),
+    NeedsResync(ResyncReason),
+    Split(Split),
+}
+
+/// Refuses a node that can not be the partner.
+pub(crate) fn refuse(config: &Config, ours: &Hello, theirs: &Hello) -> Result<(), Refusal> {
+    if theirs.log.volume != ours.log.volume {
+        return Err(Refusal::Volume { ours: ours.log.volume, theirs: theirs.log.volume });
+    }
+    if theirs.node != config.peer {
+        return Err(Refusal::Node(theirs.node.clone()));
+    }
+    if theirs.log.capacity_bytes != ours.log.capacity_bytes {
+        return Err(Refusal::Capacity {
+            ours_bytes: ours.log.capacity_bytes,
+            theirs_bytes: theirs.log.capacity_bytes,
+        });
+    }
+    Ok(())
+}
+
+/// Where `joiner`'s log and that of the `primary` of `epoch` part.
+///
+/// The primary's end does not bound its current epoch: whatever the joiner has of that epoch came from this
+/// primary, and each start of a primary opens a new epoch. That the chain really continues is checked by CRC
+/// when the `Join` comes.
+pub(crate) fn meet(joiner: &Hello, primary: &Hello, epoch: Epoch) -> Meeting {
+    let end = joiner.log.end.lsn;
+    let common = joiner.log.history.common_end(end, &primary.log.history, Lsn(u64::MAX));
+    let split = |common_end| {
+        Meeting::Split(Split {
+            common_end,
+            our_end: end,
+            their_end: primary.log.end.lsn,
+            our_epoch: joiner.solo,
+            their_epoch: epoch,
+        })
+    };
+    match common {
+        _ if !joiner.log.survived => Meeting::NeedsResync(ResyncReason::LogLost),
+        Some(cut) if cut < end && (joiner.solo.is_some() || cut < joiner.log.committed) => split(Some(cut)),
+        Some(cut) => Meeting::JoinAt(cut.min(end)),
+        None if end == Lsn::ZERO && joiner.log.history.entries().is_empty() => {
+            if joiner.log.base_empty && primary.origin_empty {
+                Meeting::JoinAt(Lsn::ZERO)
+            } else if joiner.log.base_empty {
+                Meeting::NeedsResync(ResyncReason::FirstCopy)
+            } else {
+                Meeting::NeedsResync(ResyncReason::LogLost)
+            }
+        }
+        None if joiner.solo.is_some() => split(None),
+        None => Meeting::NeedsResync(ResyncReason::NoCommonPoint),
+    }
+}
+
+/// Which of two nodes that both wait should open the first epoch, when no register can tell. Both compute
+/// the same from the same two `Hello`s; should they not (one was older), both stay frozen and the lower epoch
+/// gives way.
+pub(crate) fn who_begins(config: &Config, a: &Hello, b: &Hello) -> Option<NodeName> {
+    let idle = |hello: &Hello| hello.posture == Posture::Waiting;
+    if !idle(a) || !idle(b) {
+        return None;
+    }
+    let fresh = |hello: &Hello| {
+        !hello.in_sync && hello.register.is_none() && hello.log.end.lsn == Lsn::ZERO && hello.log.survived
+    };
+    let by_configuration = || config.preferred.clone().unwrap_or_else(|| a.node.clone().min(b.node.clone()));
+    match (a.in_sync, b.in_sync) {
+        (true, false) => Some(a.node.clone()),
+        (false, true) => Some(b.node.clone()),
+        (true, true) => {
+            let newest =
+                [a, b].into_iter().filter_map(|hello| hello.register.as_ref()).max_by_key(|r| r.epoch);
+            Some(newest.map_or_else(by_configuration, |register| register.primary.clone()))
+        }
+        (false, false) if fresh(a) && fresh(b) => match (a.log.base_empty, b.log.base_empty) {
+            (false, true) => Some(a.node.clone()),
+            (true, false) => Some(b.node.clone()),
+            _ => Some(by_configuration()),
+        },
+        (false, false) => None,
+    }
+}

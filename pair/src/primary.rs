@@ -1,0 +1,286 @@
+//! Serving: solo, mirrored, and frozen when the partner is gone; the next epoch then comes from the witness.
+//!
+//! Invariants: alone only under a register that says (this epoch, me, solo), stored as `solo` beforehand;
+//! frozen means `AckRule::Nobody` until the swap has been answered or the partner has joined again. What can
+//! go wrong: a swap whose answer is lost. Then nothing is resumed until the register was seen.
+
+use crate::desk::{Asked, Purpose};
+use crate::state::{BarrierStage, HandOverStage, Known, Primary, PrimaryMode, Role, Why};
+use crate::witness::{Mode, Register};
+use crate::{Command, Lease, LinkId, LogSummary, MonoMs, Pair, Posture, StopReason, WitnessOutcome};
+use ids::{AckRule, Epoch};
+
+impl Primary {
+    /// The link whose partner acknowledgements wait for.
+    pub fn joined_link(&self) -> Option<LinkId> {
+        match self.mode {
+            PrimaryMode::Barrier { link, .. }
+            | PrimaryMode::Mirrored { link }
+            | PrimaryMode::HandingOver { link, .. } => Some(link),
+            PrimaryMode::Solo | PrimaryMode::Frozen { .. } | PrimaryMode::DrainingToStop => None,
+        }
+    }
+}
+
+impl Pair {
+    pub(crate) fn epoch_opened(&mut self, log: LogSummary) {
+        let Role::Opening(opening) = self.role else { return };
+        let opened = log.history.last().is_some_and(|last| last.epoch == opening.epoch);
+        assert!(
+            opened,
+            "the runtime answered OpenEpoch({}) with the history {:?}",
+            opening.epoch, log.history
+        );
+        self.log = log;
+        let now = self.now;
+        let patience = now.plus(self.config.timers.failure_timeout_ms);
+        let mode = if opening.solo {
+            self.set_rule(AckRule::Local);
+            self.set_lease(Lease::Forever);
+            PrimaryMode::Solo
+        } else {
+            PrimaryMode::Frozen { claim_at: patience, since: now }
+        };
+        self.role = Role::Primary(Primary {
+            epoch: opening.epoch,
+            mode,
+            catch: None,
+            answered: now,
+            lease_until: now,
+            fault_retry: now,
+        });
+        self.emit(Command::StartServing { epoch: opening.epoch });
+        if let Some(clock) = opening.clock {
+            self.note_takeover(clock);
+        }
+        self.say_hello();
+    }
+
+    pub(crate) fn run_primary(&mut self) {
+        let Role::Primary(primary) = self.role else { return };
+        let timers = self.config.timers.clone();
+        let silent = self.now.since(primary.answered) >= timers.failure_timeout_ms;
+        match primary.mode {
+            PrimaryMode::Solo if self.stopping.is_some() => self.drain_to_stop(),
+            PrimaryMode::Solo => {
+                self.run_catching();
+                self.check_register();
+            }
+            PrimaryMode::Barrier { .. } | PrimaryMode::Mirrored { .. } | PrimaryMode::HandingOver { .. }
+                if silent =>
+            {
+                if let Some(link) = primary.joined_link().filter(|link| self.is_current(*link)) {
+                    self.drop_link(link);
+                }
+                self.claim_now();
+            }
+            PrimaryMode::Barrier { stage, since, .. } => self.run_barrier(stage, since),
+            PrimaryMode::Mirrored { .. } => self.run_mirrored(),
+            PrimaryMode::HandingOver { stage, .. } => self.run_handover(stage),
+            PrimaryMode::Frozen { .. } if self.stopping.is_some() && !self.desk.swap_pending() => {
+                self.stop_now();
+            }
+            PrimaryMode::Frozen { .. } if self.passed_over(primary.epoch) => {
+                self.open(self.next_epoch(self.config.rank_of_me()), false, None);
+            }
+            PrimaryMode::Frozen { claim_at, .. } => {
+                self.run_catching();
+                if matches!(self.role, Role::Primary(now) if matches!(now.mode, PrimaryMode::Frozen { .. }))
+                    && self.config.witness
+                    && self.now >= claim_at
+                    && self.desk.ready(self.now)
+                {
+                    self.ask_to_go_alone();
+                }
+            }
+            PrimaryMode::DrainingToStop => {}
+        }
+    }
+
+    /// Without a witness: the waiting partner knows a later epoch, in which nothing was acknowledged that this
+    /// log lacks (else the join would be a split). It can only follow a still later one.
+    fn passed_over(&self, epoch: Epoch) -> bool {
+        !self.config.witness
+            && self
+                .peer_hello()
+                .is_some_and(|hello| hello.posture == Posture::Waiting && hello.epoch_seen > epoch)
+    }
+
+    /// The current link is gone.
+    pub(crate) fn primary_link_gone(&mut self) {
+        let Role::Primary(mut primary) = self.role else { return };
+        self.stop_mirroring();
+        primary.catch = None;
+        match primary.mode {
+            PrimaryMode::Solo | PrimaryMode::Frozen { .. } | PrimaryMode::DrainingToStop => {
+                self.role = Role::Primary(primary);
+            }
+            PrimaryMode::Barrier { alone_ok: true, .. } => {
+                primary.mode = PrimaryMode::Solo;
+                self.role = Role::Primary(primary);
+                self.set_rule(AckRule::Local);
+                self.set_lease(Lease::Forever);
+            }
+            PrimaryMode::Barrier { .. } | PrimaryMode::Mirrored { .. } | PrimaryMode::HandingOver { .. } => {
+                self.role = Role::Primary(primary);
+                self.freeze(self.now.plus(self.config.timers.link_grace_ms));
+            }
+        }
+    }
+
+    /// Nothing is acknowledged from here on; reads run on to the end of the lease.
+    pub(crate) fn freeze(&mut self, claim_at: MonoMs) {
+        let Role::Primary(primary) = &mut self.role else { return };
+        primary.mode = PrimaryMode::Frozen { claim_at, since: self.now };
+        primary.catch = None;
+        let lease = Lease::Until(primary.lease_until);
+        self.set_rule(AckRule::Nobody);
+        self.set_lease(lease);
+        if self.effects.draining {
+            self.emit(Command::Undrain);
+        }
+        self.stop_mirroring();
+    }
+
+    /// The partner is certainly gone: no grace.
+    pub(crate) fn claim_now(&mut self) {
+        if let Role::Primary(primary) = &mut self.role
+            && let PrimaryMode::Frozen { claim_at, .. } = &mut primary.mode
+        {
+            *claim_at = self.now;
+        }
+    }
+
+    pub(crate) fn renew_lease(&mut self) {
+        let Role::Primary(primary) = &self.role else { return };
+        if !matches!(primary.mode, PrimaryMode::Solo | PrimaryMode::DrainingToStop) {
+            self.set_lease(Lease::Until(primary.lease_until));
+        }
+    }
+
+    /// Frozen: (e, me, mirrored) → (e', me, solo).
+    fn ask_to_go_alone(&mut self) {
+        let Role::Primary(primary) = self.role else { return };
+        let expected = match &self.desk.known {
+            Known::Nothing => return self.ask(Purpose::Look, None),
+            // The witness forgot: it can not tell whether the partner has claimed. Only the partner can.
+            Known::Absent => {
+                if self.now.since(self.desk.looked) >= self.config.timers.witness_check_ms {
+                    self.ask(Purpose::Look, None);
+                }
+                return;
+            }
+            Known::Is(register) => register.clone(),
+        };
+        if self.is_mine_unopened(&expected) {
+            return self.open(expected.epoch, true, None);
+        }
+        if expected.primary != self.config.me && expected.epoch > primary.epoch {
+            return self.deposed();
+        }
+        let epoch = self.next_epoch(self.config.rank_of_me());
+        let new = self.register_of(epoch, Mode::Solo, Some(&expected));
+        self.ask(Purpose::Claim, Some((Some(expected), new)));
+    }
+
+    /// Solo: has an operator given the epoch to another node, or has the witness forgotten this one?
+    fn check_register(&mut self) {
+        let Role::Primary(primary) = self.role else { return };
+        let pause_ms = self.config.timers.witness_check_ms;
+        if self.config.witness && self.desk.ready(self.now) && self.now.since(self.desk.looked) >= pause_ms {
+            let behind = match &self.desk.known {
+                Known::Nothing => false,
+                Known::Absent => true,
+                Known::Is(register) => register.epoch < primary.epoch,
+            };
+            if behind {
+                let expected = self.desk.register().cloned();
+                let new = self.register_of(primary.epoch, Mode::Solo, expected.as_ref());
+                self.ask(Purpose::Assert, Some((expected, new)));
+            } else {
+                self.ask(Purpose::Look, None);
+            }
+        }
+    }
+
+    pub(crate) fn primary_answered(&mut self, asked: &Asked, outcome: &WitnessOutcome) {
+        let Role::Primary(primary) = self.role else { return };
+        let seen = match outcome {
+            WitnessOutcome::Is(register) | WitnessOutcome::Conflict(register) => register.clone(),
+            WitnessOutcome::Swapped(register) => Some(register.clone()),
+            WitnessOutcome::Unreachable { maybe_applied } => {
+                return self.witness_silent(asked.purpose, *maybe_applied);
+            }
+        };
+        let Some(register) = seen else { return };
+        if asked.purpose == Purpose::HandOver && matches!(outcome, WitnessOutcome::Swapped(_)) {
+            return self.given_away(register);
+        }
+        match primary.mode {
+            PrimaryMode::HandingOver { stage: HandOverStage::Swapping { .. }, .. }
+                if register.primary != self.config.me && register.mode == Mode::Mirrored =>
+            {
+                self.given_away(register);
+            }
+            // Also a hand-over that happened behind our back.
+            _ if register.epoch > primary.epoch && register.primary != self.config.me => self.deposed(),
+            PrimaryMode::Frozen { .. } if self.is_mine_unopened(&register) => {
+                self.open(register.epoch, true, None);
+            }
+            PrimaryMode::Barrier { stage: BarrierStage::Swapping, .. } if self.is_mirrored(&register) => {
+                self.enter_mirrored();
+            }
+            PrimaryMode::Solo if self.is_mirrored(&register) => self.freeze(self.now),
+            _ => {}
+        }
+    }
+
+    fn witness_silent(&mut self, purpose: Purpose, maybe_applied: bool) {
+        let Role::Primary(primary) = self.role else { return };
+        if purpose == Purpose::HandOver
+            && !maybe_applied
+            && !self.desk.swap_pending()
+            && let PrimaryMode::HandingOver { link, .. } = primary.mode
+        {
+            self.call_off(link);
+        }
+    }
+
+    /// Does it say: this epoch, me, mirrored?
+    pub(crate) fn is_mirrored(&self, register: &Register) -> bool {
+        let Role::Primary(primary) = &self.role else { return false };
+        register.mode == Mode::Mirrored
+            && register.epoch == primary.epoch
+            && register.primary == self.config.me
+    }
+
+    /// The register gave the next epoch to the partner.
+    pub(crate) fn given_away(&mut self, register: Register) {
+        let Role::Primary(primary) = self.role else { return };
+        let handed = match primary.mode {
+            PrimaryMode::HandingOver { stage: HandOverStage::Swapping { end }, .. } => {
+                Some(crate::state::Handed { from: primary.epoch, epoch: register.epoch, end })
+            }
+            _ => None,
+        };
+        self.wait(Why::HandedOver, StopReason::HandedOver, handed);
+        self.store(|state| {
+            state.epoch_seen = state.epoch_seen.max(register.epoch);
+            state.register = Some(register);
+        });
+        if let Some(crate::state::Handed { from, epoch, end }) = handed {
+            self.send(crate::Message::HandOver { from, epoch, end });
+        }
+    }
+
+    pub(crate) fn primary_deadline(&self) -> Option<MonoMs> {
+        let Role::Primary(primary) = &self.role else { return None };
+        match primary.mode {
+            PrimaryMode::Frozen { claim_at, .. } if claim_at > self.now => Some(claim_at),
+            _ if primary.joined_link().is_some() => {
+                Some(primary.answered.plus(self.config.timers.failure_timeout_ms))
+            }
+            _ => None,
+        }
+    }
+}

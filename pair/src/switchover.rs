@@ -1,0 +1,246 @@
+//! Leaving the primary's place on purpose: a planned switchover, a local fault, the end of the process.
+//!
+//! (e, me, mirrored) → (e', partner, mirrored): drain, swap, stop serving, tell. Before the swap was asked
+//! everything can be called off. After it, the register decides: if the swap is known not to have left this
+//! node, off; otherwise clients are held until the register has been seen.
+
+use crate::desk::Purpose;
+use crate::state::{HandOverStage, PrimaryMode, Role};
+use crate::witness::{Mode, Register};
+use crate::{Command, Lease, LinkId, Message, MonoMs, Operator, Pair, ResyncReason, StopReason};
+use ids::{AckRule, LogPoint};
+
+impl Pair {
+    /// Can this wish be met now? `Err` says why not, for the operator.
+    ///
+    /// # Errors
+    /// A line for the operator.
+    pub fn can(&self, wish: Operator) -> Result<(), String> {
+        let no = |why: &str| Err(why.to_owned());
+        match (wish, &self.role) {
+            (Operator::Switchover, Role::Primary(primary)) => match primary.mode {
+                PrimaryMode::Mirrored { .. } if self.peer_healthy() => Ok(()),
+                PrimaryMode::Mirrored { .. } => {
+                    no("the partner can not apply to its own disk; repair it first")
+                }
+                PrimaryMode::HandingOver { .. } => no("a switchover is under way"),
+                _ => no("the pair is not mirrored; wait until the partner has caught up"),
+            },
+            (Operator::Switchover, Role::Partner(_)) if self.durable.in_sync => Ok(()),
+            (Operator::Switchover, _) => no("this node is neither primary nor an up-to-date partner"),
+            (Operator::ForceTakeover, Role::Primary(primary)) => match primary.mode {
+                PrimaryMode::Frozen { .. } => Ok(()),
+                _ => no("this node is primary and serves"),
+            },
+            (Operator::ForceTakeover, Role::Failed(_) | Role::Stopped | Role::Opening(_)) => {
+                no("this node can not serve now")
+            }
+            (Operator::ForceTakeover, _) => Ok(()),
+            (Operator::DiscardLocal, Role::Waiting(_)) if self.reports.split.is_some() => Ok(()),
+            (Operator::DiscardLocal, _) => no("the volume is not split here; there is nothing to discard"),
+        }
+    }
+
+    pub(crate) fn operator(&mut self, wish: Operator) {
+        if self.can(wish).is_err() {
+            return;
+        }
+        match (wish, &self.role) {
+            (Operator::Switchover, Role::Primary(_)) => self.begin_handover(),
+            (Operator::Switchover, _) => self.send(Message::WantSwitchover),
+            (Operator::ForceTakeover, Role::Primary(_)) => self.force_frozen(),
+            (Operator::ForceTakeover, Role::Claiming(_)) => {
+                if let Role::Claiming(claiming) = &mut self.role {
+                    claiming.forced = true;
+                }
+            }
+            (Operator::ForceTakeover, _) => self.claim(true, false, self.now),
+            (Operator::DiscardLocal, _) => {
+                self.reports.split = None;
+                self.reports.needs_resync = Some(ResyncReason::Discarded);
+                self.store(|state| {
+                    state.discarded = true;
+                    state.in_sync = false;
+                });
+                self.say_hello();
+            }
+        }
+    }
+
+    /// A frozen primary goes on alone because an operator says so.
+    fn force_frozen(&mut self) {
+        if let Some(link) = &self.link {
+            let link = link.id;
+            self.drop_link(link);
+        }
+        let epoch = self.next_epoch(self.config.rank_of_me());
+        self.open(epoch, true, None);
+    }
+
+    pub(crate) fn switchover_wanted(&mut self) {
+        if self.can(Operator::Switchover).is_ok() && matches!(self.role, Role::Primary(_)) {
+            self.begin_handover();
+        }
+    }
+
+    fn peer_healthy(&self) -> bool {
+        self.reports.peer_vitals.is_some_and(|vitals| vitals.healthy)
+    }
+
+    fn begin_handover(&mut self) {
+        let Role::Primary(primary) = &mut self.role else { return };
+        let PrimaryMode::Mirrored { link } = primary.mode else { return };
+        let stage = HandOverStage::Draining { since: self.now };
+        primary.mode = PrimaryMode::HandingOver { link, stage };
+        self.emit(Command::Drain);
+    }
+
+    /// Mirrored: a fault of this node, or its end, is a reason to hand over.
+    pub(crate) fn run_mirrored(&mut self) {
+        let Role::Primary(primary) = &mut self.role else { return };
+        let due = self.now >= primary.fault_retry;
+        if (self.fault || self.stopping.is_some()) && due {
+            primary.fault_retry = self.now.plus(self.config.timers.join_retry_ms);
+            if self.peer_healthy() {
+                self.begin_handover();
+            } else if self.stopping.is_some() {
+                self.drain_to_stop();
+            }
+        }
+    }
+
+    pub(crate) fn drained(&mut self, end: LogPoint) {
+        let Role::Primary(primary) = &mut self.role else { return };
+        match primary.mode {
+            PrimaryMode::HandingOver { link, stage: HandOverStage::Draining { .. } }
+                if self.effects.draining =>
+            {
+                primary.mode = PrimaryMode::HandingOver { link, stage: HandOverStage::Swapping { end } };
+            }
+            PrimaryMode::DrainingToStop => self.stop_now(),
+            _ => {}
+        }
+    }
+
+    pub(crate) fn run_handover(&mut self, stage: HandOverStage) {
+        let Role::Primary(primary) = self.role else { return };
+        let Some(link) = primary.joined_link() else { return };
+        match stage {
+            HandOverStage::Draining { since } => {
+                if self.now.since(since) >= self.config.timers.drain_timeout_ms {
+                    self.call_off(link);
+                }
+            }
+            HandOverStage::Swapping { .. } => {
+                let new = Register {
+                    primary: self.config.peer.clone(),
+                    ..self.register_of(
+                        self.next_epoch(1 - self.config.rank_of_me()),
+                        Mode::Mirrored,
+                        self.desk.register(),
+                    )
+                };
+                if !self.config.witness {
+                    return self.given_away(new);
+                }
+                let expected = self.desk.register().cloned();
+                match &expected {
+                    // Our own swap, seen before its answer came.
+                    Some(register)
+                        if register.primary == self.config.peer && register.epoch > primary.epoch =>
+                    {
+                        match register.mode {
+                            Mode::Mirrored => self.given_away(register.clone()),
+                            Mode::Solo => self.deposed(),
+                        }
+                    }
+                    Some(register) if !self.is_mirrored(register) && !self.desk.swap_pending() => {
+                        self.call_off(link);
+                    }
+                    _ if self.desk.ready(self.now) => self.ask(Purpose::HandOver, Some((expected, new))),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// The switchover is off; nothing has changed.
+    pub(crate) fn call_off(&mut self, link: LinkId) {
+        if let Role::Primary(primary) = &mut self.role {
+            primary.mode = PrimaryMode::Mirrored { link };
+            primary.fault_retry = self.now.plus(self.config.timers.join_retry_ms);
+            self.emit(Command::Undrain);
+        }
+    }
+
+    // ---- the end of the process ----
+
+    pub(crate) fn shutdown(&mut self) {
+        if self.stopping.is_none() {
+            // Once for the drain, once for the witness and the partner's takeover.
+            self.stopping = Some(self.now.plus(self.config.timers.drain_timeout_ms * 2));
+        }
+    }
+
+    pub(crate) fn drain_to_stop(&mut self) {
+        if let Some(link) = &self.link {
+            // The partner need not wait for our silence, and a join need not begin.
+            let link = link.id;
+            if matches!(&self.role, Role::Primary(primary) if primary.joined_link().is_none()) {
+                self.drop_link(link);
+            }
+        }
+        if let Role::Primary(primary) = &mut self.role {
+            if matches!(primary.mode, PrimaryMode::Solo) {
+                primary.mode = PrimaryMode::DrainingToStop;
+                self.emit(Command::Drain);
+            } else {
+                self.stop_now();
+            }
+        }
+    }
+
+    /// Waiting while the process ends: a node that handed over stays until the partner serves.
+    pub(crate) fn stop_when_handed(&mut self) {
+        let Role::Waiting(waiting) = &self.role else { return };
+        let taken = match waiting.handed {
+            Some(handed) => self.peer_epoch().is_some_and(|epoch| epoch >= handed.epoch),
+            None => true,
+        };
+        if taken && !self.desk.swap_pending() {
+            self.stop_now();
+        }
+    }
+
+    pub(crate) fn stop_now(&mut self) {
+        if self.effects.serving {
+            self.emit(Command::StopServing { reason: StopReason::Stopping });
+        }
+        self.set_rule(AckRule::Nobody);
+        self.set_lease(Lease::None);
+        self.stop_mirroring();
+        self.emit(Command::Revoke);
+        self.send(Message::Goodbye);
+        self.emit(Command::Stopped);
+        self.role = Role::Stopped;
+    }
+
+    pub(crate) fn failed(&mut self, error: String) {
+        if self.effects.serving {
+            self.emit(Command::StopServing { reason: StopReason::Failed });
+        }
+        self.set_rule(AckRule::Nobody);
+        self.set_lease(Lease::None);
+        self.stop_mirroring();
+        self.emit(Command::Revoke);
+        self.send(Message::Goodbye);
+        self.role = Role::Failed(error);
+    }
+
+    pub(crate) fn role_deadline(&self) -> Option<MonoMs> {
+        self.waiting_deadline()
+            .or_else(|| self.partner_deadline())
+            .or_else(|| self.claim_deadline())
+            .or_else(|| self.primary_deadline())
+    }
+}

@@ -1,0 +1,114 @@
+//! The pair as an operator sees it.
+
+use crate::state::{HandOverStage, PartnerStage, PrimaryMode, Role, Why};
+use crate::{MonoMs, Pair, PairMode, PairStatus, RoleName};
+
+impl Pair {
+    /// The pair as this node sees it at `now`.
+    pub fn status(&self, now: MonoMs) -> PairStatus {
+        let role = match &self.role {
+            Role::Primary(_) => RoleName::Primary,
+            Role::Partner(_) => RoleName::Partner,
+            _ => RoleName::None,
+        };
+        let epoch = match &self.role {
+            Role::Primary(primary) => primary.epoch,
+            Role::Partner(partner) => partner.epoch,
+            Role::Opening(opening) => opening.epoch,
+            _ => self.epoch_seen(),
+        };
+        PairStatus {
+            role,
+            mode: self.mode(),
+            detail: self.detail(),
+            epoch,
+            linked: self.peer_hello().is_some(),
+            witness_reachable: self.desk.reachable.filter(|_| self.config.witness),
+            register: self.desk.register().or(self.durable.register.as_ref()).cloned(),
+            eligible: self.durable.in_sync
+                && self.reports.needs_resync.is_none()
+                && self.reports.split.is_none()
+                && !matches!(self.role, Role::Failed(_) | Role::Stopped),
+            serving: self.effects.serving,
+            peer_vitals: self.reports.peer_vitals,
+            peer_silent_ms: self.reports.peer_heard.map(|heard| now.since(heard)),
+            refusal: self.reports.refusal.clone(),
+            needs_resync: self.reports.needs_resync,
+            split: self.reports.split.clone(),
+            local_fault: self.fault,
+            takeover: self.takeover,
+        }
+    }
+
+    fn mode(&self) -> PairMode {
+        match &self.role {
+            Role::Waiting(_) if self.reports.split.is_some() => PairMode::Split,
+            Role::Waiting(_) if self.reports.needs_resync.is_some() => PairMode::NeedsResync,
+            Role::Waiting(waiting) => match waiting.why {
+                Why::Starting => PairMode::Starting,
+                Why::Outdated => PairMode::Outdated,
+                Why::Deposed => PairMode::Deposed,
+                Why::Frozen => PairMode::Frozen,
+                Why::HandedOver => PairMode::HandingOver,
+            },
+            Role::Partner(partner) => match partner.stage {
+                PartnerStage::Following { mirrored: true } => PairMode::Mirrored,
+                _ => PairMode::CatchingUp,
+            },
+            Role::Claiming(_) | Role::Opening(_) => PairMode::TakingOver,
+            Role::Primary(primary) => match primary.mode {
+                PrimaryMode::Solo | PrimaryMode::DrainingToStop if primary.catch.is_none() => PairMode::Solo,
+                PrimaryMode::Solo | PrimaryMode::DrainingToStop => PairMode::CatchingUp,
+                PrimaryMode::Barrier { .. } => PairMode::CatchingUp,
+                PrimaryMode::Mirrored { .. } => PairMode::Mirrored,
+                PrimaryMode::Frozen { .. } => PairMode::Frozen,
+                PrimaryMode::HandingOver { .. } => PairMode::HandingOver,
+            },
+            Role::Failed(_) => PairMode::Failed,
+            Role::Stopped => PairMode::Stopped,
+        }
+    }
+
+    fn detail(&self) -> String {
+        let witness = self.config.witness;
+        let unreachable = witness && self.desk.reachable == Some(false);
+        if let Role::Failed(error) = &self.role {
+            return format!("the log fails: {error}; repair it and restart this node");
+        }
+        if self.reports.split.is_some() {
+            return "both nodes acknowledged what the other lacks; choose a side: discard this one, or \
+                    'takeover --force' here and discard the other"
+                .to_owned();
+        }
+        if let Some(reason) = self.reports.needs_resync {
+            return format!("{reason}; this node needs a resync");
+        }
+        if let Some(refusal) = &self.reports.refusal {
+            return refusal.to_string();
+        }
+        let text = match &self.role {
+            Role::Waiting(waiting) => match waiting.why {
+                Why::Frozen => "no witness: waits for the partner, or for 'twinfiler takeover --force'",
+                Why::HandedOver => "waits for the partner to serve",
+                Why::Outdated | Why::Deposed => "waits for the primary, to join it",
+                Why::Starting if unreachable => "the witness does not answer; tries again",
+                Why::Starting => "looks for the witness's register and the partner",
+            },
+            Role::Claiming(_) if unreachable => "the witness does not answer; tries again",
+            Role::Primary(primary) => match primary.mode {
+                PrimaryMode::Frozen { .. } if !witness => {
+                    "no witness: waits for the partner, or for 'twinfiler takeover --force'"
+                }
+                PrimaryMode::Frozen { .. } if unreachable => {
+                    "partner lost and the witness does not answer; tries again"
+                }
+                PrimaryMode::HandingOver { stage: HandOverStage::Draining { .. }, .. } => {
+                    "waits for operations in flight"
+                }
+                _ => "",
+            },
+            _ => "",
+        };
+        text.to_owned()
+    }
+}

@@ -1,0 +1,171 @@
+//! Neither serving nor following: a node that starts, is outdated or deposed, or froze without a witness.
+//!
+//! It follows a primary when there is one; else it claims, if the register and its own log allow it. What can
+//! go wrong: two nodes that wait for each other. So a node that may claim does, after a bounded patience.
+
+use crate::desk::Purpose;
+use crate::meeting::who_begins;
+use crate::state::{Handed, Known, Role, Waiting, Why};
+use crate::witness::{Mode, Register};
+use crate::{Command, Lease, Message, MonoMs, Pair, ResyncReason, StopReason};
+use ids::AckRule;
+
+/// What the register allows this node.
+enum Right {
+    /// Claim at once: it names this node.
+    Mine,
+    /// Claim when its primary stays away.
+    InTurn,
+    /// Create it, as both nodes agreed.
+    Begin,
+    /// Nothing; follow when possible.
+    No,
+}
+
+impl Pair {
+    /// Stops whatever this node does and waits. The log's end is fixed by the answer to `Revoke`.
+    pub(crate) fn wait(&mut self, why: Why, reason: StopReason, handed: Option<Handed>) {
+        if self.effects.serving {
+            self.emit(Command::StopServing { reason });
+        }
+        self.set_rule(AckRule::Nobody);
+        self.set_lease(Lease::None);
+        self.stop_mirroring();
+        self.emit(Command::Revoke);
+        let timers = &self.config.timers;
+        let patience = self.now.plus(timers.failure_timeout_ms);
+        self.role = Role::Waiting(Waiting { why, patience, join_not_before: self.now, handed });
+        self.say_hello();
+    }
+
+    /// Another node has a later epoch (or the register says so).
+    pub(crate) fn deposed(&mut self) {
+        let me = self.config.me.clone();
+        let alone = self.desk.register().is_none_or(|register| register.mode == Mode::Solo);
+        let theirs = self.desk.register().is_none_or(|register| register.primary != me);
+        if alone && theirs {
+            self.store(|state| state.in_sync = false);
+        }
+        self.wait(Why::Deposed, StopReason::Deposed, None);
+    }
+
+    pub(crate) fn run_waiting(&mut self) {
+        if self.stopping.is_some() {
+            return self.stop_when_handed();
+        }
+        if self.effects.revokes_pending > 0 {
+            return;
+        }
+        if self.may_follow() {
+            return self.follow();
+        }
+        if self.reports.needs_resync.is_some() || self.reports.split.is_some() {
+            return;
+        }
+        let Role::Waiting(waiting) = &self.role else { return };
+        let patient = self.now < waiting.patience;
+        match self.right() {
+            Right::Mine => self.claim(false, false, self.now),
+            Right::InTurn if !patient => self.claim(false, false, self.now),
+            Right::Begin => self.claim(false, true, self.now),
+            Right::InTurn | Right::No => self.look(),
+        }
+    }
+
+    /// Asks the witness what the register says, now and then.
+    fn look(&mut self) {
+        let pause_ms = match self.desk.known {
+            Known::Nothing => 0,
+            Known::Absent | Known::Is(_) => self.config.timers.witness_check_ms,
+        };
+        if self.config.witness && self.desk.ready(self.now) && self.now.since(self.desk.looked) >= pause_ms {
+            self.ask(Purpose::Look, None);
+        }
+    }
+
+    pub(crate) fn ask(&mut self, purpose: Purpose, swap: Option<(Option<Register>, Register)>) {
+        let (request, ask) = self.desk.ask(self.now, self.log.volume, purpose, swap);
+        self.emit(Command::AskWitness { request, ask });
+    }
+
+    fn right(&mut self) -> Right {
+        let handed = matches!(&self.role, Role::Waiting(waiting) if waiting.handed.is_some());
+        if !self.config.witness {
+            return if !handed && self.begins() { Right::Begin } else { Right::No };
+        }
+        match &self.desk.known {
+            Known::Nothing => Right::No,
+            Known::Absent if self.begins() => Right::Begin,
+            Known::Absent => Right::No,
+            Known::Is(register) => {
+                let names_me = register.primary == self.config.me;
+                match register.mode {
+                    _ if names_me && !self.durable.in_sync => {
+                        self.reports.needs_resync = Some(ResyncReason::LogLost);
+                        Right::No
+                    }
+                    _ if names_me => Right::Mine,
+                    Mode::Mirrored if self.durable.in_sync => Right::InTurn,
+                    Mode::Mirrored => Right::No,
+                    Mode::Solo => {
+                        self.outdated();
+                        Right::No
+                    }
+                }
+            }
+        }
+    }
+
+    /// The register says that the other node acknowledges alone.
+    fn outdated(&mut self) {
+        if let Role::Waiting(waiting) = &mut self.role
+            && waiting.why != Why::Deposed
+        {
+            waiting.why = Why::Outdated;
+        }
+        self.store(|state| state.in_sync = false);
+    }
+
+    /// Both nodes are here, wait, and agree that this one opens the first epoch?
+    fn begins(&self) -> bool {
+        let Some(theirs) = self.peer_hello() else { return false };
+        who_begins(&self.config, &self.hello(), theirs).is_some_and(|name| name == self.config.me)
+    }
+
+    /// The link is up, the partner is a primary, and no swap of ours may still happen.
+    fn may_follow(&self) -> bool {
+        let Role::Waiting(waiting) = &self.role else { return false };
+        let Some(epoch) = self.peer_epoch() else { return false };
+        let newest = self.desk.register().or(self.durable.register.as_ref());
+        self.now >= waiting.join_not_before
+            && !self.desk.swap_pending()
+            && !self.durable.discarded
+            && newest.is_none_or(|register| register.epoch <= epoch)
+    }
+
+    /// Repeats, once per heartbeat, what may have been lost.
+    pub(crate) fn repeat(&mut self) {
+        let settled = match &self.role {
+            Role::Waiting(waiting) => {
+                if let Some(Handed { from, epoch, end }) = waiting.handed {
+                    self.send(Message::HandOver { from, epoch, end });
+                }
+                false
+            }
+            Role::Partner(_) => true,
+            Role::Primary(primary) => primary.catch.is_some() || primary.joined_link().is_some(),
+            _ => false,
+        };
+        if !settled || self.peer_hello().is_none() {
+            self.say_hello();
+        }
+        self.repeat_in_barrier();
+    }
+
+    pub(crate) fn waiting_deadline(&self) -> Option<MonoMs> {
+        match &self.role {
+            Role::Waiting(waiting) if waiting.patience > self.now => Some(waiting.patience),
+            _ => None,
+        }
+    }
+}
