@@ -89,6 +89,12 @@ pub trait LogBytes: Send + Sync {
     fn copy_out(&self, lsn: Lsn, dst: &mut [u8]) -> Result<(), Overwritten>;
 }
 
+impl LogBytes for nvlog::Log {
+    fn copy_out(&self, lsn: Lsn, dst: &mut [u8]) -> Result<(), Overwritten> {
+        nvlog::Log::copy_out(self, lsn, dst).map_err(|trimmed| Overwritten { lsn: trimmed.lsn })
+    }
+}
+
 /// A merged read that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ViewError {

@@ -70,9 +70,16 @@ pub struct Listing {
 
 impl Listing {
     pub(super) fn new(found: impl Iterator<Item = (Name, Target)>) -> Listing {
+        Listing::with_hash(found, DirCookie::of)
+    }
+
+    pub(super) fn with_hash(
+        found: impl Iterator<Item = (Name, Target)>,
+        hash: impl Fn(&Name) -> DirCookie,
+    ) -> Listing {
         let mut entries: Vec<ListingEntry> = found
             .map(|(name, target)| {
-                let cookie = DirCookie::of(&name);
+                let cookie = hash(&name);
                 ListingEntry { cookie, name, oid: target.oid, kind: target.kind }
             })
             .collect();
