@@ -66,6 +66,7 @@ fn mirrored(kind: Kind, size: usize, spin: Duration) -> (impl FnMut(), impl FnOn
     let (mut a, mut b) = (ends.a, ends.b);
     let closer = a.closer.clone();
     let serving = std::thread::spawn(move || {
+        let b = &mut b;
         while let Ok(arrival) = b.receiver.next(WAIT) {
             if let Some(arrival) = arrival
                 && b.receiver.acknowledge(arrival.to).is_err()
@@ -76,6 +77,8 @@ fn mirrored(kind: Kind, size: usize, spin: Duration) -> (impl FnMut(), impl FnOn
     });
     let mut end = 0;
     let round = move || {
+        // The whole link moves into the closure: its control part must live as long as it.
+        let a = &mut a;
         end += size as u64;
         a.sender.write(point(end)).unwrap();
         while a.sender.poll(WAIT).unwrap() != Some(point(end)) {}

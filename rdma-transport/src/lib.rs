@@ -27,6 +27,7 @@ mod memory;
 mod rendezvous;
 pub mod shm;
 mod socket;
+mod spin;
 pub mod tcp;
 
 pub use counters::{BUCKETS, CounterSnapshot, Counters};

@@ -80,8 +80,9 @@ pub struct PeerInfo {
 /// Times that trade latency, processor time and patience against each other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Tuning {
-    /// How long a waiting thread polls before it sleeps. Zero: it sleeps at once. Longer than the peer's
-    /// answer takes, it saves two wake-ups for each write; on a machine with few cores it costs others theirs.
+    /// How long a waiting thread polls at most before it sleeps; it polls less, down to not at all, while that
+    /// is in vain. Zero: it always sleeps at once. To be worth anything it must be longer than the peer takes to
+    /// wake up and answer.
     pub spin: Duration,
     /// The whole handshake, connecting included.
     pub handshake_timeout: Duration,
@@ -92,7 +93,7 @@ pub struct Tuning {
 impl Default for Tuning {
     fn default() -> Tuning {
         Tuning {
-            spin: Duration::from_micros(20),
+            spin: Duration::from_micros(50),
             handshake_timeout: Duration::from_secs(2),
             dead_peer_timeout: Duration::from_secs(3),
         }

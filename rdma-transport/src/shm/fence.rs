@@ -26,19 +26,7 @@ impl Fence for ShmFence {
     }
 
     fn revoke(&self) -> Result<(), FenceError> {
-        let words = self.0.my_page.words();
-        words.granted.store(0, Ordering::SeqCst);
-        let begin = Instant::now();
-        while words.writing.load(Ordering::SeqCst) != 0 {
-            if self.0.peer_is_gone() {
-                return Ok(());
-            }
-            if begin.elapsed() > STOP_LIMIT {
-                return Err(FenceError::PeerStuck { peer_pid: self.0.peer_pid(), waited: STOP_LIMIT });
-            }
-            std::thread::sleep(LOOK_INTERVAL);
-        }
-        Ok(())
+        self.0.revoke()
     }
 
     fn is_granted(&self) -> bool {
@@ -46,7 +34,26 @@ impl Fence for ShmFence {
     }
 }
 
-impl Drop for ShmFence {
+impl Shared {
+    fn revoke(&self) -> Result<(), FenceError> {
+        let words = self.my_page.words();
+        words.granted.store(0, Ordering::SeqCst);
+        let begin = Instant::now();
+        while words.writing.load(Ordering::SeqCst) != 0 {
+            if self.peer_is_gone() {
+                return Ok(());
+            }
+            if begin.elapsed() > STOP_LIMIT {
+                return Err(FenceError::PeerStuck { peer_pid: self.peer_pid(), waited: STOP_LIMIT });
+            }
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+        Ok(())
+    }
+}
+
+/// A link that nobody holds any more leaves no right behind.
+impl Drop for Shared {
     fn drop(&mut self) {
         if let Err(error) = self.revoke() {
             tracing::error!(%error, "a link was given up while the peer writes into this ring");

@@ -19,6 +19,7 @@ use crate::handshake::{ChannelKind, SessionId};
 use crate::memory::Ring;
 use crate::rendezvous::{self, Complete, Rendezvous};
 use crate::socket::deadline_after;
+use crate::spin::Spin;
 use crate::{Acceptor, Closer, Link, LinkError, LinkParams, PeerInfo, TransportKind};
 use ids::{LogMemory, LogPoint};
 use page::{Mailbox, Page};
@@ -107,7 +108,6 @@ struct Shared {
     socket: Arc<OwnedFd>,
     ending: Arc<Ending>,
     peer: (Pid, OwnedFd),
-    spin: Duration,
 }
 
 impl Shared {
@@ -125,19 +125,22 @@ impl Shared {
         &self,
         mailbox: &Mailbox,
         seen: &mut u64,
+        spin: &mut Spin,
         wait: Duration,
     ) -> Result<Option<LogPoint>, LinkError> {
         self.ending.check()?;
         let counters = self.ending.counters();
         let begin = Instant::now();
         let deadline = deadline_after(wait);
-        let spin_until = deadline.min(begin + self.spin);
+        let spin_until = deadline.min(begin + spin.limit());
         loop {
             if let Some(point) = mailbox.get(seen) {
                 count(&counters.spins, 1);
+                spin.hit();
                 return Ok(Some(point));
             }
             if Instant::now() >= spin_until {
+                spin.missed();
                 break;
             }
             std::hint::spin_loop();
@@ -181,7 +184,6 @@ fn assemble(complete: Complete, params: &LinkParams, memory: Arc<dyn LogMemory>)
         socket: Arc::clone(&socket),
         ending: Arc::clone(&ending),
         peer: exchange::process_of(&socket)?,
-        spin: tuning.spin,
     });
     let to_wake = Arc::downgrade(&shared);
     ending.also_wake(Box::new(move || {
@@ -204,8 +206,8 @@ fn assemble(complete: Complete, params: &LinkParams, memory: Arc<dyn LogMemory>)
     let peer_ring = Ring::new(Arc::new(theirs.ring));
     Ok(Link {
         control: Box::new(StreamControl::new(socket, Arc::clone(&ending), tuning.dead_peer_timeout)),
-        sender: Box::new(sender::ShmSender::new(Arc::clone(&shared), ring, peer_ring)),
-        receiver: Box::new(receiver::ShmReceiver::new(Arc::clone(&shared), capacity_bytes)),
+        sender: Box::new(sender::ShmSender::new(Arc::clone(&shared), ring, peer_ring, tuning.spin)),
+        receiver: Box::new(receiver::ShmReceiver::new(Arc::clone(&shared), capacity_bytes, tuning.spin)),
         fence: Arc::new(fence::ShmFence(shared)),
         peer,
         closer: Closer::new(ending),

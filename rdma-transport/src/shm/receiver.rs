@@ -4,6 +4,7 @@ use super::Shared;
 use crate::counters::count;
 use crate::ending::End;
 use crate::frame::check_range;
+use crate::spin::Spin;
 use crate::{Arrival, LinkError, MirrorReceiver};
 use ids::{LogPoint, Lsn};
 use std::sync::Arc;
@@ -14,11 +15,12 @@ pub(super) struct ShmReceiver {
     capacity_bytes: u64,
     expected: Option<Lsn>,
     seen: u64,
+    spin: Spin,
 }
 
 impl ShmReceiver {
-    pub(super) fn new(shared: Arc<Shared>, capacity_bytes: u64) -> ShmReceiver {
-        ShmReceiver { shared, capacity_bytes, expected: None, seen: 0 }
+    pub(super) fn new(shared: Arc<Shared>, capacity_bytes: u64, spin: Duration) -> ShmReceiver {
+        ShmReceiver { shared, capacity_bytes, expected: None, seen: 0, spin: Spin::new(spin) }
     }
 }
 
@@ -32,7 +34,9 @@ impl MirrorReceiver for ShmReceiver {
     fn next(&mut self, wait: Duration) -> Result<Option<Arrival>, LinkError> {
         let expected = self.expected.ok_or(LinkError::NotStarted)?;
         let arrivals = &self.shared.my_page.words().arrivals;
-        let Some(to) = self.shared.wait_for_news(arrivals, &mut self.seen, wait)? else { return Ok(None) };
+        let Some(to) = self.shared.wait_for_news(arrivals, &mut self.seen, &mut self.spin, wait)? else {
+            return Ok(None);
+        };
         let len_bytes = check_range(expected, expected, to.lsn, self.capacity_bytes)
             .map_err(|what| self.shared.ending.end(End::Protocol(what)))?;
         self.expected = Some(to.lsn);
@@ -47,11 +51,5 @@ impl MirrorReceiver for ShmReceiver {
         count(&self.shared.ending.counters().acknowledgements, 1);
         self.shared.peer_page.words().answers.put(durable);
         Ok(())
-    }
-}
-
-impl Drop for ShmReceiver {
-    fn drop(&mut self) {
-        self.shared.ending.end(End::Closed);
     }
 }

@@ -5,6 +5,7 @@ use crate::counters::count;
 use crate::ending::End;
 use crate::flight::Flight;
 use crate::memory::Ring;
+use crate::spin::Spin;
 use crate::{LinkError, MirrorSender};
 use ids::{LogPoint, Lsn};
 use std::sync::Arc;
@@ -20,12 +21,13 @@ pub(super) struct ShmSender {
     theirs: Ring,
     flight: Flight,
     seen: u64,
+    spin: Spin,
 }
 
 impl ShmSender {
-    pub(super) fn new(shared: Arc<Shared>, mine: Ring, theirs: Ring) -> ShmSender {
+    pub(super) fn new(shared: Arc<Shared>, mine: Ring, theirs: Ring, spin: Duration) -> ShmSender {
         let flight = Flight::new(mine.capacity_bytes());
-        ShmSender { shared, mine, theirs, flight, seen: 0 }
+        ShmSender { shared, mine, theirs, flight, seen: 0, spin: Spin::new(spin) }
     }
 
     /// Copies while the peer lets it; false when it does not.
@@ -80,16 +82,12 @@ impl MirrorSender for ShmSender {
     fn poll(&mut self, wait: Duration) -> Result<Option<LogPoint>, LinkError> {
         let shared = Arc::clone(&self.shared);
         let answers = &shared.my_page.words().answers;
-        let Some(durable) = shared.wait_for_news(answers, &mut self.seen, wait)? else { return Ok(None) };
+        let Some(durable) = shared.wait_for_news(answers, &mut self.seen, &mut self.spin, wait)? else {
+            return Ok(None);
+        };
         match self.flight.acknowledge(durable, shared.ending.counters()) {
             Ok(news) => Ok(news.then_some(durable)),
             Err(what) => Err(shared.ending.end(End::Protocol(what))),
         }
-    }
-}
-
-impl Drop for ShmSender {
-    fn drop(&mut self) {
-        self.shared.ending.end(End::Closed);
     }
 }

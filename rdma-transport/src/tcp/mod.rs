@@ -120,9 +120,9 @@ fn assemble(complete: Complete, params: &LinkParams, memory: Arc<dyn LogMemory>)
         if complete.connected { (from_connector, from_listener) } else { (from_listener, from_connector) };
     let ring = Ring::new(memory);
     let channel = |socket: &Arc<OwnedFd>, inbox_bytes| {
-        uring::Channel::new(Arc::clone(socket), ring.clone(), inbox_bytes).map_err(LinkError::io(
-            "setting up io_uring (is it forbidden here, by a container or by sysctl?)",
-        ))
+        uring::Channel::new(Arc::clone(socket), ring.clone(), inbox_bytes, tuning.spin).map_err(
+            LinkError::io("setting up io_uring (is it forbidden here, by a container or by sysctl?)"),
+        )
     };
     let ending = Arc::new(Ending::new(sockets.clone(), Arc::clone(&params.counters)));
     let gate = Arc::new(Gate::new(Arc::clone(&ending)));

@@ -120,12 +120,10 @@ impl MirrorReceiver for TcpReceiver {
                 return Ok(Some(arrival));
             }
             let limit = self.tuning.dead_peer_timeout;
-            let (waited, slept) = self
+            let waited = self
                 .channel
-                .fill(self.tuning.spin, deadline)
+                .fill(deadline, self.ending.counters())
                 .map_err(|errno| self.ending.end(End::of_errno("receiving log bytes", errno, limit)))?;
-            let counters = self.ending.counters();
-            count(if slept { &counters.sleeps } else { &counters.spins }, 1);
             match waited {
                 Waited::Received(0) => return Err(self.ending.end(End::PeerClosed)),
                 Waited::Received(_) => {}

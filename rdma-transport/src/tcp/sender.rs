@@ -98,10 +98,8 @@ impl MirrorSender for TcpSender {
             if let Some(newest) = self.acknowledged()? {
                 return Ok(Some(newest));
             }
-            let (waited, slept) =
-                self.channel.fill(self.tuning.spin, deadline).map_err(|errno| self.failed(errno))?;
             let counters = self.ending.counters();
-            count(if slept { &counters.sleeps } else { &counters.spins }, 1);
+            let waited = self.channel.fill(deadline, counters).map_err(|errno| self.failed(errno))?;
             match waited {
                 Waited::Received(0) => return Err(self.ending.end(End::PeerClosed)),
                 Waited::Received(_) => {}

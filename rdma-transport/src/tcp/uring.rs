@@ -9,12 +9,16 @@
 //! What can go wrong: io_uring cancels what a thread started when that thread ends; a send then reports what it
 //! has sent, and the rest is submitted again.
 
+use crate::counters::{Counters, count};
 use crate::memory::{Piece, Ring};
 use crate::socket::{timespec, try_recv};
+use crate::spin::Spin;
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode, squeue};
 use rustix::io::Errno;
+use rustix::net::{RecvFlags, sockopt};
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -53,7 +57,10 @@ pub(super) struct Channel {
     send_failed: Option<Errno>,
     received: Option<Result<usize, Errno>>,
     inbox: Box<[u8]>,
-    filled: std::ops::Range<usize>,
+    filled: Range<usize>,
+    spin: Spin,
+    /// The socket's receive timeout.
+    sleep_limit: Duration,
 }
 
 // SAFETY: the pointers in `message` point into the same box and into `ring`, which is Send; they are only used by
@@ -70,7 +77,12 @@ pub(super) enum Waited {
 }
 
 impl Channel {
-    pub(super) fn new(socket: Arc<OwnedFd>, ring: Ring, inbox_bytes: usize) -> io::Result<Channel> {
+    pub(super) fn new(
+        socket: Arc<OwnedFd>,
+        ring: Ring,
+        inbox_bytes: usize,
+        spin: Duration,
+    ) -> io::Result<Channel> {
         Ok(Channel {
             uring: IoUring::new(ENTRIES)?,
             socket,
@@ -81,6 +93,8 @@ impl Channel {
             received: None,
             inbox: vec![0; inbox_bytes].into_boxed_slice(),
             filled: 0..0,
+            spin: Spin::new(spin),
+            sleep_limit: Duration::ZERO,
         })
     }
 
@@ -128,9 +142,13 @@ impl Channel {
         self.push(entry.build().user_data(SEND))
     }
 
-    /// Receives into the inbox. Polls for `spin`, then sleeps until `deadline`. Returns early when a send that
-    /// was in the kernel is done.
-    pub(super) fn fill(&mut self, spin: Duration, deadline: Instant) -> Result<(Waited, bool), Errno> {
+    /// Receives into the inbox. Polls for a bounded time, then sleeps until `deadline`; returns early when
+    /// interrupted or when a send that was in the kernel is done.
+    ///
+    /// Sleeping is done in a plain `recv`: its wake-up carries the scheduler's hint that the waker is about to
+    /// sleep, which io_uring's does not, and which saves waking another core. Only while a send is under way the
+    /// thread sleeps in io_uring, to see the end of both.
+    pub(super) fn fill(&mut self, deadline: Instant, counters: &Counters) -> Result<Waited, Errno> {
         if self.filled.is_empty() {
             self.filled = 0..0;
         } else if self.filled.start > 0 {
@@ -139,27 +157,65 @@ impl Channel {
         }
         let room = self.filled.end..self.inbox.len();
         assert!(!room.is_empty(), "a full inbox holds a whole head");
-        let begin = Instant::now();
-        let until = deadline.min(begin + spin);
-        // With no time to sleep the socket is asked once; with none to spin the sleep itself asks.
-        while !spin.is_zero() || begin >= deadline {
-            if let Some(len) = try_recv(&*self.socket, &mut self.inbox[room.clone()])? {
-                self.filled.end += len;
-                return Ok((Waited::Received(len), false));
+        let polled = self.poll_socket(room.clone(), deadline)?;
+        let waited = match polled {
+            Some(waited) => {
+                count(&counters.spins, 1);
+                waited
             }
-            let now = Instant::now();
-            if now >= deadline {
-                return Ok((Waited::Nothing, false));
+            None => {
+                count(&counters.sleeps, 1);
+                if self.sending {
+                    let start = self.inbox[room.clone()].as_mut_ptr();
+                    self.receive(start, room.len(), 0, deadline)?
+                } else {
+                    self.sleep_in_recv(room, deadline)?
+                }
             }
-            if now >= until {
-                break;
-            }
-        }
-        let waited = self.receive(self.inbox[room.clone()].as_ptr().cast_mut(), room.len(), 0, deadline)?;
+        };
         if let Waited::Received(len) = waited {
             self.filled.end += len;
         }
-        Ok((waited, true))
+        Ok(waited)
+    }
+
+    /// Asks the socket again and again; `None` when it is time to sleep.
+    fn poll_socket(&mut self, room: Range<usize>, deadline: Instant) -> Result<Option<Waited>, Errno> {
+        let begin = Instant::now();
+        let limit = self.spin.limit();
+        if limit.is_zero() && begin < deadline {
+            return Ok(None);
+        }
+        let until = deadline.min(begin + limit);
+        loop {
+            if let Some(len) = try_recv(&*self.socket, &mut self.inbox[room.clone()])? {
+                self.spin.hit();
+                return Ok(Some(Waited::Received(len)));
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                return Ok(Some(Waited::Nothing));
+            }
+            if now >= until {
+                self.spin.missed();
+                return Ok(None);
+            }
+        }
+    }
+
+    fn sleep_in_recv(&mut self, room: Range<usize>, deadline: Instant) -> Result<Waited, Errno> {
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_micros(1));
+        // Callers wait for the same time again and again, but for what polling took: not worth a call each time.
+        let (shortest, longest) = (left, left + left / 16 + Duration::from_micros(200));
+        if !(shortest..=longest).contains(&self.sleep_limit) {
+            sockopt::set_socket_timeout(&*self.socket, sockopt::Timeout::Recv, Some(longest))?;
+            self.sleep_limit = longest;
+        }
+        match rustix::net::recv(&*self.socket, &mut self.inbox[room], RecvFlags::empty()) {
+            Ok((len, _)) => Ok(Waited::Received(len)),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(Waited::Nothing),
+            Err(errno) => Err(errno),
+        }
     }
 
     /// Receives `[from, from + len_bytes)` straight into the ring, all of it unless time or the stream ends;
