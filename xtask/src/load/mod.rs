@@ -9,6 +9,7 @@
 
 pub mod archive;
 pub mod blocks;
+pub mod fleet;
 pub mod git;
 pub mod route;
 pub mod sqlite;
@@ -75,11 +76,6 @@ impl Progress {
     /// Errors that clients must not see: the mount was alive when they happened.
     pub fn errors(&self) -> Vec<String> {
         self.errors.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// True when anything was wrong.
-    pub fn failed(&self) -> bool {
-        !self.lost().is_empty() || !self.errors().is_empty()
     }
 }
 

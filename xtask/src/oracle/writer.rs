@@ -31,7 +31,10 @@ impl Writer {
 
     fn check(&mut self, root: &Path) -> io::Result<Checked> {
         if !root.try_exists()? {
-            return Ok(Checked { compared: 1, lost: vec![format!("{}: the whole subtree is missing", root.display())] });
+            return Ok(Checked {
+                compared: 1,
+                lost: vec![format!("{}: the whole subtree is missing", root.display())],
+            });
         }
         let outcome = resolve(root, &mut self.model, self.in_doubt.as_ref())?;
         let lost = outcome.err().unwrap_or_default();

@@ -1,0 +1,29 @@
+//! `cargo xtask bench`: builds and runs the benches in release mode; their table goes to the terminal.
+
+use crate::steps;
+use crate::workspace::{CARGO_LIMIT, Workspace};
+use anyhow::{Context, Result, bail};
+
+/// What the command line says.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Arguments {
+    /// Passed on to the benches
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub rest: Vec<String>,
+}
+
+/// Runs the benches with their output on the terminal.
+pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
+    let mut command = workspace.cargo(&["run", "--release", "--quiet", "--package", "bench", "--"]);
+    let status = command.args(&arguments.rest).status().context("cannot run cargo")?;
+    if !status.success() {
+        bail!("the benches failed: {status}");
+    }
+    Ok(())
+}
+
+/// Runs them on sizes that take seconds, so that they never rot.
+pub fn run_tiny(workspace: &Workspace) -> Result<()> {
+    let mut command = workspace.cargo(&["run", "--release", "--quiet", "--package", "bench", "--", "--tiny"]);
+    steps::run(&workspace.log_dir(), "bench", &mut command, CARGO_LIMIT).map(drop)
+}

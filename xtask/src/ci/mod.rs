@@ -1,0 +1,146 @@
+//! `cargo xtask test`: everything that CI runs, in the order in which failures are cheapest to find.
+//!
+//! Quiet but for one line for each step and what failed; all output is in files under the target directory. The
+//! last line counts every test of the test runner and every step of the scenarios.
+
+mod runner;
+
+use crate::cluster::disk::Filesystem;
+use crate::steps::{Counts, Report};
+use crate::workspace::Workspace;
+use crate::{bench, demo, packages, posix, soak, verify};
+use anyhow::{Result, bail};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Processes killed by the short soak.
+const SOAK_KILLS: u64 = 15;
+
+/// Seconds of work before the kill in the short demos.
+const DEMO_SECONDS: u64 = 4;
+
+/// What the command line says.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Arguments {
+    /// Only these parts
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub only: Vec<Part>,
+}
+
+/// A part of the tests.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Part {
+    /// Formatting, clippy, documentation, tidy
+    Verify,
+    /// Unit, property and documentation tests
+    Unit,
+    /// The demo over both transports
+    Demo,
+    /// A short soak
+    Soak,
+    /// pjdfstest and fsx
+    Posix,
+    /// Benches on tiny sizes
+    Bench,
+}
+
+/// Runs everything.
+pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
+    let started = Instant::now();
+    let wanted = |part: Part| arguments.only.is_empty() || arguments.only.contains(&part);
+    let mut report = Report::default();
+    let ready = report.step("install what is missing", || install(workspace));
+    if wanted(Part::Verify) && ready {
+        verify::steps(workspace, &mut report)?;
+    }
+    if wanted(Part::Unit) && ready {
+        report.counted("unit and property tests", || runner::unit_tests(workspace));
+        report.counted("documentation tests", || runner::doc_tests(workspace));
+    }
+    let scenarios = [Part::Demo, Part::Soak, Part::Posix].into_iter().any(wanted);
+    let mut program = None;
+    if scenarios && ready {
+        report.step("build twinfiler (release)", || {
+            program = Some(workspace.build_daemon()?);
+            Ok(())
+        });
+    }
+    if let Some(program) = &program {
+        scenario_steps(workspace, &mut report, program, wanted);
+    }
+    if wanted(Part::Bench) && ready {
+        report.step("benches, tiny", || bench::run_tiny(workspace));
+    }
+    println!("{}", report.summary());
+    eprintln!("in {:.0?}", Duration::from_secs(started.elapsed().as_secs()));
+    if !report.all_passed() {
+        bail!("something failed; all output is in {}", workspace.log_dir().display());
+    }
+    Ok(())
+}
+
+fn scenario_steps(workspace: &Workspace, report: &mut Report, program: &Path, wanted: impl Fn(Part) -> bool) {
+    if wanted(Part::Demo) {
+        for (fs, transport) in [(Filesystem::Ext4, "tcp"), (Filesystem::Xfs, "shm")] {
+            report.step(&format!("demo on {} over {transport}", fs.name()), || {
+                demo_once(workspace, program, fs, transport)
+            });
+        }
+    }
+    if wanted(Part::Soak) {
+        report.counted("short soak over ext4, XFS and btrfs", || {
+            let arguments = soak::Arguments {
+                kills: SOAK_KILLS,
+                seed: None,
+                seconds: None,
+                fs: Filesystem::REAL.to_vec(),
+                transport: "tcp".to_owned(),
+                program: Some(program.to_path_buf()),
+            };
+            let rounds = soak::perform(workspace, &arguments)?.rounds();
+            Ok(Counts { passed: rounds, failed: 0 })
+        });
+    }
+    if wanted(Part::Posix) {
+        let mut tools: Option<PathBuf> = None;
+        report.step("install pjdfstest and fsx", || {
+            tools = Some(posix::install(workspace)?);
+            Ok(())
+        });
+        let Some(tools) = tools else { return };
+        let (program, logs, root) =
+            (program.to_path_buf(), workspace.log_dir(), workspace.root().to_path_buf());
+        let suite = posix::Suite { tools, program, logs, root };
+        for filesystem in Filesystem::REAL {
+            report.counted(&format!("POSIX on {}", filesystem.name()), || suite.run(filesystem));
+        }
+    }
+}
+
+fn install(workspace: &Workspace) -> Result<()> {
+    packages::require_root_and_fuse()?;
+    let mut needs = [packages::WORKLOAD, packages::BUILD].concat();
+    Filesystem::REAL.iter().for_each(|fs| needs.extend(packages::for_filesystem(fs.name())));
+    packages::ensure(&needs, &workspace.log_dir())
+}
+
+fn demo_once(workspace: &Workspace, program: &Path, fs: Filesystem, transport: &str) -> Result<()> {
+    let arguments = demo::Arguments {
+        json: true,
+        keep: false,
+        fs,
+        transport: transport.to_owned(),
+        seconds: DEMO_SECONDS,
+        seed: 1,
+        program: Some(program.to_path_buf()),
+    };
+    let outcome = demo::perform(workspace, &arguments)?;
+    std::fs::write(
+        workspace.log_dir().join(format!("demo-{}-{transport}.json", fs.name())),
+        outcome.to_json().to_string(),
+    )?;
+    if !outcome.passed() {
+        bail!("{}", outcome.to_text());
+    }
+    Ok(())
+}

@@ -1,0 +1,102 @@
+//! The test runners: cargo-nextest where it is installed, else cargo's own; and how many tests they ran.
+
+use crate::packages::find_program;
+use crate::steps::Counts;
+use crate::workspace::Workspace;
+use anyhow::{Result, bail};
+use std::fs;
+
+/// Runs every unit, property and integration test of the workspace.
+pub fn unit_tests(workspace: &Workspace) -> Result<Counts> {
+    if has_nextest(workspace) {
+        let arguments =
+            ["nextest", "run", "--workspace", "--no-fail-fast", "--status-level", "fail", "--color", "never"];
+        return counted(workspace, "nextest", &arguments, nextest_counts);
+    }
+    counted(
+        workspace,
+        "cargo-test",
+        &["test", "--workspace", "--no-fail-fast", "--lib", "--bins", "--tests"],
+        libtest_counts,
+    )
+}
+
+/// Runs the examples in the documentation, which nextest does not.
+pub fn doc_tests(workspace: &Workspace) -> Result<Counts> {
+    counted(workspace, "doc-test", &["test", "--workspace", "--doc", "--no-fail-fast"], libtest_counts)
+}
+
+fn has_nextest(workspace: &Workspace) -> bool {
+    let home = std::env::var_os("CARGO_HOME").map(std::path::PathBuf::from);
+    find_program("cargo-nextest").is_some()
+        || home.is_some_and(|home| home.join("bin/cargo-nextest").is_file())
+        || workspace.cargo(&["nextest", "--version"]).output().is_ok_and(|output| output.status.success())
+}
+
+fn counted(
+    workspace: &Workspace,
+    name: &str,
+    arguments: &[&str],
+    count: fn(&str) -> Counts,
+) -> Result<Counts> {
+    let outcome = workspace.run_cargo(name, arguments);
+    let log = workspace.log_dir().join(format!("{name}.log"));
+    let counts = count(&fs::read_to_string(&log).unwrap_or_default());
+    match outcome {
+        Err(error) if counts.failed == 0 => Err(error),
+        Err(error) => {
+            println!("{error:#}");
+            Ok(counts)
+        }
+        Ok(_) if counts.failed > 0 => bail!("{name} reports failures but ended well; see {}", log.display()),
+        Ok(_) => Ok(counts),
+    }
+}
+
+/// Reads "Summary [ 1.2s] 29 tests run: 28 passed (1 slow), 1 failed, 0 skipped".
+fn nextest_counts(output: &str) -> Counts {
+    let Some(line) = output.lines().rev().find(|line| line.trim_start().starts_with("Summary [")) else {
+        return Counts::default();
+    };
+    let tail = line.split_once("run:").map_or(line, |(_, tail)| tail);
+    let sum = |words: &[&str]| words.iter().map(|word| number_before(tail, word)).sum();
+    Counts { passed: sum(&["passed"]), failed: sum(&["failed", "timed out", "exec failed"]) }
+}
+
+/// Adds up "test result: ok. 5 passed; 0 failed; ...".
+fn libtest_counts(output: &str) -> Counts {
+    let mut counts = Counts::default();
+    for line in output.lines().filter(|line| line.starts_with("test result:")) {
+        counts.passed += number_before(line, "passed");
+        counts.failed += number_before(line, "failed");
+    }
+    counts
+}
+
+fn number_before(text: &str, word: &str) -> u64 {
+    let Some(at) = text.find(word) else { return 0 };
+    text[..at].split_whitespace().next_back().and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nextest_summaries_are_read() {
+        let text =
+            "x\n     Summary [   0.609s] 31 tests run: 29 passed (1 slow), 2 failed, 3 skipped\n  FAIL a\n";
+        assert_eq!(nextest_counts(text), Counts { passed: 29, failed: 2 });
+        assert_eq!(
+            nextest_counts("Summary [ 1s] 5 tests run: 5 passed, 0 skipped"),
+            Counts { passed: 5, failed: 0 }
+        );
+        assert_eq!(nextest_counts("error: could not compile"), Counts::default());
+    }
+
+    #[test]
+    fn libtest_summaries_are_added_up() {
+        let text = "test result: ok. 5 passed; 0 failed; 1 ignored\n\ntest result: FAILED. 2 passed; 1 failed; 0 ignored\n";
+        assert_eq!(libtest_counts(text), Counts { passed: 7, failed: 1 });
+    }
+}

@@ -1,0 +1,103 @@
+//! The local filesystem of a node: a plain directory, or a sparse image that is loop-mounted.
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// Size of an image; only what is written takes space.
+const IMAGE_BYTES: u64 = 2 << 30;
+
+/// Longest time for making or mounting a filesystem.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// What a local tree lies on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Filesystem {
+    /// ext4 in an image.
+    Ext4,
+    /// XFS in an image.
+    Xfs,
+    /// btrfs in an image.
+    Btrfs,
+    /// Whatever holds temporary files.
+    Dir,
+}
+
+impl Filesystem {
+    /// The three that base trees are tested on.
+    pub const REAL: [Filesystem; 3] = [Filesystem::Ext4, Filesystem::Xfs, Filesystem::Btrfs];
+
+    /// Its name, as mount knows it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Filesystem::Ext4 => "ext4",
+            Filesystem::Xfs => "xfs",
+            Filesystem::Btrfs => "btrfs",
+            Filesystem::Dir => "dir",
+        }
+    }
+}
+
+/// A mounted image; dropping it unmounts and frees the loop device.
+pub struct Disk {
+    mounted: Option<PathBuf>,
+}
+
+impl Disk {
+    /// Makes a filesystem in `image` and mounts it at `at`.
+    pub fn mount(filesystem: Filesystem, image: &Path, at: &Path) -> Result<Disk> {
+        if filesystem == Filesystem::Dir {
+            return Ok(Disk { mounted: None });
+        }
+        File::create(image)?.set_len(IMAGE_BYTES)?;
+        let logs = image.parent().unwrap_or(Path::new("."));
+        let mkfs = format!("mkfs.{}", filesystem.name());
+        let Some(program) = crate::packages::find_program(&mkfs) else { bail!("{mkfs} is missing") };
+        crate::steps::run(logs, "mkfs", Command::new(program).arg("-q").arg(image), LIMIT)?;
+        // The loop device of `mount -o loop` is freed by the kernel with the last unmount.
+        let mut mount = Command::new("mount");
+        mount.args(["-t", filesystem.name(), "-o", "loop"]).arg(image).arg(at);
+        crate::steps::run(logs, "mount", &mut mount, LIMIT)?;
+        Ok(Disk { mounted: Some(at.to_path_buf()) })
+    }
+
+    /// Leaves it mounted.
+    pub fn leave_mounted(mut self) {
+        self.mounted = None;
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        if let Some(path) = self.mounted.take() {
+            super::unmount(&path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_filesystem_is_made_mounted_and_taken_away() {
+        if !rustix::process::geteuid().is_root() || !Path::new("/dev/loop-control").exists() {
+            return; // mounting needs root and loop devices
+        }
+        for filesystem in Filesystem::REAL {
+            if crate::packages::find_program(&format!("mkfs.{}", filesystem.name())).is_none() {
+                continue; // `cargo xtask test` installs it
+            }
+            let dir = tempfile::tempdir().unwrap();
+            let at = dir.path().join("at");
+            std::fs::create_dir(&at).unwrap();
+            let disk = Disk::mount(filesystem, &dir.path().join("image"), &at).unwrap();
+            std::fs::write(at.join("file"), b"x").unwrap();
+            drop(disk);
+            assert!(!at.join("file").exists());
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! `cargo xtask verify` only reads: formatting, clippy with warnings denied over every feature set, documentation,
+//! tidy. `cargo xtask fix` writes what can be written by itself.
+
+use crate::steps::Report;
+use crate::tidy;
+use crate::workspace::Workspace;
+use anyhow::{Result, bail};
+use serde_json::Value;
+
+/// Runs all checks, each of them even if one before it failed.
+pub fn run(workspace: &Workspace) -> Result<()> {
+    let mut report = Report::default();
+    steps(workspace, &mut report)?;
+    println!("{}", report.summary());
+    if !report.all_passed() {
+        bail!("not everything is as it must be; `cargo xtask fix` repairs formatting and what clippy can");
+    }
+    Ok(())
+}
+
+/// The checks as steps of a report.
+pub fn steps(workspace: &Workspace, report: &mut Report) -> Result<()> {
+    report.step("format", || workspace.run_cargo("fmt", &["fmt", "--all", "--check"]).map(drop));
+    for (name, flags) in feature_sets(&workspace.metadata()?) {
+        let mut arguments = vec!["clippy", "--workspace", "--all-targets", "--quiet"];
+        arguments.extend(flags);
+        arguments.extend(["--", "--deny", "warnings"]);
+        report.step(&format!("clippy ({name})"), || {
+            workspace.run_cargo(&format!("clippy-{name}"), &arguments).map(drop)
+        });
+    }
+    report.step("documentation", || {
+        let mut command = workspace.cargo(&["doc", "--workspace", "--no-deps", "--quiet"]);
+        command.env("RUSTDOCFLAGS", "--deny warnings");
+        crate::steps::run(&workspace.log_dir(), "doc", &mut command, crate::workspace::CARGO_LIMIT).map(drop)
+    });
+    report.step("tidy", || tidy::run(workspace));
+    Ok(())
+}
+
+/// The feature sets that must each be free of warnings: one when no crate has features.
+fn feature_sets(metadata: &Value) -> Vec<(&'static str, Vec<&'static str>)> {
+    let packages = metadata["packages"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let any =
+        packages.iter().any(|package| package["features"].as_object().is_some_and(|set| !set.is_empty()));
+    let mut sets = vec![("default", vec![])];
+    if any {
+        sets.push(("no-features", vec!["--no-default-features"]));
+        sets.push(("all-features", vec!["--all-features"]));
+    }
+    sets
+}
+
+/// Formats, and lets clippy repair what it can.
+pub fn fix(workspace: &Workspace) -> Result<()> {
+    let arguments = ["clippy", "--workspace", "--all-targets", "--fix", "--allow-dirty", "--allow-staged"];
+    workspace.run_cargo("clippy-fix", &arguments)?;
+    workspace.run_cargo("fmt-fix", &["fmt", "--all"]).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn feature_sets_are_tried_only_when_there_are_features() {
+        assert_eq!(feature_sets(&json!({"packages": [{"features": {}}]})).len(), 1);
+        assert_eq!(
+            feature_sets(&json!({"packages": [{"features": {}}, {"features": {"canary": []}}]})).len(),
+            3
+        );
+    }
+}
