@@ -91,7 +91,7 @@ fn copy(region: &dyn Region, bytes: &[u8], count: usize, position: &mut u64) -> 
         if *position + bytes.len() as u64 > region.len_bytes() {
             *position = 0;
         }
-        if region.store(*position, &[bytes]) == nvlog::Stored::Volatile {
+        if region.store(*position, &[bytes], &mut |_| {}) == nvlog::Stored::Volatile {
             region.persist(*position, bytes.len() as u64)?;
         }
         *position += bytes.len() as u64;

@@ -60,14 +60,10 @@ impl Slot<'_> {
     /// # Panics
     /// When the parts do not add up to the reserved length, which is a program bug.
     pub fn publish(self, parts: &[&[u8]]) {
-        let mut crc = PayloadCrc::default();
-        let mut total = 0;
-        for part in parts {
-            crc.add(part);
-            total += part.len();
-        }
+        let total: usize = parts.iter().map(|part| part.len()).sum();
         assert_eq!(total, self.payload_len as usize, "the parts of a payload add up to the reserved length");
-        let stored = self.log.ring.store(self.payload_lsn(), parts);
+        let mut crc = PayloadCrc::default();
+        let stored = self.log.ring.store(self.payload_lsn(), parts, &mut |piece| crc.add(piece));
         let payload_crc = if total == 0 { 0 } else { crc.finish() };
         self.fill(self.kind, payload_crc, stored);
         std::mem::forget(self);
@@ -205,39 +201,40 @@ impl Log {
             return Ok(());
         }
         // One at a time: who waits here finds, when its turn comes, that the work is done.
-        let _turn = self.persisting.lock();
-        let (ranges, end) = {
+        let failed = |source| PersistError { from, to, source };
+        if self.ring.region().persists_quickly() {
             let mut sealing = self.sealing.lock();
-            if sealing.end.lsn < to {
-                return Err(PersistError { from, to, source: io::Error::other("not sealed up to there") });
-            }
+            check_sealed(&sealing, to).map_err(failed)?;
+            self.write_ranges(&sealing.dirty).map_err(failed)?;
+            sealing.dirty.clear();
+            self.persisted.store(sealing.end.lsn.0, Ordering::Release);
+            return Ok(());
+        }
+        let _turn = self.persisting.lock();
+        if self.persisted() >= to {
+            return Ok(());
+        }
+        let (mut ranges, end) = {
+            let mut sealing = self.sealing.lock();
+            check_sealed(&sealing, to).map_err(failed)?;
             (std::mem::take(&mut sealing.dirty), sealing.end.lsn)
         };
-        let done = ranges.iter().try_for_each(|(from, to)| self.ring.persist(*from, *to));
-        let mut ranges = ranges;
-        match done {
+        match self.write_ranges(&ranges) {
             Ok(()) => {
                 self.persisted.fetch_max(end.0, Ordering::AcqRel);
-                ranges.clear();
-                self.give_back_buffer(ranges);
                 Ok(())
             }
             Err(source) => {
                 let mut sealing = self.sealing.lock();
                 ranges.append(&mut sealing.dirty);
                 sealing.dirty = ranges;
-                Err(PersistError { from, to, source })
+                Err(failed(source))
             }
         }
     }
 
-    /// Keeps the emptied buffer for the next batch, so that a small append allocates nothing.
-    fn give_back_buffer(&self, buffer: Vec<(Lsn, Lsn)>) {
-        if let Some(mut sealing) = self.sealing.try_lock()
-            && sealing.dirty.capacity() == 0
-        {
-            sealing.dirty = buffer;
-        }
+    fn write_ranges(&self, ranges: &[(Lsn, Lsn)]) -> io::Result<()> {
+        ranges.iter().try_for_each(|(from, to)| self.ring.persist(*from, *to))
     }
 
     /// New records carry `epoch` from now on. [`Log::append_epoch_record`] does this and more.
@@ -298,4 +295,11 @@ impl Log {
     fn epoch_refused(&self, new: Epoch, reserving: &Reserving) -> UpdateError {
         UpdateError::Epoch { new, now: reserving.epoch, end: self.end().lsn, reserved: reserving.reserved }
     }
+}
+
+fn check_sealed(sealing: &Sealing, to: Lsn) -> io::Result<()> {
+    if sealing.end.lsn < to {
+        return Err(io::Error::other("records up to there are not sealed yet"));
+    }
+    Ok(())
 }

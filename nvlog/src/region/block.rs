@@ -199,10 +199,14 @@ unsafe impl Region for BlockRegion {
         self.writer.lock().save(&self.image, self.file.as_fd(), start, end)
     }
 
-    fn store(&self, offset_bytes: u64, parts: &[&[u8]]) -> Stored {
+    fn store(&self, offset_bytes: u64, parts: &[&[u8]], copied: &mut dyn FnMut(&[u8])) -> Stored {
         // SAFETY: the image is the region's mapping, of this length.
-        unsafe { copy_parts(self.base(), self.len_bytes(), offset_bytes, parts) };
+        unsafe { copy_parts(self.base(), self.len_bytes(), offset_bytes, parts, copied) };
         Stored::Volatile
+    }
+
+    fn persists_quickly(&self) -> bool {
+        false
     }
 
     fn kind(&self) -> RegionKind {

@@ -6,10 +6,8 @@
 
 #![allow(unsafe_code)]
 
-use crate::persist::{
-    NON_TEMPORAL_MIN_BYTES, WriteBack, copy_non_temporal, fence, write_back, write_back_kind,
-};
-use crate::region::ring::copy_parts;
+use crate::persist::{NON_TEMPORAL_MIN_BYTES, WriteBack, fence, write_back, write_back_kind};
+use crate::region::ring::{copy_parts, copy_parts_non_temporal};
 use crate::region::sys::{
     MapKind, Mapping, check_device_len, devdax_bytes, file_type, memfd, open_locked, prepare_file, wrong_kind,
 };
@@ -163,22 +161,15 @@ unsafe impl Region for MappedRegion {
         Ok(())
     }
 
-    fn store(&self, offset_bytes: u64, parts: &[&[u8]]) -> Stored {
+    fn store(&self, offset_bytes: u64, parts: &[&[u8]], copied: &mut dyn FnMut(&[u8])) -> Stored {
         let total: usize = parts.iter().map(|part| part.len()).sum();
         if self.persistence == Persistence::Fence || total < NON_TEMPORAL_MIN_BYTES {
             // SAFETY: the mapping is the region's, of this length.
-            unsafe { copy_parts(self.base(), self.len_bytes(), offset_bytes, parts) };
+            unsafe { copy_parts(self.base(), self.len_bytes(), offset_bytes, parts, copied) };
             return Stored::Volatile;
         }
-        let end = offset_bytes.checked_add(total as u64);
-        assert!(end.is_some_and(|end| end <= self.len_bytes()), "store inside the region");
-        let mut at = offset_bytes as usize;
-        for part in parts {
-            // SAFETY: in bounds, as just checked; a Rust slice never overlaps log memory, and the slot that
-            // the caller holds keeps other writers away.
-            unsafe { copy_non_temporal(self.base().add(at), part) };
-            at += part.len();
-        }
+        // SAFETY: as above; the slot that the caller holds keeps other writers away.
+        unsafe { copy_parts_non_temporal(self.base(), self.len_bytes(), offset_bytes, parts, copied) };
         // Other threads' fences do not drain this processor's write-combining buffers.
         fence();
         Stored::Durable

@@ -99,8 +99,13 @@ pub unsafe trait Region: Send + Sync {
     /// When the medium refuses the write; the range may be durable in part.
     fn persist(&self, offset_bytes: u64, len_bytes: u64) -> io::Result<()>;
     /// Copies `parts` one after the other to `offset_bytes`, the quickest way that this medium has for a
-    /// payload of this size.
-    fn store(&self, offset_bytes: u64, parts: &[&[u8]]) -> Stored;
+    /// payload of this size. `copied` is given every byte in order, in pieces, right after it was copied: it
+    /// can checksum them while they are in the cache and the stores are still on their way.
+    fn store(&self, offset_bytes: u64, parts: &[&[u8]], copied: &mut dyn FnMut(&[u8])) -> Stored;
+    /// Whether `persist` takes microseconds, so that locks may be held meanwhile.
+    fn persists_quickly(&self) -> bool {
+        true
+    }
     /// What kind of memory it is.
     fn kind(&self) -> RegionKind;
     /// What a persisted range survives.

@@ -9,6 +9,7 @@
 use crate::format::{
     HEADER_BYTES, RECORD_MAGIC, RING_OFFSET_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_OFFSETS, header,
 };
+use crate::persist::copy_non_temporal;
 use crate::record::HeaderBytes;
 use crate::recovery::RingBytes;
 use crate::region::{Region, Stored};
@@ -83,9 +84,9 @@ impl Ring {
     }
 
     /// Copies `parts` to `lsn`; together they do not cross the ring's end.
-    pub(crate) fn store(&self, lsn: Lsn, parts: &[&[u8]]) -> Stored {
+    pub(crate) fn store(&self, lsn: Lsn, parts: &[&[u8]], copied: &mut dyn FnMut(&[u8])) -> Stored {
         let offset = self.offset(lsn, parts.iter().map(|part| part.len()).sum());
-        self.region.store(RING_OFFSET_BYTES + offset as u64, parts)
+        self.region.store(RING_OFFSET_BYTES + offset as u64, parts, copied)
     }
 
     /// Writes one header.
@@ -194,7 +195,7 @@ pub(crate) fn write_superblock(
 ) -> io::Result<()> {
     let offset = SUPERBLOCK_OFFSETS[index];
     // SAFETY: the region keeps base..base + len mapped.
-    unsafe { copy_parts(region.base(), region.len_bytes(), offset, &[copy]) };
+    unsafe { copy_parts(region.base(), region.len_bytes(), offset, &[copy], &mut |_| {}) };
     region.persist(offset, SUPERBLOCK_BYTES as u64)
 }
 
@@ -207,17 +208,69 @@ pub(crate) fn read_region(region: &dyn Region, offset: u64, target: &mut [u8]) {
     }
 }
 
-/// Copies `parts` into a mapping of `len_bytes` at `base + offset`, which is checked against it.
+/// What is copied before it is shown to `copied`: fits the first-level cache beside its copy.
+const COPY_PIECE_BYTES: usize = 4096;
+
+/// Copies `parts` into a mapping of `len_bytes` at `base + offset`, which is checked against it; see
+/// [`Region::store`].
 ///
 /// # Safety
 /// `base..base + len_bytes` must be mapped writable.
-pub(crate) unsafe fn copy_parts(base: *mut u8, len_bytes: u64, offset: u64, parts: &[&[u8]]) {
+pub(crate) unsafe fn copy_parts(
+    base: *mut u8,
+    len_bytes: u64,
+    offset: u64,
+    parts: &[&[u8]],
+    copied: &mut dyn FnMut(&[u8]),
+) {
+    // SAFETY: passed on from the caller; the copy stays inside what `for_pieces` has checked, and a Rust slice
+    // never overlaps log memory.
+    unsafe {
+        for_pieces(base, len_bytes, offset, parts, copied, |target, piece| {
+            std::ptr::copy_nonoverlapping(piece.as_ptr(), target, piece.len());
+        });
+    }
+}
+
+/// As [`copy_parts`], with non-temporal stores; a fence must follow.
+///
+/// # Safety
+/// As [`copy_parts`], and nobody else writes to the range meanwhile.
+pub(crate) unsafe fn copy_parts_non_temporal(
+    base: *mut u8,
+    len_bytes: u64,
+    offset: u64,
+    parts: &[&[u8]],
+    copied: &mut dyn FnMut(&[u8]),
+) {
+    // SAFETY: as in `copy_parts`.
+    unsafe {
+        for_pieces(base, len_bytes, offset, parts, copied, |target, piece| {
+            copy_non_temporal(target, piece);
+        });
+    }
+}
+
+/// Checks the range once, then hands each piece and its target to `copy`.
+///
+/// # Safety
+/// `base..base + len_bytes` must be mapped.
+#[inline]
+unsafe fn for_pieces(
+    base: *mut u8,
+    len_bytes: u64,
+    offset: u64,
+    parts: &[&[u8]],
+    copied: &mut dyn FnMut(&[u8]),
+    copy: impl Fn(*mut u8, &[u8]),
+) {
     let total: usize = parts.iter().map(|part| part.len()).sum();
     assert!(offset.checked_add(total as u64).is_some_and(|end| end <= len_bytes), "store inside the region");
     let mut at = offset as usize;
-    for part in parts {
-        // SAFETY: in bounds of the mapping, as just checked; a Rust slice never overlaps log memory.
-        unsafe { std::ptr::copy_nonoverlapping(part.as_ptr(), base.add(at), part.len()) };
-        at += part.len();
+    for piece in parts.iter().flat_map(|part| part.chunks(COPY_PIECE_BYTES)) {
+        // SAFETY: at + piece ≤ offset + total, which lies inside the mapping, as just checked.
+        copy(unsafe { base.add(at) }, piece);
+        copied(piece);
+        at += piece.len();
     }
 }

@@ -124,7 +124,7 @@ impl SimRegion {
     pub fn damage(&self, offset: u64, bytes: &[u8]) {
         let mut durable = self.shared.durable.lock();
         // SAFETY: the memory is this region's, of this length.
-        unsafe { copy_parts(self.base(), self.len_bytes(), offset, &[bytes]) };
+        unsafe { copy_parts(self.base(), self.len_bytes(), offset, &[bytes], &mut |_| {}) };
         durable[offset as usize..offset as usize + bytes.len()].copy_from_slice(bytes);
     }
 
@@ -168,9 +168,9 @@ unsafe impl Region for SimRegion {
         Ok(())
     }
 
-    fn store(&self, offset_bytes: u64, parts: &[&[u8]]) -> Stored {
+    fn store(&self, offset_bytes: u64, parts: &[&[u8]], copied: &mut dyn FnMut(&[u8])) -> Stored {
         // SAFETY: the memory is this region's, of this length.
-        unsafe { copy_parts(self.base(), self.len_bytes(), offset_bytes, parts) };
+        unsafe { copy_parts(self.base(), self.len_bytes(), offset_bytes, parts, copied) };
         let total: usize = parts.iter().map(|part| part.len()).sum();
         if total < NON_TEMPORAL_MIN_BYTES {
             return Stored::Volatile;
@@ -212,9 +212,9 @@ mod tests {
     #[test]
     fn persisted_lines_survive_every_crash_and_others_do_not_always() {
         let region = SimRegion::new(8192);
-        region.store(0, &[&[1; 64]]);
+        region.store(0, &[&[1; 64]], &mut |_| {});
         region.persist(0, 64).unwrap();
-        region.store(64, &[&[2; 64]]);
+        region.store(64, &[&[2; 64]], &mut |_| {});
         let survivors: Vec<u8> = (0..64).map(|seed| region.crash(seed).memory()[64]).collect();
         assert!((0..64).all(|seed| region.crash(seed).memory()[..64] == [1; 64]));
         assert!(survivors.contains(&0) && survivors.contains(&2), "{survivors:?}");
@@ -228,7 +228,7 @@ mod tests {
     fn a_failing_medium_makes_nothing_durable() {
         let region = SimRegion::new(4096);
         region.fail_persist_from(Some(0));
-        region.store(0, &[&[1; 8]]);
+        region.store(0, &[&[1; 8]], &mut |_| {});
         assert!(region.persist(0, 8).is_err());
         assert_eq!(region.crash_losing_all().memory()[0], 0);
         region.fail_persist_from(None);
