@@ -13,6 +13,12 @@
 //! breaks the protocol ends the link and writes nothing outside the ring; a peer that is dead or stopped ends
 //! the link after [`Tuning::dead_peer_timeout`]; a revoked peer writes nothing, whatever it tries.
 
+#[cfg(test)]
+extern crate self as rdma_transport;
+
+#[cfg(test)]
+#[path = "../tests/common/mod.rs"]
+mod common;
 mod control;
 mod counters;
 mod ending;

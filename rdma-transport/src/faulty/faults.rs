@@ -121,7 +121,8 @@ impl Faults {
         let now = state.operations;
         state.operations += 1;
         let mut close = false;
-        while let Some(step) = state.script.pop_front_if(|step| step.after_operations <= now) {
+        while state.script.front().is_some_and(|step| step.after_operations <= now) {
+            let Some(step) = state.script.pop_front() else { break };
             close |= step.fault == Fault::Close;
             state.set(&step.fault);
         }

@@ -11,6 +11,8 @@ mod fence;
 mod page;
 mod receiver;
 mod sender;
+#[cfg(test)]
+mod tests;
 
 use crate::control::StreamControl;
 use crate::counters::count;
@@ -157,7 +159,7 @@ impl Shared {
                 return Ok(Some(point));
             }
             self.ending.check()?;
-            if has_event(&*self.socket, PollFlags::RDHUP) {
+            if has_event(&self.socket, PollFlags::RDHUP) {
                 return Err(self.ending.end(End::PeerClosed));
             }
         }

@@ -8,6 +8,8 @@
 
 mod receiver;
 mod sender;
+#[cfg(test)]
+mod tests;
 mod uring;
 
 use crate::control::StreamControl;
