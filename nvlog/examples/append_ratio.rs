@@ -4,7 +4,7 @@
 //!
 //! `cargo run --release -p nvlog --example append_ratio [ROUNDS]` prints a table and one JSON line per row.
 
-use ids::{Lsn, VolumeId};
+use ids::VolumeId;
 use nvlog::region::MappedRegion;
 use nvlog::{FormatOptions, Log, Region, format};
 use std::time::Instant;
@@ -18,7 +18,9 @@ type Failure = Box<dyn std::error::Error>;
 
 fn main() -> Result<(), Failure> {
     let rounds = std::env::args().nth(1).map_or(Ok(41), |text| text.parse())?;
-    println!("persist     size B   append ns     bare ns   ratio (bare: record bytes)   ratio (bare: payload bytes)");
+    println!(
+        "persist     size B   append ns     bare ns   ratio (bare: record bytes)   ratio (bare: payload bytes)"
+    );
     for written_back in [true, false] {
         for size in SIZES_BYTES {
             measure(written_back, size, rounds)?;
@@ -66,12 +68,9 @@ fn measure(written_back: bool, size: usize, rounds: usize) -> Result<(), Failure
 /// Nanoseconds per append, each made durable before the next.
 fn append(log: &Log, payload: &[u8], count: usize) -> Result<f64, Failure> {
     let begin = Instant::now();
-    let mut from = log.end().lsn;
     for _ in 0..count {
         log.reserve(payload.len())?.publish(&[payload]);
-        let to = log.seal().lsn;
-        log.persist(from, to)?;
-        from = to;
+        log.seal_and_persist()?;
     }
     let nanoseconds = begin.elapsed().as_nanos() as f64 / count as f64;
     trim(log)?;
@@ -80,7 +79,7 @@ fn append(log: &Log, payload: &[u8], count: usize) -> Result<f64, Failure> {
 
 fn trim(log: &Log) -> Result<(), Failure> {
     log.advance_tail(log.end())?;
-    log.set_space_floor(Lsn(log.end().lsn.0));
+    log.set_space_floor(log.end().lsn);
     Ok(())
 }
 

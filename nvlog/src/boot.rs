@@ -11,7 +11,8 @@ pub(crate) fn current() -> BootId {
 }
 
 fn parse(text: &str) -> Option<BootId> {
-    let digits: Vec<u32> = text.trim().chars().filter(|c| *c != '-').map(|c| c.to_digit(16)).collect::<Option<_>>()?;
+    let digits: Vec<u32> =
+        text.trim().chars().filter(|c| *c != '-').map(|c| c.to_digit(16)).collect::<Option<_>>()?;
     let mut id = [0; 16];
     if digits.len() != 2 * id.len() {
         return None;

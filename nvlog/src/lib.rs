@@ -27,13 +27,13 @@ mod recovery;
 pub mod region;
 mod superblock;
 
-pub use inspect::{InspectError, InspectOptions, Inspection, inspect, inspect_with};
+pub use inspect::{InspectError, InspectOptions, Inspection, ListedRecord, Walk, inspect, inspect_with};
 pub use log::{
-    ChainError, FormatError, FormatOptions, Log, LogSlice, OpenError, PersistError, ReadError, Record, Records,
-    ReserveError, Slot, TailError, Trimmed, TruncateError, UpdateError,
+    ChainError, FormatError, FormatOptions, Log, LogSlice, OpenError, PersistError, ReadError, Record,
+    Records, ReserveError, Slot, TailError, Trimmed, TruncateError, UpdateError,
 };
 pub use record::RecordKind;
 pub use recovery::{CutReason, RecoveryReport, SuperblockHealth};
 pub use region::sim;
-pub use region::{OpenMode, Region, RegionError, RegionKind, Stored};
+pub use region::{OpenMode, Region, RegionError, RegionKind, Stored, UnknownRegionKind};
 pub use superblock::{BootId, Superblock, SuperblockDraft, SuperblockError};

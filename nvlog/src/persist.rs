@@ -93,7 +93,9 @@ pub(crate) unsafe fn write_back_with(kind: WriteBack, start: *const u8, len_byte
         unsafe {
             match kind {
                 WriteBack::Clwb => asm!("clwb [{}]", in(reg) line, options(nostack, preserves_flags)),
-                WriteBack::ClflushOpt => asm!("clflushopt [{}]", in(reg) line, options(nostack, preserves_flags)),
+                WriteBack::ClflushOpt => {
+                    asm!("clflushopt [{}]", in(reg) line, options(nostack, preserves_flags))
+                }
                 WriteBack::Clflush => asm!("clflush [{}]", in(reg) line, options(nostack, preserves_flags)),
                 WriteBack::Unavailable => return,
             }

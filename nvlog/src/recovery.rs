@@ -235,7 +235,8 @@ impl Walker {
         let Some(header) = decode(&bytes) else { return (facts, None) };
         facts.magic = true;
         facts.place = self.place(header.lsn, ring.capacity_bytes());
-        facts.chain = facts.place == Place::Here && expected_chain_crc(&bytes, self.at.crc) == header.chain_crc;
+        facts.chain =
+            facts.place == Place::Here && expected_chain_crc(&bytes, self.at.crc) == header.chain_crc;
         if !facts.chain {
             return (facts, Some(header));
         }

@@ -90,7 +90,9 @@ pub enum SuperblockError {
         b: String,
     },
     /// A copy was written by a newer program.
-    #[error("the log has format version {found}, this program reads up to {FORMAT_VERSION}: use the newer program")]
+    #[error(
+        "the log has format version {found}, this program reads up to {FORMAT_VERSION}: use the newer program"
+    )]
     FutureVersion {
         /// The version of the log.
         found: u16,
@@ -249,7 +251,8 @@ pub(crate) const MAX_LSN: u64 = 1 << 62;
 
 /// Whether a ring may have this length.
 pub(crate) fn capacity_is_legal(capacity_bytes: u64) -> bool {
-    (MIN_CAPACITY_BYTES..=MAX_LSN).contains(&capacity_bytes) && capacity_bytes.is_multiple_of(CAPACITY_ALIGN_BYTES)
+    (MIN_CAPACITY_BYTES..=MAX_LSN).contains(&capacity_bytes)
+        && capacity_bytes.is_multiple_of(CAPACITY_ALIGN_BYTES)
 }
 
 fn u16_at(bytes: &[u8], offset: usize) -> u16 {

@@ -16,7 +16,9 @@ pub enum FormatError {
         what: String,
     },
     /// There is something else at the place of the superblocks.
-    #[error("the region is not empty and holds no log; nothing was changed. To discard its content say so explicitly")]
+    #[error(
+        "the region is not empty and holds no log; nothing was changed. To discard its content say so explicitly"
+    )]
     NotEmpty,
     /// Not a capacity that a ring can have.
     #[error("a log of {capacity_bytes} bytes is impossible: use a multiple of 4096, at least 65536")]

@@ -84,10 +84,7 @@ impl Log {
         Ok((walker.at, cut))
     }
 
-    fn receiving(
-        &self,
-        reserving: &Reserving,
-    ) -> Result<parking_lot::MutexGuard<'_, Sealing>, ChainError> {
+    fn receiving(&self, reserving: &Reserving) -> Result<parking_lot::MutexGuard<'_, Sealing>, ChainError> {
         let sealing = self.sealing.lock();
         if sealing.end.lsn != reserving.reserved {
             return Err(ChainError::Writing { reserved: reserving.reserved, end: sealing.end });

@@ -23,8 +23,8 @@ mod space;
 
 pub use append::Slot;
 pub use errors::{
-    ChainError, FormatError, OpenError, PersistError, ReadError, ReserveError, TailError, Trimmed, TruncateError,
-    UpdateError,
+    ChainError, FormatError, OpenError, PersistError, ReadError, ReserveError, TailError, Trimmed,
+    TruncateError, UpdateError,
 };
 pub use open::FormatOptions;
 pub use read::{Record, Records};
@@ -101,7 +101,7 @@ struct Stored {
 
 impl Log {
     /// Records that may be reserved and not yet sealed at the same time.
-    pub const MAX_IN_FLIGHT_RECORDS: usize = 4096;
+    pub const MAX_IN_FLIGHT_RECORDS: usize = 1024;
 
     /// A log whose records end at `end`, all of them durable.
     fn assemble(ring: Ring, copy: usize, superblock: Superblock, end: LogPoint, epoch: Epoch) -> Log {

@@ -4,15 +4,15 @@
 //! scrubbed before anybody can append.
 //! What can go wrong: [`FormatError`], [`OpenError`].
 
+use super::Log;
 use super::errors::{FormatError, OpenError};
 use super::ingest::note_epoch;
-use super::Log;
 use crate::boot;
 use crate::format::{MIN_CAPACITY_BYTES, RING_OFFSET_BYTES, SUPERBLOCK_BYTES};
 use crate::record::origin;
 use crate::recovery::{Depth, RecoveryReport, SuperblockHealth, Walker};
-use crate::region::{Region, RegionKind};
 use crate::region::ring::{Ring, read_region, read_superblock, write_superblock};
+use crate::region::{Region, RegionKind};
 use crate::superblock::{Chosen, CopyState, Superblock, capacity_is_legal, choose, decode};
 use ids::{Durability, Epoch, EpochHistory, VolumeId};
 
@@ -127,10 +127,11 @@ impl Log {
         superblock.memory_lost |= volatile && boot_id != superblock.boot_id;
         // An epoch whose first record did not survive begins where the log now ends, or it would promise
         // records that do not exist.
-        let history = superblock.epoch_history.entries().iter().map(|entry| ids::EpochStart {
-            first_lsn: entry.first_lsn.min(end.lsn),
-            ..*entry
-        });
+        let history = superblock
+            .epoch_history
+            .entries()
+            .iter()
+            .map(|entry| ids::EpochStart { first_lsn: entry.first_lsn.min(end.lsn), ..*entry });
         superblock.epoch_history = EpochHistory::new(history.collect()).unwrap_or_default();
         superblock.boot_id = boot_id;
         let report = RecoveryReport {

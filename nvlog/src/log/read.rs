@@ -9,8 +9,8 @@ use super::Log;
 use super::errors::{ReadError, Trimmed};
 use super::slice::LogSlice;
 use crate::format::HEADER_BYTES;
-use crate::recovery::{Depth, Walker};
 use crate::record::RecordKind;
+use crate::recovery::{Depth, Walker};
 use ids::{Epoch, LogPoint, Lsn};
 use std::sync::atomic::{Ordering, fence};
 

@@ -12,8 +12,8 @@
 
 use crate::region::ring::copy_parts;
 use crate::region::sys::{
-    MapKind, Mapping, block_device_bytes, check_device_len, file_type, memfd, memory_file_system, open_locked,
-    prepare_file, wrong_kind,
+    MapKind, Mapping, block_device_bytes, check_device_len, file_type, memfd, memory_file_system,
+    open_locked, prepare_file, wrong_kind,
 };
 use crate::region::{OpenMode, Region, RegionError, RegionKind, Stored};
 use ids::Durability;
@@ -67,11 +67,16 @@ impl BlockRegion {
         check_device_len(path, mode, len_bytes)?;
         let len_bytes = len_bytes - len_bytes % BLOCK_BYTES;
         if len_bytes == 0 {
-            return Err(RegionError::TooSmall { path: path.to_owned(), needs_bytes: BLOCK_BYTES, has_bytes: 0 });
+            return Err(RegionError::TooSmall {
+                path: path.to_owned(),
+                needs_bytes: BLOCK_BYTES,
+                has_bytes: 0,
+            });
         }
         let failed = |what| move |source| RegionError::Io { path: path.to_owned(), what, source };
         let (image_fd, image) = mapped_memfd(len_bytes).map_err(failed("allocating the memory image"))?;
-        let (bounce_fd, bounce) = mapped_memfd(MAX_BATCH_BYTES).map_err(failed("allocating a write buffer"))?;
+        let (bounce_fd, bounce) =
+            mapped_memfd(MAX_BATCH_BYTES).map_err(failed("allocating a write buffer"))?;
         let uring = IoUring::new(QUEUE_DEPTH).map_err(failed("io_uring_setup"))?;
         let writer = Mutex::new(Writer { uring, bounce, _bounce_fd: bounce_fd });
         let region = BlockRegion { image, image_fd, file, writer };

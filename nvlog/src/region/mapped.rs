@@ -112,11 +112,7 @@ fn open_file(path: &Path, mode: OpenMode, kind: RegionKind) -> Result<(OwnedFd, 
 }
 
 /// Takes back the file that `Create` has made when it turns out to be useless, unless it was there before.
-fn remove_if_new<T>(
-    result: Result<T, RegionError>,
-    path: &Path,
-    mode: OpenMode,
-) -> Result<T, RegionError> {
+fn remove_if_new<T>(result: Result<T, RegionError>, path: &Path, mode: OpenMode) -> Result<T, RegionError> {
     let keep = matches!(result, Ok(_) | Err(RegionError::Exists { .. })) || mode == OpenMode::Existing;
     if !keep {
         // The error that is already on its way says more than a failure to tidy up.

@@ -16,6 +16,7 @@ mod block;
 mod mapped;
 pub(crate) mod ring;
 pub mod sim;
+pub(crate) mod source;
 mod sys;
 
 pub use mapped::MappedRegion;
@@ -54,7 +55,8 @@ impl RegionKind {
 
 impl fmt::Display for RegionKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = RegionKind::NAMES.iter().find(|(kind, _)| kind == self).map_or("unknown", |(_, name)| name);
+        let name =
+            RegionKind::NAMES.iter().find(|(kind, _)| kind == self).map_or("unknown", |(_, name)| name);
         f.write_str(name)
     }
 }
@@ -142,7 +144,9 @@ pub enum RegionError {
         path: PathBuf,
     },
     /// Something is there already.
-    #[error("{path}: exists and holds {len_bytes} bytes; nothing was changed. Remove it or choose another path")]
+    #[error(
+        "{path}: exists and holds {len_bytes} bytes; nothing was changed. Remove it or choose another path"
+    )]
     Exists {
         /// The region.
         path: PathBuf,
@@ -179,7 +183,9 @@ pub enum RegionError {
         path: PathBuf,
     },
     /// A file system in memory was given as a durable medium.
-    #[error("{path}: lies in memory ({file_system}) and would not survive power; use kind `emulated` for that")]
+    #[error(
+        "{path}: lies in memory ({file_system}) and would not survive power; use kind `emulated` for that"
+    )]
     NotDurable {
         /// The region.
         path: PathBuf,

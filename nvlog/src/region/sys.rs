@@ -6,7 +6,9 @@
 #![allow(unsafe_code)]
 
 use crate::region::{OpenMode, RegionError, RegionKind};
-use rustix::fs::{FallocateFlags, FileType, FlockOperation, Mode, OFlags, fallocate, flock, fstat, fstatfs, open};
+use rustix::fs::{
+    FallocateFlags, FileType, FlockOperation, Mode, OFlags, fallocate, flock, fstat, fstatfs, open,
+};
 use rustix::io::Errno;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -131,7 +133,12 @@ impl Mapping {
         Mapping::with_protection(fd, len_bytes, MapKind::Shared, libc::PROT_READ)
     }
 
-    fn with_protection(fd: BorrowedFd<'_>, len_bytes: u64, kind: MapKind, protection: i32) -> io::Result<Mapping> {
+    fn with_protection(
+        fd: BorrowedFd<'_>,
+        len_bytes: u64,
+        kind: MapKind,
+        protection: i32,
+    ) -> io::Result<Mapping> {
         let flags = match kind {
             MapKind::Populated => libc::MAP_SHARED | libc::MAP_POPULATE,
             MapKind::Sync => libc::MAP_SHARED_VALIDATE | libc::MAP_SYNC,
@@ -143,7 +150,8 @@ impl Mapping {
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("the kernel mapped page zero"))?;
+        let base =
+            NonNull::new(base.cast()).ok_or_else(|| io::Error::other("the kernel mapped page zero"))?;
         Ok(Mapping { base, len })
     }
 
