@@ -131,14 +131,16 @@ impl<'a> Reader<'a> {
             return Err(DecodeError::Field("patch"));
         }
         let there = |bit: u8| present & (1 << bit) != 0;
-        let mut patch = AttrPatch::default();
-        patch.mode = there(0).then(|| self.bits()).transpose()?;
-        patch.uid = there(1).then(|| self.u32()).transpose()?;
-        patch.gid = there(2).then(|| self.u32()).transpose()?;
-        patch.atime = there(3).then(|| self.time()).transpose()?;
-        patch.mtime = there(4).then(|| self.time()).transpose()?;
-        patch.ctime = there(5).then(|| self.time()).transpose()?;
-        Ok(patch)
+        Ok(AttrPatch {
+            mode: there(0).then(|| self.bits()).transpose()?,
+            uid: there(1).then(|| self.u32()).transpose()?,
+            gid: there(2).then(|| self.u32()).transpose()?,
+            atime: there(3).then(|| self.time()).transpose()?,
+            mtime: there(4).then(|| self.time()).transpose()?,
+            ctime: there(5).then(|| self.time()).transpose()?,
+            nlink: None,
+            size: None,
+        })
     }
 
     /// Object, offset, length (not 0), length of the file, time.

@@ -101,6 +101,7 @@ impl Writer<'_> {
 
     /// A bit for each field that is there, then those fields.
     pub(super) fn patch(&mut self, patch: &AttrPatch) {
+        assert!(patch.size.is_none() && patch.nlink.is_none(), "other operations set size and nlink");
         let numbers = [patch.mode, patch.uid, patch.gid];
         let times = [patch.atime, patch.mtime, patch.ctime];
         let present = numbers.iter().map(Option::is_some).chain(times.iter().map(Option::is_some));
