@@ -5,6 +5,8 @@
 //!
 //! The two are measured in turns of a few hundred rounds, so that what else happens on the machine meets both.
 
+#![allow(clippy::unwrap_used)]
+
 #[path = "../tests/common/mod.rs"]
 mod common;
 
@@ -21,8 +23,10 @@ const SIZES: [usize; 2] = [256, 4096];
 /// An acknowledgement of the bare ping-pong is as long as one of the link.
 const ANSWER_BYTES: usize = 32;
 
-/// One side of a measurement: `round` runs one ping-pong.
-fn measure(rounds: usize, sides: &mut [(&str, Box<dyn FnMut() + '_>)]) -> Vec<Vec<Duration>> {
+/// One side of a measurement: its name, and one ping-pong.
+type Side<'a> = (&'a str, Box<dyn FnMut() + 'a>);
+
+fn measure(rounds: usize, sides: &mut [Side<'_>]) -> Vec<Vec<Duration>> {
     let mut times = vec![Vec::with_capacity(rounds); sides.len()];
     for turn in 0..rounds.div_ceil(TURN_ROUNDS) + 1 {
         for (side, times) in sides.iter_mut().zip(&mut times) {
@@ -40,7 +44,7 @@ fn measure(rounds: usize, sides: &mut [(&str, Box<dyn FnMut() + '_>)]) -> Vec<Ve
     times
 }
 
-fn report(title: &str, sides: &[(&str, Box<dyn FnMut() + '_>)], times: &[Vec<Duration>]) {
+fn report(title: &str, sides: &[Side<'_>], times: &[Vec<Duration>]) {
     let us = |times: &[Duration], part: f64| {
         times[((times.len() - 1) as f64 * part) as usize].as_nanos() as f64 / 1000.0
     };
@@ -150,7 +154,7 @@ fn main() {
     for size in SIZES {
         let (spinning, end_spinning) = mirrored(Kind::Tcp, size, default_spin);
         let (sleeping, end_sleeping) = mirrored(Kind::Tcp, size, Duration::ZERO);
-        let mut sides: Vec<(&str, Box<dyn FnMut()>)> = vec![
+        let mut sides: Vec<Side<'_>> = vec![
             ("bare blocking ping-pong", Box::new(bare_tcp(size))),
             ("mirrored, default spin", Box::new(spinning)),
             ("mirrored, no spin", Box::new(sleeping)),
@@ -163,7 +167,7 @@ fn main() {
     for size in SIZES {
         let (bare, end_bare) = bare_shm(size);
         let (spinning, end_spinning) = mirrored(Kind::Shm, size, default_spin);
-        let mut sides: Vec<(&str, Box<dyn FnMut()>)> = vec![
+        let mut sides: Vec<Side<'_>> = vec![
             ("bare copy and polled word", Box::new(bare)),
             ("mirrored, default spin", Box::new(spinning)),
         ];

@@ -81,8 +81,8 @@ pub struct PeerInfo {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Tuning {
     /// How long a waiting thread polls at most before it sleeps; it polls less, down to not at all, while that
-    /// is in vain. Zero: it always sleeps at once. To be worth anything it must be longer than the peer takes to
-    /// wake up and answer.
+    /// is in vain. Zero: it always sleeps at once. Keep it below the time that a sleeping peer takes to wake up
+    /// and answer: polling that long is no faster than sleeping.
     pub spin: Duration,
     /// The whole handshake, connecting included.
     pub handshake_timeout: Duration,
@@ -93,7 +93,7 @@ pub struct Tuning {
 impl Default for Tuning {
     fn default() -> Tuning {
         Tuning {
-            spin: Duration::from_micros(50),
+            spin: Duration::from_micros(20),
             handshake_timeout: Duration::from_secs(2),
             dead_peer_timeout: Duration::from_secs(3),
         }

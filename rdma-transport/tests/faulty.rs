@@ -1,5 +1,7 @@
 //! The fault-injecting wrapper breaks what it says, when it says, and nothing else.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{Ends, Kind, WAIT, link, pattern, point};

@@ -1,5 +1,7 @@
 //! Two processes, as in life: the partner is this test's own binary, started again. It is stopped and killed.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{Kind, TestMemory, WAIT, params, pattern, point};

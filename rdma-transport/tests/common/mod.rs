@@ -1,5 +1,5 @@
 //! Memory for a ring, two ends of a link, and bytes that can be told apart. Shared by tests and the example.
-#![allow(dead_code)]
+#![allow(dead_code, missing_docs, clippy::unwrap_used)]
 
 use ids::{ChainCrc, LogMemory, LogPoint, Lsn, VolumeId};
 use rdma_transport::{Link, LinkParams, shm, tcp};
