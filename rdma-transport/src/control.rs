@@ -80,7 +80,10 @@ impl Control for StreamControl {
         let os = |errno| self.ending.end(End::of_errno("receiving control messages", errno, self.dead_after));
         let Some(mut partial) = self.partial.try_lock_until(deadline) else { return Ok(None) };
         loop {
-            self.ending.check()?;
+            // What the peer said before it left is still delivered, whichever part noticed first that it has.
+            if !matches!(self.ending.reason(), Some(End::PeerClosed)) {
+                self.ending.check()?;
+            }
             let lacks = partial.lacks().map_err(|what| self.ending.end(End::Protocol(what)))?;
             if partial.is_whole(lacks) {
                 let mut message = std::mem::take(&mut partial.bytes);

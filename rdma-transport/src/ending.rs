@@ -115,3 +115,32 @@ impl Close for Ending {
         self.reason.lock().is_some()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the kernel says about a peer that vanished (no answer to keepalive or data, no route) is its death.
+    #[test]
+    fn silence_of_the_network_is_a_dead_peer() {
+        let limit = Duration::from_secs(3);
+        for errno in [Errno::TIMEDOUT, Errno::HOSTUNREACH, Errno::NETUNREACH] {
+            assert!(matches!(End::of_errno("x", errno, limit).error(), LinkError::PeerDead(l) if l == limit));
+        }
+        assert!(matches!(End::of_errno("x", Errno::CONNRESET, limit).error(), LinkError::PeerClosed));
+        assert!(matches!(End::of_errno("x", Errno::NOMEM, limit).error(), LinkError::Io { what: "x", .. }));
+    }
+
+    #[test]
+    fn the_first_reason_counts_and_only_failures_are_resets() {
+        let counters = Arc::new(Counters::default());
+        let ending = Ending::new(Vec::new(), Arc::clone(&counters));
+        assert!(ending.check().is_ok() && !ending.is_closed());
+        assert!(matches!(ending.end(End::Revoked), LinkError::Revoked));
+        assert!(matches!(ending.end(End::PeerClosed), LinkError::Revoked));
+        ending.close();
+        assert!(matches!(ending.check(), Err(LinkError::Revoked)));
+        Ending::new(Vec::new(), Arc::clone(&counters)).close();
+        assert_eq!(counters.snapshot().link_resets, 1);
+    }
+}

@@ -35,7 +35,7 @@ impl Gate {
     /// is dropped.
     pub(crate) fn enter(&self) -> Option<Transfer<'_>> {
         let mut state = self.state.lock();
-        debug_assert!(!state.transferring, "one receiver per link");
+        assert!(!state.transferring, "one receiver per link");
         state.granted.then(|| {
             state.transferring = true;
             Transfer { gate: self }

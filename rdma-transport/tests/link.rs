@@ -249,9 +249,11 @@ fn closing_wakes_everybody_who_waits() {
 fn a_peer_that_goes_away_is_noticed_by_every_part() {
     for kind in KINDS {
         let Ends { a, mut b, params_b, .. } = link(kind, RING, |_| {}).started(0);
+        a.control.send(b"good bye").unwrap();
         drop(a);
         assert!(matches!(b.receiver.next(WAIT), Err(LinkError::PeerClosed)));
         assert!(matches!(b.sender.poll(WAIT), Err(LinkError::PeerClosed)));
+        assert_eq!(b.control.recv(WAIT).unwrap().as_deref(), Some(&b"good bye"[..]), "the last words count");
         assert!(matches!(b.control.recv(WAIT), Err(LinkError::PeerClosed)));
         assert_eq!(params_b.counters.snapshot().link_resets, 1, "one link, one reset");
     }

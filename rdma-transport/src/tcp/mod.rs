@@ -34,6 +34,8 @@ const RECEIVER_INBOX_BYTES: usize = 16 << 10;
 const SENDER_INBOX_BYTES: usize = HEAD_BYTES * crate::MAX_IN_FLIGHT;
 /// What is received straight into the ring with one call; a peer must send it within the dead-peer timeout.
 const CHUNK_BYTES: usize = 1 << 20;
+/// Addresses of one name that are tried.
+const MAX_ADDRESSES: usize = 8;
 /// The order in which the sockets of a link are made and kept.
 const CHANNELS: [ChannelKind; 3] =
     [ChannelKind::Control, ChannelKind::FromConnector, ChannelKind::FromListener];
@@ -78,15 +80,24 @@ impl Listener {
 pub fn connect(address: &str, params: &LinkParams, memory: Arc<dyn LogMemory>) -> Result<Link, LinkError> {
     let refused = |source| LinkError::Address { address: address.to_owned(), source };
     let deadline = deadline_after(params.tuning.handshake_timeout);
-    let to = address
-        .to_socket_addrs()
-        .map_err(refused)?
-        .next()
-        .ok_or_else(|| refused(io::Error::other("the name has no address")))?;
+    let addresses = address.to_socket_addrs().map_err(refused)?;
+    // A name may have several addresses (localhost has): the first that answers is the partner's.
+    let mut first = Err(refused(io::Error::other("the name has no address")));
+    for to in addresses.take(MAX_ADDRESSES) {
+        first = connect_one(to, params, deadline).map(|socket| (to, socket));
+        if first.is_ok() {
+            break;
+        }
+    }
+    let (to, control) = first?;
+    let mut control = Some(control);
     let session = SessionId::random().map_err(LinkError::io("reading /dev/urandom"))?;
     let mut sockets = Vec::with_capacity(CHANNELS.len());
     for kind in CHANNELS {
-        let socket = connect_one(to, params, deadline)?;
+        let socket = match control.take() {
+            Some(socket) => socket,
+            None => connect_one(to, params, deadline)?,
+        };
         rendezvous::introduce(&socket, kind, session, params, memory.capacity_bytes(), deadline, address)?;
         sockets.push(socket);
     }

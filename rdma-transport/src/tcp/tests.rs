@@ -129,6 +129,9 @@ fn who_does_not_fit_is_told_why() {
     stream.write_all(&newer).unwrap();
     assert_eq!(answer_of(&mut stream), Err(Refusal::Version { theirs: PROTOCOL_VERSION }));
     server.partner_gets_in();
+    // By name, of which the first address may be another one than the listener's.
+    let named = format!("localhost:{}", server.listener.local_addr().port());
+    drop(connect(&named, &params("a", "b"), TestMemory::new(RING)).unwrap());
     let again = server.listener.register(params("b", "a"), TestMemory::new(RING));
     assert!(matches!(again.map(drop), Err(LinkError::Registered(VOLUME))));
     let Server { listener, acceptor, .. } = server;
