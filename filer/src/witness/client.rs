@@ -1,0 +1,172 @@
+//! Asking the witness: one blocking call, with a time limit, over a connection that is kept.
+//!
+//! What can go wrong: anything between here and there. The one thing that must be right is whether the
+//! request may have arrived: [`WitnessError::maybe_applied`] is false only when it certainly did not.
+
+use super::{read_frame, write_frame};
+use pair::WitnessOutcome;
+use pair::witness::{Answer, Request};
+use std::io;
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+/// Shortest time limit given to a socket (zero would mean none).
+const MIN_WAIT: Duration = Duration::from_millis(1);
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum WitnessError {
+    /// The address can not be resolved.
+    #[error("witness address {address} can not be resolved: {source}; check the configuration and DNS")]
+    Address {
+        /// As configured.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Nobody there, or no way to it.
+    #[error("witness {address} can not be reached: {source}; check that 'twinfiler witness' runs there")]
+    Connect {
+        /// As configured.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The connection failed after the request was (perhaps) sent.
+    #[error("witness {address} did not answer in time: {source}")]
+    NoAnswer {
+        /// As configured.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The answer makes no sense.
+    #[error("{address} answers, but not as a witness does ({why}); check address and version")]
+    Nonsense {
+        /// As configured.
+        address: String,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+impl WitnessError {
+    /// May the request have been carried out?
+    pub fn maybe_applied(&self) -> bool {
+        !matches!(self, WitnessError::Address { .. } | WitnessError::Connect { .. })
+    }
+}
+
+/// A connection to the witness at one address; reconnects by itself.
+#[derive(Debug)]
+pub struct Client {
+    address: String,
+    stream: Option<TcpStream>,
+}
+
+impl Client {
+    /// A client for `address` (`host:port`); connects with the first request.
+    pub fn new(address: impl Into<String>) -> Client {
+        Client { address: address.into(), stream: None }
+    }
+
+    /// Asks, and waits no longer than `timeout` (name resolution excepted).
+    ///
+    /// # Errors
+    /// See [`WitnessError`]; the connection is then closed, and the next request opens a new one.
+    pub fn request(&mut self, request: &Request, timeout: Duration) -> Result<Answer, WitnessError> {
+        let limit = Instant::now() + timeout;
+        let mut stream = match self.stream.take().filter(is_alive) {
+            Some(stream) => stream,
+            None => self.connect(limit)?,
+        };
+        let answer = self.exchange(&mut stream, request, limit)?;
+        self.stream = Some(stream);
+        Ok(answer)
+    }
+
+    /// The same, in the words of the pair's event.
+    pub fn ask(&mut self, request: &Request, timeout: Duration) -> WitnessOutcome {
+        match self.request(request, timeout) {
+            Ok(Answer::Is { register }) => WitnessOutcome::Is(register),
+            Ok(Answer::Swapped { register }) => WitnessOutcome::Swapped(register),
+            Ok(Answer::Conflict { register }) => WitnessOutcome::Conflict(register),
+            Ok(Answer::Refused { reason }) => {
+                tracing::error!(%reason, "the witness refuses a request");
+                WitnessOutcome::Unreachable { maybe_applied: false }
+            }
+            Err(error) => {
+                tracing::debug!(%error, "no answer from the witness");
+                WitnessOutcome::Unreachable { maybe_applied: error.maybe_applied() }
+            }
+        }
+    }
+
+    fn connect(&self, limit: Instant) -> Result<TcpStream, WitnessError> {
+        let address = self.address.clone();
+        let found = address
+            .to_socket_addrs()
+            .map_err(|source| WitnessError::Address { address: address.clone(), source })?;
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for candidate in found.collect::<Vec<SocketAddr>>() {
+            let connected = TcpStream::connect_timeout(&candidate, left(limit))
+                .and_then(|stream| stream.set_nodelay(true).map(|()| stream));
+            match connected {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = error,
+            }
+        }
+        Err(WitnessError::Connect { address, source: last })
+    }
+
+    fn exchange(
+        &self,
+        stream: &mut TcpStream,
+        request: &Request,
+        limit: Instant,
+    ) -> Result<Answer, WitnessError> {
+        let body = serde_json::to_vec(request).expect("plain data always encodes");
+        let mut talk = || -> io::Result<Vec<u8>> {
+            stream.set_write_timeout(Some(left(limit)))?;
+            write_frame(stream, &body)?;
+            stream.set_read_timeout(Some(left(limit)))?;
+            read_frame(stream)
+        };
+        let answer =
+            talk().map_err(|source| WitnessError::NoAnswer { address: self.address.clone(), source })?;
+        let answer: Answer = serde_json::from_slice(&answer).map_err(|error| WitnessError::Nonsense {
+            address: self.address.clone(),
+            why: error.to_string(),
+        })?;
+        let fits = match (request, &answer) {
+            (Request::Read { .. }, Answer::Is { register }) => {
+                register.as_ref().is_none_or(|register| register.volume == request.volume())
+            }
+            (Request::CompareAndSwap { .. }, Answer::Conflict { register }) => {
+                register.as_ref().is_none_or(|register| register.volume == request.volume())
+            }
+            (Request::CompareAndSwap { new, .. }, Answer::Swapped { register }) => register == new,
+            (_, Answer::Refused { .. }) => true,
+            _ => false,
+        };
+        if fits {
+            Ok(answer)
+        } else {
+            Err(WitnessError::Nonsense {
+                address: self.address.clone(),
+                why: "an answer to another question".to_owned(),
+            })
+        }
+    }
+}
+
+/// The server may have closed an idle connection: noticed here, a request need not be in doubt for it.
+fn is_alive(stream: &TcpStream) -> bool {
+    let quiet = stream.set_nonblocking(true).is_ok()
+        && matches!(stream.peek(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+    quiet && stream.set_nonblocking(false).is_ok()
+}
+
+fn left(limit: Instant) -> Duration {
+    limit.saturating_duration_since(Instant::now()).max(MIN_WAIT)
+}

@@ -1,0 +1,194 @@
+//! Server, client and state file together, over loopback.
+
+use super::*;
+use ids::{Epoch, VolumeId};
+use pair::WitnessOutcome;
+use pair::witness::{Answer, Mode, Register, Request};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+const TIMEOUT: Duration = Duration::from_secs(2);
+const VOLUME: VolumeId = VolumeId([3; 16]);
+
+fn register(epoch: u64, primary: &str, mode: Mode, generation: u64) -> Register {
+    Register { volume: VOLUME, epoch: Epoch(epoch), primary: primary.parse().unwrap(), mode, generation }
+}
+
+fn cas(expected: Option<Register>, new: Register) -> Request {
+    Request::CompareAndSwap { expected, new }
+}
+
+fn with_server<T>(state: &Path, test: impl FnOnce(SocketAddr) -> T) -> T {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (sender, receiver) = mpsc::channel();
+        let stop = &stop;
+        let server = scope.spawn(move || {
+            serve("127.0.0.1:0".parse().unwrap(), state, |address| sender.send(address).unwrap(), stop)
+        });
+        let address = receiver.recv_timeout(TIMEOUT).expect("the server starts");
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(address)));
+        stop.store(true, Ordering::SeqCst);
+        server.join().unwrap().unwrap();
+        result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+#[test]
+fn a_register_is_created_swapped_and_kept_over_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = register(1, "a", Mode::Solo, 1);
+    let second = register(1, "a", Mode::Mirrored, 2);
+    with_server(directory.path(), |address| {
+        let mut client = Client::new(address.to_string());
+        let read = Request::Read { volume: VOLUME };
+        assert_eq!(client.request(&read, TIMEOUT).unwrap(), Answer::Is { register: None });
+        let swapped = client.request(&cas(None, first.clone()), TIMEOUT).unwrap();
+        assert_eq!(swapped, Answer::Swapped { register: first.clone() });
+        let again = client.request(&cas(None, first.clone()), TIMEOUT).unwrap();
+        assert_eq!(again, Answer::Conflict { register: Some(first.clone()) });
+        let swapped = client.request(&cas(Some(first.clone()), second.clone()), TIMEOUT).unwrap();
+        assert_eq!(swapped, Answer::Swapped { register: second.clone() });
+    });
+    with_server(directory.path(), |address| {
+        let outcome = Client::new(address.to_string()).ask(&Request::Read { volume: VOLUME }, TIMEOUT);
+        assert_eq!(outcome, WitnessOutcome::Is(Some(second.clone())));
+    });
+}
+
+#[test]
+fn of_two_nodes_that_claim_one_wins() {
+    let directory = tempfile::tempdir().unwrap();
+    with_server(directory.path(), |address| {
+        let start = register(1, "a", Mode::Mirrored, 1);
+        Client::new(address.to_string()).request(&cas(None, start.clone()), TIMEOUT).unwrap();
+        let claims = ["a", "b"].map(|name| {
+            let start = start.clone();
+            std::thread::spawn(move || {
+                let new = register(2, name, Mode::Solo, 2);
+                Client::new(address.to_string()).request(&cas(Some(start), new), TIMEOUT).unwrap()
+            })
+        });
+        let answers = claims.map(|claim| claim.join().unwrap());
+        let won = answers.iter().filter(|answer| matches!(answer, Answer::Swapped { .. })).count();
+        assert_eq!(won, 1, "{answers:?}");
+    });
+}
+
+#[test]
+fn rules_of_the_register_are_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    with_server(directory.path(), |address| {
+        let mut client = Client::new(address.to_string());
+        let start = register(5, "a", Mode::Mirrored, 1);
+        client.request(&cas(None, start.clone()), TIMEOUT).unwrap();
+        let same_generation = cas(Some(start.clone()), register(6, "b", Mode::Solo, 1));
+        assert!(matches!(client.request(&same_generation, TIMEOUT).unwrap(), Answer::Refused { .. }));
+        let back = cas(Some(start.clone()), register(4, "b", Mode::Solo, 2));
+        assert!(matches!(client.request(&back, TIMEOUT).unwrap(), Answer::Refused { .. }));
+    });
+}
+
+#[test]
+fn a_damaged_state_file_is_refused_and_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    with_server(directory.path(), |address| {
+        let create = cas(None, register(1, "a", Mode::Solo, 1));
+        Client::new(address.to_string()).request(&create, TIMEOUT).unwrap();
+    });
+    let path = directory.path().join("registers.json");
+    let good = std::fs::read_to_string(&path).unwrap();
+    for bad in [good.replace("\"a\"", "\"b\""), good[..good.len() / 2].to_owned(), String::new()] {
+        std::fs::write(&path, &bad).unwrap();
+        let stop = AtomicBool::new(true);
+        let refused = serve("127.0.0.1:0".parse().unwrap(), directory.path(), |_| {}, &stop).unwrap_err();
+        assert!(matches!(refused, ServeError::Store(StoreError::Damaged { .. })), "{refused}");
+        assert!(refused.to_string().contains("move it away"), "{refused}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), bad, "nothing is overwritten");
+    }
+}
+
+#[test]
+fn a_second_witness_on_the_same_state_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    with_server(directory.path(), |_| {
+        let stop = AtomicBool::new(true);
+        let refused = serve("127.0.0.1:0".parse().unwrap(), directory.path(), |_| {}, &stop).unwrap_err();
+        assert!(matches!(refused, ServeError::Store(StoreError::Locked(_))), "{refused}");
+    });
+}
+
+#[test]
+fn a_failing_disk_gives_no_answer_and_ends_the_server() {
+    let directory = tempfile::tempdir().unwrap();
+    // A directory stands where the new state file must be written.
+    std::fs::create_dir(directory.path().join("registers.json.new")).unwrap();
+    let stop = AtomicBool::new(false);
+    let (sender, receiver) = mpsc::channel();
+    let ended = std::thread::scope(|scope| {
+        let server = scope.spawn(|| {
+            serve("127.0.0.1:0".parse().unwrap(), directory.path(), |at| sender.send(at).unwrap(), &stop)
+        });
+        let mut client = Client::new(receiver.recv_timeout(TIMEOUT).unwrap().to_string());
+        let error = client.request(&cas(None, register(1, "a", Mode::Solo, 1)), TIMEOUT).unwrap_err();
+        assert!(error.maybe_applied(), "{error}");
+        server.join().unwrap()
+    });
+    assert!(matches!(ended, Err(ServeError::Store(StoreError::Io { .. }))), "{ended:?}");
+}
+
+#[test]
+fn garbage_and_huge_frames_end_only_their_own_connection() {
+    let directory = tempfile::tempdir().unwrap();
+    with_server(directory.path(), |address| {
+        for bytes in [&b"\x7f\xff\xff\xff"[..], b"\x00\x00\x00\x02{]", b"GET / HTTP/1.1\r\n\r\n"] {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.write_all(bytes).unwrap();
+            stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+            let ended = stream.read(&mut [0; 16]);
+            assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+        }
+        let read = Request::Read { volume: VOLUME };
+        assert!(Client::new(address.to_string()).request(&read, TIMEOUT).is_ok());
+    });
+}
+
+#[test]
+fn nobody_there_means_certainly_not_applied() {
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let outcome = Client::new(address.to_string()).ask(&Request::Read { volume: VOLUME }, TIMEOUT);
+    assert_eq!(outcome, WitnessOutcome::Unreachable { maybe_applied: false });
+}
+
+#[test]
+fn silence_ends_at_the_time_limit_and_is_in_doubt() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = Client::new(listener.local_addr().unwrap().to_string());
+    let since = Instant::now();
+    let outcome = client.ask(&Request::Read { volume: VOLUME }, Duration::from_millis(100));
+    assert_eq!(outcome, WitnessOutcome::Unreachable { maybe_applied: true });
+    assert!(since.elapsed() < TIMEOUT, "{:?}", since.elapsed());
+}
+
+#[test]
+fn a_client_reconnects_after_the_server_was_restarted() {
+    let directory = tempfile::tempdir().unwrap();
+    let read = Request::Read { volume: VOLUME };
+    let (mut client, address) = with_server(directory.path(), |address| {
+        let mut client = Client::new(address.to_string());
+        client.request(&read, TIMEOUT).unwrap();
+        (client, address)
+    });
+    let stop = AtomicBool::new(false);
+    let (sender, receiver) = mpsc::channel();
+    std::thread::scope(|scope| {
+        let server = scope.spawn(|| serve(address, directory.path(), |at| sender.send(at).unwrap(), &stop));
+        receiver.recv_timeout(TIMEOUT).unwrap();
+        assert_eq!(client.request(&read, TIMEOUT).unwrap(), Answer::Is { register: None });
+        stop.store(true, Ordering::SeqCst);
+        server.join().unwrap().unwrap();
+    });
+}
