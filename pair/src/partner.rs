@@ -142,16 +142,18 @@ impl Pair {
     }
 
     pub(crate) fn register_is(&mut self, register: Register) {
-        let Role::Partner(partner) = &mut self.role else { return };
-        let joined = matches!(partner.stage, PartnerStage::Joining { .. } | PartnerStage::Following { .. });
-        if joined && register.epoch <= partner.epoch {
-            let mirrored = register.mode == Mode::Mirrored && register.epoch == partner.epoch;
-            partner.stage = PartnerStage::Following { mirrored: mirrored && self.durable.in_sync };
-        }
+        let Role::Partner(mut partner) = self.role else { return };
         if self.config.witness {
             self.desk.observe(&register);
         } else if register.epoch == partner.epoch {
-            self.store(|state| state.register = Some(register));
+            self.store(|state| state.register = Some(register.clone()));
+        }
+        // An older value that comes late is told from a newer one by its generation.
+        let newest = self.desk.register().unwrap_or(&register);
+        let mirrored = newest.mode == Mode::Mirrored && newest.epoch == partner.epoch && self.durable.in_sync;
+        if !matches!(partner.stage, PartnerStage::Truncating) {
+            partner.stage = PartnerStage::Following { mirrored };
+            self.role = Role::Partner(partner);
         }
     }
 

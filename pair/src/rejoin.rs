@@ -146,8 +146,12 @@ impl Pair {
         }
     }
 
-    /// `MarkInSync` may have been lost.
+    /// `MarkInSync`, or the news that the pair is mirrored, may have been lost.
     pub(crate) fn repeat_in_barrier(&mut self) {
+        if matches!(&self.role, Role::Primary(primary) if matches!(primary.mode, PrimaryMode::Mirrored { .. }))
+        {
+            self.tell_register();
+        }
         if let (Some((_, BarrierStage::AwaitMark)), Role::Primary(primary)) = (self.barrier_at(), &self.role)
         {
             let epoch = primary.epoch;

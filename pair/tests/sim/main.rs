@@ -16,7 +16,7 @@ use random::Random;
 use world::World;
 
 fn schedules() -> u64 {
-    std::env::var("SCHEDULES").ok().and_then(|n| n.parse().ok()).unwrap_or(1500)
+    std::env::var("SCHEDULES").ok().and_then(|n| n.parse().ok()).unwrap_or(500)
 }
 
 fn run(seed: u64) {
