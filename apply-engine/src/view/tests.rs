@@ -277,3 +277,80 @@ fn a_large_directory_is_listed_in_one_pass() {
     assert!(started.elapsed().as_secs() < 10, "{:?}", started.elapsed());
     assert!(!bench.layers.is_empty_directory(Oid::ROOT).unwrap());
 }
+
+/// A base in the middle of a consistency point, where every look-up may meet something unfinished.
+struct Unreadable;
+
+fn unreadable<T>() -> io::Result<T> {
+    Err(io::Error::other("not to be asked"))
+}
+
+impl BaseReader for Unreadable {
+    fn lookup(&self, _: Oid, _: NameRef<'_>) -> io::Result<Option<Target>> {
+        unreadable()
+    }
+    fn attributes(&self, _: Oid) -> io::Result<Attributes> {
+        unreadable()
+    }
+    fn parent(&self, _: Oid) -> io::Result<Oid> {
+        unreadable()
+    }
+    fn read_at(&self, _: Oid, _: u64, _: &mut [u8]) -> io::Result<usize> {
+        unreadable()
+    }
+    fn readdir(&self, _: Oid, _: &mut dyn FnMut(BaseEntry<'_>) -> ControlFlow<()>) -> io::Result<()> {
+        unreadable()
+    }
+    fn readlink(&self, _: Oid) -> io::Result<Vec<u8>> {
+        unreadable()
+    }
+    fn xattr(&self, _: Oid, _: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        unreadable()
+    }
+    fn xattr_names(&self, _: Oid) -> io::Result<Vec<Vec<u8>>> {
+        unreadable()
+    }
+    fn seek_data(&self, _: Oid, _: u64) -> io::Result<Option<u64>> {
+        unreadable()
+    }
+    fn seek_hole(&self, _: Oid, _: u64) -> io::Result<Option<u64>> {
+        unreadable()
+    }
+    fn orphans(&self) -> io::Result<Vec<Oid>> {
+        unreadable()
+    }
+}
+
+#[test]
+fn what_was_born_in_a_delta_is_read_without_the_base() {
+    let (directory, file, link) = (Oid(30), Oid(31), Oid(32));
+    let (dir_name, file_name, link_name) = (name("d"), name("f"), name("l"));
+    let make = |parent, oid, name: &Name, kind| {
+        let object = NewObject { oid, kind, mode: 0o755, uid: 0, gid: 0, generation: 1, xattrs: Vec::new() };
+        let mut head = Vec::new();
+        let operation = Operation::Create { parent, name: name.as_ref(), object, parent_nlink: 3, at: AT };
+        operation.encode_head(&mut head);
+        Step { head, data: Vec::new() }
+    };
+    let bench = Bench::over(Model::new());
+    let layers = Layers { base: Arc::new(Unreadable), ..bench.layers.clone() };
+    for step in [
+        make(Oid::ROOT, directory, &dir_name, NewKind::Directory),
+        make(directory, file, &file_name, NewKind::File),
+        make(directory, link, &link_name, NewKind::Symlink(b"f")),
+    ] {
+        layers.absorb(bench.log.append(&step), &step.operation());
+    }
+    let layers = layers.seal();
+    let free = name("free");
+    assert!(layers.lookup(directory, free.as_ref()).unwrap().is_none());
+    assert!(layers.lookup(directory, file_name.as_ref()).unwrap().is_some());
+    assert_eq!(layers.listing(directory).unwrap().entries().len(), 2);
+    assert_eq!(layers.parent(directory).unwrap(), Oid::ROOT);
+    assert_eq!(layers.readlink(link).unwrap(), b"f");
+    assert_eq!(layers.xattr(file, b"user.none").unwrap(), None);
+    assert!(layers.xattr_names(file).unwrap().is_empty());
+    assert_eq!(layers.attributes(file).unwrap().nlink, 1);
+    assert_eq!(layers.read(file, 0, &mut [0; 9]).unwrap(), 0);
+    assert!(matches!(layers.lookup(Oid::ROOT, free.as_ref()), Err(ViewError::Base { .. })));
+}
