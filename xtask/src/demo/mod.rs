@@ -15,6 +15,7 @@ use crate::load::blocks::{Blocks, Latencies};
 use crate::load::fleet::{Fleet, check_copies};
 use crate::load::sqlite::{JournalMode, Sqlite};
 use crate::load::{Load, archive::Archive, git::Git};
+use crate::oracle::perform::clear_umask;
 use crate::oracle::writer::Writer;
 use crate::packages;
 use crate::random::Random;
@@ -186,6 +187,8 @@ fn loads(
     seed: u64,
     latencies: &Latencies,
 ) -> Result<Vec<Box<dyn Load>>> {
+    // Before anything is unpacked: the copy for reference and those on the volume must get the same modes.
+    clear_umask();
     let random = Random::new(seed);
     let archive = pick_archive(workspace, outside)?;
     let reference = outside.join("reference");

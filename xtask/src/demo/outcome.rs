@@ -12,6 +12,9 @@ use std::time::Duration;
 /// Quantiles that are shown.
 const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999)];
 
+/// More findings than this are only counted.
+const MAX_LINES: usize = 20;
+
 /// Width of the longest bar of the histogram, in characters.
 const BAR_WIDTH: u64 = 40;
 
@@ -171,7 +174,7 @@ impl Outcome {
             let _ = writeln!(text, "  {count:>9}  {name}");
         }
         let _ = writeln!(text, "checked by content: {}; lost: {}", self.checked, self.lost.len());
-        for line in self.lost.iter().chain(&self.errors) {
+        for line in self.lost.iter().chain(&self.errors).take(MAX_LINES) {
             let _ = writeln!(text, "  {line}");
         }
         if let Some(trees) = &self.trees {

@@ -1,7 +1,7 @@
 //! A real source archive, unpacked again and again with tar.
 //!
 //! tar names each member before it unpacks it, so when the next name appears, the member before is complete:
-//! that is its acknowledgement. What a member must look like comes from unpacking the same archive outside.
+//! that is its acknowledgement, unless tar has complained by then. What a member must look like comes from unpacking the same archive outside.
 
 use super::{Checked, Load};
 use crate::steps::kill_group;
@@ -100,7 +100,10 @@ impl Load for Archive {
                 checked.compared += 1;
                 match look(&path) {
                     Ok(found) if found == *expected => {}
-                    Ok(_) => checked.lost.push(format!("{}: content, mode or time is wrong", path.display())),
+                    Ok(found) => {
+                        let what = format!("digest, mode, time are {found:x?}, not {expected:x?}");
+                        checked.lost.push(format!("{}: {what}", path.display()));
+                    }
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {
                         checked.lost.push(format!("{}: missing", path.display()));
                     }
@@ -119,15 +122,24 @@ impl Load for Archive {
         let dir = mount.join(copy_dir(self.copies.len()));
         self.copies.push(Vec::new());
         fs::create_dir(&dir)?;
-        let mut command = Command::new("tar");
-        command.arg("-xzvf").arg(&self.archive).arg("-C").arg(&dir);
+        // Both outputs in one pipe, so that names after the first complaint are told from those before it.
+        let mut command = Command::new("sh");
+        command.args(["-c", "exec tar \"$@\" 2>&1", "tar", "-xzvf"]).arg(&self.archive).arg("-C").arg(&dir);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0);
         let mut program = Program(command.spawn()?);
         let output = program.0.stdout.take().ok_or_else(|| io::Error::other("tar has no output"))?;
         let mut members = Vec::new();
         let mut current: Option<PathBuf> = None;
+        let mut complaint = None;
         for line in BufReader::new(output).lines() {
-            members.extend(current.replace(PathBuf::from(line?)));
+            let line = line?;
+            if line.starts_with("tar: ") || complaint.is_some() {
+                // tar goes on with the next member after an error: nothing more is acknowledged.
+                current = None;
+                complaint.get_or_insert(line);
+            } else {
+                members.extend(current.replace(PathBuf::from(line)));
+            }
         }
         let status = program.0.wait()?;
         if status.success() {
@@ -138,7 +150,8 @@ impl Load for Archive {
             *copy = members;
         }
         if !status.success() {
-            return Err(io::Error::other(format!("tar: {status} after {acknowledged} members")));
+            let complaint = complaint.unwrap_or_default();
+            return Err(io::Error::other(format!("tar: {status} after {acknowledged} members: {complaint}")));
         }
         Ok(acknowledged)
     }
