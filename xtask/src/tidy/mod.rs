@@ -56,6 +56,7 @@ pub fn run(workspace: &Workspace) -> Result<()> {
         text::check(source, &mut findings);
         code::check(source, &mut findings);
     }
+    code::check_allowed(&sources, &mut findings);
     documents::check_links(&sources, &mut findings);
     let crates = arrows::crates(&workspace.metadata()?);
     arrows::check(&crates, &mut findings);

@@ -63,6 +63,15 @@ fn unsafe_code_is_found_only_where_it_may_not_be() {
 }
 
 #[test]
+fn a_permission_that_nobody_needs_is_found() {
+    let used = source("ids/src/memory.rs", "//! x\npub unsafe trait A {}\n");
+    let mut findings = Findings::default();
+    code::check_allowed(&[used, source("nvlog/src/persist.rs", "//! unsafe\n")], &mut findings);
+    assert!(!findings.errors.iter().any(|line| line.starts_with("ids/")), "{:?}", findings.errors);
+    assert!(findings.errors.iter().any(|line| line.starts_with("nvlog/src/persist.rs needs no")));
+}
+
+#[test]
 fn the_lexer_tells_code_from_prose() {
     let text = r####"a /* unsafe /* nested */ unsafe */ b "unsafe \" unsafe" r#"unsafe " unsafe"# 'u' '\'' 'life: c"####;
     let code = code::blank_prose(text);
