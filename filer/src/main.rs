@@ -1,1 +1,5 @@
-fn main() {}
+//! The `twinfiler` program: see `filer::cli`.
+
+fn main() -> std::process::ExitCode {
+    filer::cli::run(std::env::args_os()).into()
+}

@@ -6,7 +6,7 @@
 use parking_lot::{Condvar, Mutex};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// The latch. Clones share it.
@@ -19,6 +19,7 @@ pub struct Shutdown {
 struct Inner {
     reason: Mutex<Option<&'static str>>,
     changed: Condvar,
+    flag: AtomicBool,
 }
 
 /// Status of a process that a second signal ended.
@@ -57,6 +58,7 @@ impl Shutdown {
         let mut held = self.inner.reason.lock();
         if held.is_none() {
             *held = Some(reason);
+            self.inner.flag.store(true, Ordering::Release);
             self.inner.changed.notify_all();
         }
     }
@@ -64,6 +66,11 @@ impl Shutdown {
     /// Why a stop was asked for, if it was.
     pub fn requested(&self) -> Option<&'static str> {
         *self.inner.reason.lock()
+    }
+
+    /// The latch for those who look now and then: true once a stop was asked for.
+    pub fn flag(&self) -> &AtomicBool {
+        &self.inner.flag
     }
 
     /// Waits for a request, at most `limit`.
@@ -90,5 +97,6 @@ mod tests {
         shutdown.request("second");
         assert_eq!(waiter.join().unwrap(), Some("first"));
         assert_eq!(shutdown.requested(), Some("first"));
+        assert!(shutdown.flag().load(Ordering::Acquire));
     }
 }

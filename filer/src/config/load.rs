@@ -23,8 +23,10 @@ const MAX_FUSE_THREADS: usize = 64;
 const MIN_LOG_BYTES: u64 = 1 << 20;
 /// Devices and direct I/O want whole pages.
 const LOG_GRANULE_BYTES: u64 = 4096;
-/// Fewest heartbeats within a lease: one may be late without stopping reads.
-const HEARTBEATS_PER_LEASE: u32 = 2;
+/// Fewest heartbeats within a lease: one may be lost without stopping reads. The pair asks the same.
+const HEARTBEATS_PER_LEASE: u32 = 3;
+/// The pair counts whole milliseconds.
+const MIN_TIMER: Duration = Duration::from_millis(1);
 
 const DEFAULT_CONTROL: &str = "/run/twinfiler/control.sock";
 const DEFAULT_WITNESS_TIMEOUT: Duration = Duration::from_millis(500);
@@ -150,8 +152,18 @@ fn volume(
         claims.claim_tree(&section, "base directory", &base.value, base.line);
     }
     let transport = section.or("transport", TransportKind::default());
-    let preferred_primary = section.or("preferred_primary", false);
     let peer = section.required_table("peer").and_then(|section| peer(section, own));
+    let preferred = section.optional::<ids::NodeName>("preferred_primary");
+    if let (Some(preferred), Some(peer), Some(own)) = (&preferred, &peer, own)
+        && preferred.value != peer.name
+        && preferred.value != own.name
+    {
+        section.problem(
+            preferred.line,
+            format!("`preferred_primary`: {} is neither node of the pair", preferred.value),
+            format!("write {:?} or {:?}, the same on both nodes", own.name.as_str(), peer.name.as_str()),
+        );
+    }
     let log = section.required_table("log").and_then(|section| log(section, claims));
     let fuse = match section.table("fuse") {
         Some(section) => fuse(section, claims),
@@ -186,7 +198,7 @@ fn volume(
             Some(floating_ip) => Some(floating_ip?),
             None => None,
         },
-        preferred_primary,
+        preferred_primary: preferred.map(|located| located.value),
     })
 }
 
@@ -285,13 +297,18 @@ fn timers(mut section: Section<'_, '_>) -> TimerConfig {
     let (reconnect, _) = get("reconnect", default.reconnect);
     let (handover, _) = get("handover", default.handover);
     let human = |duration| HumanDuration(duration).to_string();
-    if lease > peer_timeout {
+    let margin = Duration::from_millis(pair::Timers::default().drift_margin_ms);
+    if lease + margin >= peer_timeout {
         let line = lease_line.or(timeout_line).unwrap_or(section.line());
         section.problem(
             line,
-            format!("`lease` ({}) is longer than `peer_timeout` ({})", human(lease), human(peer_timeout)),
-            "a partner that takes over waits the lease out: make it `peer_timeout` or shorter",
+            format!("`lease` ({}) is too long for `peer_timeout` ({})", human(lease), human(peer_timeout)),
+            format!("keep it more than {} (what clocks may differ by) below `peer_timeout`", human(margin)),
         );
+    }
+    if heartbeat < MIN_TIMER {
+        let line = heartbeat_line.unwrap_or(section.line());
+        section.problem(line, format!("`heartbeat` ({}) is too short", human(heartbeat)), "at least 1ms");
     }
     if heartbeat * HEARTBEATS_PER_LEASE > lease {
         let line = heartbeat_line.or(lease_line).unwrap_or(section.line());

@@ -106,8 +106,8 @@ pub struct VolumeConfig {
     pub hooks: HooksConfig,
     /// An address that follows the primary.
     pub floating_ip: Option<FloatingIpConfig>,
-    /// Become primary of a fresh pair. Exactly one of the two nodes says so.
-    pub preferred_primary: bool,
+    /// Who becomes primary of a fresh pair: this node or the partner, the same on both; `None` = the lower name.
+    pub preferred_primary: Option<NodeName>,
 }
 
 /// The partner of a volume.
@@ -161,6 +161,17 @@ impl LogKind {
     ];
 }
 
+impl From<LogKind> for nvlog::RegionKind {
+    fn from(kind: LogKind) -> nvlog::RegionKind {
+        match kind {
+            LogKind::Emulated => nvlog::RegionKind::Emulated,
+            LogKind::Block => nvlog::RegionKind::Block,
+            LogKind::FsDax => nvlog::RegionKind::FsDax,
+            LogKind::DevDax => nvlog::RegionKind::DevDax,
+        }
+    }
+}
+
 impl fmt::Display for LogKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = LogKind::ALL.iter().find(|(_, kind)| kind == self).map_or("?", |(name, _)| name);
@@ -199,7 +210,8 @@ pub struct TimerConfig {
     pub heartbeat: Duration,
     /// Silence after which the partner counts as lost.
     pub peer_timeout: Duration,
-    /// How long a primary may serve reads on its partner's last answer. At most `peer_timeout`.
+    /// How long a primary may serve reads on its partner's last answer. Below `peer_timeout`, by what clocks may
+    /// differ.
     pub lease: Duration,
     /// Time between two attempts to connect.
     pub reconnect: Duration,
@@ -215,6 +227,26 @@ impl Default for TimerConfig {
             lease: Duration::from_millis(300),
             reconnect: Duration::from_millis(200),
             handover: Duration::from_secs(30),
+        }
+    }
+}
+
+impl VolumeConfig {
+    /// What the pair's state machine is configured with, on the node called `me`.
+    pub fn pair(&self, me: &NodeName, witness: bool) -> pair::Config {
+        let whole_ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let timers = pair::Timers {
+            heartbeat_ms: whole_ms(self.timers.heartbeat),
+            failure_timeout_ms: whole_ms(self.timers.peer_timeout),
+            lease_ms: whole_ms(self.timers.lease),
+            ..pair::Timers::default()
+        };
+        pair::Config {
+            me: me.clone(),
+            peer: self.peer.name.clone(),
+            witness,
+            preferred: self.preferred_primary.clone(),
+            timers,
         }
     }
 }

@@ -14,7 +14,7 @@ mod tests;
 
 pub use client::{ClientError, call};
 pub use protocol::{Answer, ControlError, ErrorKind, Request};
-pub use server::{ControlServer, SocketError};
+pub use server::{BoundSocket, ControlServer, SocketError};
 
 use crate::status::{ConsistencyPointStatus, NodeStatus};
 use std::time::Duration;

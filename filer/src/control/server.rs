@@ -41,31 +41,56 @@ pub enum SocketError {
     },
 }
 
-/// Serves the control socket until it is dropped.
-pub struct ControlServer {
+/// A control socket that is bound and not served yet: nobody else can have it.
+#[derive(Debug)]
+pub struct BoundSocket {
+    listener: UnixListener,
     path: PathBuf,
+}
+
+impl Drop for BoundSocket {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "could not remove the control socket");
+        }
+    }
+}
+
+impl BoundSocket {
+    /// Carries out commands on `target`; `Request::Shutdown` goes to `shutdown`.
+    ///
+    /// # Errors
+    /// When there is no thread for it.
+    pub fn serve(
+        self,
+        target: Arc<dyn ControlTarget>,
+        shutdown: Shutdown,
+    ) -> Result<ControlServer, SocketError> {
+        let path = self.path.clone();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::Builder::new()
+            .name("control".into())
+            .spawn(move || accept_all(&self.listener, &target, &shutdown, &stopped))
+            .map_err(|source| SocketError::Io { path, source })?;
+        Ok(ControlServer { stop, thread: Some(thread) })
+    }
+}
+
+/// Serves the control socket until it is dropped.
+#[derive(Debug)]
+pub struct ControlServer {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl ControlServer {
-    /// Listens at `path` and carries out commands on `target`; `Request::Shutdown` goes to `shutdown`.
+    /// Takes the socket at `path`. Callers that connect wait until it is served.
     ///
     /// # Errors
     /// See [`SocketError`].
-    pub fn start(
-        path: &Path,
-        target: Arc<dyn ControlTarget>,
-        shutdown: Shutdown,
-    ) -> Result<ControlServer, SocketError> {
-        let listener = listen(path)?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread = std::thread::Builder::new()
-            .name("control".into())
-            .spawn(move || accept_all(&listener, &target, &shutdown, &stopped))
-            .map_err(|source| SocketError::Io { path: path.to_owned(), source })?;
-        Ok(ControlServer { path: path.to_owned(), stop, thread: Some(thread) })
+    pub fn bind(path: &Path) -> Result<BoundSocket, SocketError> {
+        Ok(BoundSocket { listener: listen(path)?, path: path.to_owned() })
     }
 }
 
@@ -76,9 +101,6 @@ impl Drop for ControlServer {
             && thread.join().is_err()
         {
             tracing::error!("the control thread panicked");
-        }
-        if let Err(error) = std::fs::remove_file(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "could not remove the control socket");
         }
     }
 }

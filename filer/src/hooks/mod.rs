@@ -16,7 +16,7 @@ pub use command::{CommandError, run};
 pub use floating_ip::{FloatingIp, FloatingIpError};
 
 use crate::config::{HooksConfig, VolumeConfig};
-use crate::status::{FloatingIpStatus, HookStatus, Role};
+use crate::status::{FloatingIpStatus, HookStatus, Role, role_name};
 use ids::Epoch;
 use parking_lot::Mutex;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -106,7 +106,7 @@ impl RoleHooks {
     fn run(&self, hook: &str, command: &crate::config::CommandLine, role: Role, epoch: Epoch) {
         let environment = [
             ("TWINFILER_VOLUME", self.volume.clone()),
-            ("TWINFILER_ROLE", role.to_string()),
+            ("TWINFILER_ROLE", role_name(role).to_owned()),
             ("TWINFILER_EPOCH", epoch.to_string()),
         ];
         let started = Instant::now();

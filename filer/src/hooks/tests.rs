@@ -1,1 +1,183 @@
-//! Tests.
+//! Real commands, and a real address in a network namespace of its own.
+
+use super::*;
+use crate::config::{CommandLine, FloatingIpConfig, NodeConfig};
+use std::process::Command;
+
+fn shell(script: &str) -> CommandLine {
+    CommandLine { program: "/bin/sh".into(), arguments: vec!["-c".into(), script.into()] }
+}
+
+const LONG: Duration = Duration::from_secs(20);
+
+#[test]
+fn output_and_environment() {
+    let environment = [("TWINFILER_ROLE", "primary".to_owned())];
+    let said = run(&shell("echo $TWINFILER_ROLE; echo err >&2; pwd"), &environment, LONG).unwrap();
+    assert!(said.contains("primary") && said.contains("err"), "{said}");
+}
+
+#[test]
+fn failures_say_how() {
+    let error = run(&shell("echo broken; exit 3"), &[], LONG).unwrap_err().to_string();
+    assert_eq!(error, "/bin/sh ended with status 3: broken");
+    let error = run(&shell("kill -TERM $$"), &[], LONG).unwrap_err().to_string();
+    assert_eq!(error, "/bin/sh was ended by signal 15");
+    let missing = CommandLine { program: "/nowhere/hook".into(), arguments: Vec::new() };
+    assert!(matches!(run(&missing, &[], LONG), Err(CommandError::NotStarted { .. })));
+}
+
+#[test]
+fn the_time_limit_ends_the_whole_group() {
+    let directory = tempfile::tempdir().unwrap();
+    let mark = directory.path().join("alive");
+    let script = format!("(sleep 0.6; touch {}) & sleep 30", mark.display());
+    let started = Instant::now();
+    let error = run(&shell(&script), &[], Duration::from_millis(200)).unwrap_err();
+    assert!(matches!(error, CommandError::TimedOut { .. }), "{error}");
+    assert!(started.elapsed() < Duration::from_secs(5));
+    std::thread::sleep(Duration::from_millis(800));
+    assert!(!mark.exists(), "a child outlived its hook");
+}
+
+#[test]
+fn what_a_good_command_leaves_behind_is_ended_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let mark = directory.path().join("alive");
+    run(&shell(&format!("(sleep 0.3; touch {}) &", mark.display())), &[], LONG).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(!mark.exists(), "a child outlived its hook");
+}
+
+#[test]
+fn a_flood_of_output_is_bounded() {
+    let said = run(&shell("head -c 10000000 /dev/zero | tr '\\0' x"), &[], LONG).unwrap();
+    assert_eq!(said.len(), 4096);
+}
+
+#[test]
+fn the_outcome_is_in_the_status() {
+    let text = r#"
+        [node]
+        name = "a"
+        listen = "10.0.0.1:7400"
+        [[volume]]
+        name = "home"
+        id = "00112233445566778899aabbccddeeff"
+        base = "/base"
+        peer = { name = "b", address = "10.0.0.2:7400" }
+        log = { kind = "emulated", path = "/dev/shm/home", capacity = "64MiB" }
+        hooks = { on_primary = ["/bin/sh", "-c", "test $TWINFILER_VOLUME-$TWINFILER_ROLE-$TWINFILER_EPOCH = home-primary-7"], on_demote = ["/bin/false"] }
+    "#;
+    let config = NodeConfig::parse(text, "f").unwrap();
+    let hooks = RoleHooks::new(&config.volumes[0]);
+    hooks.became_primary(Epoch(7));
+    hooks.ceased_to_be_primary(Role::Partner, Epoch(8));
+    hooks.became_primary(Epoch(7));
+    let status = hooks.status();
+    let shown: Vec<_> = status.iter().map(|h| (h.hook.as_str(), h.succeeded, h.outcome.as_str())).collect();
+    assert_eq!(
+        shown,
+        [("on_demote", false, "/bin/false ended with status 1"), ("on_primary", true, "succeeded")]
+    );
+    assert_eq!(hooks.address_status(), None);
+}
+
+/// A network namespace with two ends of a veth pair in it, removed on drop.
+struct Namespace(String);
+
+impl Namespace {
+    fn new() -> Namespace {
+        let name = format!("tf-test-{}", std::process::id());
+        let namespace = Namespace(name.clone());
+        Namespace::ip(&["netns", "add", &name]);
+        namespace.inside(&["link", "add", "here", "type", "veth", "peer", "name", "there"]);
+        namespace.inside(&["link", "set", "here", "up"]);
+        namespace.inside(&["link", "set", "there", "up"]);
+        namespace
+    }
+
+    fn ip(arguments: &[&str]) {
+        let status = Command::new("ip").args(arguments).status().unwrap();
+        assert!(status.success(), "ip {arguments:?}");
+    }
+
+    fn inside(&self, arguments: &[&str]) {
+        Namespace::ip(&[&["-n", &self.0], arguments].concat());
+    }
+
+    /// Runs `work` on a thread that has entered the namespace; its children are there too.
+    fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let file = std::fs::File::open(format!("/run/netns/{}", self.0)).unwrap();
+        std::thread::scope(|scope| {
+            let inside = scope.spawn(move || {
+                use std::os::fd::AsFd;
+                rustix::thread::move_into_link_name_space(file.as_fd(), None).unwrap();
+                work()
+            });
+            inside.join().unwrap()
+        })
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
+    }
+}
+
+/// Frames that arrive at the other end of the wire, until `wanted` does.
+fn wait_for_frame(
+    receiver: &mut dyn pnet_datalink::DataLinkReceiver,
+    wanted: impl Fn(&[u8]) -> bool,
+) -> Vec<u8> {
+    let until = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < until {
+        if let Ok(frame) = receiver.next()
+            && wanted(frame)
+        {
+            return frame.to_vec();
+        }
+    }
+    panic!("the announcement did not arrive");
+}
+
+#[test]
+fn the_address_follows_and_the_neighbours_learn_it() {
+    assert!(rustix::process::geteuid().is_root(), "this test makes a network namespace: run it as root");
+    let namespace = Namespace::new();
+    namespace.run(|| {
+        let there = pnet_datalink::interfaces().into_iter().find(|i| i.name == "there").unwrap();
+        let config =
+            pnet_datalink::Config { read_timeout: Some(Duration::from_millis(200)), ..Default::default() };
+        let Ok(pnet_datalink::Channel::Ethernet(_, mut receiver)) = pnet_datalink::channel(&there, config)
+        else {
+            panic!("no packet socket");
+        };
+        for (address, target) in [
+            ("10.99.0.9/24", vec![10, 99, 0, 9]),
+            ("2001:db8::9/64", vec![0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9]),
+        ] {
+            let floating = FloatingIp::new(FloatingIpConfig {
+                address: address.parse().unwrap(),
+                interface: "here".into(),
+            });
+            assert!(!floating.is_held().unwrap());
+            floating.release().unwrap();
+            floating.take().unwrap();
+            assert!(floating.is_held().unwrap());
+            wait_for_frame(receiver.as_mut(), |frame| match target.len() {
+                4 => frame[12..14] == [8, 6] && frame[28..32] == target && frame[38..42] == target,
+                _ => frame[12..14] == [0x86, 0xdd] && frame[54] == 136 && frame[62..78] == target,
+            });
+            floating.take().unwrap();
+            floating.release().unwrap();
+            assert!(!floating.is_held().unwrap());
+        }
+        let nowhere = FloatingIp::new(FloatingIpConfig {
+            address: "10.99.0.9/24".parse().unwrap(),
+            interface: "gone".into(),
+        });
+        assert!(matches!(nowhere.take(), Err(FloatingIpError::NoInterface(_))));
+    });
+}

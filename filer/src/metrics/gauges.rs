@@ -1,6 +1,6 @@
 //! Gauges, read from the status at the moment of a scrape.
 
-use crate::status::{AckLevel, Mode, NodeStatus, Role, VolumeStatus};
+use crate::status::{AckLevel, Mode, NodeStatus, Role, VolumeStatus, role_name};
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
@@ -57,16 +57,21 @@ const GAUGES: &[(&str, &str, Read)] = &[
     }),
 ];
 
-const ROLES: [Role; 5] = [Role::Starting, Role::Primary, Role::Partner, Role::Deposed, Role::Outdated];
-const MODES: [Mode; 8] = [
-    Mode::Unknown,
+const ROLES: [Role; 3] = [Role::Primary, Role::Partner, Role::None];
+const MODES: [Mode; 13] = [
+    Mode::Starting,
     Mode::Mirrored,
+    Mode::CatchingUp,
     Mode::Solo,
     Mode::Frozen,
-    Mode::CatchingUp,
+    Mode::TakingOver,
+    Mode::HandingOver,
+    Mode::Deposed,
+    Mode::Outdated,
     Mode::NeedsResync,
     Mode::Split,
-    Mode::HandingOver,
+    Mode::Failed,
+    Mode::Stopped,
 ];
 
 impl Collector for StatusGauges {
@@ -82,7 +87,7 @@ impl Collector for StatusGauges {
                 metric.encode_family(&labels)?.encode_gauge(&value)?;
             }
         }
-        let roles = ROLES.map(|role| (role.to_string(), role));
+        let roles = ROLES.map(|role| (role_name(role).to_owned(), role));
         state(&mut encoder, status, "role", "1 for the role of this node", &roles, |v| v.role)?;
         let modes = MODES.map(|mode| (mode.to_string(), mode));
         state(&mut encoder, status, "mode", "1 for the mode of the volume", &modes, |v| v.mode)

@@ -16,6 +16,9 @@ pub use format::{bytes, duration_us, percent};
 pub use model::{
     AckLevel, ConsistencyPointStatus, Fault, FloatingIpStatus, HookStatus, Lag, LatencySummary, LeaseStatus,
     LogStatus, Mode, NodeStatus, PartnerView, Role, SpaceStatus, TakeoverTiming, TransportCounters,
-    VolumeStatus, WitnessStatus,
+    VolumeStatus, WitnessStatus, role_name,
 };
 pub use render::render;
+
+#[cfg(test)]
+pub(crate) use tests::sample;

@@ -4,6 +4,9 @@ use ids::{Cursors, Durability, Epoch, Lsn, NodeName, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
+/// What this node is for a volume, and how the volume is protected: the pair's own words.
+pub use pair::{PairMode as Mode, RoleName as Role};
+
 /// A node with its volumes.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct NodeStatus {
@@ -21,57 +24,14 @@ pub struct NodeStatus {
     pub volumes: Vec<VolumeStatus>,
 }
 
-/// What this node is for a volume.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Recovering or not decided yet.
-    Starting,
-    /// Serves clients.
-    Primary,
-    /// Holds the mirror and can take over.
-    Partner,
-    /// Was primary, and another node is now.
-    Deposed,
-    /// Misses acknowledged operations: must not take over.
-    Outdated,
+/// A role in words.
+pub fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Primary => "primary",
+        Role::Partner => "partner",
+        Role::None => "none",
+    }
 }
-
-/// How the volume is protected now, as this node sees it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Mode {
-    /// No link, no decision yet.
-    Unknown,
-    /// Acknowledgements wait for both logs.
-    Mirrored,
-    /// One node serves alone, the witness agreed.
-    Solo,
-    /// Nothing is acknowledged until the partner or the witness answers.
-    Frozen,
-    /// The partner catches up from the log.
-    CatchingUp,
-    /// The partner has been away for longer than the log reaches.
-    NeedsResync,
-    /// Both nodes served by themselves: an operator must choose.
-    Split,
-    /// Hand-over to the partner is going on.
-    HandingOver,
-}
-
-macro_rules! name_of {
-    ($type:ty, $($variant:ident => $name:literal),+ $(,)?) => {
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(match self { $(<$type>::$variant => $name),+ })
-            }
-        }
-    };
-}
-name_of!(Role, Starting => "starting", Primary => "primary", Partner => "partner", Deposed => "deposed",
-    Outdated => "outdated");
-name_of!(Mode, Unknown => "unknown", Mirrored => "mirrored", Solo => "solo", Frozen => "frozen",
-    CatchingUp => "catching-up", NeedsResync => "needs-resync", Split => "split", HandingOver => "handing-over");
 
 /// What an acknowledgement survives: the durability of each log that it waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -115,6 +75,10 @@ pub struct VolumeStatus {
     pub role: Role,
     /// How it is protected.
     pub mode: Mode,
+    /// What it waits for or what to do, in one line; empty when all is well.
+    pub detail: String,
+    /// This node may take over by itself.
+    pub eligible: bool,
     /// The epoch.
     pub epoch: Epoch,
     /// The cursors; `None` before recovery.

@@ -10,7 +10,7 @@ use std::fmt::Write;
 /// Columns of a terminal that everything fits in.
 pub const WIDTH: usize = 100;
 /// Where values begin.
-const LABEL_WIDTH: usize = 20;
+const LABEL_WIDTH: usize = 21;
 
 /// The whole node.
 pub fn render(status: &NodeStatus) -> String {
@@ -41,7 +41,18 @@ fn render_volume(page: &mut Page, volume: &VolumeStatus, now_unix_ms: u64) {
     if volume.log.lost_at_boot {
         page.text("! the log did not survive the last restart of this machine: no takeover by itself");
     }
-    page.line("role", &format!("{}, {}, epoch {}", volume.role, volume.mode, volume.epoch));
+    page.line("role", &format!("{}, {}, epoch {}", role_name(volume.role), volume.mode, volume.epoch));
+    if !volume.detail.is_empty() {
+        page.line("", &volume.detail);
+    }
+    if volume.role != Role::Primary {
+        let text = if volume.eligible {
+            "this node can take over"
+        } else {
+            "this node must NOT take over by itself"
+        };
+        page.line("takeover", text);
+    }
     page.line("acknowledgement", &acknowledgement(volume));
     if let Some(lease) = &volume.lease {
         let left = duration_us(lease.remaining_ms as f64 * 1e3);
@@ -135,7 +146,7 @@ fn render_others(page: &mut Page, volume: &VolumeStatus, now_unix_ms: u64) {
     let partner = &volume.partner;
     page.line("partner", &partner_line(partner));
     let mut view = Vec::new();
-    view.extend(partner.role.map(|role| role.to_string()));
+    view.extend(partner.role.map(|role| role_name(role).to_owned()));
     view.extend(partner.epoch.map(|epoch| format!("epoch {epoch}")));
     view.extend(partner.committed.map(|lsn| format!("committed {lsn}")));
     view.extend(partner.applied.map(|lsn| format!("applied {lsn}")));

@@ -1,0 +1,144 @@
+//! The words of the command line.
+
+use crate::config::{ByteSize, DEFAULT_PATH, HumanDuration, LogKind};
+use clap::{Args, Parser, Subcommand};
+use ids::VolumeId;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Two file servers that behave as one which does not fail.
+#[derive(Parser, Debug)]
+#[command(name = "twinfiler", version, max_term_width = 100)]
+#[command(
+    after_help = "Exit codes: 0 done, 64 usage, 65 data of another volume or damaged, 66 no such file, \
+    69 unavailable, 70 internal, 73 exists already, 74 input/output, 75 try again later, 77 no permission, \
+    78 configuration."
+)]
+pub struct Arguments {
+    /// Configuration file
+    #[arg(short, long, global = true, env = "TWINFILER_CONFIG", default_value = DEFAULT_PATH)]
+    pub config: PathBuf,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Run the node until SIGTERM, which hands over to the partner or stops cleanly
+    Serve,
+    /// Make a new volume on this node: label the base directory and format the log
+    Init(InitArguments),
+    /// Show what the node is doing
+    Status(StatusArguments),
+    /// Hand a volume to the partner; clients notice nothing
+    Switchover {
+        /// The volume
+        volume: String,
+        /// Longest wait
+        #[arg(long, default_value = "30s")]
+        timeout: HumanDuration,
+    },
+    /// Make this node primary of a volume
+    Takeover {
+        /// The volume
+        volume: String,
+        /// Without the consent of the witness. If the partner still serves, or has acknowledged what this node
+        /// lacks, both sides diverge and one of them must be discarded later
+        #[arg(long)]
+        force: bool,
+    },
+    /// Bring the local tree of a volume up to date now
+    ConsistencyPoint {
+        /// The volume
+        volume: String,
+    },
+    /// Stop the daemon cleanly, as SIGTERM does
+    Shutdown,
+    /// Run a witness: the third party that says which node may serve alone
+    Witness(WitnessArguments),
+    /// Look into a log
+    #[command(subcommand)]
+    Log(LogCommand),
+    /// Look at the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+/// Arguments of `init`.
+#[derive(Args, Debug)]
+pub struct InitArguments {
+    /// Name of the volume
+    #[arg(long, default_value = "home")]
+    pub name: String,
+    /// Directory that this node keeps the volume's tree in; must be empty
+    #[arg(long, required_unless_present = "adopt", conflicts_with = "adopt")]
+    pub base: Option<PathBuf>,
+    /// Take over this directory with the files in it
+    #[arg(long, value_name = "DIR")]
+    pub adopt: Option<PathBuf>,
+    /// The volume's id; needed on the second node, printed by `init` on the first
+    #[arg(long)]
+    pub volume_id: Option<VolumeId>,
+    /// What the log lies in: emulated, block, fsdax or devdax
+    #[arg(long, value_parser = log_kind, default_value = "emulated")]
+    pub log_kind: LogKind,
+    /// File or device of the log
+    #[arg(long)]
+    pub log: PathBuf,
+    /// Length of the log, the same on both nodes
+    #[arg(long, default_value = "1GiB")]
+    pub capacity: ByteSize,
+}
+
+fn log_kind(text: &str) -> Result<LogKind, String> {
+    let found = LogKind::ALL.iter().find(|(name, _)| *name == text);
+    found.map(|(_, kind)| *kind).ok_or_else(|| "use emulated, block, fsdax or devdax".to_owned())
+}
+
+/// Arguments of `status`.
+#[derive(Args, Debug)]
+pub struct StatusArguments {
+    /// Show it again every second
+    #[arg(long, conflicts_with = "json")]
+    pub watch: bool,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `witness`.
+#[derive(Args, Debug)]
+pub struct WitnessArguments {
+    /// Address to listen at
+    #[arg(long, default_value = "0.0.0.0:7402")]
+    pub listen: SocketAddr,
+    /// Directory that keeps the registers
+    #[arg(long, default_value = "/var/lib/twinfiler/witness")]
+    pub state: PathBuf,
+}
+
+/// Commands on logs.
+#[derive(Subcommand, Debug)]
+pub enum LogCommand {
+    /// Decode superblock and records of a log, damaged ones too; changes nothing
+    Inspect {
+        /// File or device of the log
+        path: PathBuf,
+        /// Records shown at most
+        #[arg(long, default_value_t = 64)]
+        records: usize,
+    },
+}
+
+/// Commands on the configuration.
+#[derive(Subcommand, Debug)]
+pub enum ConfigCommand {
+    /// Check the file and tell everything that is wrong with it
+    Check {
+        /// Also look whether this machine has what it names (devices, directories, rights)
+        #[arg(long)]
+        here: bool,
+    },
+}

@@ -1,0 +1,155 @@
+//! Carries out one command.
+
+use super::args::{Arguments, Command, ConfigCommand, LogCommand, StatusArguments, WitnessArguments};
+use super::exit::{ExitCode, Failure};
+use super::preflight::preflight;
+use super::{init, logging, serve};
+use crate::config::{LogFormat, NodeConfig};
+use crate::control::{Answer, Request, call};
+use crate::shutdown::Shutdown;
+use crate::status::{NodeStatus, bytes, duration_us, render};
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+/// Answer time of commands that do not wait for the pair.
+const QUICK_LIMIT: Duration = Duration::from_secs(10);
+/// Answer time of commands that wait for the witness or a disk.
+const SLOW_LIMIT: Duration = Duration::from_secs(120);
+/// Given to the daemon beyond its own time limit.
+const ANSWER_MARGIN: Duration = Duration::from_secs(5);
+/// Between two pages of `status --watch`.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// Clears the terminal and goes to its top.
+const CLEAR: &str = "\x1b[2J\x1b[H";
+
+/// What `takeover --force` risks, said each time.
+const FORCE_RISK: &str = "takeover without the witness: if the partner still serves, or has acknowledged operations \
+                          that this node lacks, both sides diverge and one of them must be discarded later";
+
+pub(super) fn carry_out(arguments: Arguments) -> anyhow::Result<()> {
+    let config = arguments.config.as_path();
+    match arguments.command {
+        Command::Serve => serve::serve(config),
+        Command::Init(arguments) => init::init(&arguments, config),
+        Command::Status(arguments) => status(config, &arguments),
+        Command::Switchover { volume, timeout } => {
+            let timeout_ms = u64::try_from(timeout.0.as_millis()).unwrap_or(u64::MAX);
+            let request = Request::Switchover { volume: volume.clone(), timeout_ms };
+            done(ask(config, &request, timeout.0 + ANSWER_MARGIN)?)?;
+            say(&format!("{volume}: the partner is primary now\n"))
+        }
+        Command::Takeover { volume, force } => {
+            if force {
+                eprintln!("{FORCE_RISK}");
+            }
+            done(ask(config, &Request::Takeover { volume: volume.clone(), force }, SLOW_LIMIT)?)?;
+            say(&format!("{volume}: this node is primary now\n"))
+        }
+        Command::ConsistencyPoint { volume } => {
+            let request = Request::ConsistencyPoint { volume: volume.clone() };
+            match ask(config, &request, SLOW_LIMIT)? {
+                Answer::ConsistencyPoint(point) => say(&format!(
+                    "{volume}: {} objects, {} in {}; the local tree holds everything before LSN {}\n",
+                    point.objects,
+                    bytes(point.bytes),
+                    duration_us(point.duration_us as f64),
+                    point.applied
+                )),
+                other => Err(unexpected(&other)),
+            }
+        }
+        Command::Shutdown => {
+            done(ask(config, &Request::Shutdown, QUICK_LIMIT)?)?;
+            say("the daemon is stopping\n")
+        }
+        Command::Witness(arguments) => witness(&arguments),
+        Command::Log(LogCommand::Inspect { path, records }) => {
+            let options = nvlog::InspectOptions { max_records: records };
+            say(&nvlog::inspect_with(&path, options)?.to_string())
+        }
+        Command::Config(ConfigCommand::Check { here }) => {
+            let checked = NodeConfig::load(config)?;
+            if here {
+                preflight(&checked)?;
+            }
+            if checked.witness.is_none() {
+                eprintln!(
+                    "note: no [witness]: a node that loses its partner freezes until an operator decides"
+                );
+            }
+            say(&format!("{}: good, {} volumes\n", config.display(), checked.volumes.len()))
+        }
+    }
+}
+
+fn ask(config: &Path, request: &Request, limit: Duration) -> anyhow::Result<Answer> {
+    let socket = NodeConfig::load(config)?.control;
+    match call(&socket, request, limit)? {
+        Answer::Error(error) => Err(error.into()),
+        answer => Ok(answer),
+    }
+}
+
+fn done(answer: Answer) -> anyhow::Result<()> {
+    match answer {
+        Answer::Done => Ok(()),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn unexpected(answer: &Answer) -> anyhow::Error {
+    let message =
+        format!("the daemon gave an answer that does not fit: {answer:?}; is it of the same version?");
+    Failure::new(ExitCode::Internal, message).into()
+}
+
+/// Standard output may be a pipe whose reader has gone: that is an end, not a panic.
+fn say(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+fn get_status(config: &Path) -> anyhow::Result<NodeStatus> {
+    match ask(config, &Request::Status, QUICK_LIMIT)? {
+        Answer::Status(status) => Ok(*status),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn status(config: &Path, arguments: &StatusArguments) -> anyhow::Result<()> {
+    if arguments.json {
+        let status = get_status(config)?;
+        return say(&format!("{}\n", serde_json::to_string_pretty(&status)?));
+    }
+    if !arguments.watch {
+        return say(&render(&get_status(config)?));
+    }
+    loop {
+        let page = match get_status(config) {
+            Ok(status) => render(&status),
+            Err(error) => format!("{error:#}\n"),
+        };
+        let mut out = std::io::stdout().lock();
+        if write!(out, "{CLEAR}{page}").and_then(|()| out.flush()).is_err() {
+            return Ok(());
+        }
+        drop(out);
+        std::thread::sleep(WATCH_INTERVAL);
+    }
+}
+
+fn witness(arguments: &WitnessArguments) -> anyhow::Result<()> {
+    logging::start_with("info", LogFormat::Text);
+    let shutdown = Shutdown::on_signals()?;
+    let ready = |address| {
+        tracing::info!(%address, "the witness serves");
+        serve::tell_systemd(&[sd_notify::NotifyState::Ready]);
+    };
+    let result = crate::witness::serve(arguments.listen, &arguments.state, ready, shutdown.flag());
+    serve::tell_systemd(&[sd_notify::NotifyState::Stopping]);
+    Ok(result?)
+}

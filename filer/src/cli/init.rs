@@ -1,0 +1,198 @@
+//! `twinfiler init`: makes a volume on this node.
+//!
+//! Invariants: nothing that is there is overwritten; an interrupted run can be repeated with the same volume id
+//! and goes on where it stopped. The base is labelled before the log is formatted, so a log without its tree
+//! never exists. What can go wrong: a directory with files in it, a log or a label of something else (all
+//! refused, nothing changed), a filesystem that can not hold a volume.
+
+use super::args::InitArguments;
+use super::exit::{ExitCode, Failure};
+use super::preflight::require_root;
+use crate::config::{ByteSize, LogKind, NodeConfig, VolumeName};
+use anyhow::Context;
+use apply_engine::base::{Base, OpenError};
+use ids::VolumeId;
+use nvlog::region::{self, OpenMode};
+use nvlog::{FormatOptions, Log};
+use std::fmt::Write;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// Makes the volume and prints what comes next.
+pub(super) fn init(arguments: &InitArguments, config: &Path) -> anyhow::Result<()> {
+    let name: VolumeName = arguments
+        .name
+        .parse()
+        .map_err(|why: String| Failure::new(ExitCode::Usage, format!("--name {why}")))?;
+    let (base, adopt) = match (&arguments.adopt, &arguments.base) {
+        (Some(adopt), _) => (absolute(adopt)?, true),
+        (None, Some(base)) => (absolute(base)?, false),
+        (None, None) => {
+            return Err(Failure::new(ExitCode::Usage, "name a directory: --base or --adopt").into());
+        }
+    };
+    let log = absolute(&arguments.log)?;
+    if log.starts_with(&base) {
+        let message = format!("the log {} lies in the base directory {}", log.display(), base.display());
+        return Err(Failure::new(ExitCode::Usage, format!("{message}; choose another place for it")).into());
+    }
+    require_root()?;
+    refuse_used_log(&log)?;
+    let volume = match arguments.volume_id {
+        Some(volume) => volume,
+        None => random_volume_id().context("making a volume id")?,
+    };
+    make_base(&base, volume, adopt)?;
+    make_log(arguments, &log, volume).with_context(|| {
+        format!("the tree is ready; repeat with `--volume-id {volume}` once the log can be made")
+    })?;
+    let partner = NodeConfig::load(config).ok();
+    let made =
+        Made { name, volume, base, log, kind: arguments.log_kind, capacity: arguments.capacity, adopt };
+    print!("{}", made.next_steps(partner.as_ref()));
+    Ok(())
+}
+
+fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("the path {}", path.display()))
+}
+
+/// Before the tree is touched: a file with something in it is not going to become a log.
+fn refuse_used_log(path: &Path) -> anyhow::Result<()> {
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_file() && found.len() > 0 => {
+            let message = format!("{} exists; nothing was changed", path.display());
+            let remedy = "choose another --log, or look what it is with `twinfiler log inspect`";
+            Err(Failure::new(ExitCode::Exists, format!("{message}\n    remedy: {remedy}")).into())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn random_volume_id() -> std::io::Result<VolumeId> {
+    let mut id = [0; 16];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut id)?;
+    Ok(VolumeId(id))
+}
+
+fn make_base(base: &Path, volume: VolumeId, adopt: bool) -> anyhow::Result<()> {
+    if adopt {
+        return match Base::adopt(base, volume) {
+            Ok((_, report)) => {
+                eprintln!(
+                    "adopted {} objects ({} directories) in {}",
+                    report.objects,
+                    report.directories,
+                    base.display()
+                );
+                Ok(())
+            }
+            Err(OpenError::Exists { found, .. }) if found == volume => Ok(()),
+            Err(error) => Err(error.into()),
+        };
+    }
+    std::fs::create_dir_all(base).with_context(|| format!("creating {}", base.display()))?;
+    match Base::create(base, volume) {
+        Ok(_) => Ok(()),
+        // An earlier run with this id came as far as this.
+        Err(OpenError::Exists { found, .. }) if found == volume => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn make_log(arguments: &InitArguments, path: &Path, volume: VolumeId) -> anyhow::Result<()> {
+    let capacity_bytes = arguments.capacity.0;
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
+    }
+    let len_bytes = nvlog::format::RING_OFFSET_BYTES
+        .checked_add(capacity_bytes)
+        .ok_or_else(|| Failure::new(ExitCode::Usage, "--capacity is too large"))?;
+    let region = region::open(arguments.log_kind.into(), path, OpenMode::Create { len_bytes })?;
+    Log::format(region, FormatOptions { volume, capacity_bytes, overwrite: false })
+        .with_context(|| format!("{}", path.display()))?;
+    Ok(())
+}
+
+struct Made {
+    name: VolumeName,
+    volume: VolumeId,
+    base: PathBuf,
+    log: PathBuf,
+    kind: LogKind,
+    capacity: ByteSize,
+    adopt: bool,
+}
+
+impl Made {
+    fn next_steps(&self, config: Option<&NodeConfig>) -> String {
+        let Made { name, volume, base, log, kind, capacity, .. } = self;
+        let (own_name, own_address) = config.map_or_else(
+            || ("filer-a".to_owned(), "10.0.0.1:7400".to_owned()),
+            |config| (config.name.to_string(), config.listen.to_string()),
+        );
+        let mut text = String::new();
+        let place = if self.adopt { "--adopt" } else { "--base" };
+        let remark = if self.adopt { "#   (the partner's directory must hold the same files)\n" } else { "" };
+        // Writing to a String can not fail.
+        let _ = write!(
+            text,
+            "volume id {volume}\n\n\
+             # 1. On this node, add to the configuration (and put the partner's name and address in):\n{}\n\
+             # 2. On the partner:\n\
+             #   twinfiler init --name {name} --volume-id {volume} {place} {} --log-kind {kind} \\\n\
+             #     --log {} --capacity {capacity}\n{remark}\n\
+             # 3. On the partner, add to the configuration:\n{}",
+            self.snippet("filer-b", "10.0.0.2:7400"),
+            base.display(),
+            log.display(),
+            self.snippet(&own_name, &own_address),
+        );
+        text
+    }
+
+    fn snippet(&self, peer: &str, address: &str) -> String {
+        let Made { name, volume, base, log, kind, capacity, .. } = self;
+        format!(
+            "[[volume]]\n\
+             name = \"{name}\"\n\
+             id = \"{volume}\"\n\
+             base = {}\n\
+             peer = {{ name = \"{peer}\", address = \"{address}\" }}\n\
+             log = {{ kind = \"{kind}\", path = {}, capacity = \"{capacity}\" }}\n\
+             fuse = {{ mount = \"/srv/{name}\" }}\n",
+            quoted(base),
+            quoted(log),
+        )
+    }
+}
+
+/// A path as a TOML string.
+fn quoted(path: &Path) -> String {
+    toml::Value::String(path.display().to_string()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_snippets_are_a_valid_configuration() {
+        let made = Made {
+            name: "home".parse().unwrap(),
+            volume: VolumeId([7; 16]),
+            base: "/var/lib/a \"quoted\" name".into(),
+            log: "/dev/shm/log".into(),
+            kind: LogKind::Emulated,
+            capacity: ByteSize(1 << 30),
+            adopt: false,
+        };
+        let node = "[node]\nname = \"filer-a\"\nlisten = \"10.0.0.1:7400\"\n";
+        let text = format!("{node}{}", made.snippet("filer-b", "10.0.0.2:7400"));
+        let config = NodeConfig::parse(&text, "snippet").unwrap();
+        assert_eq!(config.volumes[0].id, made.volume);
+        assert_eq!(config.volumes[0].base, made.base);
+        let steps = made.next_steps(Some(&config));
+        assert!(steps.contains("peer = { name = \"filer-a\", address = \"10.0.0.1:7400\" }"), "{steps}");
+    }
+}

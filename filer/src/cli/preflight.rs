@@ -1,0 +1,158 @@
+//! What this machine lacks of what the configuration names, all at once, before anything is opened.
+//!
+//! Only looks, changes nothing. What it can not see without opening (foreign tree, other volume, lock) is found
+//! by the crates that open, with typed errors of their own. A check here may be outrun by a change right after; then
+//! that opening fails, only less clearly.
+
+use super::exit::ExitCode;
+use crate::config::{LogKind, NodeConfig, VolumeConfig};
+use std::fmt;
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+
+/// What is missing.
+#[derive(Debug, Default)]
+pub struct Preflight {
+    problems: Vec<(ExitCode, String)>,
+}
+
+impl std::error::Error for Preflight {}
+
+impl fmt::Display for Preflight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let texts: Vec<&str> = self.problems.iter().map(|(_, text)| text.as_str()).collect();
+        f.write_str(&texts.join("\n"))
+    }
+}
+
+impl Preflight {
+    /// The code of the first problem; they are ordered by how much they explain.
+    pub fn code(&self) -> ExitCode {
+        self.problems.first().map_or(ExitCode::Ok, |(code, _)| *code)
+    }
+
+    fn add(&mut self, code: ExitCode, what: String, remedy: &str) {
+        self.problems.push((code, format!("{what}\n    remedy: {remedy}")));
+    }
+}
+
+/// The daemon must be root.
+///
+/// # Errors
+/// One clear line, when it is not.
+pub fn require_root() -> Result<(), Preflight> {
+    let mut preflight = Preflight::default();
+    if !rustix::process::geteuid().is_root() {
+        preflight.add(
+            ExitCode::NoPermission,
+            "twinfiler must run as root: it keeps other people's ownership and opens files by handle"
+                .to_owned(),
+            "start it as root or by its systemd unit",
+        );
+        return Err(preflight);
+    }
+    Ok(())
+}
+
+/// Looks whether this machine has what `config` names.
+///
+/// # Errors
+/// Everything that it lacks.
+pub fn preflight(config: &NodeConfig) -> Result<(), Preflight> {
+    let mut found = require_root().err().unwrap_or_default();
+    for volume in &config.volumes {
+        check_log(&mut found, volume);
+        check_directory(&mut found, volume, "base directory", &volume.base);
+        if let Some(mount) = &volume.fuse.mount {
+            check_mount_point(&mut found, volume, mount);
+        }
+        if let Some(floating) = &volume.floating_ip
+            && !Path::new("/sys/class/net").join(&floating.interface).exists()
+        {
+            let what =
+                format!("volume {}: there is no network interface {}", volume.name, floating.interface);
+            found.add(ExitCode::Unavailable, what, "correct `floating_ip.interface` (`ip link` lists them)");
+        }
+        for hook in [&volume.hooks.on_primary, &volume.hooks.on_demote].into_iter().flatten() {
+            if !hook.program.is_file() {
+                let what = format!("volume {}: there is no hook {}", volume.name, hook.program.display());
+                found.add(ExitCode::NoInput, what, "install it, or remove the hook");
+            }
+        }
+    }
+    if config.volumes.iter().any(|volume| volume.fuse.mount.is_some()) {
+        check_fuse_device(&mut found);
+    }
+    if found.problems.is_empty() { Ok(()) } else { Err(found) }
+}
+
+fn check_fuse_device(found: &mut Preflight) {
+    let device = std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse");
+    if let Err(error) = device {
+        found.add(
+            ExitCode::Unavailable,
+            format!("/dev/fuse can not be used: {error}"),
+            "load the module (`modprobe fuse`); in a container, pass the device in",
+        );
+    }
+}
+
+fn check_directory(found: &mut Preflight, volume: &VolumeConfig, kind: &str, path: &Path) {
+    let (name, shown) = (&volume.name, path.display());
+    match std::fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => {}
+        Ok(_) => {
+            let what = format!("volume {name}: the {kind} {shown} is no directory");
+            found.add(ExitCode::Config, what, "name a directory");
+        }
+        Err(error) => {
+            let what = format!("volume {name}: the {kind} {shown} can not be used: {error}");
+            found.add(ExitCode::Unavailable, what, "create it; is its filesystem mounted?");
+        }
+    }
+}
+
+fn check_mount_point(found: &mut Preflight, volume: &VolumeConfig, path: &Path) {
+    let (name, shown) = (&volume.name, path.display());
+    match std::fs::symlink_metadata(path) {
+        // A daemon that was killed leaves its mount behind, and the next one takes it away.
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error()) => {}
+        _ => return check_directory(found, volume, "mount point", path),
+    }
+    tracing::info!(volume = %name, path = %shown, "a dead mount lies on the mount point; it will be taken away");
+}
+
+fn check_log(found: &mut Preflight, volume: &VolumeConfig) {
+    let (name, shown) = (&volume.name, volume.log.path.display());
+    let kind = volume.log.kind;
+    match std::fs::metadata(&volume.log.path) {
+        Ok(metadata) => {
+            let file_type = metadata.file_type();
+            let (suits, wants) = match kind {
+                LogKind::DevDax => (file_type.is_char_device(), "a character device like /dev/dax0.0"),
+                LogKind::Block => {
+                    (file_type.is_file() || file_type.is_block_device(), "a file or a block device")
+                }
+                LogKind::Emulated | LogKind::FsDax => (file_type.is_file(), "a file"),
+            };
+            if !suits {
+                let what = format!("volume {name}: the log {shown} is not {wants}");
+                found.add(ExitCode::Config, what, "correct `log.kind` or `log.path`");
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound && kind == LogKind::Emulated => {
+            // tmpfs is empty after a restart of the machine: the node makes a new log and knows what it lost.
+        }
+        Err(error) => {
+            let what = format!("volume {name}: the log {shown} can not be used: {error}");
+            let remedy = match kind {
+                LogKind::DevDax => "is the namespace in devdax mode? (`ndctl list`)",
+                LogKind::Block | LogKind::FsDax | LogKind::Emulated => {
+                    "make it with `twinfiler init`; is its filesystem mounted?"
+                }
+            };
+            found.add(ExitCode::Unavailable, what, remedy);
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! The built program: exit codes and what it says on standard error.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+fn twinfiler(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_twinfiler"))
+        .args(arguments)
+        .env_remove("TWINFILER_CONFIG")
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+/// Runs it, checks the exit code, and returns what it said on standard output and standard error.
+fn expect(code: i32, arguments: &[&str]) -> (String, String) {
+    let output = twinfiler(arguments);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}\n{out}\n{err}");
+    assert!(!err.contains("panicked"), "{err}");
+    (out, err)
+}
+
+fn config(directory: &Path) -> String {
+    let d = directory.display();
+    let text = format!(
+        "[node]\nname = \"a\"\nlisten = \"127.0.0.1:17400\"\ncontrol = \"{d}/control.sock\"\n\
+         [[volume]]\nname = \"home\"\nid = \"00112233445566778899aabbccddeeff\"\nbase = \"{d}/base\"\n\
+         peer = {{ name = \"b\", address = \"127.0.0.1:17401\" }}\n\
+         log = {{ kind = \"block\", path = \"{d}/log\", capacity = \"1MiB\" }}\n\
+         fuse = {{ mount = \"{d}/mount\" }}\n"
+    );
+    let path = directory.join("twinfiler.toml");
+    std::fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn usage() {
+    let (_, err) = expect(64, &[]);
+    assert!(err.contains("Usage: twinfiler"), "{err}");
+    let (_, err) = expect(64, &["swichover", "home"]);
+    assert!(err.contains("'switchover'"), "a near name is suggested: {err}");
+    let (out, _) = expect(0, &["--help"]);
+    assert!(out.contains("77 no permission"), "{out}");
+    expect(64, &["init", "--log", "/tmp/x"]);
+    expect(64, &["init", "--base", "/tmp/x", "--log", "/tmp/y", "--volume-id", "12"]);
+}
+
+#[test]
+fn configurations() {
+    let (_, err) = expect(66, &["--config", "/nowhere/twinfiler.toml", "serve"]);
+    assert!(err.starts_with("twinfiler: can not read the configuration /nowhere/twinfiler.toml"), "{err}");
+    let directory = tempfile::tempdir().unwrap();
+    let path = config(directory.path());
+    let (out, err) = expect(0, &["--config", &path, "config", "check"]);
+    assert!(out.contains("good, 1 volumes") && err.contains("no [witness]"), "{out}{err}");
+    std::fs::write(&path, "[node]\nname = \"a\"\nlisten = \"x\"\nlog_levl = \"info\"\n").unwrap();
+    let (_, err) = expect(78, &["--config", &path, "serve"]);
+    assert!(err.contains("twinfiler.toml:3: [node]: `listen`: \"x\""), "{err}");
+    assert!(err.contains("did you mean `log_level`?") && err.contains("3 problems in "), "{err}");
+}
+
+#[test]
+fn what_the_machine_lacks_is_told_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = config(directory.path());
+    for arguments in [&["--config", &path, "serve"][..], &["--config", &path, "config", "check", "--here"]] {
+        let (_, err) = expect(69, arguments);
+        for what in ["the log", "the base directory", "the mount point"] {
+            assert!(err.contains(what), "{what}: {err}");
+        }
+    }
+    std::fs::create_dir(directory.path().join("base")).unwrap();
+    std::fs::create_dir(directory.path().join("mount")).unwrap();
+    std::fs::create_dir(directory.path().join("log")).unwrap();
+    let (_, err) = expect(78, &["--config", &path, "config", "check", "--here"]);
+    assert!(err.contains("is not a file or a block device"), "{err}");
+}
+
+#[test]
+fn no_daemon() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = config(directory.path());
+    for command in [
+        &["status"][..],
+        &["status", "--json"],
+        &["switchover", "home"],
+        &["takeover", "home"],
+        &["shutdown"],
+    ] {
+        let (_, err) = expect(69, &[&["--config", &path], command].concat());
+        assert!(err.contains("no daemon answers at"), "{err}");
+    }
+}
+
+#[test]
+fn logs_that_can_not_be_inspected() {
+    expect(66, &["log", "inspect", "/nowhere/log"]);
+}
+
+#[test]
+fn not_root() {
+    use std::os::unix::process::CommandExt;
+    let directory = tempfile::tempdir().unwrap();
+    let path = config(directory.path());
+    // Readable by the other user that the program is run as.
+    let program = directory.path().join("twinfiler");
+    std::fs::copy(env!("CARGO_BIN_EXE_twinfiler"), &program).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(directory.path(), mode).unwrap();
+    let output =
+        Command::new(&program).args(["--config", &path, "serve"]).uid(65534).gid(65534).output().unwrap();
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(77), "{err}");
+    assert!(err.contains("twinfiler must run as root"), "{err}");
+}
+
+#[test]
+fn init_makes_a_volume_once() {
+    let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+    let at = |name: &str| directory.path().join(name).display().to_string();
+    let (base, log) = (at("base"), at("log"));
+    let good = ["init", "--name", "home", "--base", &base, "--log", &log, "--capacity", "1MiB"];
+    let (out, _) = expect(0, &good);
+    let id = out.lines().next().and_then(|line| line.strip_prefix("volume id ")).unwrap().to_owned();
+    assert!(out.contains(&format!("--volume-id {id}")) && out.contains("[[volume]]"), "{out}");
+    let before = std::fs::read(&log).unwrap();
+
+    let (_, err) = expect(73, &good);
+    assert!(err.contains("exists; nothing was changed"), "{err}");
+    let other = at("other");
+    let (_, err) = expect(73, &["init", "--base", &base, "--log", &other, "--capacity", "1MiB"]);
+    assert!(err.contains("already holds volume"), "{err}");
+    assert!(!Path::new(&other).exists(), "a refused init made a log");
+    assert_eq!(std::fs::read(&log).unwrap(), before);
+
+    std::fs::create_dir(at("full")).unwrap();
+    std::fs::write(at("full/file"), "precious").unwrap();
+    let full = at("full");
+    let (_, err) = expect(73, &["init", "--base", &full, "--log", &other, "--capacity", "1MiB"]);
+    assert!(err.contains("is not empty"), "{err}");
+    let (_, err) = expect(64, &["init", "--base", &full, "--log", &at("full/log")]);
+    assert!(err.contains("lies in the base directory"), "{err}");
+    let (_, err) = expect(0, &["init", "--adopt", &full, "--log", &other, "--capacity", "1MiB"]);
+    assert!(err.contains("adopted 2 objects"), "{err}");
+    assert_eq!(std::fs::read_to_string(at("full/file")).unwrap(), "precious");
+
+    // A run that ended before the log was made is repeated with the same id.
+    std::fs::remove_file(&log).unwrap();
+    expect(0, &["init", "--base", &base, "--log", &log, "--capacity", "1MiB", "--volume-id", &id]);
+    let (out, _) = expect(0, &["log", "inspect", &log]);
+    assert!(out.contains(&id), "{out}");
+}
