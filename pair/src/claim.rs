@@ -89,7 +89,11 @@ impl Pair {
         let me = self.config.me.clone();
         let expected = match &self.desk.known {
             Known::Nothing => return self.ask(Purpose::Look, None),
-            Known::Absent if forced || formed => None,
+            Known::Absent if forced || formed => {
+                // Before the swap: a node that dies between the two must know its epoch again.
+                self.store(|state| state.in_sync = true);
+                None
+            }
             Known::Absent => return self.wait(Why::Starting, StopReason::Deposed, None),
             Known::Is(register) => {
                 let allowed = forced || register.mode == Mode::Mirrored || register.primary == me;

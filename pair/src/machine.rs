@@ -38,7 +38,7 @@ use crate::{
 use ids::{AckRule, Epoch};
 
 /// The state machine of one volume on one node.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Pair {
     pub(crate) config: Config,
     pub(crate) now: MonoMs,

@@ -30,6 +30,8 @@ pub struct Node {
     pub name: NodeName,
     pub config: Config,
     pub disk: Disk,
+    pub volume: VolumeId,
+    pub capacity_bytes: u64,
     pub pair: Option<Pair>,
     pub incarnation: u64,
     /// Clock rate in thousandths, and offset: clocks drift and never agree.
@@ -70,6 +72,8 @@ impl Node {
             name,
             config,
             disk,
+            volume: VOLUME,
+            capacity_bytes: 1 << 20,
             pair: None,
             incarnation: 0,
             rate_permille: 1000,
@@ -124,8 +128,8 @@ impl Node {
 
     pub fn summary(&self) -> LogSummary {
         LogSummary {
-            volume: VOLUME,
-            capacity_bytes: 1 << 20,
+            volume: self.volume,
+            capacity_bytes: self.capacity_bytes,
             tail: self.point(0),
             end: self.point(self.disk.log.len()),
             committed: Lsn(self.committed as u64 * RECORD_BYTES),
