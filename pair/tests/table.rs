@@ -1,0 +1,298 @@
+//! State × event as a golden file: what each state makes of each event, in one line each. A change of the
+//! machine shows as a change of `table.golden`; `BLESS=1 cargo test -p pair --test table` writes it anew.
+
+use ids::{
+    AckRule, ChainCrc, Durability, Epoch, EpochHistory, EpochStart, LogPoint, Lsn, NodeName, VolumeId,
+};
+use pair::witness::{Mode, Register};
+use pair::*;
+use std::fmt::Write;
+
+const VOLUME: VolumeId = VolumeId([1; 16]);
+const LINK: LinkId = LinkId(1);
+
+fn name(text: &str) -> NodeName {
+    text.parse().unwrap()
+}
+
+fn log(epochs: &[(u64, u64)], end: u64) -> LogSummary {
+    let starts = epochs.iter().map(|&(e, l)| EpochStart { epoch: Epoch(e), first_lsn: Lsn(l) });
+    LogSummary {
+        volume: VOLUME,
+        capacity_bytes: 1 << 20,
+        tail: LogPoint::default(),
+        end: LogPoint { lsn: Lsn(end), crc: ChainCrc(end as u32) },
+        committed: Lsn(0),
+        history: EpochHistory::new(starts.collect()).unwrap(),
+        survived: true,
+        durability: Durability::Power,
+        base_empty: true,
+    }
+}
+
+fn register(epoch: u64, primary: &str, mode: Mode, generation: u64) -> Register {
+    Register { volume: VOLUME, epoch: Epoch(epoch), primary: name(primary), mode, generation }
+}
+
+fn hello(number: u64, posture: Posture, log: LogSummary) -> Event {
+    let epoch_seen = log.history.last().map_or(Epoch(0), |last| last.epoch);
+    message(Message::Hello(Box::new(Hello {
+        number,
+        node: name("b"),
+        log,
+        posture,
+        register: None,
+        epoch_seen,
+        in_sync: true,
+        solo: None,
+        origin_empty: true,
+    })))
+}
+
+fn message(message: Message) -> Event {
+    Event::Message { link: LINK, message }
+}
+
+/// A node `a` that is driven by hand.
+#[derive(Clone)]
+struct Bench {
+    pair: Pair,
+    now: MonoMs,
+    request: Option<RequestId>,
+    log: LogSummary,
+}
+
+impl Bench {
+    fn new(witness: bool, log: LogSummary, state: DurableState) -> Bench {
+        let config = Config { witness, ..Config::new(name("a"), name("b")) };
+        let now = MonoMs(10_000);
+        let (pair, commands) = Pair::new(config, state, log.clone(), now).unwrap();
+        let mut bench = Bench { pair, now, request: None, log };
+        bench.answer(commands);
+        bench
+    }
+
+    /// Gives an event, and the answers that a runtime gives at once.
+    fn give(&mut self, event: Event) -> Vec<Command> {
+        let commands = self.pair.apply(self.now, event);
+        self.answer(commands.clone());
+        commands
+    }
+
+    fn answer(&mut self, commands: Vec<Command>) {
+        for command in commands {
+            let event = match command {
+                Command::AskWitness { request, .. } => {
+                    self.request = Some(request);
+                    continue;
+                }
+                Command::Revoke => Event::Revoked { log: self.log.clone() },
+                Command::SetAckRule(rule) => Event::RuleSet { rule, committed: self.log.end.lsn },
+                Command::OpenEpoch { epoch } => {
+                    let first_lsn = self.log.end.lsn;
+                    self.log.history.push(EpochStart { epoch, first_lsn }).unwrap();
+                    self.log.end.lsn = first_lsn.plus(64);
+                    Event::EpochOpened { log: self.log.clone() }
+                }
+                Command::TruncateLog { to } => {
+                    self.log.history.truncate(to);
+                    self.log.end.lsn = to;
+                    Event::Truncated { result: Ok(self.log.clone()) }
+                }
+                Command::CheckPoint { link, point } => {
+                    Event::PointChecked { link, point, verdict: PointVerdict::Continues }
+                }
+                _ => continue,
+            };
+            self.give(event);
+        }
+    }
+
+    fn wait(&mut self, wait_ms: u64) -> Vec<Command> {
+        self.now = self.now.plus(wait_ms);
+        let vitals = Vitals {
+            end: self.log.end.lsn,
+            peer_durable: self.log.end.lsn,
+            committed: self.log.end.lsn,
+            ..Vitals::default()
+        };
+        self.give(Event::Tick { vitals })
+    }
+
+    fn witness(&mut self, outcome: WitnessOutcome) {
+        let request = self.request.take().expect("a request");
+        self.give(Event::WitnessAnswer { request, outcome });
+    }
+
+    fn link(&mut self, posture: Posture, log: LogSummary) {
+        self.give(Event::LinkUp { link: LINK, log: self.log.clone() });
+        self.give(hello(1, posture, log));
+    }
+
+    fn mode(&self) -> String {
+        let status = self.pair.status(self.now);
+        format!("{} {:?}", status.mode, status.role).to_lowercase()
+    }
+}
+
+fn in_sync(epoch: u64) -> DurableState {
+    DurableState {
+        epoch_seen: Epoch(epoch),
+        in_sync: true,
+        origin_empty: Some(true),
+        ..DurableState::default()
+    }
+}
+
+/// The states, each reached by events alone.
+fn states() -> Vec<(&'static str, Bench)> {
+    let both = || log(&[(2, 0)], 640);
+    let starting = Bench::new(true, both(), in_sync(2));
+    let mut outdated = starting.clone();
+    outdated.witness(WitnessOutcome::Is(Some(register(3, "b", Mode::Solo, 5))));
+    let mut claiming = starting.clone();
+    claiming.witness(WitnessOutcome::Is(Some(register(2, "a", Mode::Mirrored, 4))));
+    claiming.wait(400);
+    let mut solo = claiming.clone();
+    solo.witness(WitnessOutcome::Swapped(register(4, "a", Mode::Solo, 5)));
+    let mut catching = solo.clone();
+    catching.link(Posture::Waiting, both());
+    let end = catching.log.end;
+    catching.give(message(Message::Join { epoch: Epoch(4), at: LogPoint { lsn: Lsn(640), ..end } }));
+    let mut barrier = catching.clone();
+    barrier.wait(60);
+    let mut mirrored = barrier.clone();
+    mirrored.give(Event::PeerReached { link: LINK, lsn: end.lsn });
+    mirrored.give(message(Message::InSync { epoch: Epoch(4) }));
+    let swapping = mirrored.clone();
+    mirrored.witness(WitnessOutcome::Swapped(register(4, "a", Mode::Mirrored, 6)));
+    let vitals = Vitals { healthy: true, ..Vitals::default() };
+    let sent = mirrored.now;
+    mirrored.give(message(Message::HeartbeatAnswer { sent, follows: Some(Epoch(4)), vitals }));
+    let mut frozen = mirrored.clone();
+    frozen.give(Event::LinkDown { link: LINK });
+    let mut asking = frozen.clone();
+    asking.wait(150);
+    let mut draining = mirrored.clone();
+    draining.give(Event::Operator(Operator::Switchover));
+    let mut handing = draining.clone();
+    handing.give(Event::Drained { end });
+    let mut handed = handing.clone();
+    handed.witness(WitnessOutcome::Swapped(register(5, "b", Mode::Mirrored, 7)));
+    let mut joining = starting.clone();
+    joining.link(Posture::Primary(Epoch(3)), log(&[(2, 0), (3, 640)], 704));
+    let mut following = joining.clone();
+    following.give(message(Message::RegisterIs(register(3, "b", Mode::Mirrored, 5))));
+    let mut split = Bench::new(true, both(), DurableState { solo: Some(Epoch(2)), ..in_sync(2) });
+    split.link(Posture::Primary(Epoch(3)), log(&[(2, 0), (3, 512)], 1024));
+    let mut unwitnessed = Bench::new(false, both(), in_sync(2));
+    unwitnessed.link(Posture::Primary(Epoch(3)), log(&[(2, 0), (3, 640)], 704));
+    unwitnessed.wait(500);
+    let mut failed = mirrored.clone();
+    failed.give(Event::CommandFailed { error: "EIO".to_owned() });
+    vec![
+        ("starting", starting),
+        ("outdated", outdated),
+        ("claiming, asked", claiming),
+        ("solo", solo),
+        ("solo, partner catching up", catching),
+        ("barrier", barrier),
+        ("barrier, asked for mirrored", swapping),
+        ("mirrored primary", mirrored),
+        ("frozen", frozen),
+        ("frozen, asked", asking),
+        ("draining for a switchover", draining),
+        ("asked for a switchover", handing),
+        ("handed over", handed),
+        ("joining partner", joining),
+        ("mirrored partner", following),
+        ("split", split),
+        ("partner frozen without a witness", unwitnessed),
+        ("failed", failed),
+    ]
+}
+
+fn events(bench: &Bench) -> Vec<(&'static str, Event)> {
+    let end = bench.log.end;
+    let request = bench.request.unwrap_or(RequestId(999));
+    let said = |outcome| Event::WitnessAnswer { request, outcome };
+    let other = log(&[(2, 0), (9, 640)], 704);
+    vec![
+        ("link up", Event::LinkUp { link: LinkId(7), log: bench.log.clone() }),
+        ("link down", Event::LinkDown { link: LINK }),
+        ("stale link down", Event::LinkDown { link: LinkId(0) }),
+        ("mirror lost", Event::MirrorLost { link: LINK }),
+        ("hello: waiting", hello(9, Posture::Waiting, log(&[(2, 0)], 640))),
+        ("hello: primary of 9", hello(9, Posture::Primary(Epoch(9)), other)),
+        ("late hello", hello(0, Posture::Primary(Epoch(9)), log(&[(9, 0)], 64))),
+        ("join 4", message(Message::Join { epoch: Epoch(4), at: end })),
+        ("in sync 4", message(Message::InSync { epoch: Epoch(4) })),
+        ("mark in sync 3", message(Message::MarkInSync { epoch: Epoch(3) })),
+        ("hand over 3 to 4", message(Message::HandOver { from: Epoch(3), epoch: Epoch(4), end })),
+        ("goodbye", message(Message::Goodbye)),
+        ("swapped to me", said(WitnessOutcome::Swapped(register(6, "a", Mode::Solo, 8)))),
+        ("conflict: peer solo", said(WitnessOutcome::Conflict(Some(register(7, "b", Mode::Solo, 9))))),
+        (
+            "conflict: peer mirrored",
+            said(WitnessOutcome::Conflict(Some(register(7, "b", Mode::Mirrored, 9)))),
+        ),
+        ("conflict: absent", said(WitnessOutcome::Conflict(None))),
+        ("unreachable, not sent", said(WitnessOutcome::Unreachable { maybe_applied: false })),
+        ("unreachable, in doubt", said(WitnessOutcome::Unreachable { maybe_applied: true })),
+        ("rule set", Event::RuleSet { rule: AckRule::Both, committed: end.lsn }),
+        ("peer reached", Event::PeerReached { link: LINK, lsn: end.lsn }),
+        ("drained", Event::Drained { end }),
+        ("switchover", Event::Operator(Operator::Switchover)),
+        ("force", Event::Operator(Operator::ForceTakeover)),
+        ("discard", Event::Operator(Operator::DiscardLocal)),
+        ("local fault", Event::LocalFault(LocalFault::BaseIo)),
+        ("shutdown", Event::Shutdown),
+        ("command failed", Event::CommandFailed { error: "EIO".to_owned() }),
+    ]
+}
+
+fn short(command: &Command) -> String {
+    let text = match command {
+        Command::Send { message, .. } => return short_name("send ", &format!("{message:?}")),
+        Command::SetAckRule(_) | Command::StopServing { .. } => format!("{command:?}"),
+        Command::OpenEpoch { epoch } | Command::StartServing { epoch } => {
+            return format!("{}({epoch})", short_name("", &format!("{command:?}")));
+        }
+        other => return short_name("", &format!("{other:?}")),
+    };
+    text.replace("StopServing { reason: ", "StopServing(").replace(" }", ")")
+}
+
+fn short_name(prefix: &str, text: &str) -> String {
+    let end = text.find(['(', ' ', '{']).unwrap_or(text.len());
+    format!("{prefix}{}", &text[..end])
+}
+
+#[test]
+fn every_state_and_event_is_as_written_down() {
+    let mut table = String::new();
+    for (state, bench) in states() {
+        writeln!(table, "\n== {state} ({})", bench.mode()).unwrap();
+        let mut rows = events(&bench);
+        rows.push(("silence", Event::Tick { vitals: Vitals::default() }));
+        for (label, event) in rows {
+            let mut after = bench.clone();
+            if label == "silence" {
+                after.now = after.now.plus(2_500);
+            }
+            let commands: Vec<String> = after.give(event).iter().map(short).collect();
+            let mode = after.mode();
+            let change = if mode == bench.mode() { "=".to_owned() } else { format!("-> {mode}") };
+            writeln!(table, "{label:<24} {change:<26} {}", commands.join(", ")).unwrap();
+        }
+    }
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/table.golden");
+    if std::env::var("BLESS").is_ok() {
+        std::fs::write(path, &table).unwrap();
+    }
+    let golden = std::fs::read_to_string(path).unwrap();
+    for (line, (now, before)) in table.lines().zip(golden.lines()).enumerate() {
+        assert_eq!(now, before, "line {} of table.golden; BLESS=1 writes it anew", line + 1);
+    }
+    assert_eq!(table.lines().count(), golden.lines().count(), "BLESS=1 writes table.golden anew");
+}
