@@ -1,1 +1,196 @@
-//! Semantics of every POSIX operation over the Delta and base layers.
+//! The volume: what every POSIX operation means, over the Delta and base layers.
+//!
+//! A change is admitted (the log has room), validated against the newest merged state, given its place in the
+//! log and absorbed into the active Delta under one lock; then its bytes are copied into the log, and it is
+//! answered when the record is committed ([`transaction`]). A read looks through the layers and is answered
+//! when what it saw is committed. Front doors (FUSE, later NFS) translate; permissions to call are theirs.
+//!
+//! Invariants:
+//! - nothing enters the log that a base filesystem of the pair could refuse: names, sizes, links, xattrs
+//!   ([`limits`]) and free space are checked before;
+//! - an answer shows nothing that could be undone: it waits for the commit of what it shows ([`State`]'s
+//!   gates), errors included;
+//! - an object without a name lives exactly as long as somebody has it open.
+//!
+//! What can go wrong: the node stops being primary in the middle ([`crate::commit::NotServing`]); then
+//! nothing is answered but an error, and whoever made the `Volume` drops it.
+//!
+//! atime is set at creation and by `utimensat` only, as under `noatime`: a read would otherwise cost a
+//! mirrored record.
+
+pub mod acl;
+mod allocate;
+mod attributes;
+mod data;
+mod directory;
+mod errno;
+pub mod limits;
+mod namespace;
+mod principal;
+mod rename;
+pub mod solo;
+mod state;
+mod transaction;
+mod xattrs;
+
+pub use allocate::{AllocateMode, SeekTo};
+pub use attributes::{SetAttributes, SetTime};
+pub use data::WriteAt;
+pub use directory::DirectoryStream;
+pub use errno::{Errno, Result};
+pub use limits::Limits;
+pub use namespace::{Node, NodeKind};
+pub use principal::{Principal, Root};
+pub use rename::RenameMode;
+pub use xattrs::XattrMode;
+
+use crate::commit::{Journal, SpaceBudget};
+use crate::stack::DeltaStack;
+use apply_engine::{Attributes, ViewError};
+use ids::{Lsn, Oid};
+use parking_lot::RwLock;
+use state::{Inode, State, gate_of};
+use std::sync::Arc;
+
+/// Room that stays free for what an operation takes beside its data: the base's own metadata.
+const SPACE_MARGIN_BYTES: u64 = 4 << 20;
+/// How often an object is looked at again that changes while it is being read.
+const MAX_WARM_ATTEMPTS: usize = 4;
+
+/// A volume of which this node is the primary. Made anew for each time it becomes that.
+pub struct Volume {
+    stack: Arc<DeltaStack>,
+    journal: Arc<dyn Journal>,
+    state: RwLock<State>,
+    limits: Limits,
+    max_data_bytes: usize,
+}
+
+impl std::fmt::Debug for Volume {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Volume").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+impl Volume {
+    /// A volume over `stack` whose records become durable through `journal`. `limits` are those of the weaker
+    /// base filesystem; `next_oid` must be past every OID ever given, in the base and in the log.
+    pub fn new(stack: Arc<DeltaStack>, journal: Arc<dyn Journal>, limits: Limits, next_oid: Oid) -> Volume {
+        let end = stack.snapshot().active.read().end();
+        let payload = journal.log().max_payload_bytes() as usize;
+        let largest = payload.saturating_sub(apply_engine::op::codec::WRITE_HEAD_BYTES);
+        Volume {
+            stack,
+            journal,
+            state: RwLock::new(State::new(next_oid.max(Oid::FIRST_FREE), end)),
+            limits,
+            max_data_bytes: largest.min(apply_engine::op::MAX_WRITE_BYTES),
+        }
+    }
+
+    /// The first OID that was not given yet.
+    pub fn next_oid(&self) -> Oid {
+        self.state.read().next_oid
+    }
+
+    /// How many objects are open.
+    pub fn open_objects(&self) -> usize {
+        self.state.read().opens.len()
+    }
+
+    /// Room for clients: what both nodes have.
+    pub fn space(&self) -> Result<SpaceBudget> {
+        self.journal.check_lease()?;
+        Ok(self.journal.space())
+    }
+
+    /// Is there room for `bytes` more of content, and `inodes` more objects?
+    fn require_space(&self, bytes: u64, inodes: u64) -> Result<()> {
+        let space = self.journal.space();
+        let enough = space.free_bytes >= bytes.saturating_add(SPACE_MARGIN_BYTES)
+            && (inodes == 0 || space.total_inodes == 0 || space.free_inodes >= inodes);
+        if enough { Ok(()) } else { Err(Errno::ENOSPC) }
+    }
+
+    /// Makes `oid` known, without holding a lock while the base is read.
+    fn warm(&self, oid: Oid) -> Result<()> {
+        for _ in 0..MAX_WARM_ATTEMPTS {
+            if self.state.read().inodes.contains_key(&oid) {
+                return Ok(());
+            }
+            let layers = self.stack.snapshot();
+            let gate = gate_of(&layers, oid);
+            let attributes = layers.attributes(oid)?;
+            let mut state = self.state.write();
+            // Nothing was absorbed since: the newest state still is the one that was read.
+            if gate_of(&self.stack.snapshot(), oid) == gate {
+                if !state.inodes.contains_key(&oid) {
+                    state.remember(Inode::new(attributes, gate));
+                }
+                return Ok(());
+            }
+        }
+        // It changes faster than it can be read: look while nobody can change it.
+        let writer = self.stack.writer();
+        let mut state = self.state.write();
+        let attributes = writer.layers().attributes(oid)?;
+        state.remember(Inode::new(attributes, gate_of(writer.layers(), oid)));
+        Ok(())
+    }
+
+    /// What is known of `oid`, made known if need be.
+    fn known(&self, oid: Oid) -> Result<Inode> {
+        self.warm(oid)?;
+        self.state.read().inodes.get(&oid).cloned().ok_or(Errno::ESTALE)
+    }
+
+    /// Waits until what was shown up to `gate` is committed, and whether reads may be answered.
+    fn show(&self, gate: Lsn) -> Result<()> {
+        self.journal.check_lease()?;
+        if self.journal.committed() < gate {
+            self.journal.wait_committed(gate)?;
+        }
+        Ok(())
+    }
+
+    /// Attributes as they may be shown.
+    fn shown(&self, oid: Oid) -> Result<Attributes> {
+        let inode = self.known(oid)?;
+        let mut attributes = inode.attributes;
+        if inode.blocks_stale {
+            attributes.blocks_bytes = self.count_blocks(oid, inode.gate)?;
+        }
+        self.show(inode.gate)?;
+        Ok(attributes)
+    }
+
+    fn count_blocks(&self, oid: Oid, gate: Lsn) -> Result<u64> {
+        let blocks_bytes = self.stack.snapshot().attributes(oid)?.blocks_bytes;
+        if let Some(inode) = self.state.write().inodes.get_mut(&oid)
+            && inode.gate == gate
+        {
+            inode.attributes.blocks_bytes = blocks_bytes;
+            inode.blocks_stale = false;
+        }
+        Ok(blocks_bytes)
+    }
+}
+
+impl From<ViewError> for Errno {
+    fn from(error: ViewError) -> Errno {
+        match error {
+            ViewError::NoObject(_) => Errno::ESTALE,
+            ViewError::Base { oid, source } => {
+                tracing::error!(%oid, %source, "the base could not be read");
+                Errno::from(source)
+            }
+            ViewError::Log(error) => {
+                tracing::error!(%error, "log bytes were freed too early");
+                Errno::EIO
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

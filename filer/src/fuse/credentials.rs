@@ -1,0 +1,74 @@
+//! What a request does not carry about its caller: capabilities and groups, read from `/proc` by thread id.
+//!
+//! Needed only in rare cases, where the kernel leaves set-id bits to the filesystem and the fuser crate does
+//! not pass its hint on: truncating or changing the ACL of a file that has a set-id bit. What can go wrong:
+//! the caller is gone or lives in another pid namespace; then it counts as unprivileged, which clears bits
+//! that might have stayed and never the reverse.
+
+/// Linux capability number (`linux/capability.h`).
+const CAP_FSETID: u32 = 4;
+/// Linux capability number.
+const CAP_SYS_ADMIN: u32 = 21;
+
+/// The caller of a request, as far as `/proc` tells.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Credentials {
+    effective_capabilities: u64,
+    groups: Vec<u32>,
+}
+
+impl Credentials {
+    /// Those of thread `tid`; of nobody when it can not be read.
+    pub fn of_thread(tid: u32) -> Credentials {
+        std::fs::read_to_string(format!("/proc/{tid}/status")).map_or_else(|_| Credentials::default(), |s| parse(&s))
+    }
+
+    /// May set-id bits stay where a change would clear them for others?
+    pub fn keeps_set_ids(&self) -> bool {
+        self.effective_capabilities & (1 << CAP_FSETID) != 0
+    }
+
+    /// May it see `trusted.` xattrs?
+    pub fn sees_trusted(&self) -> bool {
+        self.effective_capabilities & (1 << CAP_SYS_ADMIN) != 0
+    }
+
+    /// Is `gid` its filesystem group or one of its supplementary ones?
+    pub fn in_group(&self, gid: u32) -> bool {
+        self.groups.contains(&gid)
+    }
+}
+
+fn parse(status: &str) -> Credentials {
+    let mut credentials = Credentials::default();
+    for line in status.lines() {
+        match line.split_once(':') {
+            Some(("CapEff", mask)) => {
+                credentials.effective_capabilities = u64::from_str_radix(mask.trim(), 16).unwrap_or(0);
+            }
+            // Real, effective, saved, filesystem: the last one counts.
+            Some(("Gid", ids)) => {
+                credentials.groups.extend(ids.split_whitespace().next_back().and_then(|id| id.parse::<u32>().ok()));
+            }
+            Some(("Groups", ids)) => {
+                credentials.groups.extend(ids.split_whitespace().filter_map(|id| id.parse::<u32>().ok()));
+            }
+            _ => {}
+        }
+    }
+    credentials
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_is_read() {
+        let c = parse("Name:\tx\nGid:\t1\t2\t3\t4\nGroups:\t24 25 \nCapEff:\t0000000000000010\n");
+        assert!(c.keeps_set_ids());
+        assert!(c.in_group(4) && c.in_group(25) && !c.in_group(2));
+        assert!(!parse("CapEff:\tzz\n").keeps_set_ids());
+        assert_eq!(Credentials::of_thread(u32::MAX), Credentials::default());
+    }
+}

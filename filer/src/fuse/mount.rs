@@ -1,0 +1,298 @@
+//! Mounting, and above all unmounting: the life of one FUSE session.
+//!
+//! Invariants: a mount point never outlives its [`MountHandle`]; leaving never hangs, whatever clients do.
+//! The mount is made here and not by the fuser crate, because that one unmounts by path when dropped, without
+//! a way to abort, and could hit a filesystem mounted there later.
+//!
+//! What can go wrong: clients that keep files open, or that wait for an answer of a frozen volume. So leaving
+//! is first polite for a bounded time, then the connection is aborted (`MNT_FORCE`, which makes every waiting
+//! and later request fail) and the mount detached (`MNT_DETACH`).
+
+use super::filesystem::FuseFilesystem;
+use super::options::{MountError, MountOptions};
+use crate::volume::Volume;
+use rustix::mount::{MountFlags, UnmountFlags};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const FUSE_DEVICE: &str = "/dev/fuse";
+/// How often a busy mount is tried again.
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
+/// How long the session's threads may take to notice that the connection is gone.
+const THREADS_END_WITHIN: Duration = Duration::from_secs(5);
+
+/// How a mount was left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Left {
+    /// No client used it any more.
+    Clean,
+    /// Clients still used it; their requests fail from now on.
+    Forced,
+    /// Somebody else had unmounted it before.
+    AlreadyGone,
+}
+
+/// A mounted volume. Dropping it aborts the mount.
+#[derive(Debug)]
+pub struct MountHandle {
+    mountpoint: PathBuf,
+    device: u64,
+    session: Option<fuser::BackgroundSession>,
+}
+
+/// Mounts `volume` at `mountpoint`, which must be an empty directory.
+///
+/// # Errors
+/// See [`MountError`]; nothing is mounted then.
+pub fn mount(
+    volume: Arc<Volume>,
+    mountpoint: &Path,
+    options: &MountOptions,
+) -> Result<MountHandle, MountError> {
+    options.check()?;
+    let mountpoint = check_mountpoint(mountpoint)?;
+    let root_mode = std::fs::metadata(&mountpoint).map_err(refused(&mountpoint))?.permissions().mode();
+    let fuse = open_device()?;
+    attach(&mountpoint, &fuse, root_mode, options)?;
+    let attached = DetachOnDrop(Some(&mountpoint));
+
+    let mut config = fuser::Config::default();
+    config.acl = fuser::SessionACL::All;
+    config.n_threads = Some(options.threads);
+    config.clone_fd = true;
+    let filesystem = FuseFilesystem::new(volume, options);
+    let started = fuser::Session::from_fd(filesystem, fuse, fuser::SessionACL::All, config)
+        .and_then(fuser::Session::spawn)
+        .map_err(|source| MountError::Session { source })?;
+    attached.keep();
+    // Only now does the root answer.
+    let device = std::fs::metadata(&mountpoint).map(|root| root.dev()).unwrap_or(0);
+    Ok(MountHandle { mountpoint, device, session: Some(started) })
+}
+
+impl MountHandle {
+    /// Where it is mounted.
+    pub fn mountpoint(&self) -> &Path {
+        &self.mountpoint
+    }
+
+    /// Has the session ended without us (an administrator's `umount`)?
+    pub fn has_ended(&self) -> bool {
+        self.session.as_ref().is_none_or(|session| session.guard.is_finished())
+    }
+
+    /// Makes the kernel forget what it has cached of an object, for changes that came from elsewhere.
+    pub fn notifier(&self) -> Option<fuser::Notifier> {
+        self.session.as_ref().map(fuser::BackgroundSession::notifier)
+    }
+
+    /// Leaves politely: waits up to `grace` for clients to close their files, then aborts.
+    pub fn unmount(mut self, grace: Duration) -> Left {
+        let deadline = Instant::now() + grace;
+        while !self.has_ended() {
+            match self.detach_if_ours(UnmountFlags::NOFOLLOW) {
+                Ok(()) => {
+                    self.wait_for_threads();
+                    return Left::Clean;
+                }
+                Err(error) if error == rustix::io::Errno::BUSY && Instant::now() < deadline => {
+                    std::thread::sleep(RETRY_INTERVAL);
+                }
+                Err(_) => return self.leave_by_force(),
+            }
+        }
+        self.wait_for_threads();
+        Left::AlreadyGone
+    }
+
+    /// Leaves at once: every request that waits, and every later one, fails.
+    pub fn abort(mut self) -> Left {
+        self.leave_by_force()
+    }
+
+    fn leave_by_force(&mut self) -> Left {
+        if self.has_ended() {
+            self.wait_for_threads();
+            return Left::AlreadyGone;
+        }
+        let detached = self.detach_if_ours(UnmountFlags::FORCE | UnmountFlags::DETACH);
+        if let Err(error) = detached {
+            tracing::warn!(mountpoint = %self.mountpoint.display(), %error, "the mount could not be detached");
+        }
+        self.wait_for_threads();
+        Left::Forced
+    }
+
+    /// Somebody may have mounted something else there meanwhile: that is not ours to remove.
+    fn detach_if_ours(&self, flags: UnmountFlags) -> rustix::io::Result<()> {
+        if mounted_device(&self.mountpoint) != Some(self.device) {
+            return Err(rustix::io::Errno::INVAL);
+        }
+        rustix::mount::unmount(&self.mountpoint, flags)
+    }
+
+    fn wait_for_threads(&mut self) {
+        let Some(session) = self.session.take() else { return };
+        let deadline = Instant::now() + THREADS_END_WITHIN;
+        while !session.guard.is_finished() {
+            if Instant::now() > deadline {
+                tracing::warn!(mountpoint = %self.mountpoint.display(), "FUSE threads did not end in time");
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if let Err(error) = session.join() {
+            tracing::warn!(mountpoint = %self.mountpoint.display(), %error, "the FUSE session ended badly");
+        }
+    }
+}
+
+impl Drop for MountHandle {
+    fn drop(&mut self) {
+        if self.session.is_some() {
+            self.leave_by_force();
+        }
+    }
+}
+
+struct DetachOnDrop<'a>(Option<&'a Path>);
+
+impl DetachOnDrop<'_> {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for DetachOnDrop<'_> {
+    fn drop(&mut self) {
+        if let Some(mountpoint) = self.0 {
+            // The session failed to start; its error is the one to report.
+            let _ = rustix::mount::unmount(mountpoint, UnmountFlags::FORCE | UnmountFlags::DETACH);
+        }
+    }
+}
+
+fn refused(mountpoint: &Path) -> impl FnOnce(io::Error) -> MountError + '_ {
+    |source| MountError::Refused { mountpoint: mountpoint.to_owned(), source }
+}
+
+fn check_mountpoint(mountpoint: &Path) -> Result<PathBuf, MountError> {
+    let shown = || mountpoint.to_owned();
+    let mountpoint = mountpoint.canonicalize().map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => MountError::MountpointMissing { mountpoint: shown() },
+        _ => MountError::Refused { mountpoint: shown(), source },
+    })?;
+    match std::fs::read_dir(&mountpoint) {
+        Ok(mut entries) => match entries.next() {
+            None => Ok(mountpoint),
+            Some(_) => Err(MountError::NotEmpty { mountpoint }),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            Err(MountError::NotADirectory { mountpoint })
+        }
+        // A dead FUSE mount of an earlier life answers ENOTCONN.
+        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
+            Err(MountError::DeadMount { mountpoint })
+        }
+        Err(source) => Err(MountError::Refused { mountpoint, source }),
+    }
+}
+
+fn open_device() -> Result<OwnedFd, MountError> {
+    let unusable = |source| MountError::NoFuseDevice { source };
+    let device = File::options().read(true).write(true).open(FUSE_DEVICE).map_err(unusable)?;
+    if !device.metadata().map_err(unusable)?.file_type().is_char_device() {
+        return Err(unusable(io::Error::other("not a character device")));
+    }
+    Ok(device.into())
+}
+
+fn attach(
+    mountpoint: &Path,
+    fuse: &OwnedFd,
+    root_mode: u32,
+    options: &MountOptions,
+) -> Result<(), MountError> {
+    let data = format!(
+        "fd={},rootmode={root_mode:o},user_id={},group_id={},default_permissions,allow_other",
+        fuse.as_raw_fd(),
+        rustix::process::geteuid().as_raw(),
+        rustix::process::getegid().as_raw(),
+    );
+    let data = std::ffi::CString::new(data).map_err(|error| refused(mountpoint)(error.into()))?;
+    let mut flags = MountFlags::NOATIME;
+    flags.set(MountFlags::NODEV, !options.allow_devices);
+    flags.set(MountFlags::NOSUID, !options.allow_suid);
+    flags.set(MountFlags::RDONLY, options.read_only);
+    rustix::mount::mount(options.source_name.as_str(), mountpoint, "fuse.twinfiler", flags, Some(data.as_c_str()))
+        .map_err(|error| match error {
+            rustix::io::Errno::PERM => MountError::NotPermitted { mountpoint: mountpoint.to_owned() },
+            error => refused(mountpoint)(error.into()),
+        })
+}
+
+/// Device number of what is mounted last at `mountpoint`, from the kernel's table: asking the filesystem
+/// itself could hang.
+fn mounted_device(mountpoint: &Path) -> Option<u64> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    table.lines().rev().find_map(|line| {
+        let mut fields = line.split(' ');
+        let numbers = fields.nth(2)?;
+        let place = unescape(fields.nth(1)?);
+        if place.as_slice() != mountpoint.as_os_str().as_encoded_bytes() {
+            return None;
+        }
+        let (major, minor) = numbers.split_once(':')?;
+        Some(libc::makedev(major.parse().ok()?, minor.parse().ok()?))
+    })
+}
+
+/// mountinfo writes blanks, tabs, newlines and backslashes as three octal digits.
+fn unescape(field: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let digits = after.get(..3).filter(|_| first == b'\\').and_then(|d| std::str::from_utf8(d).ok());
+        match digits.and_then(|d| u8::from_str_radix(d, 8).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[3..];
+            }
+            None => {
+                bytes.push(first);
+                rest = after;
+            }
+        }
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_with_blanks_are_found_in_the_kernel_table() {
+        assert_eq!(unescape(r"/a\040b\134c"), b"/a b\\c");
+        assert_eq!(unescape(r"/a\04"), br"/a\04");
+        assert!(mounted_device(Path::new("/proc")).is_some());
+        assert_eq!(mounted_device(Path::new("/no/such/mount")), None);
+    }
+
+    #[test]
+    fn a_bad_mount_point_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = dir.path().join("missing");
+        assert!(matches!(check_mountpoint(&missing), Err(MountError::MountpointMissing { .. })));
+        assert_eq!(check_mountpoint(dir.path()).unwrap(), dir.path().canonicalize().unwrap());
+        let file = dir.path().join("file");
+        std::fs::write(&file, b"x").unwrap();
+        assert!(matches!(check_mountpoint(&file), Err(MountError::NotADirectory { .. })));
+        assert!(matches!(check_mountpoint(dir.path()), Err(MountError::NotEmpty { .. })));
+    }
+}

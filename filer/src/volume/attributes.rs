@@ -1,0 +1,176 @@
+//! Attributes: stat, chmod, chown, utimes, truncate.
+//!
+//! The rules for set-id bits are those of Linux' fs/attr.c: a change of contents takes them away unless the
+//! caller has `CAP_FSETID`, a change of owner always does (set-group-id without group execute permission, once
+//! the mark of mandatory locking, stays for members of the group). File capabilities go with either.
+
+use super::acl;
+use super::errno::{Errno, Result};
+use super::principal::Principal;
+use super::transaction::Transaction;
+use super::Volume;
+use apply_engine::{AttrPatch, Attributes, ObjectKind, Operation, Timestamp};
+use ids::Oid;
+
+/// Payload of the records of one change of attributes: a truncation, a patch, an ACL.
+const PAYLOAD_BYTES: usize = 1024;
+
+/// A new value for a time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SetTime {
+    /// The time of the operation.
+    Now,
+    /// This one.
+    To(Timestamp),
+}
+
+/// What to change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SetAttributes {
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Length of a file.
+    pub size: Option<u64>,
+    /// Last access.
+    pub atime: Option<SetTime>,
+    /// Last change of contents.
+    pub mtime: Option<SetTime>,
+    /// Last change of anything; the time of the operation if not given.
+    pub ctime: Option<Timestamp>,
+}
+
+/// `mode` as a change of contents leaves it.
+pub(super) fn without_set_ids(mode: u32) -> u32 {
+    let executable_group = mode & libc::S_IXGRP != 0;
+    mode & !libc::S_ISUID & if executable_group { !libc::S_ISGID } else { u32::MAX }
+}
+
+impl Volume {
+    /// All attributes.
+    ///
+    /// # Errors
+    /// ESTALE for an object that is gone, unless a kernel may still refer to it.
+    pub fn getattr(&self, oid: Oid) -> Result<Attributes> {
+        match self.shown(oid) {
+            Err(Errno::ESTALE) => {
+                self.journal.check_lease()?;
+                self.state.read().ghosts.get(&oid).copied().ok_or(Errno::ESTALE)
+            }
+            other => other,
+        }
+    }
+
+    /// Nobody refers to `oid` any more (FUSE `FORGET`).
+    pub fn forget(&self, oid: Oid) {
+        if self.state.read().ghosts.contains_key(&oid) {
+            self.state.write().ghosts.remove(&oid);
+        }
+    }
+
+    /// Changes attributes; those afterwards.
+    ///
+    /// # Errors
+    /// EISDIR, EINVAL and EFBIG for a size that can not be set.
+    pub fn setattr(&self, who: &dyn Principal, oid: Oid, set: SetAttributes) -> Result<Attributes> {
+        if set.size.is_some_and(|size| size > self.limits.max_file_bytes) {
+            return Err(Errno::EFBIG);
+        }
+        self.warm(oid)?;
+        let acl_bytes = if set.mode.is_some() { super::limits::MAX_XATTR_VALUE_BYTES } else { 0 };
+        let payload_bytes = (PAYLOAD_BYTES + acl_bytes).min(self.max_data_bytes);
+        self.transact(payload_bytes, |transaction| {
+            transaction.setattr(who, oid, set)?;
+            let inode = transaction.inode(oid)?;
+            Ok(inode.attributes)
+        })
+    }
+}
+
+impl Transaction<'_> {
+    fn setattr(&mut self, who: &dyn Principal, oid: Oid, set: SetAttributes) -> Result<()> {
+        let before = self.inode(oid)?.attributes;
+        if let Some(size) = set.size {
+            self.truncate(who, &before, size)?;
+        }
+        let mut patch = AttrPatch {
+            mode: set.mode.map(|mode| mode & 0o7777),
+            uid: set.uid,
+            gid: set.gid,
+            atime: set.atime.map(|time| self.time(time)),
+            mtime: set.mtime.map(|time| self.time(time)),
+            ..AttrPatch::default()
+        };
+        if patch.uid.is_some() || patch.gid.is_some() {
+            self.chown(who, &before, &mut patch)?;
+        }
+        if patch.is_empty() && set.ctime.is_none() {
+            return Ok(());
+        }
+        let at = set.ctime.map_or(self.at, |at| self.clamp(at));
+        patch.ctime = Some(at);
+        if let Some(mode) = patch.mode
+            && let Some(access) = self.access_acl(oid)?
+        {
+            let value = access.after_chmod(mode).to_bytes();
+            let name = acl::ACCESS;
+            let end = self.record(&Operation::SetXattr { oid, name, value: &value, mode: Some(mode), at }, &[])?;
+            patch.mode = None;
+            self.update(oid, end, |inode| {
+                inode.attributes.mode = mode;
+                inode.attributes.ctime = at;
+            });
+            if (AttrPatch { ctime: None, ..patch }).is_empty() {
+                return Ok(());
+            }
+        }
+        let end = self.record(&Operation::SetAttr { oid, patch }, &[])?;
+        self.update(oid, end, |inode| inode.attributes.apply(&patch));
+        Ok(())
+    }
+
+    fn truncate(&mut self, who: &dyn Principal, before: &Attributes, size: u64) -> Result<()> {
+        let oid = before.oid;
+        match before.kind {
+            ObjectKind::File => {}
+            ObjectKind::Directory => return Err(Errno::EISDIR),
+            _ => return Err(Errno::EINVAL),
+        }
+        let clears = without_set_ids(before.mode) != before.mode && !who.keeps_set_ids();
+        self.drop_privileges(oid, clears)?;
+        let at = self.at;
+        let end = self.record(&Operation::Truncate { oid, size, at }, &[])?;
+        self.update(oid, end, |inode| {
+            inode.attributes.size = size;
+            inode.attributes.mtime = at;
+            inode.attributes.ctime = at;
+            inode.blocks_stale = true;
+        });
+        Ok(())
+    }
+
+    fn chown(&mut self, who: &dyn Principal, before: &Attributes, patch: &mut AttrPatch) -> Result<()> {
+        if before.kind.is_directory() {
+            return Ok(());
+        }
+        self.drop_privileges(before.oid, false)?;
+        if patch.mode.is_none() && before.mode & (libc::S_ISUID | libc::S_ISGID) != 0 {
+            let mut mode = without_set_ids(before.mode);
+            if mode & libc::S_ISGID != 0 && !(who.in_group(before.gid) || who.keeps_set_ids()) {
+                mode &= !libc::S_ISGID;
+            }
+            patch.mode = (mode != before.mode).then_some(mode);
+        }
+        Ok(())
+    }
+
+    fn time(&self, time: SetTime) -> Timestamp {
+        match time {
+            SetTime::Now => self.at,
+            SetTime::To(at) => self.clamp(at),
+        }
+    }
+}

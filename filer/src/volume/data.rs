@@ -1,0 +1,226 @@
+//! File contents: opening, reading, writing, closing.
+//!
+//! The path of a small write: one admission, the writer lock, one lookup in a map, an encoded head in a kept
+//! buffer, a reservation, an insert into the Delta, the copy into the log outside of the locks, and the wait
+//! for the commit. No system call, no allocation but the Delta's.
+
+use super::errno::{Errno, Result};
+use super::transaction::Transaction;
+use super::Volume;
+use apply_engine::op::codec::WRITE_HEAD_BYTES;
+use apply_engine::view::SegmentSource;
+use apply_engine::{ObjectKind, Operation, ViewError};
+use ids::Oid;
+
+/// Payload of records that may precede a write: set-id bits and capabilities that go.
+const PRIVILEGE_PAYLOAD_BYTES: usize = 256;
+
+/// Where to write.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WriteAt {
+    /// At this offset.
+    Offset(u64),
+    /// At the end of the file, wherever that is.
+    End,
+}
+
+impl Volume {
+    /// Counts `oid` as open: it lives on without a name until [`Volume::release`].
+    ///
+    /// # Errors
+    /// ESTALE for an object that is gone.
+    pub fn open(&self, oid: Oid) -> Result<()> {
+        self.journal.check_lease()?;
+        for _ in 0..super::MAX_WARM_ATTEMPTS {
+            let mut state = self.state.write();
+            if state.inodes.contains_key(&oid) {
+                *state.opens.entry(oid).or_insert(0) += 1;
+                return Ok(());
+            }
+            drop(state);
+            self.known(oid)?;
+        }
+        Err(Errno::EIO)
+    }
+
+    /// One opening less. The last one of an object without a name ends it; nobody waits for that record.
+    pub fn release(&self, oid: Oid) {
+        let last = {
+            let mut state = self.state.write();
+            match state.opens.get_mut(&oid) {
+                Some(count) if *count > 1 => {
+                    *count -= 1;
+                    false
+                }
+                Some(_) => {
+                    state.opens.remove(&oid);
+                    state.inodes.get(&oid).is_none_or(|inode| inode.attributes.nlink == 0)
+                }
+                None => false,
+            }
+        };
+        if last && let Err(error) = self.reap_if_unused(oid) {
+            // The next primary reaps it: it finds all orphans.
+            tracing::debug!(%oid, %error, "an orphan could not be reaped");
+        }
+    }
+
+    /// Ends every object without a name that nobody has open; how many. On becoming primary these are those
+    /// of all earlier times.
+    ///
+    /// # Errors
+    /// When the base can not be read, or the node does not serve any more.
+    pub fn reap_orphans(&self) -> Result<usize> {
+        let orphans = self.stack.snapshot().orphans()?;
+        for oid in &orphans {
+            match self.reap_if_unused(*oid) {
+                Ok(()) | Err(Errno::ESTALE) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(orphans.len())
+    }
+
+    fn reap_if_unused(&self, oid: Oid) -> Result<()> {
+        let (outcome, _) = self.transact_uncommitted(PRIVILEGE_PAYLOAD_BYTES, |transaction| {
+            if transaction.state.is_open(oid) || transaction.inode(oid)?.attributes.nlink > 0 {
+                return Ok(());
+            }
+            transaction.record(&Operation::Reap { oid }, &[])?;
+            transaction.state.bury(oid);
+            Ok(())
+        })?;
+        outcome
+    }
+
+    /// Fills `buf` from `offset`; fewer bytes only at the end of the file.
+    ///
+    /// Which layer has which bytes is decided under the lock, together with what has to be committed; the
+    /// bytes are copied after that commit and without a lock, so a record that is not filled yet is not read.
+    ///
+    /// # Errors
+    /// EISDIR, EINVAL, EIO.
+    pub fn read(&self, oid: Oid, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        self.warm(oid)?;
+        let (layers, segments, gate, len) = {
+            let state = self.state.read();
+            let inode = state.inodes.get(&oid).ok_or(Errno::ESTALE)?;
+            require_file(inode.attributes.kind)?;
+            let len = (buf.len() as u64).min(inode.attributes.size.saturating_sub(offset));
+            let layers = self.stack.snapshot();
+            let segments = layers.plan(oid, offset..offset + len);
+            (layers, segments, inode.gate, len as usize)
+        };
+        self.show(gate)?;
+        for segment in segments {
+            let start = (segment.offset - offset) as usize;
+            let part = &mut buf[start..start + segment.len_bytes as usize];
+            match segment.source {
+                SegmentSource::Log(lsn) => layers.log.copy_out(lsn, part).map_err(ViewError::from)?,
+                SegmentSource::Zeros => part.fill(0),
+                SegmentSource::Base => {
+                    let got = layers
+                        .base
+                        .read_at(oid, segment.offset, part)
+                        .map_err(|source| ViewError::Base { oid, source })?;
+                    part[got..].fill(0);
+                }
+            }
+        }
+        Ok(len)
+    }
+
+    /// Writes all of `data`, in several records if need be; how many bytes, fewer only at the largest size of
+    /// a file. `kill_set_ids`: the caller may not keep set-id bits on what it changes.
+    ///
+    /// # Errors
+    /// EFBIG, ENOSPC, EISDIR, EINVAL.
+    pub fn write(&self, oid: Oid, at: WriteAt, data: &[u8], kill_set_ids: bool) -> Result<usize> {
+        if data.is_empty() {
+            return Ok(0);
+        }
+        self.require_space(data.len() as u64, 0)?;
+        self.warm(oid)?;
+        let mut written = 0;
+        for chunk in data.chunks(self.max_data_bytes) {
+            let at = match at {
+                WriteAt::Offset(offset) => WriteAt::Offset(offset.saturating_add(written as u64)),
+                WriteAt::End => WriteAt::End,
+            };
+            match self.write_record(oid, at, chunk, kill_set_ids) {
+                Ok(len) => {
+                    written += len;
+                    if len < chunk.len() {
+                        break;
+                    }
+                }
+                Err(_) if written > 0 => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(written)
+    }
+
+    fn write_record(&self, oid: Oid, at: WriteAt, data: &[u8], kill_set_ids: bool) -> Result<usize> {
+        let max_file_bytes = self.limits.max_file_bytes;
+        self.transact(PRIVILEGE_PAYLOAD_BYTES + WRITE_HEAD_BYTES + data.len(), |transaction| {
+            let inode = transaction.inode(oid)?;
+            let before = inode.attributes;
+            let plain = inode.capability == Some(false) && super::attributes::without_set_ids(before.mode) == before.mode;
+            require_file(before.kind)?;
+            let offset = match at {
+                WriteAt::Offset(offset) => offset,
+                WriteAt::End => before.size,
+            };
+            if offset >= max_file_bytes {
+                return Err(Errno::EFBIG);
+            }
+            let len = (data.len() as u64).min(max_file_bytes - offset);
+            if !plain {
+                transaction.drop_privileges(oid, kill_set_ids)?;
+            }
+            transaction.write(oid, offset, &data[..len as usize])
+        })
+    }
+
+    /// Makes an answered write durable: it is already, for nothing is answered earlier.
+    ///
+    /// # Errors
+    /// When the node does not serve any more.
+    pub fn sync(&self) -> Result<()> {
+        let end = self.state.read().end;
+        Ok(self.journal.wait_committed(end)?)
+    }
+
+    pub(super) fn gate(&self, oid: Oid) -> Result<ids::Lsn> {
+        match self.state.read().inodes.get(&oid) {
+            Some(inode) => Ok(inode.gate),
+            None => Ok(super::state::gate_of(&self.stack.snapshot(), oid)),
+        }
+    }
+}
+
+impl<'a> Transaction<'a> {
+    fn write(&mut self, oid: Oid, offset: u64, data: &'a [u8]) -> Result<usize> {
+        let at = self.at;
+        let written_end = offset + data.len() as u64;
+        let size_after = self.inode(oid)?.attributes.size.max(written_end);
+        let len_bytes = data.len() as u32;
+        let end = self.record(&Operation::Write { oid, offset, len_bytes, size_after, at }, data)?;
+        self.update(oid, end, |inode| {
+            inode.attributes.size = size_after;
+            inode.attributes.mtime = at;
+            inode.attributes.ctime = at;
+            inode.blocks_stale = true;
+        });
+        Ok(data.len())
+    }
+}
+
+pub(super) fn require_file(kind: ObjectKind) -> Result<()> {
+    match kind {
+        ObjectKind::File => Ok(()),
+        ObjectKind::Directory => Err(Errno::EISDIR),
+        _ => Err(Errno::EINVAL),
+    }
+}

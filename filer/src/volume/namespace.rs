@@ -1,0 +1,384 @@
+//! Names: looking them up, making them, taking them away.
+//!
+//! Invariants: a new object is born with its final mode and ACLs (umask and inheritance already applied), in
+//! one record; a removed object lives on as an orphan if somebody has it open, and is gone at once if not.
+
+use super::acl;
+use super::errno::{Errno, Result};
+use super::limits::checked_name;
+use super::principal::Principal;
+use super::state::Inode;
+use super::transaction::Transaction;
+use super::Volume;
+use apply_engine::base::is_reserved_in_root;
+use apply_engine::{
+    Attributes, NameRef, NewKind, NewObject, ObjectKind, Operation, Other, Target, Timestamp,
+};
+use ids::Oid;
+
+/// Payload of a record without data: names, link counts, times; with room for two inherited ACLs.
+pub(super) const NAMESPACE_PAYLOAD_BYTES: usize = 1024;
+
+/// What kind of object to make.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NodeKind<'a> {
+    /// An empty regular file.
+    File,
+    /// An empty directory.
+    Directory,
+    /// A symbolic link to this target.
+    Symlink(&'a [u8]),
+    /// A named pipe.
+    Fifo,
+    /// A unix socket's name.
+    Socket,
+    /// A character device.
+    CharDevice(u64),
+    /// A block device.
+    BlockDevice(u64),
+}
+
+/// An object to make.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Node<'a> {
+    /// What it is.
+    pub kind: NodeKind<'a>,
+    /// Permission bits before umask and inheritance.
+    pub mode: u32,
+    /// Bits that the caller never wants; not looked at below a directory with a default ACL.
+    pub umask: u32,
+    /// Count it as open at once.
+    pub open: bool,
+}
+
+impl<'a> From<NodeKind<'a>> for NewKind<'a> {
+    fn from(kind: NodeKind<'a>) -> NewKind<'a> {
+        match kind {
+            NodeKind::File => NewKind::File,
+            NodeKind::Directory => NewKind::Directory,
+            NodeKind::Symlink(target) => NewKind::Symlink(target),
+            NodeKind::Fifo => NewKind::Fifo,
+            NodeKind::Socket => NewKind::Socket,
+            NodeKind::CharDevice(rdev) => NewKind::CharDevice(rdev),
+            NodeKind::BlockDevice(rdev) => NewKind::BlockDevice(rdev),
+        }
+    }
+}
+
+/// Whether a name can be made in a directory: the base's own names in the root can not.
+pub(super) fn check_new_name(parent: Oid, name: NameRef<'_>) -> Result<()> {
+    match parent == Oid::ROOT && is_reserved_in_root(name.as_bytes()) {
+        true => Err(Errno::EPERM),
+        false => Ok(()),
+    }
+}
+
+impl Volume {
+    /// The object under a name. `.` and `..` are understood, as an NFS server asks for them.
+    ///
+    /// # Errors
+    /// ENOENT, ENOTDIR, ENAMETOOLONG; ESTALE for a directory that is gone.
+    pub fn lookup(&self, parent: Oid, name: &[u8]) -> Result<Attributes> {
+        let directory = self.known(parent)?;
+        if !directory.attributes.kind.is_directory() {
+            return Err(Errno::ENOTDIR);
+        }
+        match name {
+            b"." => return self.shown(parent),
+            b".." => return self.shown(self.stack.snapshot().parent(parent)?),
+            _ => {}
+        }
+        let name = checked_name(name)?;
+        if check_new_name(parent, name).is_err() {
+            return Err(Errno::ENOENT);
+        }
+        let found = self.stack.snapshot().lookup(parent, name)?;
+        let shown = match found {
+            Some(target) => self.shown(target.oid),
+            None => Err(Errno::ENOENT),
+        };
+        match shown {
+            // It went away meanwhile; so the directory has changed.
+            Err(Errno::ESTALE | Errno::ENOENT) => {
+                self.show(self.known(parent)?.gate)?;
+                Err(Errno::ENOENT)
+            }
+            other => other,
+        }
+    }
+
+    /// Makes an object.
+    ///
+    /// # Errors
+    /// EEXIST, ENOENT, ENOTDIR, ENAMETOOLONG, ENOSPC, EPERM for a reserved name.
+    pub fn create(&self, who: &dyn Principal, parent: Oid, name: &[u8], node: Node<'_>) -> Result<Attributes> {
+        let name = checked_name(name)?;
+        check_new_name(parent, name)?;
+        let target_bytes = match node.kind {
+            NodeKind::Symlink(b"") => return Err(Errno::ENOENT),
+            NodeKind::Symlink(target) if target.len() > self.limits.max_symlink_bytes => {
+                return Err(Errno::ENAMETOOLONG);
+            }
+            NodeKind::Symlink(target) => target.len(),
+            _ => 0,
+        };
+        self.require_space(target_bytes as u64, 1)?;
+        self.warm(parent)?;
+        let acls = match self.state.read().inodes.get(&parent).map(|inode| &inode.default_acl) {
+            Some(Some(None)) => 0,
+            _ => 2 * super::limits::MAX_XATTR_VALUE_BYTES,
+        };
+        let payload_bytes = (NAMESPACE_PAYLOAD_BYTES + target_bytes + acls).min(self.max_data_bytes);
+        self.transact(payload_bytes, |transaction| {
+            transaction.directory(parent)?;
+            if transaction.lookup(parent, name)?.is_some() {
+                return Err(Errno::EEXIST);
+            }
+            let made = transaction.make(who, parent, &node)?;
+            let parent_inode = transaction.directory(parent)?;
+            let parent_nlink = parent_inode.attributes.nlink + u32::from(node.kind == NodeKind::Directory);
+            let at = transaction.at;
+            let object = made.object(&node);
+            let operation = Operation::Create { parent, name, object, parent_nlink, at };
+            let end = transaction.record(&operation, &[])?;
+            transaction.update(parent, end, |inode| touched(inode, parent_nlink, at));
+            let attributes = made.attributes(&node, at);
+            transaction.state.remember(made.inode(attributes, end));
+            if node.open {
+                transaction.state.opens.insert(attributes.oid, 1);
+            }
+            Ok(attributes)
+        })
+    }
+
+    /// Gives an object one more name.
+    ///
+    /// # Errors
+    /// EEXIST, EPERM for a directory, EMLINK, ENOENT for an object that has lost its last name.
+    pub fn link(&self, oid: Oid, parent: Oid, name: &[u8]) -> Result<Attributes> {
+        let name = checked_name(name)?;
+        check_new_name(parent, name)?;
+        self.require_space(0, 0)?;
+        self.warm(oid)?;
+        self.warm(parent)?;
+        self.transact(NAMESPACE_PAYLOAD_BYTES, |transaction| {
+            let object = transaction.inode(oid)?.attributes;
+            transaction.directory(parent)?;
+            if object.kind.is_directory() {
+                return Err(Errno::EPERM);
+            }
+            if transaction.lookup(parent, name)?.is_some() {
+                return Err(Errno::EEXIST);
+            }
+            if object.nlink == 0 {
+                return Err(Errno::ENOENT);
+            }
+            if object.nlink >= transaction.max_links() {
+                return Err(Errno::EMLINK);
+            }
+            let at = transaction.at;
+            let other = Other { oid, kind: object.kind, nlink: object.nlink + 1 };
+            let end = transaction.record(&Operation::Link { object: other, parent, name, at }, &[])?;
+            transaction.update(parent, end, |inode| {
+                let nlink = inode.attributes.nlink;
+                touched(inode, nlink, at);
+            });
+            transaction.update(oid, end, |inode| relinked(inode, other.nlink, at));
+            Ok(transaction.inode(oid)?.attributes)
+        })
+    }
+
+    /// Takes the name of anything but a directory away.
+    ///
+    /// # Errors
+    /// ENOENT, EISDIR.
+    pub fn unlink(&self, parent: Oid, name: &[u8]) -> Result<()> {
+        self.remove(parent, name, |_, target| match target.kind.is_directory() {
+            true => Err(Errno::EISDIR),
+            false => Ok(()),
+        })
+    }
+
+    /// Takes an empty directory away.
+    ///
+    /// # Errors
+    /// ENOENT, ENOTDIR, ENOTEMPTY.
+    pub fn rmdir(&self, parent: Oid, name: &[u8]) -> Result<()> {
+        match name {
+            b"." => return Err(Errno::EINVAL),
+            b".." => return Err(Errno::ENOTEMPTY),
+            _ => {}
+        }
+        self.remove(parent, name, |transaction, target| transaction.require_empty_directory(target))
+    }
+
+    fn remove(
+        &self,
+        parent: Oid,
+        name: &[u8],
+        allowed: impl FnOnce(&mut Transaction<'_>, Target) -> Result<()>,
+    ) -> Result<()> {
+        let name = checked_name(name)?;
+        if check_new_name(parent, name).is_err() {
+            return Err(Errno::ENOENT);
+        }
+        self.warm(parent)?;
+        if let Some(target) = self.stack.snapshot().lookup(parent, name)? {
+            // It may be gone by now; then the transaction finds out.
+            let _ = self.warm(target.oid);
+        }
+        self.transact(NAMESPACE_PAYLOAD_BYTES, |transaction| {
+            let mut parent_nlink = transaction.directory(parent)?.attributes.nlink;
+            let target = transaction.lookup(parent, name)?.ok_or(Errno::ENOENT)?;
+            allowed(transaction, target)?;
+            parent_nlink = parent_nlink.saturating_sub(u32::from(target.kind.is_directory()));
+            let (object, reap) = transaction.losing_a_name(target)?;
+            let at = transaction.at;
+            let operation = Operation::Unlink { parent, name, object, reap, parent_nlink, at };
+            let end = transaction.record(&operation, &[])?;
+            transaction.update(parent, end, |inode| touched(inode, parent_nlink, at));
+            transaction.update(object.oid, end, |inode| relinked(inode, object.nlink, at));
+            if reap {
+                transaction.state.bury(object.oid);
+            }
+            Ok(())
+        })
+    }
+
+    /// Target of a symbolic link.
+    ///
+    /// # Errors
+    /// EINVAL for what is none.
+    pub fn readlink(&self, oid: Oid) -> Result<Vec<u8>> {
+        let inode = self.known(oid)?;
+        if inode.attributes.kind != ObjectKind::Symlink {
+            return Err(Errno::EINVAL);
+        }
+        let target = self.stack.snapshot().readlink(oid)?;
+        self.show(inode.gate)?;
+        Ok(target)
+    }
+}
+
+impl Transaction<'_> {
+    /// What is left of an object that loses a name, and whether it is gone then.
+    pub(super) fn losing_a_name(&mut self, target: Target) -> Result<(Other, bool)> {
+        let nlink = match target.kind.is_directory() {
+            true => 0,
+            false => self.inode(target.oid)?.attributes.nlink.saturating_sub(1),
+        };
+        let reap = nlink == 0 && !self.state.is_open(target.oid);
+        Ok((Other { oid: target.oid, kind: target.kind, nlink }, reap))
+    }
+
+    pub(super) fn require_empty_directory(&mut self, target: Target) -> Result<()> {
+        if !target.kind.is_directory() {
+            return Err(Errno::ENOTDIR);
+        }
+        match self.layers().is_empty_directory(target.oid)? {
+            true => Ok(()),
+            false => Err(Errno::ENOTEMPTY),
+        }
+    }
+
+    /// Decides all of a new object but its name.
+    pub(super) fn make(&mut self, who: &dyn Principal, parent: Oid, node: &Node<'_>) -> Result<Made> {
+        let inherited = match node.kind {
+            NodeKind::Symlink(_) => None,
+            _ => self.default_acl(parent)?,
+        };
+        let directory = self.directory(parent)?.attributes;
+        let is_directory = node.kind == NodeKind::Directory;
+        let mut mode = node.mode & 0o7777;
+        let mut acls = Vec::new();
+        match &inherited {
+            None => mode &= !(node.umask & 0o777),
+            Some(default) => {
+                let inherited = default.inherit(mode);
+                mode = inherited.mode;
+                acls.extend(inherited.access.map(|access| (acl::ACCESS, access.to_bytes())));
+                acls.extend(is_directory.then(|| (acl::DEFAULT, default.to_bytes())));
+            }
+        }
+        let mut gid = who.gid();
+        if directory.mode & libc::S_ISGID != 0 {
+            gid = directory.gid;
+            mode |= if is_directory { libc::S_ISGID } else { 0 };
+        }
+        if matches!(node.kind, NodeKind::Symlink(_)) {
+            mode = 0o777;
+        }
+        let oid = self.state.next_oid;
+        self.state.next_oid = Oid(oid.0 + 1);
+        let generation = (self.at.secs as u64).wrapping_mul(1_000_000_000).wrapping_add(u64::from(self.at.nanos));
+        let default_acl = if is_directory { inherited } else { None };
+        Ok(Made { oid, mode, uid: who.uid(), gid, generation, acls, default_acl })
+    }
+}
+
+/// A new object, decided and not yet recorded.
+pub(super) struct Made {
+    oid: Oid,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    generation: u64,
+    acls: Vec<(&'static [u8], Vec<u8>)>,
+    default_acl: Option<acl::Acl>,
+}
+
+impl Made {
+    pub(super) fn object<'a>(&'a self, node: &Node<'a>) -> NewObject<'a> {
+        NewObject {
+            oid: self.oid,
+            kind: node.kind.into(),
+            mode: self.mode,
+            uid: self.uid,
+            gid: self.gid,
+            generation: self.generation,
+            xattrs: self.acls.iter().map(|(name, value)| (*name, value.as_slice())).collect(),
+        }
+    }
+
+    pub(super) fn attributes(&self, node: &Node<'_>, at: Timestamp) -> Attributes {
+        let kind: NewKind<'_> = node.kind.into();
+        Attributes {
+            oid: self.oid,
+            kind: kind.kind(),
+            mode: self.mode,
+            uid: self.uid,
+            gid: self.gid,
+            nlink: if kind.kind().is_directory() { 2 } else { 1 },
+            size: if let NodeKind::Symlink(target) = node.kind { target.len() as u64 } else { 0 },
+            blocks_bytes: 0,
+            atime: at,
+            mtime: at,
+            ctime: at,
+            rdev: kind.rdev(),
+            generation: self.generation,
+        }
+    }
+
+    pub(super) fn inode(self, attributes: Attributes, gate: ids::Lsn) -> Inode {
+        Inode {
+            capability: Some(false),
+            access_acl: Some(self.acls.iter().any(|(name, _)| *name == acl::ACCESS)),
+            default_acl: Some(self.default_acl),
+            blocks_stale: attributes.kind.is_directory(),
+            ..Inode::new(attributes, gate)
+        }
+    }
+}
+
+/// A directory whose entries changed.
+pub(super) fn touched(inode: &mut Inode, nlink: u32, at: Timestamp) {
+    inode.attributes.nlink = nlink;
+    inode.attributes.mtime = at;
+    inode.attributes.ctime = at;
+}
+
+/// An object whose names changed.
+pub(super) fn relinked(inode: &mut Inode, nlink: u32, at: Timestamp) {
+    inode.attributes.nlink = nlink;
+    inode.attributes.ctime = at;
+}

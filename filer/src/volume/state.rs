@@ -1,0 +1,121 @@
+//! What the volume remembers beside the layers: attributes of objects in use, who is open, what is gone.
+//!
+//! Invariant: a cached [`Inode`] equals what the layers say, because every change goes through a transaction
+//! that changes both under one lock. So the path of a write makes no system call, however often the Delta is
+//! sealed in between. What can go wrong: a change that bypasses the volume; nothing may (a node that stops
+//! being primary drops its `Volume` with all this).
+
+use super::acl::Acl;
+use apply_engine::{Attributes, Layers};
+use ids::{Lsn, Oid};
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+/// Cached inodes; beyond it the cache starts anew.
+const MAX_INODES: usize = 1 << 17;
+/// Dead objects whose last attributes are kept for a kernel that still refers to them.
+const MAX_GHOSTS: usize = 1 << 14;
+
+/// What is known of one object.
+#[derive(Clone, Debug)]
+pub(super) struct Inode {
+    /// As the layers say, but for `blocks_bytes` once `blocks_stale`.
+    pub attributes: Attributes,
+    /// Whoever shows this object waits until everything before is committed.
+    pub gate: Lsn,
+    /// The block count has to be asked for again.
+    pub blocks_stale: bool,
+    /// Does it have file capabilities? `None`: not looked yet.
+    pub capability: Option<bool>,
+    /// Does it have an access ACL? `None`: not looked yet.
+    pub access_acl: Option<bool>,
+    /// A directory's default ACL. Outer `None`: not looked yet.
+    pub default_acl: Option<Option<Acl>>,
+}
+
+impl Inode {
+    pub fn new(attributes: Attributes, gate: Lsn) -> Inode {
+        Inode { attributes, gate, blocks_stale: false, capability: None, access_acl: None, default_acl: None }
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct State {
+    pub inodes: OidMap<Inode>,
+    /// How often each object is open.
+    pub opens: OidMap<u32>,
+    /// Last attributes of objects that are gone and that a kernel may still ask for (a shell's working
+    /// directory).
+    pub ghosts: OidMap<Attributes>,
+    /// The next object's.
+    pub next_oid: Oid,
+    /// End of the last record of this volume.
+    pub end: Lsn,
+}
+
+impl State {
+    pub fn new(next_oid: Oid, end: Lsn) -> State {
+        State { inodes: OidMap::default(), opens: OidMap::default(), ghosts: OidMap::default(), next_oid, end }
+    }
+
+    pub fn remember(&mut self, inode: Inode) -> &mut Inode {
+        if self.inodes.len() >= MAX_INODES {
+            self.inodes.clear();
+        }
+        match self.inodes.entry(inode.attributes.oid) {
+            std::collections::hash_map::Entry::Occupied(mut known) => {
+                known.insert(inode);
+                known.into_mut()
+            }
+            std::collections::hash_map::Entry::Vacant(free) => free.insert(inode),
+        }
+    }
+
+    pub fn is_open(&self, oid: Oid) -> bool {
+        self.opens.contains_key(&oid)
+    }
+
+    /// The object is gone for good.
+    pub fn bury(&mut self, oid: Oid) {
+        if let Some(inode) = self.inodes.remove(&oid) {
+            if self.ghosts.len() >= MAX_GHOSTS {
+                self.ghosts.clear();
+            }
+            self.ghosts.insert(oid, Attributes { nlink: 0, ..inode.attributes });
+        }
+    }
+}
+
+/// What has to be committed before `oid` may be shown, as the layers know it.
+pub(super) fn gate_of(layers: &Layers, oid: Oid) -> Lsn {
+    let after = |lsn: Lsn| lsn.plus(1);
+    if let Some(object) = layers.active.read().object(oid) {
+        return after(object.last_lsn);
+    }
+    layers.sealed.iter().rev().find_map(|delta| delta.object(oid)).map_or(Lsn::ZERO, |o| after(o.last_lsn))
+}
+
+/// A map by OID.
+pub(super) type OidMap<T> = HashMap<Oid, T, BuildHasherDefault<OidHasher>>;
+
+/// Multiplicative hashing: OIDs are given by this program, nobody can choose them to collide.
+#[derive(Default)]
+pub(super) struct OidHasher(u64);
+
+impl Hasher for OidHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        let mixed = (self.0 ^ value).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        self.0 = mixed ^ (mixed >> 32);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}

@@ -1,0 +1,1 @@
+//! Semantics over a real base.

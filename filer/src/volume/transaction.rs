@@ -1,0 +1,221 @@
+//! One change of the volume: validate, reserve, absorb under the lock; copy and wait without it.
+//!
+//! Invariants: records enter the log in the order in which they are absorbed (the stack's writer lock spans
+//! both); an answer, good or bad, is given only when everything it is based on is committed.
+//!
+//! What can go wrong: the log refuses a reservation in the middle of a change of two records. An admission
+//! covers all records of a change, so that is a program error; it is answered with EIO and the first record
+//! stands, which by itself is a valid state.
+
+use super::errno::{Errno, Result};
+use super::state::{Inode, State};
+use super::{Volume, acl};
+use crate::stack::Writer;
+use apply_engine::{Layers, NameRef, Operation, RecordPosition, Target, Timestamp};
+use ids::{Lsn, Oid};
+use nvlog::Slot;
+use parking_lot::RwLockWriteGuard;
+use std::cell::Cell;
+use std::ops::Range;
+use std::sync::Arc;
+
+thread_local! {
+    /// Encoded heads of the thread's current transaction; kept so that a write allocates nothing.
+    static HEADS: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Heads longer than this are not kept for the next transaction.
+const MAX_KEPT_HEAD_BYTES: usize = 4096;
+
+/// A record that has its place in the log and not yet its bytes.
+struct Unfilled<'a> {
+    slot: Slot<'a>,
+    head: Range<usize>,
+    data: &'a [u8],
+}
+
+/// A change under way. Holds every lock of the volume.
+pub(super) struct Transaction<'a> {
+    volume: &'a Volume,
+    writer: Writer<'a>,
+    pub state: RwLockWriteGuard<'a, State>,
+    /// The time of everything in it.
+    pub at: Timestamp,
+    heads: Vec<u8>,
+    first: Option<Unfilled<'a>>,
+    more: Vec<Unfilled<'a>>,
+}
+
+impl Volume {
+    /// Runs `act` with the right to write up to `payload_bytes` into the log, and answers when it is safe to.
+    pub(super) fn transact<'a, T>(
+        &'a self,
+        payload_bytes: usize,
+        act: impl FnOnce(&mut Transaction<'a>) -> Result<T>,
+    ) -> Result<T> {
+        let (outcome, end) = self.transact_uncommitted(payload_bytes, act)?;
+        self.journal.wait_committed(end)?;
+        outcome
+    }
+
+    /// Like [`Volume::transact`] without the wait: for changes that nobody waits for.
+    pub(super) fn transact_uncommitted<'a, T>(
+        &'a self,
+        payload_bytes: usize,
+        act: impl FnOnce(&mut Transaction<'a>) -> Result<T>,
+    ) -> Result<(Result<T>, Lsn)> {
+        let admission = self.journal.admit(payload_bytes as u64)?;
+        let mut transaction = Transaction {
+            volume: self,
+            writer: self.stack.writer(),
+            state: self.state.write(),
+            at: Timestamp::now(),
+            heads: HEADS.take(),
+            first: None,
+            more: Vec::new(),
+        };
+        let outcome = act(&mut transaction);
+        let Transaction { writer, state, mut heads, first, more, .. } = transaction;
+        let end = state.end;
+        drop(state);
+        drop(writer);
+        for record in first.into_iter().chain(more) {
+            record.slot.publish(&[&heads[record.head], record.data]);
+        }
+        drop(admission);
+        heads.clear();
+        if heads.capacity() <= MAX_KEPT_HEAD_BYTES {
+            HEADS.set(heads);
+        }
+        Ok((outcome, end))
+    }
+}
+
+impl<'a> Transaction<'a> {
+    /// The newest state.
+    pub fn layers(&self) -> &Arc<Layers> {
+        self.writer.layers()
+    }
+
+    /// What stands in a slot.
+    pub fn lookup(&self, parent: Oid, name: NameRef<'_>) -> Result<Option<Target>> {
+        Ok(self.layers().lookup(parent, name)?)
+    }
+
+    /// Appends a record and absorbs it; the end of the record. `data` follows the head in its payload.
+    pub fn record(&mut self, operation: &Operation<'_>, data: &'a [u8]) -> Result<Lsn> {
+        let start = self.heads.len();
+        operation.encode_head(&mut self.heads);
+        let head = start..self.heads.len();
+        let slot = self.volume.journal.log().reserve(head.len() + data.len()).map_err(|error| {
+            tracing::error!(%error, "the log refused a record that had been admitted");
+            Errno::EIO
+        })?;
+        let position = RecordPosition { lsn: slot.lsn(), end: slot.end_lsn(), payload_lsn: slot.payload_lsn() };
+        self.writer.absorb(position, operation);
+        self.state.end = position.end;
+        let unfilled = Unfilled { slot, head, data };
+        match self.first {
+            None => self.first = Some(unfilled),
+            Some(_) => self.more.push(unfilled),
+        }
+        Ok(position.end)
+    }
+
+    /// An object that must exist. Reads the base if it is not known, so callers [`Volume::warm`] it before.
+    pub fn inode(&mut self, oid: Oid) -> Result<&mut Inode> {
+        if self.state.inodes.contains_key(&oid) {
+            return self.state.inodes.get_mut(&oid).ok_or(Errno::ESTALE);
+        }
+        let attributes = self.layers().attributes(oid)?;
+        let gate = super::state::gate_of(self.layers(), oid);
+        Ok(self.state.remember(Inode::new(attributes, gate)))
+    }
+
+    /// A directory that can hold names: one that was removed can not.
+    pub fn directory(&mut self, oid: Oid) -> Result<&mut Inode> {
+        let inode = self.inode(oid)?;
+        match inode.attributes.kind.is_directory() {
+            true if inode.attributes.nlink == 0 => Err(Errno::ENOENT),
+            true => Ok(inode),
+            false => Err(Errno::ENOTDIR),
+        }
+    }
+
+    /// Changes what is cached of `oid` after a record that ended at `end`.
+    pub fn update(&mut self, oid: Oid, end: Lsn, change: impl FnOnce(&mut Inode)) {
+        if let Some(inode) = self.state.inodes.get_mut(&oid) {
+            inode.gate = end;
+            change(inode);
+        }
+    }
+
+    /// Does it have file capabilities, which any change of its contents or owner takes away?
+    pub fn has_capability(&mut self, oid: Oid) -> Result<bool> {
+        if let Some(known) = self.inode(oid)?.capability {
+            return Ok(known);
+        }
+        let there = self.layers().xattr(oid, super::xattrs::CAPABILITY)?.is_some();
+        self.inode(oid)?.capability = Some(there);
+        Ok(there)
+    }
+
+    /// Its access ACL.
+    pub fn access_acl(&mut self, oid: Oid) -> Result<Option<acl::Acl>> {
+        if self.inode(oid)?.access_acl == Some(false) {
+            return Ok(None);
+        }
+        let value = self.layers().xattr(oid, acl::ACCESS)?;
+        self.inode(oid)?.access_acl = Some(value.is_some());
+        value.map_or(Ok(None), |value| acl::Acl::parse(&value))
+    }
+
+    /// A directory's default ACL.
+    pub fn default_acl(&mut self, oid: Oid) -> Result<Option<acl::Acl>> {
+        if let Some(known) = &self.inode(oid)?.default_acl {
+            return Ok(known.clone());
+        }
+        let value = self.layers().xattr(oid, acl::DEFAULT)?;
+        let parsed = value.map_or(Ok(None), |value| acl::Acl::parse(&value))?;
+        self.inode(oid)?.default_acl = Some(parsed.clone());
+        Ok(parsed)
+    }
+
+    /// Takes file capabilities and, if `clear_set_ids`, the set-id bits away, as a change of contents does.
+    pub fn drop_privileges(&mut self, oid: Oid, clear_set_ids: bool) -> Result<()> {
+        let at = self.at;
+        if self.has_capability(oid)? {
+            let name = super::xattrs::CAPABILITY;
+            let end = self.record(&Operation::RemoveXattr { oid, name, mode: None, at }, &[])?;
+            self.update(oid, end, |inode| {
+                inode.capability = Some(false);
+                inode.attributes.ctime = at;
+            });
+        }
+        let mode = self.inode(oid)?.attributes.mode;
+        let kept = super::attributes::without_set_ids(mode);
+        if clear_set_ids && kept != mode {
+            let patch = apply_engine::AttrPatch { mode: Some(kept), ctime: Some(at), ..Default::default() };
+            let end = self.record(&Operation::SetAttr { oid, patch }, &[])?;
+            self.update(oid, end, |inode| inode.attributes.apply(&patch));
+        }
+        Ok(())
+    }
+}
+
+impl Transaction<'_> {
+    /// What the weaker base filesystem can hold.
+    pub fn limits(&self) -> &super::Limits {
+        &self.volume.limits
+    }
+
+    /// Hard links to one object.
+    pub fn max_links(&self) -> u32 {
+        self.volume.limits.max_links
+    }
+
+    /// The nearest timestamp that both bases can hold.
+    pub fn clamp(&self, at: Timestamp) -> Timestamp {
+        self.volume.limits.clamp(at)
+    }
+}

@@ -1,0 +1,251 @@
+//! Extended attributes: `user.`, `trusted.`, `security.`, and POSIX ACLs.
+//!
+//! Invariants: the volume's own label is neither shown nor changed; what is accepted fits into the weaker base
+//! filesystem together with what is there already; an access ACL and the mode's permission bits agree.
+
+use super::acl::{self, Acl};
+use super::errno::{Errno, Result};
+use super::limits::{MAX_XATTR_LIST_BYTES, MAX_XATTR_NAME_BYTES, MAX_XATTR_VALUE_BYTES, xattr_cost_bytes};
+use super::principal::Principal;
+use super::transaction::Transaction;
+use super::Volume;
+use apply_engine::{AttrPatch, ObjectKind, Operation};
+use ids::Oid;
+
+/// File capabilities, which a change of contents or owner takes away.
+pub(super) const CAPABILITY: &[u8] = b"security.capability";
+/// Payload of a record beside name and value.
+const PAYLOAD_BYTES: usize = 512;
+
+/// setxattr(2)'s flags.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum XattrMode {
+    /// Make or replace.
+    Set,
+    /// `XATTR_CREATE`
+    Create,
+    /// `XATTR_REPLACE`
+    Replace,
+}
+
+impl XattrMode {
+    /// From the bits of setxattr(2).
+    ///
+    /// # Errors
+    /// EINVAL.
+    pub fn from_bits(bits: i32) -> Result<XattrMode> {
+        match bits {
+            0 => Ok(XattrMode::Set),
+            libc::XATTR_CREATE => Ok(XattrMode::Create),
+            libc::XATTR_REPLACE => Ok(XattrMode::Replace),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+}
+
+/// Our label, and whatever else begins with its name.
+fn is_hidden(name: &[u8]) -> bool {
+    name.starts_with(apply_engine::base::LABEL_XATTR.as_bytes())
+}
+
+fn is_acl(name: &[u8]) -> bool {
+    name == acl::ACCESS || name == acl::DEFAULT
+}
+
+fn check_name(name: &[u8]) -> Result<()> {
+    if name.is_empty() || name.len() > MAX_XATTR_NAME_BYTES || name.contains(&0) {
+        return Err(Errno::ERANGE);
+    }
+    let prefixed = [&b"user."[..], b"trusted.", b"security."]
+        .iter()
+        .any(|prefix| name.starts_with(prefix) && name.len() > prefix.len());
+    if prefixed || is_acl(name) { Ok(()) } else { Err(Errno::EOPNOTSUPP) }
+}
+
+impl Volume {
+    /// The value of an xattr.
+    ///
+    /// # Errors
+    /// ENODATA, EOPNOTSUPP for a namespace that does not exist.
+    pub fn xattr(&self, oid: Oid, name: &[u8]) -> Result<Vec<u8>> {
+        check_name(name)?;
+        if is_hidden(name) {
+            return Err(Errno::ENODATA);
+        }
+        let inode = self.known(oid)?;
+        let absent = (name == CAPABILITY && inode.capability == Some(false))
+            || (name == acl::ACCESS && inode.access_acl == Some(false))
+            || (name == acl::DEFAULT && inode.default_acl == Some(None));
+        let value = if absent { None } else { self.stack.snapshot().xattr(oid, name)? };
+        self.show(self.gate(oid)?)?;
+        value.ok_or(Errno::ENODATA)
+    }
+
+    /// The names of all xattrs that `who` may know of, each ended by a NUL.
+    ///
+    /// # Errors
+    /// E2BIG when the list is longer than Linux can return.
+    pub fn xattr_names(&self, who: &dyn Principal, oid: Oid) -> Result<Vec<u8>> {
+        self.known(oid)?;
+        let names = self.stack.snapshot().xattr_names(oid)?;
+        self.show(self.gate(oid)?)?;
+        let mut sees_trusted = None;
+        let mut list = Vec::new();
+        for name in names.iter().filter(|name| !is_hidden(name)) {
+            if name.starts_with(b"trusted.") && !*sees_trusted.get_or_insert_with(|| who.sees_trusted()) {
+                continue;
+            }
+            list.extend_from_slice(name);
+            list.push(0);
+        }
+        if list.len() > MAX_XATTR_LIST_BYTES { Err(Errno::E2BIG) } else { Ok(list) }
+    }
+
+    /// Sets an xattr.
+    ///
+    /// # Errors
+    /// EEXIST and ENODATA as `mode` says, ERANGE, E2BIG, ENOSPC, EOPNOTSUPP, EPERM for the volume's label.
+    pub fn set_xattr(
+        &self,
+        who: &dyn Principal,
+        oid: Oid,
+        name: &[u8],
+        value: &[u8],
+        mode: XattrMode,
+    ) -> Result<()> {
+        check_name(name)?;
+        if is_hidden(name) {
+            return Err(Errno::EPERM);
+        }
+        if value.len() > MAX_XATTR_VALUE_BYTES {
+            return Err(Errno::E2BIG);
+        }
+        if value.len() > self.limits.max_xattr_value_bytes {
+            return Err(Errno::ENOSPC);
+        }
+        self.require_space(value.len() as u64, 0)?;
+        self.warm(oid)?;
+        let payload_bytes = PAYLOAD_BYTES + name.len() + value.len();
+        self.transact(payload_bytes, |transaction| {
+            let present = transaction.layers().xattr(oid, name)?.is_some();
+            match mode {
+                XattrMode::Create if present => return Err(Errno::EEXIST),
+                XattrMode::Replace if !present => return Err(Errno::ENODATA),
+                _ => {}
+            }
+            if is_acl(name) {
+                return transaction.set_acl(who, oid, name, Acl::parse(value)?);
+            }
+            transaction.require_xattr_room(oid, name, value.len())?;
+            let at = transaction.at;
+            let end = transaction.record(&Operation::SetXattr { oid, name, value, mode: None, at }, &[])?;
+            transaction.update(oid, end, |inode| {
+                inode.attributes.ctime = at;
+                if name == CAPABILITY {
+                    inode.capability = Some(true);
+                }
+            });
+            Ok(())
+        })
+    }
+
+    /// Removes an xattr.
+    ///
+    /// # Errors
+    /// ENODATA, EOPNOTSUPP.
+    pub fn remove_xattr(&self, who: &dyn Principal, oid: Oid, name: &[u8]) -> Result<()> {
+        check_name(name)?;
+        if is_hidden(name) {
+            return Err(Errno::ENODATA);
+        }
+        self.warm(oid)?;
+        self.transact(PAYLOAD_BYTES + name.len(), |transaction| {
+            if is_acl(name) {
+                return transaction.set_acl(who, oid, name, None);
+            }
+            if transaction.layers().xattr(oid, name)?.is_none() {
+                return Err(Errno::ENODATA);
+            }
+            transaction.forget_xattr(oid, name, None)
+        })
+    }
+}
+
+impl Transaction<'_> {
+    fn forget_xattr(&mut self, oid: Oid, name: &[u8], mode: Option<u32>) -> Result<()> {
+        let at = self.at;
+        let end = self.record(&Operation::RemoveXattr { oid, name, mode, at }, &[])?;
+        self.update(oid, end, |inode| {
+            inode.attributes.ctime = at;
+            inode.attributes.mode = mode.unwrap_or(inode.attributes.mode);
+            match name {
+                CAPABILITY => inode.capability = Some(false),
+                acl::ACCESS => inode.access_acl = Some(false),
+                acl::DEFAULT => inode.default_acl = Some(None),
+                _ => {}
+            }
+        });
+        Ok(())
+    }
+
+    /// Sets an ACL, or takes it away. An access ACL that says no more than a mode becomes a mode.
+    fn set_acl(&mut self, who: &dyn Principal, oid: Oid, name: &[u8], new: Option<Acl>) -> Result<()> {
+        let before = self.inode(oid)?.attributes;
+        if before.kind == ObjectKind::Symlink {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        if name == acl::DEFAULT && !before.kind.is_directory() {
+            return if new.is_some() { Err(Errno::EACCES) } else { Ok(()) };
+        }
+        let present = self.layers().xattr(oid, name)?.is_some();
+        let mut mode = before.mode;
+        if name == acl::ACCESS
+            && let Some(access) = &new
+        {
+            mode = access.mode(mode);
+            if mode & libc::S_ISGID != 0 && !who.in_group(before.gid) && !who.keeps_set_ids() {
+                mode &= !libc::S_ISGID;
+            }
+        }
+        let changed_mode = (mode != before.mode).then_some(mode);
+        let stored = new.filter(|new| name == acl::DEFAULT || !new.is_only_mode());
+        let at = self.at;
+        let Some(stored) = stored else {
+            if present {
+                return self.forget_xattr(oid, name, changed_mode);
+            }
+            let patch = AttrPatch { mode: changed_mode, ctime: Some(at), ..AttrPatch::default() };
+            if changed_mode.is_some() {
+                let end = self.record(&Operation::SetAttr { oid, patch }, &[])?;
+                self.update(oid, end, |inode| inode.attributes.apply(&patch));
+            }
+            return Ok(());
+        };
+        let value = stored.to_bytes();
+        self.require_xattr_room(oid, name, value.len())?;
+        let operation = Operation::SetXattr { oid, name, value: &value, mode: changed_mode, at };
+        let end = self.record(&operation, &[])?;
+        self.update(oid, end, |inode| {
+            inode.attributes.ctime = at;
+            inode.attributes.mode = mode;
+            match name {
+                acl::ACCESS => inode.access_acl = Some(true),
+                _ => inode.default_acl = Some(Some(stored)),
+            }
+        });
+        Ok(())
+    }
+
+    /// Where the base keeps all xattrs of an object in one block, there must be room in it.
+    fn require_xattr_room(&self, oid: Oid, name: &[u8], value_bytes: usize) -> Result<()> {
+        let Some(limit) = self.limits().max_xattrs_bytes else { return Ok(()) };
+        let mut total = xattr_cost_bytes(name.len(), value_bytes);
+        for other in self.layers().xattr_names(oid)? {
+            if other != name && !is_hidden(&other) {
+                let len = self.layers().xattr(oid, &other)?.map_or(0, |value| value.len());
+                total += xattr_cost_bytes(other.len(), len);
+            }
+        }
+        if total > limit { Err(Errno::ENOSPC) } else { Ok(()) }
+    }
+}
