@@ -1,13 +1,19 @@
-//! The Twinfiler node.
+//! The Twinfiler node: where log, transport, apply engine and pair meet.
+//!
+//! A client's request comes in through a front door ([`fuse`]), gets its meaning from the [`volume`], becomes
+//! a record in the [`stack`] of Deltas and in the log, and is answered when the [`commit`] path says so. The
+//! [`node`] runs all that; [`witness`] is the third machine's program.
 
+pub mod cli;
 pub mod commit;
-pub mod fuse;
-pub mod volume;
-/// The volume's Deltas and the order in which records enter: use `DeltaStack::writer()` for validate + reserve + absorb, `snapshot()` for reads.
-pub mod stack;
 pub mod config;
 pub mod control;
+pub mod fuse;
 pub mod hooks;
 pub mod metrics;
+pub mod node;
 pub mod shutdown;
+pub mod stack;
 pub mod status;
+pub mod volume;
+pub mod witness;

@@ -50,6 +50,7 @@ struct State {
     local_applied: Lsn,
     peer_applied: Lsn,
     closed: Option<NotServing>,
+    paused: bool,
 }
 
 /// The gate of one volume.
@@ -75,14 +76,27 @@ impl Gate {
             local_applied: floor,
             peer_applied: floor,
             closed: Some(NotServing::NotPrimary),
+            paused: false,
         };
         Arc::new(Gate { capacity_bytes, reserve_bytes, state: Mutex::new(state), moved: Condvar::new() })
     }
 
     /// Lets clients in.
     pub fn open(&self) {
-        self.state.lock().closed = None;
+        let mut state = self.state.lock();
+        state.closed = None;
+        state.paused = false;
         self.moved.notify_all();
+    }
+
+    /// Holds newcomers back without an answer, until [`Gate::open`] or [`Gate::close`] decides about them.
+    pub fn pause(&self) {
+        self.state.lock().paused = true;
+    }
+
+    /// Is nobody inside?
+    pub fn is_empty(&self) -> bool {
+        self.state.lock().admitted_bytes == 0
     }
 
     /// Lets nobody in any more; those who wait get `why`.
@@ -115,6 +129,10 @@ impl Gate {
         loop {
             if let Some(why) = state.closed {
                 return Err(why);
+            }
+            if state.paused {
+                self.moved.wait(&mut state);
+                continue;
             }
             let used = reserved().since(state.floor) + state.admitted_bytes;
             if used + log_bytes + self.reserve_bytes > self.capacity_bytes {
@@ -180,6 +198,13 @@ impl Gate {
         } else {
             state.spans.push_back(Span { end, ..span });
         }
+    }
+
+    /// What was logged here and not applied is void, or counted elsewhere.
+    pub fn forget_pending(&self) {
+        let mut state = self.state.lock();
+        state.spans.clear();
+        state.open = Span { disk_bytes: 0, inodes: 0, ..state.open };
     }
 
     /// This node's filesystem holds everything before `applied` and has `space` left.

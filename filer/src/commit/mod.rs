@@ -4,12 +4,16 @@
 //! and says when a record may be shown. Volume code knows nothing of transports, epochs or witnesses.
 
 mod gate;
+mod path;
+#[cfg(test)]
+mod path_tests;
+mod waiters;
 
 pub use gate::Gate;
+pub use path::{CommitEvents, CommitPath};
 
 use ids::Lsn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// This node can not answer (any more): not primary, deposed, stopping, or frozen for longer than a client
 /// should wait.
@@ -29,30 +33,25 @@ pub enum NotServing {
     LogFailed,
 }
 
-/// A right to reserve up to `bytes` of payload in the log. Given back when dropped.
+/// A right to reserve up to `bytes` of payload in the log; given back when dropped.
 #[derive(Debug)]
 pub struct Admission {
     /// Payload bytes that may be reserved under it.
     pub bytes: u64,
-    outstanding: Option<Arc<AtomicU64>>,
+    held: Option<(Arc<Gate>, u64)>,
 }
 
 impl Admission {
     /// An admission that nobody counts.
     pub fn uncounted(bytes: u64) -> Admission {
-        Admission { bytes, outstanding: None }
-    }
-
-    /// An admission whose bytes the caller has added to `outstanding`; dropping it subtracts them.
-    pub fn counted(bytes: u64, outstanding: Arc<AtomicU64>) -> Admission {
-        Admission { bytes, outstanding: Some(outstanding) }
+        Admission { bytes, held: None }
     }
 }
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        if let Some(outstanding) = &self.outstanding {
-            outstanding.fetch_sub(self.bytes, Ordering::AcqRel);
+        if let Some((gate, log_bytes)) = self.held.take() {
+            gate.give_back(log_bytes);
         }
     }
 }

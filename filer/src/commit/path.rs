@@ -1,0 +1,498 @@
+//! The acknowledgement path: from a published record to "both logs hold it".
+//!
+//! There is no commit thread. The client thread that needs an answer drives: it seals what has been
+//! published (its own record and everybody else's), sends that to the partner, makes it durable here while it
+//! is on the wire, and polls for the partner's answer. Other client threads find the driver's lock taken and
+//! park; one wakes when it is satisfied or chosen to drive next. So a batch gathers while another is in
+//! flight, an idle pair sends at once, and a lone write wakes no other thread of its node. A thread of its
+//! own that all writers hand over to was not chosen: it costs two wake-ups for each write.
+//!
+//! Invariants: `committed` only moves as [`Cursors`] allows, under its lock; an acknowledgement rule change
+//! takes that lock too, so after `set_rule(Nobody)` returns nothing more is released. What can go wrong: the
+//! link fails under the driver (it reports once and parks like the others until the rule changes or a new
+//! link comes), the log's memory fails (the volume stops serving).
+
+use super::waiters::Waiters;
+use super::{Admission, Gate, Journal, NotServing, SpaceBudget};
+use crate::metrics::VolumeMetrics;
+use ids::{AckRule, CursorError, Cursors, LogPoint, Lsn};
+use nvlog::Log;
+use parking_lot::{Mutex, MutexGuard};
+use rdma_transport::{LinkError, MirrorSender};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Batches on the wire at once: one travels while the next gathers and follows.
+const MAX_IN_FLIGHT: usize = 2;
+/// Longest run of records sent as one batch while catching up.
+const CATCH_UP_BATCH_BYTES: u64 = 1 << 20;
+/// How long the driver blocks for the partner's answer before it looks around.
+const POLL_WAIT: Duration = Duration::from_millis(20);
+/// How long a read waits for a lease to be renewed before the client is told.
+const LEASE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Problems the node's runtime has to hear of.
+pub trait CommitEvents: Send + Sync {
+    /// The mirror link numbered `link` failed.
+    fn mirror_lost(&self, link: u64, error: LinkError);
+    /// This node's log can not be written any more.
+    fn log_failed(&self, error: String);
+    /// Space runs out: a consistency point would help.
+    fn want_consistency_point(&self);
+}
+
+struct Mirror {
+    link: u64,
+    sender: Box<dyn MirrorSender>,
+    sent: LogPoint,
+}
+
+const OPEN: u8 = 0;
+
+/// The commit path of one volume on one node.
+pub struct CommitPath {
+    log: Arc<Log>,
+    gate: Arc<Gate>,
+    metrics: Arc<VolumeMetrics>,
+    events: Box<dyn CommitEvents>,
+    cursors: Mutex<Cursors>,
+    committed: AtomicU64,
+    /// Everything before it is durable here. The lock is held while persisting.
+    local: Mutex<LogPoint>,
+    mirror: Mutex<Option<Mirror>>,
+    waiters: Waiters,
+    /// `OPEN`, or why nobody is served (see [`code`]).
+    closed: AtomicU8,
+    rule: AtomicU8,
+    started: Instant,
+    lease_until_ms: AtomicU64,
+}
+
+impl CommitPath {
+    /// The path over `log`, whose sealed and durable end is `cursors.local_durable()`. Serves nobody yet.
+    pub fn new(
+        log: Arc<Log>,
+        cursors: Cursors,
+        gate: Arc<Gate>,
+        metrics: Arc<VolumeMetrics>,
+        events: Box<dyn CommitEvents>,
+        started: Instant,
+    ) -> CommitPath {
+        CommitPath {
+            gate,
+            metrics,
+            events,
+            committed: AtomicU64::new(cursors.committed().0),
+            local: Mutex::new(log.end()),
+            log,
+            cursors: Mutex::new(cursors),
+            mirror: Mutex::new(None),
+            waiters: Waiters::default(),
+            closed: AtomicU8::new(code(NotServing::NotPrimary)),
+            rule: AtomicU8::new(AckRule::Nobody as u8),
+            started,
+            lease_until_ms: AtomicU64::new(0),
+        }
+    }
+
+    /// A copy of the cursors.
+    pub fn cursors(&self) -> Cursors {
+        *self.cursors.lock()
+    }
+
+    /// The gate in front of the log.
+    pub fn gate(&self) -> &Arc<Gate> {
+        &self.gate
+    }
+
+    /// Changes what acknowledgements wait for. When it returns, the old rule releases nothing any more.
+    pub fn set_rule(&self, rule: AckRule) -> Result<(), CursorError> {
+        let committed = {
+            let mut cursors = self.cursors.lock();
+            let committed = cursors.set_rule(rule)?;
+            self.rule.store(rule as u8, Ordering::SeqCst);
+            committed
+        };
+        self.publish_committed(committed);
+        self.waiters.wake_all();
+        Ok(())
+    }
+
+    /// Lets clients in.
+    pub fn open(&self) {
+        self.closed.store(OPEN, Ordering::SeqCst);
+        self.gate.open();
+    }
+
+    /// Holds new operations back; those that are inside run to their end.
+    pub fn pause(&self) {
+        self.gate.pause();
+    }
+
+    /// After [`CommitPath::pause`]: has every operation that was let in been committed?
+    pub fn is_drained(&self) -> bool {
+        self.gate.is_empty() && self.log.reserved() == self.committed()
+    }
+
+    /// Serves nobody any more; everybody who waits gets `why`.
+    pub fn close(&self, why: NotServing) {
+        self.closed.store(code(why), Ordering::SeqCst);
+        self.gate.close(why);
+        self.waiters.wake_all();
+    }
+
+    /// Reads may be answered until `until_ms` on the node's clock.
+    pub fn set_lease(&self, until_ms: u64) {
+        self.lease_until_ms.store(until_ms, Ordering::SeqCst);
+    }
+
+    /// Until when reads may be answered, on the node's clock.
+    pub fn lease_until_ms(&self) -> u64 {
+        self.lease_until_ms.load(Ordering::SeqCst)
+    }
+
+    /// Milliseconds since the node started, the clock of leases.
+    pub fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    /// Starts to mirror over `sender` what lies after `from`, which the partner has durably.
+    ///
+    /// # Errors
+    /// When the link does not take it.
+    pub fn start_mirror(
+        &self,
+        link: u64,
+        mut sender: Box<dyn MirrorSender>,
+        from: LogPoint,
+    ) -> Result<(), LinkError> {
+        let mut mirror = self.mirror.lock();
+        sender.start(from)?;
+        *mirror = Some(Mirror { link, sender, sent: from });
+        self.peer_durable(from);
+        drop(mirror);
+        self.waiters.wake_next();
+        Ok(())
+    }
+
+    /// Stops to mirror, and gives the sender back. Waits for a driver that is polling, for at most
+    /// [`POLL_WAIT`].
+    pub fn stop_mirror(&self) -> Option<(u64, Box<dyn MirrorSender>)> {
+        let stopped = self.mirror.lock().take();
+        self.waiters.wake_next();
+        stopped.map(|mirror| (mirror.link, mirror.sender))
+    }
+
+    /// Like [`CommitPath::stop_mirror`], if the mirror uses this link.
+    pub fn stop_mirror_of(&self, link: u64) -> Option<Box<dyn MirrorSender>> {
+        let mut mirror = self.mirror.lock();
+        if mirror.as_ref().is_none_or(|mirror| mirror.link != link) {
+            return None;
+        }
+        mirror.take().map(|mirror| mirror.sender)
+    }
+
+    /// Moves records that nobody waits for, and feeds a partner that catches up. Returns whether there is more.
+    pub fn pump(&self) -> bool {
+        let both = self.rule() == AckRule::Both;
+        let mut more = false;
+        if let Some(mut mirror) = self.mirror.try_lock()
+            && let Some(link) = mirror.as_mut()
+        {
+            // Clients drive under the rule `both`; under `local` nobody else uses the link.
+            let wait = if both { Duration::ZERO } else { Duration::from_millis(5) };
+            match self.exchange(link, wait) {
+                Ok(()) => more = link.sent.lsn < self.log.end().lsn || link.sender.in_flight() > 0,
+                Err(error) => self.lose_mirror(mirror, error),
+            }
+        } else if self.rule() == AckRule::Local {
+            self.persist_sealed(self.log.seal());
+        }
+        self.waiters.wake_next();
+        more
+    }
+
+    /// A primary's partner hears what is committed.
+    pub fn committed_by_primary(&self, to: Lsn) -> Result<(), CursorError> {
+        let committed = {
+            let mut cursors = self.cursors.lock();
+            let to = to.min(cursors.local_durable()).max(cursors.committed());
+            cursors.set_committed_by_primary(to)?;
+            to
+        };
+        self.publish_committed(committed);
+        Ok(())
+    }
+
+    /// On the partner: the log was extended by ingesting, and holds everything before `to` durably.
+    pub fn ingested(&self, to: LogPoint) -> Result<(), CursorError> {
+        let mut cursors = self.cursors.lock();
+        cursors.set_reserved(to.lsn)?;
+        cursors.set_appended(to.lsn)?;
+        cursors.set_local_durable(to.lsn)?;
+        *self.local.lock() = to;
+        Ok(())
+    }
+
+    /// Could the log be cut at `to`?
+    pub fn check_truncation(&self, to: Lsn) -> Result<(), CursorError> {
+        let mut cursors = self.cursors();
+        cursors.truncate(to)
+    }
+
+    /// The log was cut at `to`.
+    pub fn truncated(&self, to: LogPoint) -> Result<(), CursorError> {
+        self.cursors.lock().truncate(to.lsn)?;
+        *self.local.lock() = to;
+        Ok(())
+    }
+
+    /// Changes the cursors that consistency points move, and tells gate and log what may be overwritten.
+    pub fn update(
+        &self,
+        change: impl FnOnce(&mut Cursors) -> Result<(), CursorError>,
+    ) -> Result<(), CursorError> {
+        let floor = {
+            let mut cursors = self.cursors.lock();
+            change(&mut cursors)?;
+            cursors.space_floor()
+        };
+        self.log.set_space_floor(floor);
+        self.gate.set_floor(floor);
+        Ok(())
+    }
+
+    /// Makes everything that is published durable here. For the node's own records while nobody is served.
+    pub fn persist_all(&self) {
+        self.persist_sealed(self.log.seal());
+    }
+
+    fn rule(&self) -> AckRule {
+        match self.rule.load(Ordering::SeqCst) {
+            r if r == AckRule::Both as u8 => AckRule::Both,
+            r if r == AckRule::Local as u8 => AckRule::Local,
+            _ => AckRule::Nobody,
+        }
+    }
+
+    fn check_open(&self) -> Result<(), NotServing> {
+        match self.closed.load(Ordering::SeqCst) {
+            OPEN => Ok(()),
+            closed => Err(reason(closed)),
+        }
+    }
+
+    /// One step of driving: seal, send, persist, and hear the partner for up to `wait`.
+    fn exchange(&self, mirror: &mut Mirror, wait: Duration) -> Result<(), LinkError> {
+        let sealed = self.log.seal();
+        self.note_sealed(sealed.lsn);
+        if sealed.lsn > mirror.sent.lsn && mirror.sender.in_flight() < MAX_IN_FLIGHT {
+            let to = self.batch_end(mirror.sent, sealed);
+            mirror.sender.write(to)?;
+            mirror.sent = to;
+        }
+        self.persist_sealed(sealed);
+        if mirror.sender.in_flight() > 0
+            && let Some(durable) = mirror.sender.poll(wait)?
+        {
+            self.peer_durable(durable);
+        }
+        Ok(())
+    }
+
+    /// Where a batch that starts at `from` ends: everything, unless that is far behind.
+    fn batch_end(&self, from: LogPoint, sealed: LogPoint) -> LogPoint {
+        if sealed.lsn.since(from.lsn) <= CATCH_UP_BATCH_BYTES {
+            return sealed;
+        }
+        let mut end = sealed;
+        for record in self.log.records(from, sealed.lsn) {
+            // What can not be read here the partner's chain check would refuse: let it say so.
+            let Ok(record) = record else { break };
+            end = record.point_after;
+            if end.lsn.since(from.lsn) >= CATCH_UP_BATCH_BYTES {
+                break;
+            }
+        }
+        end
+    }
+
+    fn note_sealed(&self, sealed: Lsn) {
+        let mut cursors = self.cursors.lock();
+        if sealed > cursors.appended() {
+            let moved = cursors.set_reserved(sealed).and_then(|()| cursors.set_appended(sealed));
+            moved.expect("the log never seals more than its capacity holds");
+        }
+    }
+
+    fn persist_sealed(&self, sealed: LogPoint) {
+        let mut local = self.local.lock();
+        if sealed.lsn <= local.lsn {
+            return;
+        }
+        let begun = Instant::now();
+        if let Err(error) = self.log.persist(local.lsn, sealed.lsn) {
+            drop(local);
+            self.close(NotServing::LogFailed);
+            self.events.log_failed(error.to_string());
+            return;
+        }
+        *local = sealed;
+        drop(local);
+        self.metrics.persist.observe(begun.elapsed());
+        self.note_sealed(sealed.lsn);
+        let committed =
+            self.cursors.lock().set_local_durable(sealed.lsn).expect("what is persisted was sealed before");
+        self.publish_committed(committed);
+    }
+
+    fn peer_durable(&self, durable: LogPoint) {
+        let moved = self.cursors.lock().set_peer_durable(durable);
+        let committed = moved.expect("the sender reports only what it was given");
+        self.publish_committed(committed);
+    }
+
+    fn publish_committed(&self, committed: Lsn) {
+        if self.committed.fetch_max(committed.0, Ordering::SeqCst) < committed.0 {
+            self.waiters.wake_satisfied(committed);
+        }
+    }
+
+    fn lose_mirror(&self, mut mirror: MutexGuard<'_, Option<Mirror>>, error: LinkError) {
+        if let Some(lost) = mirror.take() {
+            drop(mirror);
+            self.events.mirror_lost(lost.link, error);
+        }
+    }
+
+    /// Drives until `lsn` is committed, the rule changes, or there is nothing to drive with. Returns whether
+    /// the caller should look again at once.
+    fn drive(&self, lsn: Lsn) -> bool {
+        match self.rule() {
+            AckRule::Nobody => false,
+            AckRule::Local => {
+                self.persist_sealed(self.log.seal());
+                self.committed() < lsn && self.rule() == AckRule::Local && {
+                    // An earlier record is still being filled by another thread.
+                    std::thread::yield_now();
+                    true
+                }
+            }
+            AckRule::Both => {
+                let Some(mut mirror) = self.mirror.try_lock() else { return false };
+                let mut alive = true;
+                while let Some(link) = mirror.as_mut() {
+                    if self.committed() >= lsn || self.rule() != AckRule::Both || self.check_open().is_err() {
+                        break;
+                    }
+                    if let Err(error) = self.exchange(link, POLL_WAIT) {
+                        self.lose_mirror(mirror, error);
+                        self.waiters.wake_next();
+                        return false;
+                    }
+                    if link.sender.in_flight() == 0 && self.committed() < lsn {
+                        std::thread::yield_now();
+                    }
+                }
+                alive &= mirror.is_some();
+                drop(mirror);
+                // Whoever waits next finds the lock free, or was satisfied on the way.
+                if alive {
+                    self.waiters.wake_next();
+                }
+                alive
+            }
+        }
+    }
+}
+
+impl Journal for CommitPath {
+    fn admit(&self, payload_bytes: u64) -> Result<Admission, NotServing> {
+        self.check_open()?;
+        self.gate.admit(payload_bytes, || self.log.reserved(), || self.events.want_consistency_point())
+    }
+
+    fn log(&self) -> &Arc<Log> {
+        &self.log
+    }
+
+    fn wait_committed(&self, lsn: Lsn) -> Result<(), NotServing> {
+        if self.committed() >= lsn {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        loop {
+            while self.drive(lsn) && self.committed() < lsn {
+                self.check_open()?;
+            }
+            if self.committed() >= lsn {
+                self.metrics.commit.observe(begun.elapsed());
+                self.metrics.operations.add(1);
+                return Ok(());
+            }
+            self.check_open()?;
+            self.waiters.register(lsn);
+            let idle = self.committed() < lsn
+                && self.check_open().is_ok()
+                && (self.rule() == AckRule::Nobody || !self.can_drive());
+            if idle {
+                std::thread::park();
+            }
+            self.waiters.unregister();
+        }
+    }
+
+    fn committed(&self) -> Lsn {
+        Lsn(self.committed.load(Ordering::SeqCst))
+    }
+
+    fn check_lease(&self) -> Result<(), NotServing> {
+        if self.now_ms() < self.lease_until_ms.load(Ordering::SeqCst) {
+            return self.check_open();
+        }
+        let patience = Instant::now() + LEASE_PATIENCE;
+        while self.now_ms() >= self.lease_until_ms.load(Ordering::SeqCst) {
+            self.check_open()?;
+            if Instant::now() >= patience {
+                return Err(NotServing::Frozen);
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        self.check_open()
+    }
+
+    fn space(&self) -> SpaceBudget {
+        self.gate.space()
+    }
+}
+
+impl CommitPath {
+    /// Could a thread that looks now drive? Under `local` always; under `both` when a link is there and nobody
+    /// has it.
+    fn can_drive(&self) -> bool {
+        match self.rule() {
+            AckRule::Nobody => false,
+            AckRule::Local => true,
+            AckRule::Both => self.mirror.try_lock().is_some_and(|mirror| mirror.is_some()),
+        }
+    }
+}
+
+fn code(why: NotServing) -> u8 {
+    match why {
+        NotServing::NotPrimary => 1,
+        NotServing::Frozen => 2,
+        NotServing::Stopping => 3,
+        NotServing::LogFailed => 4,
+    }
+}
+
+fn reason(code: u8) -> NotServing {
+    match code {
+        2 => NotServing::Frozen,
+        3 => NotServing::Stopping,
+        4 => NotServing::LogFailed,
+        _ => NotServing::NotPrimary,
+    }
+}

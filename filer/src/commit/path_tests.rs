@@ -1,0 +1,208 @@
+//! The commit path over real logs and a real loopback link, partner's side included.
+
+use super::*;
+use crate::metrics::Metrics;
+use ids::{AckRule, Cursors, LogPoint, NodeName, VolumeId};
+use nvlog::{FormatOptions, Log};
+use parking_lot::Mutex;
+use rdma_transport::{Link, LinkError, LinkParams, tcp};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+const VOLUME: VolumeId = VolumeId([7; 16]);
+const CAPACITY_BYTES: u64 = 1 << 20;
+
+#[derive(Default)]
+struct Heard {
+    lost: Mutex<Vec<u64>>,
+}
+
+struct Events(Arc<Heard>);
+
+impl CommitEvents for Events {
+    fn mirror_lost(&self, link: u64, _error: LinkError) {
+        self.0.lost.lock().push(link);
+    }
+    fn log_failed(&self, error: String) {
+        panic!("the emulated log failed: {error}");
+    }
+    fn want_consistency_point(&self) {}
+}
+
+fn log() -> Arc<Log> {
+    let region = nvlog::region::anonymous(CAPACITY_BYTES + (1 << 20)).unwrap();
+    let options = FormatOptions { volume: VOLUME, capacity_bytes: CAPACITY_BYTES, overwrite: true };
+    Arc::new(Log::format(region, options).unwrap())
+}
+
+fn path(log: &Arc<Log>, heard: &Arc<Heard>) -> Arc<CommitPath> {
+    let (tail, end) = (log.tail().lsn, log.end().lsn);
+    let cursors = Cursors::new(CAPACITY_BYTES, tail, tail, end).unwrap();
+    let gate = Gate::new(CAPACITY_BYTES, 64 << 10, tail);
+    let metrics = Metrics::new().volume("v");
+    let roomy = SpaceBudget {
+        total_bytes: 1 << 40,
+        free_bytes: 1 << 40,
+        available_bytes: 1 << 40,
+        ..Default::default()
+    };
+    gate.set_local_space(tail, roomy);
+    let path =
+        CommitPath::new(log.clone(), cursors, gate, metrics, Box::new(Events(heard.clone())), Instant::now());
+    path.open();
+    Arc::new(path)
+}
+
+fn name(text: &str) -> NodeName {
+    text.parse().unwrap()
+}
+
+fn links(a: &Log, b: &Log) -> (Link, Link) {
+    let listener = tcp::Listener::bind("127.0.0.1:0").unwrap();
+    let to_a = LinkParams::new(VOLUME, name("b"), name("a"));
+    let acceptor = listener.register(to_a, b.memory()).unwrap();
+    let address = listener.local_addr().to_string();
+    let at_a = tcp::connect(&address, &LinkParams::new(VOLUME, name("a"), name("b")), a.memory()).unwrap();
+    let at_b = acceptor.accept(Duration::from_secs(5)).unwrap().expect("the link was made");
+    (at_a, at_b)
+}
+
+/// A partner that takes in everything until it is told to stop.
+struct Partner {
+    log: Arc<Log>,
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Partner {
+    fn start(log: Arc<Log>, link: Link, at: LogPoint) -> Partner {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, partner_log) = (stop.clone(), log.clone());
+        let thread = std::thread::spawn(move || {
+            let mut link = link;
+            link.fence.grant();
+            link.receiver.start(at).unwrap();
+            while !stopped.load(Ordering::SeqCst) {
+                let Ok(arrival) = link.receiver.next(Duration::from_millis(10)) else { return };
+                let Some(arrival) = arrival else { continue };
+                let before = partner_log.end().lsn;
+                let landed = partner_log.ingest(arrival.to.lsn).unwrap();
+                assert_eq!(landed, arrival.to);
+                partner_log.persist(before, landed.lsn).unwrap();
+                if link.receiver.acknowledge(landed).is_err() {
+                    return;
+                }
+            }
+        });
+        Partner { log, stop, thread: Some(thread) }
+    }
+
+    fn stop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        self.thread.take().map(std::thread::JoinHandle::join).transpose().unwrap();
+    }
+}
+
+fn append(path: &CommitPath, payload: &[u8]) -> Lsn {
+    let _admission = path.admit(payload.len() as u64).unwrap();
+    let slot = path.log().reserve(payload.len()).unwrap();
+    let end = slot.end_lsn();
+    slot.publish(&[payload]);
+    end
+}
+
+#[test]
+fn many_clients_commit_on_both_logs() {
+    let (a, b) = (log(), log());
+    let path = path(&a, &Arc::default());
+    let (at_a, at_b) = links(&a, &b);
+    let mut partner = Partner::start(b, at_b, a.end());
+    path.set_rule(AckRule::Both).unwrap();
+    path.start_mirror(1, at_a.sender, a.end()).unwrap();
+    std::thread::scope(|scope| {
+        for client in 0..6u8 {
+            let path = &path;
+            scope.spawn(move || {
+                for size in 0..150 {
+                    let end = append(path, &vec![client; size]);
+                    path.wait_committed(end).unwrap();
+                    assert!(path.committed() >= end);
+                }
+            });
+        }
+    });
+    assert_eq!(partner.log.end(), a.end(), "what was answered is on both logs");
+    partner.stop();
+}
+
+#[test]
+fn nothing_is_answered_without_the_partner_until_the_rule_says_so() {
+    let (a, b) = (log(), log());
+    let heard = Arc::new(Heard::default());
+    let path = path(&a, &heard);
+    let (at_a, at_b) = links(&a, &b);
+    path.set_rule(AckRule::Both).unwrap();
+    path.start_mirror(9, at_a.sender, a.end()).unwrap();
+    drop(at_b);
+    let waiting = {
+        let path = path.clone();
+        std::thread::spawn(move || {
+            let end = append(&path, b"alone");
+            path.wait_committed(end).map(|()| end)
+        })
+    };
+    let begun = Instant::now();
+    while heard.lost.lock().is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "the broken link was never told");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(*heard.lost.lock(), [9]);
+    path.set_rule(AckRule::Nobody).unwrap();
+    std::thread::sleep(Duration::from_millis(30));
+    assert!(!waiting.is_finished(), "frozen: nobody is answered");
+    assert_eq!(path.committed(), Lsn(0));
+    path.set_rule(AckRule::Local).unwrap();
+    let end = waiting.join().unwrap().unwrap();
+    assert!(path.committed() >= end);
+}
+
+#[test]
+fn a_partner_that_comes_back_gets_what_it_misses_and_then_counts() {
+    let (a, b) = (log(), log());
+    let path = path(&a, &Arc::default());
+    path.set_rule(AckRule::Local).unwrap();
+    let from = b.end();
+    for n in 0..200u32 {
+        let end = append(&path, &n.to_le_bytes().repeat(100));
+        path.wait_committed(end).unwrap();
+    }
+    let (at_a, at_b) = links(&a, &b);
+    let mut partner = Partner::start(b, at_b, from);
+    path.start_mirror(2, at_a.sender, from).unwrap();
+    path.set_rule(AckRule::Both).unwrap();
+    let end = append(&path, b"behind the barrier");
+    path.wait_committed(end).unwrap();
+    assert_eq!(partner.log.end(), a.end());
+    partner.stop();
+}
+
+#[test]
+fn closing_answers_everybody_who_waits() {
+    let a = log();
+    let path = path(&a, &Arc::default());
+    let waiting: Vec<_> = (0..4)
+        .map(|_| {
+            let path = path.clone();
+            std::thread::spawn(move || {
+                let end = append(&path, b"x");
+                path.wait_committed(end)
+            })
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(20));
+    path.close(NotServing::NotPrimary);
+    for waiting in waiting {
+        assert_eq!(waiting.join().unwrap(), Err(NotServing::NotPrimary));
+    }
+    assert!(path.check_lease().is_err());
+}

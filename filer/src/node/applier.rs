@@ -1,0 +1,224 @@
+//! Consistency points: the sealed Delta goes to the local filesystem, then the log's tail moves.
+//!
+//! Order, each step durable before the next: seal → everything before the seal is committed → nobody reads a
+//! state in which it was not sealed → apply → flush the filesystem → move the tail → nobody reads the state in
+//! which the Delta existed → its log space may be overwritten. A crash anywhere leaves the tail where it was,
+//! and recovery applies the same records again (invariant 5).
+//!
+//! What can go wrong: the filesystem is full or broken. Then the Delta stays, it is tried again at growing
+//! intervals, the node says so, the log fills and slows its clients, and the pair hands over to a healthy
+//! partner.
+
+use super::event::NodeEvent;
+use super::shared::{Shared, unix_ms};
+use crate::commit::Journal;
+use crate::status::ConsistencyPointStatus;
+use apply_engine::Delta;
+use apply_engine::consistency::ApplyError;
+use ids::Lsn;
+use pair::LocalFault;
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// First and longest pause between two attempts at a filesystem that fails.
+const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+/// How often a wait looks around.
+const POLL: Duration = Duration::from_millis(1);
+/// How soon a partner absorbs what was committed.
+const ABSORB_INTERVAL: Duration = Duration::from_millis(20);
+/// Faults that begin so are forgotten when applying works again.
+const FAULT_PREFIX: &str = "applying to the base filesystem fails";
+
+#[derive(Debug, Default)]
+struct Wanted {
+    now: bool,
+    finished: u64,
+}
+
+/// What the applier's thread shares with the others.
+#[derive(Debug, Default)]
+pub(super) struct ApplierState {
+    wanted: Mutex<Wanted>,
+    wake: Condvar,
+    /// Held from sealing to dropping.
+    working: Mutex<()>,
+    /// Raised by those who want the lock, so that a wait inside gives it up.
+    interrupted: AtomicU64,
+}
+
+/// No consistency point runs while this lives, and none is half done, except one that failed.
+pub(super) struct Exclusive<'a> {
+    state: &'a ApplierState,
+    _working: MutexGuard<'a, ()>,
+}
+
+impl Drop for Exclusive<'_> {
+    fn drop(&mut self) {
+        self.state.interrupted.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl ApplierState {
+    /// Asks for a consistency point now.
+    pub fn request(&self) {
+        self.wanted.lock().now = true;
+        self.wake.notify_all();
+    }
+
+    /// Asks for a consistency point and waits until one that began after the call is finished.
+    pub fn request_and_wait(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        let mut wanted = self.wanted.lock();
+        // One may be running that sealed before the call: wait for the one after it.
+        let target = wanted.finished + 2;
+        loop {
+            wanted.now = true;
+            self.wake.notify_all();
+            if wanted.finished >= target {
+                return true;
+            }
+            if self.wake.wait_until(&mut wanted, deadline).timed_out() {
+                return false;
+            }
+        }
+    }
+
+    /// Keeps consistency points away; waits for the one that runs, or breaks off its waiting.
+    pub fn exclusive(&self) -> Exclusive<'_> {
+        self.interrupted.fetch_add(1, Ordering::AcqRel);
+        Exclusive { state: self, _working: self.working.lock() }
+    }
+
+    fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Acquire) > 0
+    }
+
+    fn finished(&self) {
+        self.wanted.lock().finished += 1;
+        self.wake.notify_all();
+    }
+}
+
+/// The applier's thread.
+pub(super) fn run(shared: &Arc<Shared>) {
+    let mut last = Instant::now();
+    let mut retry = RETRY_MIN;
+    while !shared.is_stopping() {
+        if let Err(error) = shared.absorb(shared.path.committed()) {
+            shared.report(&error.to_string(), "bring both nodes to the same version, or resync this node");
+        }
+        let due = shared.config.consistency_point.interval.saturating_sub(last.elapsed());
+        {
+            let mut wanted = shared.applier.wanted.lock();
+            if !wanted.now && !due.is_zero() && !wants_point(shared) {
+                shared.applier.wake.wait_for(&mut wanted, due.min(ABSORB_INTERVAL));
+                if !wanted.now {
+                    continue;
+                }
+            }
+            wanted.now = false;
+        }
+        match consistency_point(shared) {
+            Ok(()) => {
+                retry = RETRY_MIN;
+                last = Instant::now();
+                shared.applier.finished();
+            }
+            Err(ApplyFailure::Interrupted) => {}
+            Err(ApplyFailure::Failed(error)) => {
+                shared.metrics.apply_failures.add(1);
+                let full = matches!(error, ApplyError::NoSpace(_));
+                let remedy =
+                    if full { "free space in the base filesystem" } else { "check the disk and its log" };
+                shared.report(&format!("{FAULT_PREFIX}: {error}"), remedy);
+                shared.tell(NodeEvent::Fault(if full { LocalFault::BaseFull } else { LocalFault::BaseIo }));
+                std::thread::sleep(retry);
+                retry = (retry * 2).min(RETRY_MAX);
+            }
+        }
+    }
+}
+
+enum ApplyFailure {
+    /// Somebody resets the Deltas; nothing was done.
+    Interrupted,
+    Failed(ApplyError),
+}
+
+impl From<ApplyError> for ApplyFailure {
+    fn from(error: ApplyError) -> ApplyFailure {
+        ApplyFailure::Failed(error)
+    }
+}
+
+/// Is the log filling, or much logged since the last one?
+fn wants_point(shared: &Shared) -> bool {
+    let cursors = shared.path.cursors();
+    let logged = shared.path.committed().since(cursors.applied());
+    logged >= shared.config.consistency_point.bytes || logged >= cursors.capacity_bytes() / 2
+}
+
+fn consistency_point(shared: &Shared) -> Result<(), ApplyFailure> {
+    let _working = shared.applier.working.lock();
+    if shared.applier.is_interrupted() || !shared.follower.may_seal() {
+        return Err(ApplyFailure::Interrupted);
+    }
+    // One that failed before is still sealed, and goes first.
+    if shared.stack.snapshot().sealed.is_empty() {
+        let Some((sealed, retired)) = shared.stack.seal() else { return Ok(()) };
+        shared.gate.sealed(sealed.end());
+        retired.wait();
+    }
+    while let Some(sealed) = shared.stack.snapshot().sealed.first().cloned() {
+        wait_committed(shared, sealed.end())?;
+        apply(shared, &sealed)?;
+    }
+    Ok(())
+}
+
+fn wait_committed(shared: &Shared, end: Lsn) -> Result<(), ApplyFailure> {
+    while shared.path.committed() < end {
+        if shared.applier.is_interrupted() || shared.is_stopping() {
+            return Err(ApplyFailure::Interrupted);
+        }
+        std::thread::sleep(POLL);
+    }
+    Ok(())
+}
+
+fn apply(shared: &Shared, delta: &Delta) -> Result<(), ApplyFailure> {
+    let started = Instant::now();
+    let report = apply_engine::consistency::apply(&shared.base, &shared.log, delta)?;
+    shared.base.raise_next_oid(shared.next_oid());
+    shared.base.sync().map_err(ApplyError::from)?;
+    let end = delta.end();
+    let Some(point) = shared.log.point_at(end) else {
+        unreachable!("a Delta ends where a record ends");
+    };
+    shared.path.update(|cursors| cursors.set_applied(end)).expect("only what is committed was applied");
+    if let Err(error) = shared.log.advance_tail(point) {
+        shared.tell(NodeEvent::LogFailed(error.to_string()));
+        return Err(ApplyFailure::Interrupted);
+    }
+    shared.stack.drop_oldest().wait();
+    shared.path.update(|cursors| cursors.set_trimmed(end)).expect("the tail follows what is applied");
+    shared.gate.set_local_space(end, shared.local_space());
+    shared.metrics.apply.observe(started.elapsed());
+    shared.metrics.consistency_points.add(1);
+    shared.metrics.applied_bytes.add(report.written_bytes);
+    *shared.last_point.lock() = Some(ConsistencyPointStatus {
+        at_unix_ms: unix_ms(),
+        duration_us: started.elapsed().as_micros() as u64,
+        objects: report.objects,
+        bytes: report.written_bytes,
+        applied: end,
+    });
+    if shared.has_fault(FAULT_PREFIX) {
+        shared.healed(FAULT_PREFIX);
+        shared.tell(NodeEvent::Healed);
+    }
+    Ok(())
+}

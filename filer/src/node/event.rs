@@ -1,0 +1,39 @@
+//! What the threads of a volume tell its executor.
+
+use crate::control::ControlError;
+use crossbeam::channel::Sender;
+use pair::witness::Request;
+use pair::{LocalFault, Operator, RequestId, WitnessOutcome};
+use rdma_transport::Link;
+
+/// See the module.
+pub(super) enum NodeEvent {
+    /// A link to the partner is up.
+    LinkUp { id: u64, link: Box<Link> },
+    /// It is gone.
+    LinkDown { id: u64 },
+    /// The partner did not want it, or is not who it should be.
+    LinkRefused { reason: String },
+    /// A control message came.
+    Message { id: u64, bytes: Vec<u8> },
+    /// Mirroring to the partner, or receiving from it, failed.
+    MirrorLost { id: u64, reason: String },
+    /// The witness answered, or did not.
+    Witness { request: RequestId, outcome: WitnessOutcome },
+    /// An operator's wish; whether it can be met is answered at once.
+    Operator { wish: Operator, answer: Sender<Result<(), ControlError>> },
+    /// Applying fails.
+    Fault(LocalFault),
+    /// Applying works again.
+    Healed,
+    /// The log's memory failed.
+    LogFailed(String),
+    /// Stop cleanly.
+    Shutdown,
+}
+
+/// A question for the witness's thread.
+pub(super) struct WitnessQuestion {
+    pub request: RequestId,
+    pub ask: Request,
+}

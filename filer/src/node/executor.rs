@@ -1,0 +1,398 @@
+//! Executes the pair's commands: the one thread of a volume that owns the state machine.
+//!
+//! Invariants: the rule of order of [`pair::command`]: every command is complete before the next, every
+//! event's commands before the next event; answers to commands come before anything that others tell. What
+//! can go wrong: a command fails (the rest of its batch is dropped and the pair is told), a link dies at any
+//! moment (its parts are given up).
+
+use super::NodeError;
+use super::event::{NodeEvent, WitnessQuestion};
+use super::front::Front;
+use super::peer::Peer;
+use super::shared::Shared;
+use crate::commit::{Journal, NotServing, SpaceBudget};
+use crate::control::{ControlError, ErrorKind};
+use crate::status::AckLevel;
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
+use ids::{AckRule, Lsn};
+use pair::{Command, Event, Lease, LinkId, Message, MonoMs, Pair, PointVerdict, StopReason, Vitals};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How often something that is waited for by looking is looked at.
+const WATCH_INTERVAL: Duration = Duration::from_millis(1);
+/// How long operations that are inside may take to leave after serving stopped.
+const LEAVE_WITHIN: Duration = Duration::from_secs(10);
+
+/// See the module.
+pub(super) struct Executor {
+    shared: Arc<Shared>,
+    pair: Pair,
+    inbox: Receiver<NodeEvent>,
+    witness: Sender<WitnessQuestion>,
+    front: Front,
+    answers: VecDeque<Event>,
+    peer: Option<Peer>,
+    await_peer: Option<(LinkId, Lsn)>,
+    draining: bool,
+    tick_at: Instant,
+    stopped: bool,
+}
+
+impl Executor {
+    /// An executor that has carried out `first`, the pair's first commands.
+    pub fn new(
+        shared: Arc<Shared>,
+        pair: Pair,
+        first: Vec<Command>,
+        inbox: Receiver<NodeEvent>,
+        witness: Sender<WitnessQuestion>,
+        front: Front,
+    ) -> Executor {
+        let mut executor = Executor {
+            shared,
+            pair,
+            inbox,
+            witness,
+            front,
+            answers: VecDeque::new(),
+            peer: None,
+            await_peer: None,
+            draining: false,
+            tick_at: Instant::now(),
+            stopped: false,
+        };
+        executor.carry_out(first);
+        executor
+    }
+
+    /// Runs until the pair has stopped.
+    pub fn run(mut self) {
+        while !self.stopped {
+            self.publish_status();
+            self.watch();
+            if let Some(answer) = self.answers.pop_front() {
+                self.apply(answer);
+                continue;
+            }
+            let wait = self.next_look();
+            match self.inbox.recv_timeout(wait) {
+                Ok(event) => self.heard(event),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            let now = Instant::now();
+            if now >= self.tick_at || self.now() >= self.pair.next_deadline() {
+                self.tick_at = now + self.shared.config.timers.heartbeat;
+                let vitals = self.shared.vitals();
+                self.apply(Event::Tick { vitals });
+            }
+        }
+        self.publish_status();
+        if let Some(peer) = self.peer.take() {
+            peer.close(&self.shared);
+        }
+        self.front.end();
+    }
+
+    fn now(&self) -> MonoMs {
+        MonoMs(self.shared.now_ms())
+    }
+
+    fn next_look(&self) -> Duration {
+        if self.draining || self.await_peer.is_some() {
+            return WATCH_INTERVAL;
+        }
+        let deadline = Duration::from_millis(self.pair.next_deadline().since(self.now()));
+        deadline.min(self.tick_at.saturating_duration_since(Instant::now())).max(WATCH_INTERVAL)
+    }
+
+    fn apply(&mut self, event: Event) {
+        let before = self.pair.status(self.now()).mode;
+        let commands = self.pair.apply(self.now(), event);
+        let after = self.pair.status(self.now());
+        if after.mode != before {
+            let (from, to, epoch) = (before.to_string(), after.mode.to_string(), after.epoch.0);
+            tracing::info!(volume = self.shared.name(), from, to, epoch, detail = after.detail, "pair");
+        }
+        self.carry_out(commands);
+    }
+
+    fn carry_out(&mut self, commands: Vec<Command>) {
+        for command in commands {
+            tracing::debug!(volume = self.shared.name(), ?command, "command");
+            if let Err(error) = self.execute(command) {
+                self.shared.report(&error.to_string(), "see `twinfiler status`; the partner takes over");
+                self.answers.push_front(Event::CommandFailed { error: error.to_string() });
+                break;
+            }
+        }
+    }
+
+    /// What somebody told becomes an event of the pair.
+    fn heard(&mut self, event: NodeEvent) {
+        match event {
+            NodeEvent::LinkUp { id, link } => {
+                if let Some(old) = self.peer.take() {
+                    old.close(&self.shared);
+                }
+                self.peer = Some(Peer::new(id, *link));
+                let log = self.shared.log_summary();
+                self.apply(Event::LinkUp { link: LinkId(id), log });
+            }
+            NodeEvent::LinkDown { id } => {
+                if self.peer.as_ref().is_some_and(|peer| peer.id() == id)
+                    && let Some(peer) = self.peer.take()
+                {
+                    peer.close(&self.shared);
+                    self.apply(Event::LinkDown { link: LinkId(id) });
+                }
+            }
+            NodeEvent::LinkRefused { reason } => self.apply(Event::LinkRefused { reason }),
+            NodeEvent::Message { id, bytes } => {
+                let link = LinkId(id);
+                self.apply(match Message::decode(&bytes) {
+                    Ok(message) => {
+                        if let Message::Hello(hello) = &message {
+                            *self.shared.peer_durability.lock() = Some(hello.log.durability);
+                        }
+                        Event::Message { link, message }
+                    }
+                    Err(error) => Event::BadMessage { link, error },
+                });
+            }
+            NodeEvent::MirrorLost { id, reason } => {
+                tracing::info!(volume = self.shared.name(), link = id, reason, "mirroring ended");
+                self.apply(Event::MirrorLost { link: LinkId(id) });
+            }
+            NodeEvent::Witness { request, outcome } => self.apply(Event::WitnessAnswer { request, outcome }),
+            NodeEvent::Operator { wish, answer } => {
+                let possible = self.pair.can(wish).map_err(|why| ControlError::new(ErrorKind::Refused, why));
+                let go = possible.is_ok();
+                let _caller_left = answer.send(possible);
+                if go {
+                    self.apply(Event::Operator(wish));
+                }
+            }
+            NodeEvent::Fault(fault) => self.apply(Event::LocalFault(fault)),
+            NodeEvent::Healed => self.apply(Event::LocalHealed),
+            NodeEvent::LogFailed(error) => self.apply(Event::CommandFailed { error }),
+            NodeEvent::Shutdown => self.apply(Event::Shutdown),
+        }
+    }
+
+    /// Looks at what is waited for.
+    fn watch(&mut self) {
+        if let Some((link, lsn)) = self.await_peer
+            && self.shared.path.cursors().peer_durable() >= lsn
+        {
+            self.await_peer = None;
+            self.answers.push_back(Event::PeerReached { link, lsn });
+        }
+        if self.draining && self.shared.path.is_drained() {
+            self.draining = false;
+            self.answers.push_back(Event::Drained { end: self.shared.log.end() });
+        }
+    }
+
+    fn execute(&mut self, command: Command) -> Result<(), NodeError> {
+        let shared = self.shared.clone();
+        match command {
+            Command::Store(state) => {
+                let complete = state.in_sync;
+                shared.log.update_superblock(|superblock| {
+                    superblock.role_state = state.encode();
+                    superblock.memory_lost &= !complete;
+                })?;
+            }
+            Command::Send { link, message } => {
+                if let Some(peer) = self.peer_of(link) {
+                    peer.send(&message);
+                }
+            }
+            Command::AskWitness { request, ask } => {
+                let _ended = self.witness.send(WitnessQuestion { request, ask });
+            }
+            Command::Grant { link } => {
+                if let Some(peer) = self.peer_of(link) {
+                    peer.grant();
+                }
+            }
+            Command::Revoke => {
+                if let Some(peer) = &mut self.peer {
+                    peer.revoke()?;
+                }
+                self.answers.push_back(Event::Revoked { log: shared.log_summary() });
+            }
+            Command::SetAckRule(rule) => self.set_rule(rule)?,
+            Command::SetLease(lease) => shared.path.set_lease(match lease {
+                Lease::None => 0,
+                Lease::Until(until) => until.0,
+                Lease::Forever => u64::MAX,
+            }),
+            Command::OpenEpoch { epoch } => {
+                shared.path.persist_all();
+                let end = shared.log.append_epoch_record(epoch, &[])?;
+                shared.path.ingested(end)?;
+                self.answers.push_back(Event::EpochOpened { log: shared.log_summary() });
+            }
+            Command::StartServing { epoch } => {
+                let started = self.pair.status(self.now()).takeover;
+                let end = shared.log.end();
+                shared.follower.start_serving(&shared.log, &shared.stack, end.lsn)?;
+                shared.gate.set_local_space(shared.path.cursors().applied(), shared.local_space());
+                shared.path.open();
+                shared.metrics.takeovers.add(1);
+                self.front.serve(epoch, started);
+            }
+            Command::StopServing { reason } => self.stop_serving(reason)?,
+            Command::TruncateLog { to } => {
+                let result =
+                    self.truncate(to).map(|()| shared.log_summary()).map_err(|error| error.to_string());
+                self.answers.push_back(Event::Truncated { result });
+            }
+            Command::CheckPoint { link, point } => {
+                let verdict = if point.lsn < shared.log.oldest_retained() {
+                    PointVerdict::TooOld
+                } else if shared.log.continues_from(point) {
+                    PointVerdict::Continues
+                } else {
+                    PointVerdict::Differs
+                };
+                self.answers.push_back(Event::PointChecked { link, point, verdict });
+            }
+            Command::StartMirroring { link, from } => {
+                if let Some(sender) = self.peer_of(link).and_then(Peer::lend_sender)
+                    && let Err(error) = shared.path.start_mirror(link.0, sender, from)
+                {
+                    shared.tell(NodeEvent::MirrorLost { id: link.0, reason: error.to_string() });
+                }
+            }
+            Command::StopMirroring => {
+                self.await_peer = None;
+                if let Some((link, sender)) = shared.path.stop_mirror()
+                    && let Some(peer) = self.peer_of(LinkId(link))
+                {
+                    peer.take_back_sender(sender);
+                }
+            }
+            Command::AwaitPeer { link, lsn } => self.await_peer = Some((link, lsn)),
+            Command::StartReceiving { link, at } => {
+                if let Some(peer) = self.peer_of(link) {
+                    peer.receive(shared, at)?;
+                }
+            }
+            Command::SetHold(from) => {
+                if let Err(error) = shared.log.hold(from) {
+                    // Overwritten since it was checked: the partner's chain check will find out.
+                    tracing::info!(volume = shared.name(), %error, "the log could not be held");
+                }
+            }
+            Command::PeerVitals { vitals, committed } => self.peer_vitals(vitals, committed)?,
+            Command::Drain => {
+                shared.path.pause();
+                self.draining = true;
+            }
+            Command::Undrain => {
+                self.draining = false;
+                shared.gate.open();
+            }
+            Command::DropLink { link } => {
+                if let Some(peer) = self.peer_of(link) {
+                    peer.drop_link();
+                }
+            }
+            Command::Stopped => self.stopped = true,
+        }
+        Ok(())
+    }
+
+    fn peer_of(&mut self, link: LinkId) -> Option<&mut Peer> {
+        self.peer.as_mut().filter(|peer| peer.id() == link.0)
+    }
+
+    fn set_rule(&mut self, rule: AckRule) -> Result<(), NodeError> {
+        let shared = &self.shared;
+        shared.path.set_rule(rule)?;
+        if rule != AckRule::Both {
+            shared.gate.set_peer_space(None);
+        }
+        shared.path.update(|_| Ok(()))?;
+        let local = shared.log.durability();
+        shared.metrics.set_level(match rule {
+            AckRule::Nobody => None,
+            AckRule::Local => Some(AckLevel { local, peer: None }),
+            AckRule::Both => Some(AckLevel { local, peer: Some(shared.peer_durability()) }),
+        });
+        self.answers.push_back(Event::RuleSet { rule, committed: shared.path.committed() });
+        Ok(())
+    }
+
+    fn stop_serving(&mut self, reason: StopReason) -> Result<(), NodeError> {
+        let shared = &self.shared;
+        self.draining = false;
+        shared.path.close(match reason {
+            StopReason::Stopping => NotServing::Stopping,
+            StopReason::Failed => NotServing::LogFailed,
+            StopReason::HandedOver | StopReason::Deposed => NotServing::NotPrimary,
+        });
+        self.front.leave(reason);
+        let deadline = Instant::now() + LEAVE_WITHIN;
+        while !shared.gate.is_empty() {
+            if Instant::now() > deadline {
+                return Err(NodeError::StillInside);
+            }
+            std::thread::sleep(WATCH_INTERVAL);
+        }
+        match reason {
+            StopReason::Deposed => {
+                shared.path.persist_all();
+                shared.rebuild()?;
+            }
+            StopReason::HandedOver | StopReason::Stopping => shared.follower.stop_serving(shared.log.end()),
+            StopReason::Failed => {}
+        }
+        Ok(())
+    }
+
+    fn truncate(&self, to: Lsn) -> Result<(), NodeError> {
+        let shared = &self.shared;
+        let point = shared.log.point_at(to).ok_or(NodeError::NoRecordBoundary { lsn: to })?;
+        {
+            let _no_consistency_point = shared.applier.exclusive();
+            shared.path.check_truncation(to)?;
+            shared.log.truncate(point)?;
+            shared.path.truncated(point)?;
+        }
+        shared.follower.truncated(to);
+        Ok(())
+    }
+
+    fn peer_vitals(&mut self, vitals: Vitals, committed: Option<Lsn>) -> Result<(), NodeError> {
+        let shared = &self.shared;
+        shared.path.update(|cursors| cursors.set_peer_trimmed(vitals.trimmed))?;
+        if let Some(committed) = committed {
+            shared.path.committed_by_primary(committed)?;
+        } else if shared.path.cursors().rule() == AckRule::Both {
+            let local = shared.local_space();
+            // Totals are not told: they bind through what is free.
+            let space = SpaceBudget {
+                free_bytes: vitals.free_bytes,
+                available_bytes: vitals.free_bytes,
+                free_inodes: vitals.free_inodes,
+                ..local
+            };
+            shared.gate.set_peer_space(Some((vitals.applied, space)));
+        }
+        Ok(())
+    }
+
+    fn publish_status(&self) {
+        let status = self.pair.status(self.now());
+        let mut published = self.shared.pair.lock();
+        if published.as_ref() != Some(&status) {
+            *published = Some(status);
+        }
+    }
+}

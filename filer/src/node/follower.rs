@@ -1,0 +1,116 @@
+//! Reads records out of the log into the active Delta: on a partner as they are committed, on every node when
+//! it recovers, and on a new primary up to the end of what it took over.
+//!
+//! Invariant: a record is absorbed once and in order; after a restart nothing is sealed until everything that
+//! the node may have applied before is absorbed, so that one Delta covers it. What can go wrong: a record that
+//! this program can not decode (a newer partner); then the node stops following and says so.
+
+use super::NodeError;
+use crate::stack::DeltaStack;
+use apply_engine::{Operation, RecordPosition};
+use ids::{LogPoint, Lsn, Oid};
+use nvlog::{Log, RecordKind};
+use parking_lot::Mutex;
+
+#[derive(Debug)]
+struct Position {
+    at: LogPoint,
+    /// Sealing before everything up to here is absorbed would split what may be half applied.
+    seal_from: Lsn,
+    /// The volume absorbs its own records; nothing is read from the log.
+    serving: bool,
+    /// One past the highest OID that an absorbed record gave.
+    next_oid: Oid,
+    buffer: Vec<u8>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Follower(Mutex<Position>);
+
+impl Follower {
+    /// Nothing before `at` needs absorbing; everything before `seal_from` may have been applied.
+    pub fn new(at: LogPoint, seal_from: Lsn) -> Follower {
+        Follower(Mutex::new(Position { at, seal_from, serving: false, next_oid: Oid(0), buffer: Vec::new() }))
+    }
+
+    /// Begins anew.
+    pub fn restart_at(&self, at: LogPoint, seal_from: Lsn) {
+        let mut position = self.0.lock();
+        position.at = at;
+        position.seal_from = seal_from;
+        position.serving = false;
+    }
+
+    /// Absorbs everything before `end`; from then on this node's volume absorbs what it writes.
+    pub fn start_serving(&self, log: &Log, stack: &DeltaStack, end: Lsn) -> Result<(), NodeError> {
+        let mut position = self.0.lock();
+        absorb(&mut position, log, stack, end)?;
+        position.serving = true;
+        Ok(())
+    }
+
+    /// The volume wrote, and absorbed, its last record before `end`.
+    pub fn stop_serving(&self, end: LogPoint) {
+        let mut position = self.0.lock();
+        if std::mem::take(&mut position.serving) {
+            position.at = end;
+        }
+    }
+
+    /// One past the highest OID that an absorbed record gave.
+    pub fn next_oid(&self) -> Oid {
+        self.0.lock().next_oid
+    }
+
+    /// Records at and after `end` were cut off.
+    pub fn truncated(&self, end: Lsn) {
+        let mut position = self.0.lock();
+        position.seal_from = position.seal_from.min(end);
+    }
+
+    /// May the active Delta be sealed?
+    pub fn may_seal(&self) -> bool {
+        let position = self.0.lock();
+        position.at.lsn >= position.seal_from
+    }
+
+    /// Absorbs what lies before `to`, unless the volume does it.
+    pub fn absorb(&self, log: &Log, stack: &DeltaStack, to: Lsn) -> Result<(), NodeError> {
+        let mut position = self.0.lock();
+        if position.serving {
+            return Ok(());
+        }
+        absorb(&mut position, log, stack, to)
+    }
+}
+
+fn absorb(position: &mut Position, log: &Log, stack: &DeltaStack, to: Lsn) -> Result<(), NodeError> {
+    if position.at.lsn >= to {
+        return Ok(());
+    }
+    let mut buffer = std::mem::take(&mut position.buffer);
+    for record in log.records(position.at, to) {
+        let unreadable = |lsn: Lsn, why: String| NodeError::Unreadable { lsn, why };
+        let record = record.map_err(|error| unreadable(position.at.lsn, error.to_string()))?;
+        if record.kind == RecordKind::Data {
+            let at_lsn = record.payload_lsn;
+            let overwritten = |error: nvlog::Trimmed| unreadable(record.lsn, error.to_string());
+            // A write's data stays where it is: only its head is needed.
+            let mut first = [0];
+            log.copy_out(at_lsn, &mut first[..record.payload_len.min(1)]).map_err(overwritten)?;
+            buffer.resize(Operation::head_bytes_needed(first[0], record.payload_len), 0);
+            log.copy_out(at_lsn, &mut buffer).map_err(overwritten)?;
+            let operation = Operation::decode(&buffer, record.payload_len as u64)
+                .map_err(|error| unreadable(record.lsn, error.to_string()))?;
+            let at = RecordPosition { lsn: record.lsn, end: record.end, payload_lsn: record.payload_lsn };
+            if let Operation::Create { object, .. } = &operation {
+                position.next_oid = position.next_oid.max(Oid(object.oid.0 + 1));
+            }
+            stack.writer().absorb(at, &operation);
+        }
+        position.at = record.point_after;
+    }
+    position.buffer = buffer;
+    Ok(())
+}

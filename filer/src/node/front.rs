@@ -1,0 +1,189 @@
+//! The front door's thread: mounts when the node becomes primary, unmounts when it ceases to be, and runs the
+//! role hooks in that order, because each may take longer than the pair can wait.
+//!
+//! Invariant: orders are carried out one after the other, so a mount never outlives the role it belongs to by
+//! more than the order before it takes; that nobody is answered in between is the commit path's business.
+//! What can go wrong: the mount point is in use or gone (told as a fault, tried again), clients hold the mount
+//! (taken away by force).
+
+use super::shared::{Shared, unix_ms};
+use crate::commit::Journal;
+use crate::fuse::{MountHandle, MountOptions};
+use crate::status::{Role, TakeoverTiming};
+use crate::volume::{Limits, Volume};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use ids::Epoch;
+use pair::{StopReason, TakeoverTimes};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How long clients get to close their files at a clean stop.
+const GRACE: Duration = Duration::from_secs(2);
+/// Pause between two attempts to mount.
+const RETRY: Duration = Duration::from_secs(1);
+/// Faults that begin so are forgotten when the mount succeeds.
+const FAULT_PREFIX: &str = "the volume can not be mounted";
+
+enum Order {
+    Serve { epoch: Epoch, since: Instant, takeover: Option<TakeoverTimes> },
+    Leave { reason: StopReason },
+    End,
+}
+
+/// The handle of the front door's thread.
+pub(super) struct Front {
+    orders: Sender<Order>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Door {
+    shared: Arc<Shared>,
+    epoch: Epoch,
+    wanted: Option<(Instant, Option<TakeoverTimes>)>,
+    mount: Option<MountHandle>,
+}
+
+impl Front {
+    /// Starts the thread.
+    pub fn start(shared: Arc<Shared>) -> std::io::Result<Front> {
+        let (orders, inbox) = unbounded();
+        let door = Door { shared, epoch: Epoch(0), wanted: None, mount: None };
+        let thread = std::thread::Builder::new().name("front".into()).spawn(move || door.run(&inbox))?;
+        Ok(Front { orders, thread: Some(thread) })
+    }
+
+    /// Serve in `epoch`.
+    pub fn serve(&self, epoch: Epoch, takeover: Option<TakeoverTimes>) {
+        self.order(Order::Serve { epoch, since: Instant::now(), takeover });
+    }
+
+    /// Serve no more.
+    pub fn leave(&self, reason: StopReason) {
+        self.order(Order::Leave { reason });
+    }
+
+    /// Leaves, and waits for the thread.
+    pub fn end(&mut self) {
+        self.order(Order::End);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the front door's thread panicked");
+        }
+    }
+
+    fn order(&self, order: Order) {
+        let _ended = self.orders.send(order);
+    }
+}
+
+impl Door {
+    fn run(mut self, inbox: &Receiver<Order>) {
+        loop {
+            let retry = if self.wanted.is_some() { RETRY } else { Duration::from_secs(3600) };
+            match inbox.recv_timeout(retry) {
+                Ok(Order::Serve { epoch, since, takeover }) => {
+                    self.epoch = epoch;
+                    self.wanted = Some((since, takeover));
+                    let volume = Arc::new(self.make_volume());
+                    *self.shared.volume.lock() = Some(volume);
+                    self.open();
+                }
+                Ok(Order::Leave { reason }) => self.leave(reason),
+                Ok(Order::End) | Err(RecvTimeoutError::Disconnected) => {
+                    self.leave(StopReason::Stopping);
+                    return;
+                }
+                Err(RecvTimeoutError::Timeout) => self.open(),
+            }
+        }
+    }
+
+    fn make_volume(&self) -> Volume {
+        let shared = &self.shared;
+        // The partner's filesystem is not known to be roomier: the tightest limits hold on both.
+        let limits = Limits::of_filesystem(0, 4096);
+        let journal: Arc<dyn Journal> = shared.path.clone();
+        Volume::new(shared.stack.clone(), journal, limits, shared.next_oid())
+    }
+
+    /// Mounts, if that is wanted and not done.
+    fn open(&mut self) {
+        let Some((since, takeover)) = self.wanted.take() else { return };
+        let shared = self.shared.clone();
+        let Some(volume) = shared.volume.lock().clone() else { return };
+        if let Some(mountpoint) = &shared.config.fuse.mount {
+            match crate::fuse::mount(volume.clone(), mountpoint, &self.options()) {
+                Ok(mount) => {
+                    self.mount = Some(mount);
+                    *shared.mounted_at.lock() = Some(mountpoint.display().to_string());
+                    shared.healed(FAULT_PREFIX);
+                }
+                Err(error) => {
+                    shared.report(&format!("{FAULT_PREFIX}: {error}"), "it is tried again every second");
+                    self.wanted = Some((since, takeover));
+                    return;
+                }
+            }
+        }
+        if let Some(times) = takeover {
+            *shared.last_takeover.lock() = Some(timing(self.epoch, times, since.elapsed()));
+        }
+        tracing::info!(
+            volume = shared.name(),
+            epoch = self.epoch.0,
+            took_ms = since.elapsed().as_millis(),
+            "serving"
+        );
+        if let Err(error) = volume.reap_orphans() {
+            tracing::warn!(
+                volume = shared.name(),
+                ?error,
+                "open-but-unlinked files of before were not all removed"
+            );
+        }
+        shared.hooks.became_primary(self.epoch);
+    }
+
+    fn options(&self) -> MountOptions {
+        let fuse = &self.shared.config.fuse;
+        MountOptions {
+            source_name: format!("twinfiler:{}", self.shared.name()),
+            threads: fuse.threads,
+            writeback_cache: fuse.writeback_cache,
+            // What a client's kernel keeps must not outlive the right to serve it.
+            cache_ttl: self.shared.config.timers.lease / 2,
+            ..MountOptions::default()
+        }
+    }
+
+    fn leave(&mut self, reason: StopReason) {
+        let served = self.shared.volume.lock().take().is_some();
+        self.wanted = None;
+        if let Some(mount) = self.mount.take() {
+            let left = match reason {
+                StopReason::Stopping => mount.unmount(GRACE),
+                StopReason::HandedOver | StopReason::Deposed | StopReason::Failed => mount.abort(),
+            };
+            tracing::info!(volume = self.shared.name(), ?reason, ?left, "unmounted");
+        }
+        *self.shared.mounted_at.lock() = None;
+        if served {
+            let role = if reason == StopReason::HandedOver { Role::Partner } else { Role::None };
+            self.shared.hooks.ceased_to_be_primary(role, self.epoch);
+        }
+    }
+}
+
+fn timing(epoch: Epoch, times: TakeoverTimes, first_served: Duration) -> TakeoverTiming {
+    TakeoverTiming {
+        at_unix_ms: unix_ms(),
+        reason: "partner lost".to_owned(),
+        epoch,
+        detection_us: times.detection_ms * 1000,
+        fencing_us: (times.fencing_ms + times.lease_ms) * 1000,
+        witness_us: times.witness_ms * 1000,
+        first_served_us: times.opening_ms * 1000 + first_served.as_micros() as u64,
+    }
+}

@@ -1,0 +1,196 @@
+//! Gets links to the partner: the node with the lower name connects, the other accepts.
+//!
+//! Invariants: one thread makes links, one thread reads each link's control messages; ids ascend; a new link
+//! is made only after the last one was seen to end, except that the accepting side takes a newer one (the
+//! connecting side knows better that the old one is dead). What can go wrong: the partner is away (tried
+//! again at intervals), or refuses (told once, then tried at intervals).
+
+use super::event::NodeEvent;
+use super::shared::Shared;
+use crate::config::TransportKind;
+use rdma_transport::{Acceptor, Control, Link, LinkError, LinkParams, Tuning, shm, tcp};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// How often the threads look whether the node stops.
+const LOOK_AROUND: Duration = Duration::from_millis(100);
+
+/// Where links come from.
+pub(super) enum Source {
+    /// This node connects over TCP.
+    ConnectTcp(String),
+    /// This node connects through a socket of this host.
+    ConnectShm(PathBuf),
+    /// The partner connects.
+    Accept(Acceptor),
+}
+
+/// Listeners of a node, shared by its volumes.
+pub(super) struct Listeners {
+    tcp: Option<tcp::Listener>,
+    shm: Option<shm::Listener>,
+}
+
+impl Listeners {
+    /// Listens where the transports of `volumes` need it.
+    pub fn bind(config: &crate::config::NodeConfig) -> Result<Listeners, LinkError> {
+        let uses = |kind| config.volumes.iter().any(|volume| volume.transport == kind);
+        let tcp =
+            uses(TransportKind::Tcp).then(|| tcp::Listener::bind(&config.listen.to_string())).transpose()?;
+        let shm =
+            uses(TransportKind::Shm).then(|| shm::Listener::bind(&shm_path(config.listen))).transpose()?;
+        Ok(Listeners { tcp, shm })
+    }
+
+    /// Where this volume's links come from.
+    pub fn source(&self, shared: &Shared, params: &LinkParams) -> Result<Source, LinkError> {
+        let address = shared.config.peer.address;
+        let connects = params.local < params.peer;
+        let memory = shared.log.memory();
+        Ok(match (shared.config.transport, connects) {
+            (TransportKind::Tcp, true) => Source::ConnectTcp(address.to_string()),
+            (TransportKind::Shm, true) => Source::ConnectShm(shm_path(address)),
+            (TransportKind::Tcp, false) => match &self.tcp {
+                Some(listener) => Source::Accept(listener.register(params.clone(), memory)?),
+                None => unreachable!("bound, because a volume uses it"),
+            },
+            (TransportKind::Shm, false) => match &self.shm {
+                Some(listener) => Source::Accept(listener.register(params.clone(), memory)?),
+                None => unreachable!("bound, because a volume uses it"),
+            },
+        })
+    }
+}
+
+/// Both nodes are on this host: the port of the listening node names its socket.
+fn shm_path(listen: std::net::SocketAddr) -> PathBuf {
+    Path::new("/run").join(format!("twinfiler-shm-{}.sock", listen.port()))
+}
+
+/// What both ends must agree on.
+pub(super) fn params(shared: &Shared) -> LinkParams {
+    let timers = &shared.config.timers;
+    LinkParams {
+        volume: shared.config.id,
+        local: shared.me.clone(),
+        peer: shared.config.peer.name.clone(),
+        tuning: Tuning {
+            dead_peer_timeout: (timers.peer_timeout * 4).max(Duration::from_secs(1)),
+            ..Tuning::default()
+        },
+        counters: shared.counters.clone(),
+    }
+}
+
+/// The thread that makes links.
+pub(super) fn run(shared: &Arc<Shared>, source: &Source, params: &LinkParams) {
+    let mut id = 0;
+    let mut told: Option<String> = None;
+    let mut current: Option<Arc<AtomicBool>> = None;
+    while !shared.is_stopping() {
+        let connects = !matches!(source, Source::Accept(_));
+        if connects && current.as_ref().is_some_and(|alive| alive.load(Ordering::Acquire)) {
+            std::thread::sleep(Duration::from_millis(10));
+            continue;
+        }
+        match next_link(shared, source, params) {
+            Ok(None) => {}
+            Ok(Some(link)) => {
+                id += 1;
+                told = None;
+                let alive = Arc::new(AtomicBool::new(true));
+                current = Some(alive.clone());
+                start(shared, id, link, alive);
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if told.as_ref() != Some(&text) {
+                    tracing::info!(volume = shared.name(), peer = %params.peer, error = text, "no link to the partner");
+                    if matches!(error, LinkError::Refused(_) | LinkError::Stranger { .. }) {
+                        shared.tell(NodeEvent::LinkRefused { reason: text.clone() });
+                    }
+                    told = Some(text);
+                }
+                pause(shared, shared.config.timers.reconnect);
+            }
+        }
+    }
+}
+
+fn pause(shared: &Shared, wait: Duration) {
+    let until = Instant::now() + wait;
+    while !shared.is_stopping() && Instant::now() < until {
+        std::thread::sleep(LOOK_AROUND.min(wait));
+    }
+}
+
+fn next_link(shared: &Shared, source: &Source, params: &LinkParams) -> Result<Option<Link>, LinkError> {
+    let memory = shared.log.memory();
+    match source {
+        Source::Accept(acceptor) => acceptor.accept(LOOK_AROUND),
+        Source::ConnectTcp(address) => tcp::connect(address, params, memory).map(Some),
+        Source::ConnectShm(path) => shm::connect(path, params, memory).map(Some),
+    }
+}
+
+/// Tells the executor of the link, and begins to read its control messages.
+fn start(shared: &Arc<Shared>, id: u64, mut link: Link, alive: Arc<AtomicBool>) {
+    let control: Arc<dyn Control> = Arc::from(std::mem::replace(&mut link.control, Box::new(NoControl)));
+    link.control = Box::new(SharedControl(control.clone()));
+    tracing::info!(volume = shared.name(), id, peer = %link.peer.node, address = link.peer.address, "linked");
+    shared.tell(NodeEvent::LinkUp { id, link: Box::new(link) });
+    let reader = shared.clone();
+    let read = move || {
+        let error = read_control(&reader, id, control.as_ref());
+        tracing::info!(volume = reader.name(), id, %error, "link down");
+        control.close();
+        alive.store(false, Ordering::Release);
+        reader.tell(NodeEvent::LinkDown { id });
+    };
+    if let Err(error) = std::thread::Builder::new().name("control".into()).spawn(read) {
+        shared
+            .report(&format!("no thread for the partner's messages: {error}"), "raise the limit of threads");
+        shared.tell(NodeEvent::LinkDown { id });
+    }
+}
+
+fn read_control(shared: &Shared, id: u64, control: &dyn Control) -> LinkError {
+    loop {
+        match control.recv(LOOK_AROUND) {
+            Ok(Some(bytes)) => shared.tell(NodeEvent::Message { id, bytes }),
+            Ok(None) if shared.is_stopping() => return LinkError::Closed,
+            Ok(None) => {}
+            Err(error) => return error,
+        }
+    }
+}
+
+/// One control channel for the reading thread and the executor.
+struct SharedControl(Arc<dyn Control>);
+
+impl Control for SharedControl {
+    fn send(&self, message: &[u8]) -> Result<(), LinkError> {
+        self.0.send(message)
+    }
+    fn recv(&self, wait: Duration) -> Result<Option<Vec<u8>>, LinkError> {
+        self.0.recv(wait)
+    }
+    fn close(&self) {
+        self.0.close();
+    }
+}
+
+/// Stands in while a control channel changes hands.
+struct NoControl;
+
+impl Control for NoControl {
+    fn send(&self, _message: &[u8]) -> Result<(), LinkError> {
+        Err(LinkError::Closed)
+    }
+    fn recv(&self, _wait: Duration) -> Result<Option<Vec<u8>>, LinkError> {
+        Err(LinkError::Closed)
+    }
+    fn close(&self) {}
+}

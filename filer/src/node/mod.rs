@@ -1,0 +1,212 @@
+//! The node: its volumes, each with its own log, role, threads and link to the partner.
+//!
+//! Per volume: one *executor* owns the pair's state machine and carries out its commands; *link* makes links
+//! and one *control* thread reads each; *receive* takes the primary's bytes in; *pump* moves what no client
+//! waits for; *apply* takes consistency points; *witness* asks the witness; *front* mounts and runs hooks.
+//! Clients' own threads drive the acknowledgement path ([`crate::commit`]).
+//!
+//! What can go wrong at start is told with a remedy and touches nothing ([`NodeError`]); a panic in any of
+//! these threads ends the process, because a half-dead node is worse than a dead one: the partner takes over.
+
+mod applier;
+mod event;
+mod executor;
+mod follower;
+mod front;
+mod link;
+mod open;
+mod peer;
+mod receiver;
+mod report;
+mod shared;
+mod volume;
+mod witness;
+
+use crate::config::NodeConfig;
+use crate::control::{ControlError, ControlTarget, ErrorKind};
+use crate::metrics::Metrics;
+use crate::status::{ConsistencyPointStatus, NodeStatus};
+use ids::Lsn;
+use link::Listeners;
+use pair::Operator;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use volume::VolumeNode;
+
+/// Longest wait for a consistency point that an operator asked for.
+const CONSISTENCY_POINT_LIMIT: Duration = Duration::from_secs(120);
+
+/// Why a node can not start, or one of its volumes can not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The log can not be opened.
+    #[error("volume {volume}: the log {path} can not be used: {why}")]
+    Log {
+        /// The volume.
+        volume: String,
+        /// The log.
+        path: String,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// The base tree can not be opened.
+    #[error("volume {volume}: {why}")]
+    Base {
+        /// The volume.
+        volume: String,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// The pair can not work so.
+    #[error("volume {volume}: {why}")]
+    Pair {
+        /// The volume.
+        volume: String,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// Nothing can listen.
+    #[error("{what} can not listen: {why}")]
+    Listen {
+        /// What.
+        what: &'static str,
+        /// Why.
+        why: String,
+    },
+    /// A thread could not be started.
+    #[error("a thread could not be started ({0}); raise the limit of processes")]
+    Thread(std::io::Error),
+    /// A committed record can not be read.
+    #[error("the log can not be read at LSN {lsn}: {why}")]
+    Unreadable {
+        /// Where.
+        lsn: Lsn,
+        /// Why.
+        why: String,
+    },
+    /// The log can not be cut there.
+    #[error("no record ends at LSN {lsn}")]
+    NoRecordBoundary {
+        /// Where.
+        lsn: Lsn,
+    },
+    /// Operations did not leave.
+    #[error("clients' operations did not end after serving stopped")]
+    StillInside,
+    /// The partner's right to write could not be taken away.
+    #[error(transparent)]
+    Fence(#[from] rdma_transport::FenceError),
+    /// The order of the cursors would break.
+    #[error(transparent)]
+    Cursor(#[from] ids::CursorError),
+    /// The log could not be cut.
+    #[error(transparent)]
+    Truncate(#[from] nvlog::TruncateError),
+    /// The superblock could not be written.
+    #[error(transparent)]
+    Update(#[from] nvlog::UpdateError),
+}
+
+/// A running node.
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: NodeConfig,
+    started: Instant,
+    volumes: Vec<VolumeNode>,
+}
+
+impl Node {
+    /// Opens logs and base trees, recovers, and starts everything.
+    ///
+    /// # Errors
+    /// See [`NodeError`]. Nothing has been changed then, and nothing runs.
+    pub fn start(config: NodeConfig, metrics: &Metrics) -> Result<Node, NodeError> {
+        die_with_any_thread();
+        let started = Instant::now();
+        let opened = open::all(&config)?;
+        let listen = |error: rdma_transport::LinkError| NodeError::Listen {
+            what: "node.listen",
+            why: error.to_string(),
+        };
+        let listeners = Arc::new(Listeners::bind(&config).map_err(listen)?);
+        let mut volumes = Vec::new();
+        for opened in opened {
+            volumes.push(VolumeNode::start(opened, &config, metrics, &listeners, started)?);
+        }
+        Ok(Node { inner: Arc::new(Inner { config, started, volumes }) })
+    }
+
+    /// What the control socket commands.
+    pub fn control(&self) -> Arc<dyn ControlTarget> {
+        self.inner.clone()
+    }
+
+    /// Hands every volume over, or stops it cleanly.
+    pub fn shutdown(self) {
+        for volume in &self.inner.volumes {
+            volume.request_stop();
+        }
+        for volume in &self.inner.volumes {
+            volume.wait_stopped();
+        }
+    }
+}
+
+impl Inner {
+    fn volume(&self, name: &str) -> Result<&VolumeNode, ControlError> {
+        self.volumes.iter().find(|volume| volume.name() == name).ok_or_else(|| {
+            let known: Vec<&str> = self.volumes.iter().map(VolumeNode::name).collect();
+            ControlError::unknown_volume(name, &known)
+        })
+    }
+}
+
+impl ControlTarget for Inner {
+    fn status(&self) -> NodeStatus {
+        NodeStatus {
+            node: self.config.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_s: self.started.elapsed().as_secs(),
+            now_unix_ms: shared::unix_ms(),
+            volumes: self.volumes.iter().map(VolumeNode::status).collect(),
+        }
+    }
+
+    fn switchover(&self, volume: &str, timeout: Duration) -> Result<(), ControlError> {
+        let volume = self.volume(volume)?;
+        volume.wish(Operator::Switchover)?;
+        volume.wait_handed_over(timeout)
+    }
+
+    fn takeover(&self, volume: &str, force: bool) -> Result<(), ControlError> {
+        let volume = self.volume(volume)?;
+        volume.wish(if force { Operator::ForceTakeover } else { Operator::Switchover })?;
+        volume.wait_serving(CONSISTENCY_POINT_LIMIT)
+    }
+
+    fn consistency_point(&self, volume: &str) -> Result<ConsistencyPointStatus, ControlError> {
+        let volume = self.volume(volume)?;
+        volume.consistency_point(CONSISTENCY_POINT_LIMIT).ok_or_else(|| {
+            ControlError::new(
+                ErrorKind::Failed,
+                "no consistency point was finished in time; see `twinfiler status`",
+            )
+        })
+    }
+}
+
+/// A node that lost one of its threads would look alive and do nothing: better dead, so that the partner serves.
+fn die_with_any_thread() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let report = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            report(panic);
+            std::process::abort();
+        }));
+    });
+}

@@ -1,0 +1,141 @@
+//! What `twinfiler status` and the metrics are told of a volume.
+
+use super::shared::Shared;
+use crate::commit::Journal;
+use crate::status::{
+    AckLevel, Lag, LeaseStatus, LogStatus, Mode, PartnerView, Role, SpaceStatus, TransportCounters,
+    VolumeStatus, WitnessStatus,
+};
+use ids::{AckRule, Cursors, Epoch};
+use pair::witness::Mode as RegisterMode;
+use pair::{PairStatus, RoleName};
+
+/// The volume as it is now. Takes only locks that nobody holds across I/O.
+pub(super) fn volume(shared: &Shared, witness_address: Option<&str>) -> VolumeStatus {
+    let pair = shared.pair.lock().clone();
+    let cursors = shared.path.cursors();
+    let acknowledgement = acknowledgement(shared, &cursors);
+    let space = shared.path.space();
+    VolumeStatus {
+        name: shared.name().to_owned(),
+        id: shared.config.id,
+        role: pair.as_ref().map_or(Role::None, |pair| pair.role),
+        mode: pair.as_ref().map_or(Mode::Starting, |pair| pair.mode),
+        detail: pair.as_ref().map_or(String::new(), |pair| pair.detail.clone()),
+        eligible: pair.as_ref().is_some_and(|pair| pair.eligible),
+        epoch: pair.as_ref().map_or(Epoch(0), |pair| pair.epoch),
+        cursors: Some(cursors),
+        acknowledgement,
+        apply_lag: apply_lag(shared, &cursors),
+        partner_lag: partner_lag(shared, &cursors, pair.as_ref()),
+        log: LogStatus {
+            kind: shared.config.log.kind.to_string(),
+            path: shared.config.log.path.display().to_string(),
+            durability: shared.log.durability(),
+            capacity_bytes: cursors.capacity_bytes(),
+            used_bytes: shared.log.reserved().since(cursors.trimmed()),
+            lost_at_boot: shared.log.superblock().memory_lost,
+        },
+        mounted_at: shared.mounted_at.lock().clone(),
+        writeback_cache: shared.config.fuse.writeback_cache,
+        last_consistency_point: shared.last_point.lock().clone(),
+        space: Some(SpaceStatus {
+            total_bytes: space.total_bytes,
+            free_bytes: space.free_bytes,
+            free_inodes: space.free_inodes,
+        }),
+        partner: partner(shared, pair.as_ref()),
+        witness: witness_address.map(|address| witness(shared, address, pair.as_ref())),
+        lease: lease(shared, pair.as_ref()),
+        transport: transport(shared),
+        commit_latency: shared.metrics.commit.summary(),
+        last_takeover: shared.last_takeover.lock().clone(),
+        hooks: shared.hooks.status(),
+        floating_ip: shared.hooks.address_status(),
+        faults: shared.faults.lock().clone(),
+    }
+}
+
+fn acknowledgement(shared: &Shared, cursors: &Cursors) -> Option<AckLevel> {
+    let local = shared.log.durability();
+    match cursors.rule() {
+        AckRule::Nobody => None,
+        AckRule::Local => Some(AckLevel { local, peer: None }),
+        AckRule::Both => Some(AckLevel { local, peer: Some(shared.peer_durability()) }),
+    }
+}
+
+fn apply_lag(shared: &Shared, cursors: &Cursors) -> Lag {
+    let layers = shared.stack.snapshot();
+    let sealed: u64 = layers.sealed.iter().map(|delta| delta.stats().records).sum();
+    let operations = sealed + layers.active.read().stats().records;
+    let bytes = cursors.committed().since(cursors.applied());
+    let since_last = shared.last_point.lock().as_ref().map_or(0, |point| point.at_unix_ms);
+    let seconds = match operations {
+        0 => 0.0,
+        _ if since_last == 0 => shared.started.elapsed().as_secs_f64(),
+        _ => super::shared::unix_ms().saturating_sub(since_last) as f64 / 1000.0,
+    };
+    Lag { operations, bytes, seconds }
+}
+
+fn partner_lag(shared: &Shared, cursors: &Cursors, pair: Option<&PairStatus>) -> Option<Lag> {
+    let pair = pair.filter(|pair| pair.role == RoleName::Primary)?;
+    let heard = pair.peer_vitals?;
+    let bytes = shared.log.end().lsn.since(cursors.peer_durable().max(heard.end.min(cursors.peer_durable())));
+    let seconds = if bytes == 0 { 0.0 } else { pair.peer_silent_ms.unwrap_or(0) as f64 / 1000.0 };
+    Some(Lag { operations: 0, bytes, seconds })
+}
+
+fn partner(shared: &Shared, pair: Option<&PairStatus>) -> PartnerView {
+    let heard = pair.and_then(|pair| pair.peer_vitals);
+    PartnerView {
+        name: shared.config.peer.name.clone(),
+        address: shared.config.peer.address.to_string(),
+        connected: pair.is_some_and(|pair| pair.linked),
+        heard_ms_ago: pair.and_then(|pair| pair.peer_silent_ms),
+        role: None,
+        epoch: pair.and_then(|pair| pair.register.as_ref()).map(|register| register.epoch),
+        committed: heard.map(|vitals| vitals.committed),
+        applied: heard.map(|vitals| vitals.applied),
+        log_fill: heard.map(|vitals| f64::from(vitals.log_fill_permille) / 1000.0),
+        free_bytes: heard.map(|vitals| vitals.free_bytes),
+        fault: heard
+            .filter(|vitals| !vitals.healthy)
+            .map(|_| "it can not apply to its base filesystem".to_owned()),
+    }
+}
+
+fn witness(shared: &Shared, address: &str, pair: Option<&PairStatus>) -> WitnessStatus {
+    let register = pair.and_then(|pair| pair.register.as_ref());
+    WitnessStatus {
+        address: address.to_owned(),
+        reachable: pair.and_then(|pair| pair.witness_reachable).unwrap_or(false),
+        epoch: register.map(|register| register.epoch),
+        primary: register.map(|register| register.primary.clone()),
+        mode: register.map(|register| match register.mode {
+            RegisterMode::Mirrored => Mode::Mirrored,
+            RegisterMode::Solo => Mode::Solo,
+        }),
+        error: shared.witness_error.lock().clone(),
+    }
+}
+
+fn lease(shared: &Shared, pair: Option<&PairStatus>) -> Option<LeaseStatus> {
+    pair.filter(|pair| pair.serving)?;
+    let remaining_ms = shared.path.lease_until_ms().saturating_sub(shared.now_ms());
+    Some(LeaseStatus { valid: remaining_ms > 0, remaining_ms })
+}
+
+fn transport(shared: &Shared) -> TransportCounters {
+    let counts = shared.counters.snapshot();
+    TransportCounters {
+        kind: shared.config.transport.to_string(),
+        sent_bytes: counts.bytes_sent,
+        received_bytes: counts.bytes_received,
+        sent_batches: counts.batches_sent,
+        received_batches: counts.batches_received,
+        connects: counts.links,
+        breaks: counts.link_resets,
+    }
+}

@@ -1,0 +1,196 @@
+//! What the threads of one volume share.
+
+use super::applier::ApplierState;
+use super::event::NodeEvent;
+use super::follower::Follower;
+use crate::commit::{CommitPath, Gate, Journal, SpaceBudget};
+use crate::config::VolumeConfig;
+use crate::hooks::RoleHooks;
+use crate::metrics::VolumeMetrics;
+use crate::stack::DeltaStack;
+use crate::status::{ConsistencyPointStatus, Fault, TakeoverTiming};
+use crate::volume::Volume;
+use apply_engine::{Base, Delta, Layers, Vanished};
+use crossbeam::channel::Sender;
+use ids::{Durability, Lsn, NodeName, Oid};
+use nvlog::Log;
+use pair::{LogSummary, PairStatus, Vitals};
+use parking_lot::Mutex;
+use rdma_transport::Counters;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// Faults that status remembers at once; the oldest go first.
+const MAX_FAULTS: usize = 16;
+
+/// One volume on this node.
+pub(super) struct Shared {
+    pub config: VolumeConfig,
+    pub me: NodeName,
+    pub log: Arc<Log>,
+    pub base: Arc<Base>,
+    pub stack: Arc<DeltaStack>,
+    pub path: Arc<CommitPath>,
+    pub gate: Arc<Gate>,
+    pub metrics: Arc<VolumeMetrics>,
+    pub hooks: Arc<RoleHooks>,
+    pub counters: Arc<Counters>,
+    pub events: Sender<NodeEvent>,
+    pub follower: Follower,
+    pub applier: ApplierState,
+    pub started: Instant,
+    pub stopping: AtomicBool,
+    /// The volume while this node serves it.
+    pub volume: Mutex<Option<Arc<Volume>>>,
+    pub pair: Mutex<Option<PairStatus>>,
+    pub peer_durability: Mutex<Option<Durability>>,
+    pub mounted_at: Mutex<Option<String>>,
+    pub last_point: Mutex<Option<ConsistencyPointStatus>>,
+    pub last_takeover: Mutex<Option<TakeoverTiming>>,
+    pub witness_error: Mutex<Option<String>>,
+    pub faults: Mutex<Vec<Fault>>,
+}
+
+impl Shared {
+    pub fn name(&self) -> &str {
+        self.config.name.as_str()
+    }
+
+    /// Milliseconds since the node started: the clock of the pair and of leases.
+    pub fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Tells the executor. A volume that has ended takes nothing any more, which is all right.
+    pub fn tell(&self, event: NodeEvent) {
+        let _ended = self.events.send(event);
+    }
+
+    /// This node's log as the partner must know it.
+    pub fn log_summary(&self) -> LogSummary {
+        let superblock = self.log.superblock();
+        LogSummary {
+            volume: self.config.id,
+            capacity_bytes: self.log.capacity_bytes(),
+            tail: self.log.tail(),
+            end: self.log.end(),
+            committed: self.path.committed(),
+            history: superblock.epoch_history,
+            survived: !superblock.memory_lost,
+            durability: self.log.durability(),
+            base_empty: self.base_is_empty(),
+        }
+    }
+
+    /// Nothing but the root directory, and no object was ever made.
+    fn base_is_empty(&self) -> bool {
+        self.base.next_oid() == ids::Oid::FIRST_FREE && self.base.object_count().is_ok_and(|count| count <= 1)
+    }
+
+    pub fn vitals(&self) -> Vitals {
+        let cursors = self.path.cursors();
+        let space = self.local_space();
+        let used = self.log.reserved().since(cursors.trimmed());
+        Vitals {
+            committed: cursors.committed(),
+            applied: cursors.applied(),
+            trimmed: cursors.trimmed(),
+            end: self.log.end().lsn,
+            peer_durable: cursors.peer_durable(),
+            free_bytes: space.free_bytes,
+            free_inodes: if space.total_inodes == 0 { u64::MAX } else { space.free_inodes },
+            log_fill_permille: (used * 1000 / cursors.capacity_bytes().max(1)) as u16,
+            digest: 0,
+            healthy: true,
+        }
+    }
+
+    /// What the local filesystem can still store; nothing when it can not be asked.
+    pub fn local_space(&self) -> SpaceBudget {
+        match self.base.space() {
+            Ok(space) => SpaceBudget {
+                total_bytes: space.total_bytes,
+                free_bytes: space.free_bytes,
+                available_bytes: space.free_bytes,
+                total_inodes: space.total_inodes.unwrap_or(0),
+                free_inodes: space.free_inodes.unwrap_or(0),
+            },
+            Err(error) => {
+                self.report(
+                    &format!("the base filesystem can not be asked for its space: {error}"),
+                    "check the disk",
+                );
+                SpaceBudget::default()
+            }
+        }
+    }
+
+    /// Layers without any Delta content, over `[from, ..)`. What is absorbed first may have been applied
+    /// already, wholly or in part, before a crash.
+    pub fn fresh_layers(&self, from: Lsn) -> Layers {
+        fresh_layers(&self.base, &self.log, from)
+    }
+
+    /// The partner's log is as durable as it said; before it has, nothing better than a process.
+    pub fn peer_durability(&self) -> Durability {
+        self.peer_durability.lock().unwrap_or(Durability::Process)
+    }
+
+    /// Past every OID that was ever given.
+    pub fn next_oid(&self) -> Oid {
+        let given = self.volume.lock().as_ref().map_or(Oid(0), |volume| volume.next_oid());
+        given.max(self.base.next_oid()).max(self.follower.next_oid())
+    }
+
+    /// Throws the Deltas away and builds them anew from the log, up to what is committed.
+    pub fn rebuild(&self) -> Result<(), super::NodeError> {
+        let _no_consistency_point = self.applier.exclusive();
+        let tail = self.log.tail();
+        self.stack.reset(self.fresh_layers(tail.lsn)).wait();
+        self.gate.forget_pending();
+        let committed = self.path.committed();
+        self.follower.restart_at(tail, committed);
+        self.absorb(committed)
+    }
+
+    /// Absorbs records up to `to` into the active Delta.
+    pub fn absorb(&self, to: Lsn) -> Result<(), super::NodeError> {
+        self.follower.absorb(&self.log, &self.stack, to)
+    }
+
+    pub fn has_fault(&self, prefix: &str) -> bool {
+        self.faults.lock().iter().any(|fault| fault.what.starts_with(prefix))
+    }
+
+    /// Remembers what is wrong, for status, and logs it.
+    pub fn report(&self, what: &str, remedy: &str) {
+        let mut faults = self.faults.lock();
+        if faults.iter().any(|fault| fault.what == what) {
+            return;
+        }
+        tracing::error!(volume = self.name(), what, remedy, "fault");
+        if faults.len() == MAX_FAULTS {
+            faults.remove(0);
+        }
+        faults.push(Fault { since_unix_ms: unix_ms(), what: what.to_owned(), remedy: remedy.to_owned() });
+    }
+
+    /// What was wrong is over: forgets the faults whose text begins with `prefix`.
+    pub fn healed(&self, prefix: &str) {
+        self.faults.lock().retain(|fault| !fault.what.starts_with(prefix));
+    }
+}
+
+pub(super) fn fresh_layers(base: &Arc<Base>, log: &Arc<Log>, from: Lsn) -> Layers {
+    let bytes: Arc<dyn apply_engine::LogBytes> = log.clone();
+    Layers::new(Delta::new(from, Vanished::Keep), Vec::new(), base.clone(), bytes)
+}
+
+pub(super) fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}

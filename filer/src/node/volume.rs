@@ -1,0 +1,256 @@
+//! Starts and stops the threads of one volume, and answers for it.
+
+use super::applier::ApplierState;
+use super::event::NodeEvent;
+use super::executor::Executor;
+use super::follower::Follower;
+use super::front::Front;
+use super::link::{self, Listeners};
+use super::open::Opened;
+use super::shared::{Shared, fresh_layers};
+use super::{NodeError, applier, report, witness};
+use crate::commit::{CommitEvents, CommitPath, Gate};
+use crate::config::NodeConfig;
+use crate::control::{ControlError, ErrorKind};
+use crate::hooks::RoleHooks;
+use crate::metrics::Metrics;
+use crate::stack::DeltaStack;
+use crate::status::{ConsistencyPointStatus, VolumeStatus};
+use crossbeam::channel::{Sender, bounded, unbounded};
+use ids::Cursors;
+use pair::{MonoMs, Operator, Pair, RoleName, Timers};
+use parking_lot::Mutex;
+use rdma_transport::{Counters, LinkError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Log space that clients can not take: room for the node's own records and for padding at the ring's end.
+const LOG_RESERVE_PART: u64 = 16;
+/// How often a wait for the pair looks.
+const LOOK: Duration = Duration::from_millis(2);
+/// How often the pump looks for records that nobody waits for.
+const PUMP_INTERVAL: Duration = Duration::from_millis(5);
+
+/// One volume of a running node.
+pub(super) struct VolumeNode {
+    shared: Arc<Shared>,
+    witness_address: Option<String>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+struct ToExecutor(Sender<NodeEvent>, Arc<std::sync::OnceLock<Arc<Shared>>>);
+
+impl CommitEvents for ToExecutor {
+    fn mirror_lost(&self, link: u64, error: LinkError) {
+        let _ended = self.0.send(NodeEvent::MirrorLost { id: link, reason: error.to_string() });
+    }
+    fn log_failed(&self, error: String) {
+        let _ended = self.0.send(NodeEvent::LogFailed(error));
+    }
+    fn want_consistency_point(&self) {
+        if let Some(shared) = self.1.get() {
+            shared.applier.request();
+        }
+    }
+}
+
+impl VolumeNode {
+    /// Starts everything that runs for a volume.
+    pub fn start(
+        opened: Opened,
+        node: &NodeConfig,
+        metrics: &Metrics,
+        listeners: &Arc<Listeners>,
+        started: Instant,
+    ) -> Result<VolumeNode, NodeError> {
+        let Opened { config, log, recovery, base, role_state } = opened;
+        let (log, base) = (Arc::new(log), Arc::new(base));
+        let (events, inbox) = unbounded();
+        let (tail, end) = (log.tail(), log.end());
+        let cursors = Cursors::new(log.capacity_bytes(), tail.lsn, tail.lsn, end.lsn)?;
+        let gate = Gate::new(log.capacity_bytes(), log.capacity_bytes() / LOG_RESERVE_PART, tail.lsn);
+        let metrics = metrics.volume(config.name.as_str());
+        let late = Arc::new(std::sync::OnceLock::new());
+        let to_executor = Box::new(ToExecutor(events.clone(), late.clone()));
+        let path = CommitPath::new(log.clone(), cursors, gate.clone(), metrics.clone(), to_executor, started);
+        let stack = Arc::new(DeltaStack::new(fresh_layers(&base, &log, tail.lsn)));
+        let shared = Arc::new(Shared {
+            me: node.name.clone(),
+            hooks: Arc::new(RoleHooks::new(&config)),
+            config,
+            log,
+            base,
+            stack,
+            path: Arc::new(path),
+            gate,
+            metrics,
+            counters: Arc::new(Counters::default()),
+            events,
+            follower: Follower::new(tail, end.lsn),
+            applier: ApplierState::default(),
+            started,
+            stopping: AtomicBool::new(false),
+            volume: Mutex::new(None),
+            pair: Mutex::new(None),
+            peer_durability: Mutex::new(None),
+            mounted_at: Mutex::new(None),
+            last_point: Mutex::new(None),
+            last_takeover: Mutex::new(None),
+            witness_error: Mutex::new(None),
+            faults: Mutex::new(Vec::new()),
+        });
+        let _first = late.set(shared.clone());
+        shared.gate.set_local_space(tail.lsn, shared.local_space());
+        if recovery.memory_lost {
+            shared.report(
+                "the log's memory did not survive the restart of the machine",
+                "this node needs a resync",
+            );
+        }
+        shared.hooks.clear_leftovers();
+        let volume_name = shared.name().to_owned();
+        let pair_error = |why: String| NodeError::Pair { volume: volume_name.clone(), why };
+        let (pair, first) =
+            Pair::new(pair_config(&shared, node), role_state, shared.log_summary(), MonoMs(shared.now_ms()))
+                .map_err(|error| pair_error(error.to_string()))?;
+        let params = link::params(&shared);
+        let source = listeners.source(&shared, &params).map_err(|error| pair_error(error.to_string()))?;
+        let (questions, to_witness) = unbounded();
+        let front = Front::start(shared.clone()).map_err(NodeError::Thread)?;
+        let mut volume = VolumeNode {
+            witness_address: node
+                .witness
+                .as_ref()
+                .and_then(|witness| witness.addresses.first())
+                .map(ToString::to_string),
+            shared: shared.clone(),
+            threads: Mutex::default(),
+        };
+        let executor = Executor::new(shared.clone(), pair, first, inbox, questions, front);
+        volume.spawn("pair", move || executor.run())?;
+        let s = shared.clone();
+        volume.spawn("link", move || link::run(&s, &source, &params))?;
+        let (s, asks) = (shared.clone(), node.witness.clone());
+        volume.spawn("witness", move || witness::run(&s, asks.as_ref(), &to_witness))?;
+        let s = shared.clone();
+        volume.spawn("apply", move || applier::run(&s))?;
+        let s = shared;
+        volume.spawn("pump", move || {
+            while !s.is_stopping() {
+                if !s.path.pump() {
+                    std::thread::sleep(PUMP_INTERVAL);
+                }
+            }
+        })?;
+        // Listeners live as long as a volume needs them.
+        let _kept = listeners;
+        Ok(volume)
+    }
+
+    fn spawn(&mut self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), NodeError> {
+        let thread =
+            std::thread::Builder::new().name(name.to_owned()).spawn(run).map_err(NodeError::Thread)?;
+        self.threads.get_mut().push(thread);
+        Ok(())
+    }
+
+    pub fn name(&self) -> &str {
+        self.shared.name()
+    }
+
+    pub fn status(&self) -> VolumeStatus {
+        report::volume(&self.shared, self.witness_address.as_deref())
+    }
+
+    /// Asks the pair to hand over or stop.
+    pub fn request_stop(&self) {
+        self.shared.tell(NodeEvent::Shutdown);
+    }
+
+    /// Waits until the pair has stopped, then ends the other threads.
+    pub fn wait_stopped(&self) {
+        let mut threads = std::mem::take(&mut *self.threads.lock()).into_iter();
+        if let Some(executor) = threads.next() {
+            let _panicked = executor.join();
+        }
+        // What is committed goes to the base tree, so that the next start has nothing to do.
+        self.shared.applier.request_and_wait(CLEAN_STOP_APPLY);
+        self.shared.stopping.store(true, Ordering::Release);
+        self.shared.applier.request();
+        for thread in threads {
+            let _panicked = thread.join();
+        }
+    }
+
+    /// Tells the pair what an operator wants.
+    pub fn wish(&self, wish: Operator) -> Result<(), ControlError> {
+        let stopped = || ControlError::new(ErrorKind::Failed, "the volume has stopped");
+        let (answer, answered) = bounded(1);
+        self.shared.tell(NodeEvent::Operator { wish, answer });
+        answered.recv_timeout(Duration::from_secs(10)).map_err(|_| stopped())?
+    }
+
+    /// Waits until the partner is primary.
+    pub fn wait_handed_over(&self, timeout: Duration) -> Result<(), ControlError> {
+        self.wait(timeout, |status| status.role == RoleName::Partner && !status.serving)
+    }
+
+    /// Waits until this node is primary.
+    pub fn wait_serving(&self, timeout: Duration) -> Result<(), ControlError> {
+        self.wait(timeout, |status| status.role == RoleName::Primary && status.serving)
+    }
+
+    fn wait(
+        &self,
+        timeout: Duration,
+        reached: impl Fn(&pair::PairStatus) -> bool,
+    ) -> Result<(), ControlError> {
+        let deadline = Instant::now() + timeout;
+        while !self.shared.pair.lock().as_ref().is_some_and(&reached) {
+            if Instant::now() > deadline {
+                let text = "not reached in time; see `twinfiler status` for what the volume is doing";
+                return Err(ControlError::new(ErrorKind::TimedOut, text));
+            }
+            std::thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+
+    /// Takes a consistency point of everything that is committed now.
+    pub fn consistency_point(&self, limit: Duration) -> Option<ConsistencyPointStatus> {
+        self.shared.applier.request_and_wait(limit).then(|| {
+            let last = self.shared.last_point.lock().clone();
+            last.unwrap_or(ConsistencyPointStatus {
+                at_unix_ms: super::shared::unix_ms(),
+                duration_us: 0,
+                objects: 0,
+                bytes: 0,
+                applied: self.shared.path.cursors().applied(),
+            })
+        })
+    }
+}
+
+/// Longest time that a clean stop applies what is left.
+const CLEAN_STOP_APPLY: Duration = Duration::from_secs(10);
+
+fn pair_config(shared: &Shared, node: &NodeConfig) -> pair::Config {
+    let timers = &shared.config.timers;
+    let ms = |duration: Duration| duration.as_millis() as u64;
+    let (me, peer) = (shared.me.clone(), shared.config.peer.name.clone());
+    pair::Config {
+        preferred: shared.config.preferred_primary.clone(),
+        me,
+        peer,
+        witness: node.witness.is_some(),
+        timers: Timers {
+            heartbeat_ms: ms(timers.heartbeat),
+            failure_timeout_ms: ms(timers.peer_timeout),
+            lease_ms: ms(timers.lease),
+            drain_timeout_ms: ms(timers.handover),
+            ..Timers::default()
+        },
+    }
+}

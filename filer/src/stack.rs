@@ -1,0 +1,110 @@
+//! The one stack of Deltas of a volume, and the order in which records enter it.
+//!
+//! A primary's operations enter through [`DeltaStack::writer`]: validate, reserve and absorb happen under one
+//! lock, so the order of records in the log is the order in which they were absorbed. A partner absorbs what
+//! its primary committed through the same door. Readers take a [`DeltaStack::snapshot`] and never wait.
+//!
+//! Invariants: a Delta changes the base only after every snapshot in which it was not yet sealed is gone; log
+//! space is freed only after every snapshot that could read it is gone ([`DeltaStack::retired`]). What can go
+//! wrong: a reader that never ends would hold consistency points up; every read is bounded, so none does.
+
+use apply_engine::{Delta, Layers, Operation, RecordPosition};
+use parking_lot::{Mutex, MutexGuard, RwLock};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// How often it is looked whether a retired state is still being read.
+const RETIRED_POLL: Duration = Duration::from_micros(200);
+
+/// See the module.
+pub struct DeltaStack {
+    current: RwLock<Arc<Layers>>,
+    order: Mutex<()>,
+}
+
+/// The right to add records, one at a time. Keep it short: every other writer waits.
+pub struct Writer<'a> {
+    layers: Arc<Layers>,
+    _order: MutexGuard<'a, ()>,
+}
+
+/// A state that was replaced and may still be read.
+#[derive(Debug)]
+pub struct Retired(Weak<Layers>);
+
+impl std::fmt::Debug for DeltaStack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DeltaStack").field("sealed", &self.snapshot().sealed.len()).finish_non_exhaustive()
+    }
+}
+
+impl DeltaStack {
+    /// A stack that begins as `layers`.
+    pub fn new(layers: Layers) -> DeltaStack {
+        DeltaStack { current: RwLock::new(Arc::new(layers)), order: Mutex::new(()) }
+    }
+
+    /// The state for one read. Hold it for that read and no longer.
+    pub fn snapshot(&self) -> Arc<Layers> {
+        Arc::clone(&self.current.read())
+    }
+
+    /// The right to validate against the newest state and to add to it.
+    pub fn writer(&self) -> Writer<'_> {
+        let order = self.order.lock();
+        Writer { layers: self.snapshot(), _order: order }
+    }
+
+    /// Seals the active Delta. `None` when it spans no record. The sealed Delta may be applied when everything
+    /// before its end is committed and the retired state is not read any more.
+    pub fn seal(&self) -> Option<(Arc<Delta>, Retired)> {
+        let _order = self.order.lock();
+        let old = self.snapshot();
+        if old.active.read().end() == old.active.read().first() {
+            return None;
+        }
+        let new = old.seal();
+        let sealed = Arc::clone(new.sealed.last()?);
+        Some((sealed, self.publish(new)))
+    }
+
+    /// Drops the oldest sealed Delta, which the base now holds. Its log space may be freed when the retired
+    /// state is not read any more.
+    pub fn drop_oldest(&self) -> Retired {
+        let _order = self.order.lock();
+        let new = self.snapshot().without_oldest();
+        self.publish(new)
+    }
+
+    /// Begins anew as `layers`: after a restart, a truncation, or being deposed.
+    pub fn reset(&self, layers: Layers) -> Retired {
+        let _order = self.order.lock();
+        self.publish(layers)
+    }
+
+    fn publish(&self, layers: Layers) -> Retired {
+        let old = std::mem::replace(&mut *self.current.write(), Arc::new(layers));
+        Retired(Arc::downgrade(&old))
+    }
+}
+
+impl Writer<'_> {
+    /// The state to validate against.
+    pub fn layers(&self) -> &Arc<Layers> {
+        &self.layers
+    }
+
+    /// Adds the record at `at`.
+    pub fn absorb(&self, at: RecordPosition, operation: &Operation<'_>) {
+        self.layers.absorb(at, operation);
+    }
+}
+
+impl Retired {
+    /// Waits until nobody reads the state any more.
+    pub fn wait(&self) {
+        while self.0.strong_count() > 0 {
+            std::thread::sleep(RETIRED_POLL);
+        }
+    }
+}
