@@ -1,4 +1,5 @@
 //! The built program: exit codes and what it says on standard error.
+#![allow(clippy::unwrap_used, reason = "tests: a failed unwrap is a failed test")]
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
