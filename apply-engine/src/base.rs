@@ -23,6 +23,7 @@ mod handles;
 mod index;
 pub(crate) mod inode;
 mod label;
+mod private_mount;
 mod reader;
 mod root;
 #[cfg(test)]

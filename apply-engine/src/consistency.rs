@@ -97,3 +97,8 @@ pub(crate) fn apply_to(tree: &impl crate::tree::Tree, delta: &Delta) -> Result<A
     let report = executor::run(tree, delta, &plan)?;
     Ok(ApplyReport { took: started.elapsed(), ..report })
 }
+
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+pub(crate) mod sim;

@@ -5,7 +5,7 @@
 //! them is in place. Every value is set again on a repeated run; nothing depends on what an earlier one did.
 
 pub(crate) mod base_tree;
-mod uring;
+pub(crate) mod uring;
 
 use ids::Oid;
 use std::collections::HashSet;
@@ -22,8 +22,6 @@ use crate::survey::final_label;
 use crate::tree::{FileWrite, Fill, LocalAttributes, Parent, Place, Tree};
 use rustix::io::Errno;
 
-/// `S_ISUID | S_ISGID`, which a change of owner clears.
-const SUID_SGID: u32 = 0o6000;
 /// Files with at least this much data are worth a thread each.
 const LARGE_BYTES: u64 = 256 << 10;
 
@@ -209,8 +207,7 @@ impl<T: Tree> Running<'_, T> {
         fresh: bool,
     ) -> Result<(), ApplyError> {
         let (uid, gid) = (object.attrs.uid.unwrap_or(local.uid), object.attrs.gid.unwrap_or(local.gid));
-        let owner_changes = (uid, gid) != (local.uid, local.gid);
-        if owner_changes {
+        if (uid, gid) != (local.uid, local.gid) {
             self.tree.set_owner(oid, uid, gid)?;
         }
         if fresh || object.born.is_some() {
@@ -228,12 +225,12 @@ impl<T: Tree> Running<'_, T> {
                 None => self.tree.remove_xattr(oid, name)?,
             }
         }
-        match object.attrs.mode {
-            Some(mode) => self.tree.set_mode(oid, mode)?,
-            None if owner_changes && local.mode & SUID_SGID != 0 => self.tree.set_mode(oid, local.mode)?,
-            None => {}
+        // A change of owner, maybe one that an earlier attempt made, has cleared suid bits.
+        let owner_is_set = object.attrs.uid.is_some() || object.attrs.gid.is_some();
+        match object.attrs.mode.or(owner_is_set.then_some(local.label.mode)) {
+            Some(mode) => Ok(self.tree.set_mode(oid, mode)?),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Times and labels of directories, when nothing changes in them any more.

@@ -43,6 +43,7 @@ pub(crate) fn final_label(oid: Oid, object: &ObjectDelta, before: Option<Label>)
         oid,
         generation: generation.or(before.map(|label| label.generation)).unwrap_or_default(),
         nlink: object.attrs.nlink.or(before.map(|label| label.nlink)).unwrap_or(1),
+        mode: object.attrs.mode.or(before.map(|label| label.mode)).unwrap_or_default(),
         ctime: object.attrs.ctime.or(before.map(|label| label.ctime)).unwrap_or_default(),
         last_lsn: object.last_lsn,
     }
@@ -86,16 +87,15 @@ struct Taking<'a, T> {
 impl<T: Tree> Taking<'_, T> {
     /// Staging and orphans.
     fn hidden(&mut self) -> Result<(), ApplyError> {
-        for (_, object) in self.delta.objects().filter(|(_, object)| object.state == ObjectState::Orphan) {
-            debug_assert!(object.attrs.nlink.is_none_or(|nlink| nlink == 0), "an orphan has no link");
-        }
         for name in self.tree.list(&Parent::Staging)? {
             self.record(Place::new(Parent::Staging, name), None)?;
         }
         for name in self.tree.list(&Parent::Orphans)? {
-            if oid_of_name(&name).is_some_and(|oid| self.delta.object(oid).is_some()) {
-                self.record(Place::new(Parent::Orphans, name), None)?;
-            }
+            let Some(oid) = oid_of_name(&name) else { continue };
+            let Some(object) = self.delta.object(oid) else { continue };
+            // `Linked` says that the records did not touch this: nothing gives an orphan a name again.
+            let wanted = (object.state != ObjectState::Dead).then_some(oid);
+            self.record(Place::new(Parent::Orphans, name), wanted)?;
         }
         for (oid, _) in self.delta.objects().filter(|(_, object)| object.state == ObjectState::Orphan) {
             let slot = self.survey.slots.entry(Place::orphan(oid));

@@ -83,7 +83,6 @@ pub(crate) struct Occupant {
 pub(crate) struct LocalAttributes {
     pub kind: ObjectKind,
     pub size: u64,
-    pub mode: u32,
     pub uid: u32,
     pub gid: u32,
     pub label: Label,

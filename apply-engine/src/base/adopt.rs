@@ -201,7 +201,8 @@ impl Adoption<'_> {
     ) -> Result<(), OpenError> {
         let now = Timestamp { secs: stat.st_ctime, nanos: u32::try_from(stat.st_ctime_nsec).unwrap_or(0) };
         let ctime = earlier.map_or(now, |label| label.ctime);
-        let label = Label { oid, generation: ADOPTED_GENERATION, nlink, ctime, last_lsn: Lsn::ZERO };
+        let mode = stat.st_mode & 0o7777;
+        let label = Label { oid, generation: ADOPTED_GENERATION, nlink, mode, ctime, last_lsn: Lsn::ZERO };
         inode::write_label(fd.as_fd(), &label).map_err(TreeError::at("label", path_of(fd.as_fd())))?;
         let inode = self.base.keep(fd, stat, label)?;
         self.base.remember(&inode)?;

@@ -1,12 +1,13 @@
 //! The label of an object: one small xattr that says which object of the volume an inode is.
 //!
 //! It is the authority on identity (the index is only a cache of it), and it keeps what the local filesystem
-//! can not be told: the client-visible change time, generation and link count. `trusted.*` works on every inode
+//! can not be told: the client-visible change time, generation and link count. It also keeps
+//! the mode, because a change of owner clears suid bits and a crash may come before they are set again. `trusted.*` works on every inode
 //! type, symlinks included, through `/proc/self/fd/N` of an `O_PATH` descriptor.
 //!
 //! ```text
 //! 0        4        8        16           24        32         36       40       48
-//! | version | nlink |  oid   | generation | ctime s | ctime ns | unused |  LSN   |
+//! | version | nlink |  oid   | generation | ctime s | ctime ns |  mode  |  LSN   |
 //! ```
 //! All little endian. 48 bytes, so that it fits into the inode on ext4 and xfs.
 //! What can go wrong: a label of a version from the future, or one that somebody else wrote; both are typed
@@ -33,6 +34,8 @@ pub struct Label {
     /// The link count that clients see: 0 for an object that lives on only because it is open; for directories
     /// 2 + subdirectories, whatever the local filesystem counts.
     pub nlink: u32,
+    /// Permission bits, `0o7777`.
+    pub mode: u32,
     /// The change time that clients see.
     pub ctime: Timestamp,
     /// End of the last record that changed the object.
@@ -64,6 +67,7 @@ impl Label {
         bytes[16..24].copy_from_slice(&self.generation.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.ctime.secs.to_le_bytes());
         bytes[32..36].copy_from_slice(&self.ctime.nanos.to_le_bytes());
+        bytes[36..40].copy_from_slice(&self.mode.to_le_bytes());
         bytes[40..48].copy_from_slice(&self.last_lsn.0.to_le_bytes());
         bytes
     }
@@ -81,6 +85,7 @@ impl Label {
                 oid: Oid(u64_at(8)),
                 generation: u64_at(16),
                 nlink: u32_at(4),
+                mode: u32_at(36),
                 ctime: Timestamp { secs: u64_at(24) as i64, nanos: u32_at(32) },
                 last_lsn: Lsn(u64_at(40)),
             }),

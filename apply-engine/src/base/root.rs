@@ -14,7 +14,9 @@ use std::sync::atomic::AtomicU64;
 use super::adopt::{self, AdoptReport};
 use super::cache::DescriptorCache;
 use super::index::Index;
-use super::{Base, HIDDEN_NAME, NEXT_OID_XATTR, OpenError, TreeError, inode, is_reserved_in_root};
+use super::{
+    Base, HIDDEN_NAME, NEXT_OID_XATTR, OpenError, TreeError, inode, is_reserved_in_root, private_mount,
+};
 use crate::attributes::Timestamp;
 
 /// Share of the process's descriptors that one base may keep open: one in this many.
@@ -168,17 +170,20 @@ fn assemble(
     index: Index,
     next_oid: u64,
 ) -> Result<Base, OpenError> {
+    let root = private_mount::clone_without_atime(root.as_fd()).map_err(root_error(path))?;
     let hidden = |name: &str| {
-        let path = path.join(HIDDEN_NAME).join(name);
-        rustix::fs::open(&path, DIRECTORY | OFlags::NOFOLLOW, Mode::empty()).map_err(root_error(&path))
+        let within = Path::new(HIDDEN_NAME).join(name);
+        rustix::fs::openat(&root, &within, DIRECTORY | OFlags::NOFOLLOW, Mode::empty())
+            .map_err(root_error(&path.join(&within)))
     };
+    let (staging, orphans) = (hidden("staging")?, hidden("orphans")?);
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
     let inodes = (limit / DESCRIPTOR_SHARE).clamp(*CACHE_INODES.start(), *CACHE_INODES.end());
     Ok(Base {
         path: path.into(),
         volume,
-        staging: hidden("staging")?,
-        orphans: hidden("orphans")?,
+        staging,
+        orphans,
         root,
         label_file,
         index,

@@ -1,1 +1,10 @@
-//! The base on real filesystems.
+//! The base on real filesystems: ext4, xfs and btrfs in image files, mounted through loop devices.
+//!
+//! These need root, loop devices, and the three `mkfs` programs; without them they fail and say what is missing.
+
+mod adoption;
+mod applying;
+mod opening;
+mod volume_image;
+
+pub(crate) use volume_image::{FILESYSTEMS, Image};

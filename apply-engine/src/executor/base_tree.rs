@@ -198,7 +198,6 @@ impl<S: PayloadSource> Tree for BaseTree<'_, S> {
             Ok(LocalAttributes {
                 kind: inode.kind(),
                 size: u64::try_from(stat.st_size).unwrap_or(0),
-                mode: stat.st_mode & 0o7777,
                 uid: stat.st_uid,
                 gid: stat.st_gid,
                 label: inode.label()?,

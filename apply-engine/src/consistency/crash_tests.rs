@@ -1,0 +1,131 @@
+//! Idempotence, proven by trying: whatever was applied when a crash came and whatever part of it survived,
+//! running the consistency point again (over the same records and more) gives the oracle's tree.
+
+use std::sync::Arc;
+
+use ids::{Lsn, Oid};
+use parking_lot::RwLock;
+use proptest::prelude::*;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::sim::SimTree;
+use super::{ApplyError, apply_to};
+use crate::delta::{Delta, RecordPosition, Vanished};
+use crate::oracle::{Generator, MemoryLog, Step, difference};
+use crate::view::Layers;
+
+/// Crashes in a row before a run may come to its end.
+const MAX_CRASHES: usize = 4;
+
+fn delta_of(steps: &[(RecordPosition, Step)], vanished: Vanished) -> Delta {
+    let mut delta = Delta::new(steps.first().map_or(Lsn::ZERO, |(at, _)| at.lsn), vanished);
+    for (at, step) in steps {
+        delta.absorb(*at, &step.operation());
+    }
+    delta
+}
+
+struct World {
+    log: Arc<MemoryLog>,
+    tree: Arc<SimTree>,
+    generator: Generator,
+}
+
+impl World {
+    fn new(seed: u64) -> World {
+        let log = Arc::new(MemoryLog::default());
+        World { tree: Arc::new(SimTree::new(log.clone())), generator: Generator::new(seed), log }
+    }
+
+    fn steps(&mut self, count: usize) -> Vec<(RecordPosition, Step)> {
+        let steps = self.generator.steps(count);
+        steps.into_iter().map(|step| (self.log.append(&step), step)).collect()
+    }
+
+    fn check(&self) {
+        let layers = Layers {
+            active: Arc::new(RwLock::new(Delta::new(Lsn::ZERO, Vanished::Forget).into())),
+            sealed: Vec::new(),
+            base: self.tree.clone(),
+            log: self.log.clone(),
+        };
+        if let Some(found) = difference(&layers, self.generator.model()) {
+            panic!("{found}");
+        }
+        assert!(self.tree.staging_is_empty(), "something stayed in staging");
+        let mut shown = self.tree.oids();
+        shown.sort_unstable();
+        let expected: Vec<Option<Oid>> = self.generator.model().nodes.keys().copied().map(Some).collect();
+        assert_eq!(shown, expected, "inodes that no record made, or too few");
+    }
+}
+
+/// Several consistency points, each cut short by crashes; recovery runs over all records since the last one
+/// that ended, as many as were committed by then.
+fn survive(seed: u64, points: usize, records: usize) {
+    let mut rng = StdRng::seed_from_u64(seed ^ 0x5eed);
+    let mut world = World::new(seed);
+    for _ in 0..points {
+        let mut steps = world.steps(rng.random_range(1..=records));
+        let mut vanished = Vanished::Forget;
+        for _ in 0..rng.random_range(0..=MAX_CRASHES) {
+            world.tree.crash_after(rng.random_range(0..steps.len() * 4 + 4));
+            match apply_to(&*world.tree, &delta_of(&steps, vanished)) {
+                Ok(_) => {}
+                Err(ApplyError::Io(_)) => {}
+                Err(other) => panic!("{other}"),
+            }
+            let survival = [0.0, 0.2, 0.5, 0.8, 1.0][rng.random_range(0..5)];
+            world.tree.restart(&mut rng, survival);
+            vanished = Vanished::Keep;
+            steps.extend(world.steps(rng.random_range(0..=records / 2)));
+        }
+        apply_to(&*world.tree, &delta_of(&steps, vanished)).expect("nothing fails any more");
+        world.check();
+        // Power fails after the sync but before the log's tail has moved.
+        world.tree.sync();
+        apply_to(&*world.tree, &delta_of(&steps, Vanished::Keep)).expect("nothing fails any more");
+        world.check();
+        world.tree.sync();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, max_shrink_iters: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_crash_anywhere_with_any_surviving_effects_is_repaired(
+        seed: u64, points in 1..4usize, records in 1..60usize,
+    ) {
+        survive(seed, points, records);
+    }
+}
+
+/// The same, one effect further each time, for one busy Delta: no crash point is left to luck.
+#[test]
+fn every_crash_point_of_one_consistency_point() {
+    let prepared = |seed| {
+        let mut world = World::new(seed);
+        let before = world.steps(40);
+        apply_to(&*world.tree, &delta_of(&before, Vanished::Forget)).expect("applies");
+        world.tree.sync();
+        let steps = world.steps(60);
+        (world, steps)
+    };
+    for seed in 0..3 {
+        let (world, steps) = prepared(seed);
+        apply_to(&*world.tree, &delta_of(&steps, Vanished::Forget)).expect("applies");
+        let effects = world.tree.effects();
+        assert!(effects > 10, "the Delta is busy: {effects}");
+        for crash in 0..effects {
+            let (world, steps) = prepared(seed);
+            world.tree.crash_after(crash);
+            let cut = apply_to(&*world.tree, &delta_of(&steps, Vanished::Forget));
+            assert!(matches!(cut, Err(ApplyError::Io(_))), "{cut:?}");
+            world.tree.restart(&mut StdRng::seed_from_u64(crash as u64), 0.7);
+            apply_to(&*world.tree, &delta_of(&steps, Vanished::Keep)).expect("nothing fails any more");
+            world.check();
+        }
+    }
+}
