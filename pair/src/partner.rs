@@ -20,10 +20,13 @@ impl Pair {
         match meet(&self.hello(), theirs, epoch) {
             Meeting::NeedsResync(reason) => self.needs_resync(reason),
             Meeting::Split(split) => {
+                let news = self.reports.split.is_none();
                 self.reports.split = Some(split);
                 self.store(|state| state.in_sync = false);
                 self.hold_off();
-                self.say_hello();
+                if news {
+                    self.say_hello();
+                }
             }
             Meeting::JoinAt(cut) => {
                 self.reports.needs_resync = None;

@@ -65,6 +65,8 @@ impl Pair {
         let reason = match verdict {
             PointVerdict::Continues => {
                 catch.mirroring = true;
+                // What an earlier partner had acknowledged says nothing about this one.
+                self.vitals.peer_durable = Lsn::ZERO;
                 catch.since = self.now;
                 primary.catch = Some(catch);
                 self.role = Role::Primary(primary);

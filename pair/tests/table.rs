@@ -1,6 +1,8 @@
 //! State × event as a golden file: what each state makes of each event, in one line each. A change of the
 //! machine shows as a change of `table.golden`; `BLESS=1 cargo test -p pair --test table` writes it anew.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 use ids::{
     AckRule, ChainCrc, Durability, Epoch, EpochHistory, EpochStart, LogPoint, Lsn, NodeName, VolumeId,
 };

@@ -7,6 +7,8 @@
 //! again and acknowledges. A failing run names its seed; `SEED=n cargo test -p pair --test sim one_seed`
 //! replays it.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 mod node;
 mod random;
 mod scenarios;
