@@ -34,8 +34,17 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(()) => ExitCode::Ok,
         Err(error) => {
             // Nothing is left to be told when standard error is closed.
-            let _ = writeln!(std::io::stderr(), "twinfiler: {error:#}");
+            let _ = writeln!(std::io::stderr(), "twinfiler: {}", told_once(&error));
             exit_code_of(&error)
         }
     }
+}
+
+/// The error and its causes, without those that the text before them quotes already.
+fn told_once(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text {
+        text if text.is_empty() => cause,
+        text if text.contains(&cause) => text,
+        text => format!("{text}: {cause}"),
+    })
 }
