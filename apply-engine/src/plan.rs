@@ -246,11 +246,8 @@ fn by_level(directories: Vec<(Oid, Place)>) -> Vec<Vec<Step>> {
             chain.push(oid);
             at = parents[&oid];
         }
-        let mut level = at.and_then(|oid| levels.get(&oid)).map_or(0, |level| level + 1);
-        for oid in chain.into_iter().rev() {
-            levels.insert(oid, level);
-            level += 1;
-        }
+        let lowest = at.and_then(|oid| levels.get(&oid)).map_or(0, |level| level + 1);
+        levels.extend(chain.into_iter().rev().zip(lowest..));
     }
     let mut steps: Vec<Vec<Step>> = Vec::new();
     for (oid, at) in directories {

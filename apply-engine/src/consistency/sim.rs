@@ -5,9 +5,10 @@
 //! harsher than ext4, xfs and btrfs, which keep namespace changes in order. The index survives as of the last
 //! sync, so it does not know later inodes, and knows some that are gone.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::ops::ControlFlow;
+mod reader;
+mod state;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ids::{Lsn, Oid};
@@ -15,189 +16,17 @@ use parking_lot::Mutex;
 use rand::Rng;
 use rustix::io::Errno;
 
-use crate::attributes::{Attributes, ObjectKind, Timestamp};
+use self::state::{Effect, Node, State};
+use crate::attributes::{ObjectKind, Timestamp};
 use crate::base::{Label, TreeError};
-use crate::delta::{Birth, Target};
-use crate::name::{Name, NameRef};
-use crate::tree::{FileWrite, Fill, LocalAttributes, Occupant, Parent, Place, Tree, oid_of_name};
-use crate::view::{BaseEntry, BaseReader, LogBytes};
+use crate::delta::Birth;
+use crate::name::Name;
+use crate::tree::{FileWrite, Fill, LocalAttributes, Occupant, Parent, Place, Tree};
+use crate::view::LogBytes;
 
 const ROOT: u64 = 1;
 const STAGING: u64 = 2;
 const ORPHANS: u64 = 3;
-
-#[derive(Clone, Debug)]
-struct Node {
-    kind: ObjectKind,
-    label: Option<Label>,
-    children: BTreeMap<Name, u64>,
-    content: Vec<u8>,
-    target: Vec<u8>,
-    rdev: u64,
-    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
-    mode: u32,
-    owner: (u32, u32),
-    atime: Timestamp,
-    mtime: Timestamp,
-}
-
-impl Node {
-    fn new(kind: ObjectKind) -> Node {
-        let never = Timestamp { secs: 1, nanos: 1 };
-        Node {
-            kind,
-            label: None,
-            children: BTreeMap::new(),
-            content: Vec::new(),
-            target: Vec::new(),
-            rdev: 0,
-            xattrs: BTreeMap::new(),
-            mode: 0o600,
-            owner: (0, 0),
-            atime: never,
-            mtime: never,
-        }
-    }
-}
-
-#[derive(Clone, Debug)]
-enum Effect {
-    Create { dir: u64, name: Name, inode: u64, node: Box<Node> },
-    Link { dir: u64, name: Name, inode: u64 },
-    Rename { from: (u64, Name), to: (u64, Name), inode: u64 },
-    Remove { dir: u64, name: Name, inode: u64 },
-    Label { inode: u64, label: Label },
-    Truncate { inode: u64, size: u64 },
-    Write { inode: u64, offset: u64, bytes: Vec<u8> },
-    Xattr { inode: u64, name: Vec<u8>, value: Option<Vec<u8>> },
-    Owner { inode: u64, owner: (u32, u32) },
-    Mode { inode: u64, mode: u32 },
-    Times { inode: u64, atime: Option<Timestamp>, mtime: Option<Timestamp> },
-}
-
-#[derive(Clone, Debug)]
-struct State {
-    nodes: BTreeMap<u64, Node>,
-    index: BTreeMap<Oid, u64>,
-}
-
-impl State {
-    /// Does one effect, or says what it lacks.
-    fn perform(&mut self, effect: &Effect) -> Result<(), Errno> {
-        match effect {
-            Effect::Create { dir, name, inode, node } => {
-                self.free_slot(*dir, name)?;
-                self.nodes.insert(*inode, (**node).clone());
-                self.children(*dir)?.insert(name.clone(), *inode);
-            }
-            Effect::Link { dir, name, inode } => {
-                self.free_slot(*dir, name)?;
-                self.names(*inode).checked_sub(1).ok_or(Errno::NOENT)?;
-                self.children(*dir)?.insert(name.clone(), *inode);
-            }
-            Effect::Rename { from, to, inode } => {
-                self.holds(from.0, &from.1, *inode)?;
-                self.free_slot(to.0, &to.1)?;
-                if self.is_below(to.0, *inode) {
-                    return Err(Errno::INVAL);
-                }
-                self.children(from.0)?.remove(&from.1);
-                self.children(to.0)?.insert(to.1.clone(), *inode);
-            }
-            Effect::Remove { dir, name, inode } => {
-                self.holds(*dir, name, *inode)?;
-                if !self.node(*inode)?.children.is_empty() {
-                    return Err(Errno::NOTEMPTY);
-                }
-                self.children(*dir)?.remove(name);
-                if self.names(*inode) == 0 {
-                    self.nodes.remove(inode);
-                }
-            }
-            Effect::Label { inode, label } => self.node(*inode)?.label = Some(*label),
-            Effect::Truncate { inode, size } => self.node(*inode)?.content.resize(*size as usize, 0),
-            Effect::Write { inode, offset, bytes } => {
-                let content = &mut self.node(*inode)?.content;
-                let (start, end) = (*offset as usize, *offset as usize + bytes.len());
-                content.resize(content.len().max(end), 0);
-                content[start..end].copy_from_slice(bytes);
-            }
-            Effect::Xattr { inode, name, value } => {
-                let xattrs = &mut self.node(*inode)?.xattrs;
-                match value {
-                    Some(value) => xattrs.insert(name.clone(), value.clone()),
-                    None => xattrs.remove(name),
-                };
-            }
-            Effect::Owner { inode, owner } => {
-                let node = self.node(*inode)?;
-                node.owner = *owner;
-                if !node.kind.is_directory() {
-                    node.mode &= 0o1777;
-                }
-            }
-            Effect::Mode { inode, mode } => self.node(*inode)?.mode = *mode,
-            Effect::Times { inode, atime, mtime } => {
-                let node = self.node(*inode)?;
-                node.atime = atime.unwrap_or(node.atime);
-                node.mtime = mtime.unwrap_or(node.mtime);
-            }
-        }
-        Ok(())
-    }
-
-    fn node(&mut self, inode: u64) -> Result<&mut Node, Errno> {
-        self.nodes.get_mut(&inode).ok_or(Errno::NOENT)
-    }
-    fn children(&mut self, dir: u64) -> Result<&mut BTreeMap<Name, u64>, Errno> {
-        Ok(&mut self.node(dir)?.children)
-    }
-    fn free_slot(&mut self, dir: u64, name: &Name) -> Result<(), Errno> {
-        if self.children(dir)?.contains_key(name) { Err(Errno::EXIST) } else { Ok(()) }
-    }
-    fn holds(&mut self, dir: u64, name: &Name, inode: u64) -> Result<(), Errno> {
-        if self.children(dir)?.get(name) == Some(&inode) { Ok(()) } else { Err(Errno::NOENT) }
-    }
-    fn names(&self, inode: u64) -> u64 {
-        self.nodes.values().flat_map(|node| node.children.values()).filter(|child| **child == inode).count()
-            as u64
-    }
-    fn parent(&self, inode: u64) -> Option<(u64, Name)> {
-        self.nodes.iter().find_map(|(dir, node)| {
-            let (name, _) = node.children.iter().find(|(_, child)| **child == inode)?;
-            Some((*dir, name.clone()))
-        })
-    }
-    fn is_below(&self, mut dir: u64, ancestor: u64) -> bool {
-        loop {
-            if dir == ancestor {
-                return true;
-            }
-            match self.parent(dir) {
-                Some((above, _)) => dir = above,
-                None => return false,
-            }
-        }
-    }
-
-    /// Forgets what no name leads to.
-    fn collect_garbage(&mut self) {
-        let mut reached = BTreeSet::new();
-        let mut waiting = vec![ROOT, STAGING, ORPHANS];
-        while let Some(inode) = waiting.pop() {
-            if reached.insert(inode) {
-                waiting.extend(self.nodes[&inode].children.values());
-            }
-        }
-        self.nodes.retain(|inode, _| reached.contains(inode));
-    }
-
-    fn find(&self, oid: Oid) -> Option<u64> {
-        let inode = *self.index.get(&oid)?;
-        let label = self.nodes.get(&inode)?.label?;
-        (label.oid == oid).then_some(inode)
-    }
-}
 
 struct Sim {
     now: State,
@@ -472,93 +301,5 @@ impl Tree for SimTree {
     }
     fn set_label(&self, oid: Oid, label: &Label) -> Result<(), TreeError> {
         self.on(oid, |inode| vec![Effect::Label { inode, label: *label }])
-    }
-}
-
-impl SimTree {
-    fn shown<T>(&self, oid: Oid, act: impl FnOnce(&State, &Node) -> T) -> io::Result<T> {
-        let state = &self.sim.lock().now;
-        let inode = state.find(oid).ok_or(io::ErrorKind::NotFound)?;
-        Ok(act(state, &state.nodes[&inode]))
-    }
-}
-
-impl BaseReader for SimTree {
-    fn lookup(&self, parent: Oid, name: NameRef<'_>) -> io::Result<Option<Target>> {
-        self.shown(parent, |state, dir| {
-            let node = &state.nodes[dir.children.get(name.as_bytes())?];
-            Some(Target { oid: node.label?.oid, kind: node.kind })
-        })
-    }
-    fn attributes(&self, oid: Oid) -> io::Result<Attributes> {
-        self.shown(oid, |_, node| {
-            let label = node.label.expect("find() has seen it");
-            Attributes {
-                oid,
-                kind: node.kind,
-                mode: node.mode,
-                uid: node.owner.0,
-                gid: node.owner.1,
-                nlink: label.nlink,
-                size: node.content.len().max(node.target.len()) as u64,
-                blocks_bytes: 0,
-                atime: node.atime,
-                mtime: node.mtime,
-                ctime: label.ctime,
-                rdev: node.rdev,
-                generation: label.generation,
-            }
-        })
-    }
-    fn parent(&self, directory: Oid) -> io::Result<Oid> {
-        if directory == Oid::ROOT {
-            return Ok(directory);
-        }
-        self.shown(directory, |state, _| {
-            let (above, _) = state.parent(state.find(directory)?)?;
-            Some(state.nodes[&above].label?.oid)
-        })?
-        .ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-    fn read_at(&self, oid: Oid, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        self.shown(oid, |_, node| {
-            let rest = node.content.get(offset as usize..).unwrap_or_default();
-            let len = rest.len().min(buf.len());
-            buf[..len].copy_from_slice(&rest[..len]);
-            len
-        })
-    }
-    fn readdir(
-        &self,
-        directory: Oid,
-        visit: &mut dyn FnMut(BaseEntry<'_>) -> ControlFlow<()>,
-    ) -> io::Result<()> {
-        self.shown(directory, |state, dir| {
-            for (name, inode) in &dir.children {
-                let node = &state.nodes[inode];
-                let Some(label) = node.label else { continue };
-                if visit(BaseEntry { name: name.as_ref(), oid: label.oid, kind: node.kind }).is_break() {
-                    break;
-                }
-            }
-        })
-    }
-    fn readlink(&self, oid: Oid) -> io::Result<Vec<u8>> {
-        self.shown(oid, |_, node| node.target.clone())
-    }
-    fn xattr(&self, oid: Oid, name: &[u8]) -> io::Result<Option<Vec<u8>>> {
-        self.shown(oid, |_, node| node.xattrs.get(name).cloned())
-    }
-    fn xattr_names(&self, oid: Oid) -> io::Result<Vec<Vec<u8>>> {
-        Tree::xattr_names(self, oid).map_err(io::Error::from)
-    }
-    fn seek_data(&self, oid: Oid, offset: u64) -> io::Result<Option<u64>> {
-        self.shown(oid, |_, node| (offset < node.content.len() as u64).then_some(offset))
-    }
-    fn seek_hole(&self, oid: Oid, offset: u64) -> io::Result<Option<u64>> {
-        self.shown(oid, |_, node| Some(node.content.len() as u64).filter(|end| offset < *end))
-    }
-    fn orphans(&self) -> io::Result<Vec<Oid>> {
-        Ok(self.sim.lock().now.nodes[&ORPHANS].children.keys().filter_map(oid_of_name).collect())
     }
 }

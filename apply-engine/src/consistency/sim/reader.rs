@@ -1,0 +1,102 @@
+//! The simulated tree as merged reads see it.
+
+use std::io;
+use std::ops::ControlFlow;
+
+use ids::Oid;
+
+use super::state::{Node, State};
+use super::{ORPHANS, SimTree};
+use crate::attributes::Attributes;
+use crate::delta::Target;
+use crate::name::NameRef;
+use crate::tree::{Tree, oid_of_name};
+use crate::view::{BaseEntry, BaseReader};
+
+impl SimTree {
+    fn shown<T>(&self, oid: Oid, act: impl FnOnce(&State, &Node) -> T) -> io::Result<T> {
+        let state = &self.sim.lock().now;
+        let inode = state.find(oid).ok_or(io::ErrorKind::NotFound)?;
+        Ok(act(state, &state.nodes[&inode]))
+    }
+}
+
+impl BaseReader for SimTree {
+    fn lookup(&self, parent: Oid, name: NameRef<'_>) -> io::Result<Option<Target>> {
+        self.shown(parent, |state, dir| {
+            let node = &state.nodes[dir.children.get(name.as_bytes())?];
+            Some(Target { oid: node.label?.oid, kind: node.kind })
+        })
+    }
+    fn attributes(&self, oid: Oid) -> io::Result<Attributes> {
+        self.shown(oid, |_, node| {
+            let label = node.label.expect("find() has seen it");
+            Attributes {
+                oid,
+                kind: node.kind,
+                mode: node.mode,
+                uid: node.owner.0,
+                gid: node.owner.1,
+                nlink: label.nlink,
+                size: node.content.len().max(node.target.len()) as u64,
+                blocks_bytes: 0,
+                atime: node.atime,
+                mtime: node.mtime,
+                ctime: label.ctime,
+                rdev: node.rdev,
+                generation: label.generation,
+            }
+        })
+    }
+    fn parent(&self, directory: Oid) -> io::Result<Oid> {
+        if directory == Oid::ROOT {
+            return Ok(directory);
+        }
+        self.shown(directory, |state, _| {
+            let (above, _) = state.parent(state.find(directory)?)?;
+            Some(state.nodes[&above].label?.oid)
+        })?
+        .ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+    fn read_at(&self, oid: Oid, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.shown(oid, |_, node| {
+            let rest = node.content.get(offset as usize..).unwrap_or_default();
+            let len = rest.len().min(buf.len());
+            buf[..len].copy_from_slice(&rest[..len]);
+            len
+        })
+    }
+    fn readdir(
+        &self,
+        directory: Oid,
+        visit: &mut dyn FnMut(BaseEntry<'_>) -> ControlFlow<()>,
+    ) -> io::Result<()> {
+        self.shown(directory, |state, dir| {
+            for (name, inode) in &dir.children {
+                let node = &state.nodes[inode];
+                let Some(label) = node.label else { continue };
+                if visit(BaseEntry { name: name.as_ref(), oid: label.oid, kind: node.kind }).is_break() {
+                    break;
+                }
+            }
+        })
+    }
+    fn readlink(&self, oid: Oid) -> io::Result<Vec<u8>> {
+        self.shown(oid, |_, node| node.target.clone())
+    }
+    fn xattr(&self, oid: Oid, name: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        self.shown(oid, |_, node| node.xattrs.get(name).cloned())
+    }
+    fn xattr_names(&self, oid: Oid) -> io::Result<Vec<Vec<u8>>> {
+        Tree::xattr_names(self, oid).map_err(io::Error::from)
+    }
+    fn seek_data(&self, oid: Oid, offset: u64) -> io::Result<Option<u64>> {
+        self.shown(oid, |_, node| (offset < node.content.len() as u64).then_some(offset))
+    }
+    fn seek_hole(&self, oid: Oid, offset: u64) -> io::Result<Option<u64>> {
+        self.shown(oid, |_, node| Some(node.content.len() as u64).filter(|end| offset < *end))
+    }
+    fn orphans(&self) -> io::Result<Vec<Oid>> {
+        Ok(self.sim.lock().now.nodes[&ORPHANS].children.keys().filter_map(oid_of_name).collect())
+    }
+}

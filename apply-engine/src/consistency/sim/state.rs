@@ -1,0 +1,184 @@
+//! What is in the simulated tree, and the effects that change it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ids::Oid;
+use rustix::io::Errno;
+
+use super::{ORPHANS, ROOT, STAGING};
+use crate::attributes::{ObjectKind, Timestamp};
+use crate::base::Label;
+use crate::name::Name;
+
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    pub(super) kind: ObjectKind,
+    pub(super) label: Option<Label>,
+    pub(super) children: BTreeMap<Name, u64>,
+    pub(super) content: Vec<u8>,
+    pub(super) target: Vec<u8>,
+    pub(super) rdev: u64,
+    pub(super) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    pub(super) mode: u32,
+    pub(super) owner: (u32, u32),
+    pub(super) atime: Timestamp,
+    pub(super) mtime: Timestamp,
+}
+
+impl Node {
+    pub(super) fn new(kind: ObjectKind) -> Node {
+        let never = Timestamp { secs: 1, nanos: 1 };
+        Node {
+            kind,
+            label: None,
+            children: BTreeMap::new(),
+            content: Vec::new(),
+            target: Vec::new(),
+            rdev: 0,
+            xattrs: BTreeMap::new(),
+            mode: 0o600,
+            owner: (0, 0),
+            atime: never,
+            mtime: never,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Effect {
+    Create { dir: u64, name: Name, inode: u64, node: Box<Node> },
+    Link { dir: u64, name: Name, inode: u64 },
+    Rename { from: (u64, Name), to: (u64, Name), inode: u64 },
+    Remove { dir: u64, name: Name, inode: u64 },
+    Label { inode: u64, label: Label },
+    Truncate { inode: u64, size: u64 },
+    Write { inode: u64, offset: u64, bytes: Vec<u8> },
+    Xattr { inode: u64, name: Vec<u8>, value: Option<Vec<u8>> },
+    Owner { inode: u64, owner: (u32, u32) },
+    Mode { inode: u64, mode: u32 },
+    Times { inode: u64, atime: Option<Timestamp>, mtime: Option<Timestamp> },
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct State {
+    pub(super) nodes: BTreeMap<u64, Node>,
+    pub(super) index: BTreeMap<Oid, u64>,
+}
+
+impl State {
+    /// Does one effect, or says what it lacks.
+    pub(super) fn perform(&mut self, effect: &Effect) -> Result<(), Errno> {
+        match effect {
+            Effect::Create { dir, name, inode, node } => {
+                self.free_slot(*dir, name)?;
+                self.nodes.insert(*inode, (**node).clone());
+                self.children(*dir)?.insert(name.clone(), *inode);
+            }
+            Effect::Link { dir, name, inode } => {
+                self.free_slot(*dir, name)?;
+                self.names(*inode).checked_sub(1).ok_or(Errno::NOENT)?;
+                self.children(*dir)?.insert(name.clone(), *inode);
+            }
+            Effect::Rename { from, to, inode } => {
+                self.holds(from.0, &from.1, *inode)?;
+                self.free_slot(to.0, &to.1)?;
+                if self.is_below(to.0, *inode) {
+                    return Err(Errno::INVAL);
+                }
+                self.children(from.0)?.remove(&from.1);
+                self.children(to.0)?.insert(to.1.clone(), *inode);
+            }
+            Effect::Remove { dir, name, inode } => {
+                self.holds(*dir, name, *inode)?;
+                if !self.node(*inode)?.children.is_empty() {
+                    return Err(Errno::NOTEMPTY);
+                }
+                self.children(*dir)?.remove(name);
+                if self.names(*inode) == 0 {
+                    self.nodes.remove(inode);
+                }
+            }
+            Effect::Label { inode, label } => self.node(*inode)?.label = Some(*label),
+            Effect::Truncate { inode, size } => self.node(*inode)?.content.resize(*size as usize, 0),
+            Effect::Write { inode, offset, bytes } => {
+                let content = &mut self.node(*inode)?.content;
+                let (start, end) = (*offset as usize, *offset as usize + bytes.len());
+                content.resize(content.len().max(end), 0);
+                content[start..end].copy_from_slice(bytes);
+            }
+            Effect::Xattr { inode, name, value } => {
+                let xattrs = &mut self.node(*inode)?.xattrs;
+                match value {
+                    Some(value) => xattrs.insert(name.clone(), value.clone()),
+                    None => xattrs.remove(name),
+                };
+            }
+            Effect::Owner { inode, owner } => {
+                let node = self.node(*inode)?;
+                node.owner = *owner;
+                if !node.kind.is_directory() {
+                    node.mode &= 0o1777;
+                }
+            }
+            Effect::Mode { inode, mode } => self.node(*inode)?.mode = *mode,
+            Effect::Times { inode, atime, mtime } => {
+                let node = self.node(*inode)?;
+                node.atime = atime.unwrap_or(node.atime);
+                node.mtime = mtime.unwrap_or(node.mtime);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn node(&mut self, inode: u64) -> Result<&mut Node, Errno> {
+        self.nodes.get_mut(&inode).ok_or(Errno::NOENT)
+    }
+    pub(super) fn children(&mut self, dir: u64) -> Result<&mut BTreeMap<Name, u64>, Errno> {
+        Ok(&mut self.node(dir)?.children)
+    }
+    fn free_slot(&mut self, dir: u64, name: &Name) -> Result<(), Errno> {
+        if self.children(dir)?.contains_key(name) { Err(Errno::EXIST) } else { Ok(()) }
+    }
+    fn holds(&mut self, dir: u64, name: &Name, inode: u64) -> Result<(), Errno> {
+        if self.children(dir)?.get(name) == Some(&inode) { Ok(()) } else { Err(Errno::NOENT) }
+    }
+    pub(super) fn names(&self, inode: u64) -> u64 {
+        self.nodes.values().flat_map(|node| node.children.values()).filter(|child| **child == inode).count()
+            as u64
+    }
+    pub(super) fn parent(&self, inode: u64) -> Option<(u64, Name)> {
+        self.nodes.iter().find_map(|(dir, node)| {
+            let (name, _) = node.children.iter().find(|(_, child)| **child == inode)?;
+            Some((*dir, name.clone()))
+        })
+    }
+    fn is_below(&self, mut dir: u64, ancestor: u64) -> bool {
+        loop {
+            if dir == ancestor {
+                return true;
+            }
+            match self.parent(dir) {
+                Some((above, _)) => dir = above,
+                None => return false,
+            }
+        }
+    }
+
+    /// Forgets what no name leads to.
+    pub(super) fn collect_garbage(&mut self) {
+        let mut reached = BTreeSet::new();
+        let mut waiting = vec![ROOT, STAGING, ORPHANS];
+        while let Some(inode) = waiting.pop() {
+            if reached.insert(inode) {
+                waiting.extend(self.nodes[&inode].children.values());
+            }
+        }
+        self.nodes.retain(|inode, _| reached.contains(inode));
+    }
+
+    pub(super) fn find(&self, oid: Oid) -> Option<u64> {
+        let inode = *self.index.get(&oid)?;
+        let label = self.nodes.get(&inode)?.label?;
+        (label.oid == oid).then_some(inode)
+    }
+}
