@@ -216,7 +216,7 @@ fn decode_values(bytes: &[u8; SUPERBLOCK_BYTES], version: u16) -> Result<Superbl
         return Err(format!("capacity of {capacity_bytes} bytes is impossible"));
     }
     let tail = LogPoint { lsn: Lsn(u64_at(bytes, at::TAIL_LSN)), crc: ChainCrc(u32_at(bytes, at::TAIL_CRC)) };
-    if tail.lsn.0 % ids::RECORD_ALIGN_BYTES != 0 || tail.lsn.0 > MAX_LSN {
+    if !tail.lsn.0.is_multiple_of(ids::RECORD_ALIGN_BYTES) || tail.lsn.0 > MAX_LSN {
         return Err(format!("tail {} is impossible", tail.lsn));
     }
     let count = u32_at(bytes, at::HISTORY_COUNT) as usize;

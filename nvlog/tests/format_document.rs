@@ -5,6 +5,10 @@ use nvlog::format::{self, header, superblock};
 
 const DOCUMENT: &str = include_str!("../../docs/nvlog-format.md");
 
+// The variable parts of a superblock do not overlap.
+const _: () = assert!(superblock::HISTORY + ids::EpochHistory::MAX_ENTRIES * 16 <= superblock::ROLE_STATE);
+const _: () = assert!(superblock::ROLE_STATE + format::MAX_ROLE_STATE_BYTES <= superblock::CRC);
+
 /// The offsets in the table under `heading`: lines of `| offset | NAME | …`.
 fn offsets(heading: &str) -> Vec<(usize, String)> {
     let section = DOCUMENT.split("\n## ").find(|section| section.starts_with(heading)).expect("the section");
@@ -27,8 +31,6 @@ fn the_superblock_is_as_documented() {
     assert_eq!(offsets("A superblock copy"), constants);
     assert!(DOCUMENT.contains(&format!("A superblock copy, {} bytes", format::SUPERBLOCK_BYTES)));
     assert!(DOCUMENT.contains(&format!("`{}`", String::from_utf8_lossy(&format::SUPERBLOCK_MAGIC))));
-    assert!(superblock::HISTORY + ids::EpochHistory::MAX_ENTRIES * 16 <= superblock::ROLE_STATE);
-    assert!(superblock::ROLE_STATE + format::MAX_ROLE_STATE_BYTES <= superblock::CRC);
 }
 
 #[test]

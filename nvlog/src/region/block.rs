@@ -154,7 +154,7 @@ impl Writer {
             let pushed = unsafe { self.uring.submission().push(&entry.user_data(piece)) };
             assert!(pushed.is_ok(), "pieces ≤ QUEUE_DEPTH, and the queue was empty");
         }
-        self.await_all(pieces, |piece| piece_len(piece))
+        self.await_all(pieces, piece_len)
     }
 
     /// Submits and waits for `pieces` completions; the first error counts, but all are awaited.

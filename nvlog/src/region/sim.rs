@@ -91,7 +91,7 @@ impl SimRegion {
             }
             let tear = random.next() % 100 < torn;
             for (durable, word) in durable.chunks_mut(WORD_BYTES).zip(line.chunks(WORD_BYTES)) {
-                if !tear || random.next() % 2 == 0 {
+                if !tear || random.next().is_multiple_of(2) {
                     durable.copy_from_slice(word);
                 }
             }
