@@ -74,7 +74,7 @@ pub fn node(files: &NodeFiles, transport: &str, log_bytes: u64) -> String {
          id = \"{VOLUME_ID}\"\n\
          base = \"{base}\"\n\
          transport = \"{transport}\"\n\
-         preferred_primary = {preferred}\n\
+         preferred_primary = \"{preferred}\"\n\
          \n\
          [volume.peer]\n\
          name = \"{partner}\"\n\
@@ -90,7 +90,7 @@ pub fn node(files: &NodeFiles, transport: &str, log_bytes: u64) -> String {
         control = control.display(),
         base = base.display(),
         mount = mount.display(),
-        preferred = *side == Side::A,
+        preferred = Side::A.name(),
         capacity = size(log_bytes),
     )
 }
