@@ -102,9 +102,8 @@ fn code_of_one(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
     if let Some(error) = error.downcast_ref::<NodeError>() {
         // A variant that wraps another error is judged by that one.
         return match error {
-            NodeError::Log { .. } | NodeError::Base { .. } => Some(ExitCode::Data),
             NodeError::Listen { .. } => Some(ExitCode::Unavailable),
-            NodeError::Pair { .. } => Some(ExitCode::Config),
+            NodeError::Pair { .. } | NodeError::Capacity { .. } => Some(ExitCode::Config),
             NodeError::Thread(_) => Some(ExitCode::TryAgain),
             _ => None,
         };

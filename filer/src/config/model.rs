@@ -239,6 +239,7 @@ impl VolumeConfig {
             heartbeat_ms: whole_ms(self.timers.heartbeat),
             failure_timeout_ms: whole_ms(self.timers.peer_timeout),
             lease_ms: whole_ms(self.timers.lease),
+            drain_timeout_ms: whole_ms(self.timers.handover),
             ..pair::Timers::default()
         };
         pair::Config {

@@ -133,7 +133,10 @@ mod tests {
             let shown = system_time(at);
             let expected = UNIX_EPOCH + Duration::from_secs(1 << 40);
             let whole = expected.duration_since(shown).unwrap().as_nanos() as i128;
-            assert_eq!((1_i128 << 40) * 1_000_000_000 - whole, i128::from(at.secs) * 1_000_000_000 + i128::from(at.nanos));
+            assert_eq!(
+                (1_i128 << 40) * 1_000_000_000 - whole,
+                i128::from(at.secs) * 1_000_000_000 + i128::from(at.nanos)
+            );
         }
         // As fuser hands over -1.5 s, which the kernel sends as second -2 and 500 000 000 ns.
         let handed_over = UNIX_EPOCH - Duration::new(2, 500_000_000);

@@ -20,7 +20,8 @@ pub struct Credentials {
 impl Credentials {
     /// Those of thread `tid`; of nobody when it can not be read.
     pub fn of_thread(tid: u32) -> Credentials {
-        std::fs::read_to_string(format!("/proc/{tid}/status")).map_or_else(|_| Credentials::default(), |s| parse(&s))
+        std::fs::read_to_string(format!("/proc/{tid}/status"))
+            .map_or_else(|_| Credentials::default(), |s| parse(&s))
     }
 
     /// May set-id bits stay where a change would clear them for others?
@@ -48,7 +49,9 @@ fn parse(status: &str) -> Credentials {
             }
             // Real, effective, saved, filesystem: the last one counts.
             Some(("Gid", ids)) => {
-                credentials.groups.extend(ids.split_whitespace().next_back().and_then(|id| id.parse::<u32>().ok()));
+                credentials
+                    .groups
+                    .extend(ids.split_whitespace().next_back().and_then(|id| id.parse::<u32>().ok()));
             }
             Some(("Groups", ids)) => {
                 credentials.groups.extend(ids.split_whitespace().filter_map(|id| id.parse::<u32>().ok()));

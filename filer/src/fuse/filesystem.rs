@@ -15,9 +15,9 @@ use crate::volume::{
 use apply_engine::Attributes;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use parking_lot::Mutex;
 use std::cell::RefCell;
@@ -74,7 +74,13 @@ impl FuseFilesystem {
         }
     }
 
-    fn make(&self, request: &Request, parent: INodeNo, name: &OsStr, node: Node<'_>) -> Result<Attributes, Errno> {
+    fn make(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        node: Node<'_>,
+    ) -> Result<Attributes, Errno> {
         self.volume.create(&Caller::of(request), oid(parent), name.as_bytes(), node)
     }
 
@@ -125,7 +131,9 @@ impl Filesystem for FuseFilesystem {
         }
         // Each refusal names the nearest value that will do.
         let _ = config.set_max_write(MAX_WRITE_BYTES);
-        let _ = config.set_max_readahead(MAX_READAHEAD_BYTES).map_err(|nearest| config.set_max_readahead(nearest));
+        let _ = config
+            .set_max_readahead(MAX_READAHEAD_BYTES)
+            .map_err(|nearest| config.set_max_readahead(nearest));
         let _ = config.set_max_background(MAX_BACKGROUND_REQUESTS);
         Ok(())
     }
@@ -235,7 +243,10 @@ impl Filesystem for FuseFilesystem {
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let kind = NodeKind::Symlink(target.as_os_str().as_bytes());
-        self.entry(reply, self.make(request, parent, name, Node { kind, mode: 0o777, umask: 0, open: false }));
+        self.entry(
+            reply,
+            self.make(request, parent, name, Node { kind, mode: 0o777, umask: 0, open: false }),
+        );
     }
 
     fn rename(
@@ -399,16 +410,18 @@ impl Filesystem for FuseFilesystem {
     ) {
         let mut failed = Ok(());
         let filled = self.directory(handle).and_then(|stream| {
-            self.volume.read_directory(&stream, offset, |entry| match self.volume.listed_attributes(entry.oid) {
-                Ok(Some(found)) => {
-                    let (shown, generation) = (attributes(&found), Generation(found.generation));
-                    let name = OsStr::from_bytes(entry.name);
-                    reply.add(shown.ino, entry.after, name, &self.ttl, &shown, generation)
-                }
-                Ok(None) => false,
-                Err(error) => {
-                    failed = Err(error);
-                    true
+            self.volume.read_directory(&stream, offset, |entry| {
+                match self.volume.listed_attributes(entry.oid) {
+                    Ok(Some(found)) => {
+                        let (shown, generation) = (attributes(&found), Generation(found.generation));
+                        let name = OsStr::from_bytes(entry.name);
+                        reply.add(shown.ino, entry.after, name, &self.ttl, &shown, generation)
+                    }
+                    Ok(None) => false,
+                    Err(error) => {
+                        failed = Err(error);
+                        true
+                    }
                 }
             })
         });

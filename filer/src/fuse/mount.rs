@@ -229,11 +229,17 @@ fn attach(
     flags.set(MountFlags::NODEV, !options.allow_devices);
     flags.set(MountFlags::NOSUID, !options.allow_suid);
     flags.set(MountFlags::RDONLY, options.read_only);
-    rustix::mount::mount(options.source_name.as_str(), mountpoint, "fuse.twinfiler", flags, Some(data.as_c_str()))
-        .map_err(|error| match error {
-            rustix::io::Errno::PERM => MountError::NotPermitted { mountpoint: mountpoint.to_owned() },
-            error => refused(mountpoint)(error.into()),
-        })
+    rustix::mount::mount(
+        options.source_name.as_str(),
+        mountpoint,
+        "fuse.twinfiler",
+        flags,
+        Some(data.as_c_str()),
+    )
+    .map_err(|error| match error {
+        rustix::io::Errno::PERM => MountError::NotPermitted { mountpoint: mountpoint.to_owned() },
+        error => refused(mountpoint)(error.into()),
+    })
 }
 
 /// Device number of what is mounted last at `mountpoint`, from the kernel's table: asking the filesystem

@@ -54,7 +54,9 @@ impl MountOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
     /// FUSE is not there.
-    #[error("/dev/fuse can not be opened ({source}): load the kernel's `fuse` module, or give the container the device")]
+    #[error(
+        "/dev/fuse can not be opened ({source}): load the kernel's `fuse` module, or give the container the device"
+    )]
     NoFuseDevice {
         /// What opening it said.
         source: io::Error,

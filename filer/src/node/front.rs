@@ -85,6 +85,10 @@ impl Door {
             match inbox.recv_timeout(retry) {
                 Ok(Order::Serve { epoch, since, takeover }) => {
                     self.epoch = epoch;
+                    if self.shared.volume.lock().is_some() {
+                        // Serves already: a new epoch of the same primary changes nothing for clients.
+                        continue;
+                    }
                     self.wanted = Some((since, takeover));
                     let volume = Arc::new(self.make_volume());
                     *self.shared.volume.lock() = Some(volume);

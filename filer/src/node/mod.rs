@@ -40,22 +40,39 @@ const CONSISTENCY_POINT_LIMIT: Duration = Duration::from_secs(120);
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
     /// The log can not be opened.
-    #[error("volume {volume}: the log {path} can not be used: {why}")]
+    #[error("volume {volume}: the log {path} can not be used")]
     Log {
         /// The volume.
         volume: String,
         /// The log.
         path: String,
         /// Why, and what to do.
-        why: String,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The log is not what the configuration says.
+    #[error(
+        "volume {volume}: the log {path} has a capacity of {actual_bytes} bytes, but log.capacity says \
+         {configured_bytes}; correct log.capacity (both nodes must agree)"
+    )]
+    Capacity {
+        /// The volume.
+        volume: String,
+        /// The log.
+        path: String,
+        /// As the log says.
+        actual_bytes: u64,
+        /// As the configuration says.
+        configured_bytes: u64,
     },
     /// The base tree can not be opened.
-    #[error("volume {volume}: {why}")]
+    #[error("volume {volume}: the base directory can not be used")]
     Base {
         /// The volume.
         volume: String,
         /// Why, and what to do.
-        why: String,
+        #[source]
+        source: apply_engine::base::OpenError,
     },
     /// The pair can not work so.
     #[error("volume {volume}: {why}")]
@@ -116,6 +133,8 @@ struct Inner {
     config: NodeConfig,
     started: Instant,
     volumes: Vec<VolumeNode>,
+    /// Open as long as a volume may need it.
+    _listeners: Listeners,
 }
 
 impl Node {
@@ -131,12 +150,12 @@ impl Node {
             what: "node.listen",
             why: error.to_string(),
         };
-        let listeners = Arc::new(Listeners::bind(&config).map_err(listen)?);
+        let listeners = Listeners::bind(&config).map_err(listen)?;
         let mut volumes = Vec::new();
         for opened in opened {
             volumes.push(VolumeNode::start(opened, &config, metrics, &listeners, started)?);
         }
-        Ok(Node { inner: Arc::new(Inner { config, started, volumes }) })
+        Ok(Node { inner: Arc::new(Inner { config, started, volumes, _listeners: listeners }) })
     }
 
     /// What the control socket commands.

@@ -18,7 +18,7 @@ use crate::stack::DeltaStack;
 use crate::status::{ConsistencyPointStatus, VolumeStatus};
 use crossbeam::channel::{Sender, bounded, unbounded};
 use ids::Cursors;
-use pair::{MonoMs, Operator, Pair, RoleName, Timers};
+use pair::{MonoMs, Operator, Pair, RoleName};
 use parking_lot::Mutex;
 use rdma_transport::{Counters, LinkError};
 use std::sync::Arc;
@@ -62,7 +62,7 @@ impl VolumeNode {
         opened: Opened,
         node: &NodeConfig,
         metrics: &Metrics,
-        listeners: &Arc<Listeners>,
+        listeners: &Listeners,
         started: Instant,
     ) -> Result<VolumeNode, NodeError> {
         let Opened { config, log, recovery, base, role_state } = opened;
@@ -113,7 +113,7 @@ impl VolumeNode {
         let volume_name = shared.name().to_owned();
         let pair_error = |why: String| NodeError::Pair { volume: volume_name.clone(), why };
         let (pair, first) =
-            Pair::new(pair_config(&shared, node), role_state, shared.log_summary(), MonoMs(shared.now_ms()))
+            Pair::new(shared.config.pair(&node.name, node.witness.is_some()), role_state, shared.log_summary(), MonoMs(shared.now_ms()))
                 .map_err(|error| pair_error(error.to_string()))?;
         let params = link::params(&shared);
         let source = listeners.source(&shared, &params).map_err(|error| pair_error(error.to_string()))?;
@@ -144,8 +144,6 @@ impl VolumeNode {
                 }
             }
         })?;
-        // Listeners live as long as a volume needs them.
-        let _kept = listeners;
         Ok(volume)
     }
 
@@ -235,22 +233,3 @@ impl VolumeNode {
 
 /// Longest time that a clean stop applies what is left.
 const CLEAN_STOP_APPLY: Duration = Duration::from_secs(10);
-
-fn pair_config(shared: &Shared, node: &NodeConfig) -> pair::Config {
-    let timers = &shared.config.timers;
-    let ms = |duration: Duration| duration.as_millis() as u64;
-    let (me, peer) = (shared.me.clone(), shared.config.peer.name.clone());
-    pair::Config {
-        preferred: shared.config.preferred_primary.clone(),
-        me,
-        peer,
-        witness: node.witness.is_some(),
-        timers: Timers {
-            heartbeat_ms: ms(timers.heartbeat),
-            failure_timeout_ms: ms(timers.peer_timeout),
-            lease_ms: ms(timers.lease),
-            drain_timeout_ms: ms(timers.handover),
-            ..Timers::default()
-        },
-    }
-}

@@ -161,7 +161,13 @@ mod tests {
 
     #[test]
     fn bytes_round_trip_and_nonsense_is_refused() {
-        let a = acl(&[(USER_OBJ, 7, NONE), (USER, 5, 1000), (GROUP_OBJ, 5, NONE), (MASK, 5, NONE), (OTHER, 0, NONE)]);
+        let a = acl(&[
+            (USER_OBJ, 7, NONE),
+            (USER, 5, 1000),
+            (GROUP_OBJ, 5, NONE),
+            (MASK, 5, NONE),
+            (OTHER, 0, NONE),
+        ]);
         assert_eq!(Acl::parse(&a.to_bytes()), Ok(Some(a.clone())));
         assert_eq!(Acl::parse(&[2, 0, 0, 0]), Ok(None));
         assert_eq!(Acl::parse(&[3, 0, 0, 0]), Err(Errno::EOPNOTSUPP));
@@ -175,7 +181,13 @@ mod tests {
 
     #[test]
     fn mode_and_mask_stay_in_step() {
-        let a = acl(&[(USER_OBJ, 7, NONE), (USER, 7, 1000), (GROUP_OBJ, 5, NONE), (MASK, 6, NONE), (OTHER, 1, NONE)]);
+        let a = acl(&[
+            (USER_OBJ, 7, NONE),
+            (USER, 7, 1000),
+            (GROUP_OBJ, 5, NONE),
+            (MASK, 6, NONE),
+            (OTHER, 1, NONE),
+        ]);
         assert_eq!(a.mode(0o104000), 0o104761);
         let chmodded = a.after_chmod(0o640);
         assert_eq!(chmodded.mode(0), 0o640);
@@ -187,7 +199,13 @@ mod tests {
 
     #[test]
     fn a_default_acl_replaces_the_umask() {
-        let a = acl(&[(USER_OBJ, 7, NONE), (USER, 7, 1000), (GROUP_OBJ, 7, NONE), (MASK, 7, NONE), (OTHER, 5, NONE)]);
+        let a = acl(&[
+            (USER_OBJ, 7, NONE),
+            (USER, 7, 1000),
+            (GROUP_OBJ, 7, NONE),
+            (MASK, 7, NONE),
+            (OTHER, 5, NONE),
+        ]);
         let file = a.inherit(0o100644);
         assert_eq!(file.mode, 0o100644);
         assert_eq!(file.access.as_ref().and_then(|a| a.permissions(MASK)), Some(4));

@@ -113,9 +113,9 @@ impl Volume {
         let mut copied = 0;
         while copied < wanted {
             let step = buf.len().min((wanted - copied) as usize);
-            let outcome = self.read(from, from_offset + copied, &mut buf[..step]).and_then(|got| {
-                self.write(to, WriteAt::Offset(to_offset + copied), &buf[..got], kill)
-            });
+            let outcome = self
+                .read(from, from_offset + copied, &mut buf[..step])
+                .and_then(|got| self.write(to, WriteAt::Offset(to_offset + copied), &buf[..got], kill));
             match outcome {
                 Ok(0) => break,
                 Ok(len) => copied += len as u64,

@@ -4,11 +4,11 @@
 //! caller has `CAP_FSETID`, a change of owner always does (set-group-id without group execute permission, once
 //! the mark of mandatory locking, stays for members of the group). File capabilities go with either.
 
+use super::Volume;
 use super::acl;
 use super::errno::{Errno, Result};
 use super::principal::Principal;
 use super::transaction::Transaction;
-use super::Volume;
 use apply_engine::{AttrPatch, Attributes, ObjectKind, Operation, Timestamp};
 use ids::Oid;
 
@@ -117,7 +117,8 @@ impl Transaction<'_> {
         {
             let value = access.after_chmod(mode).to_bytes();
             let name = acl::ACCESS;
-            let end = self.record(&Operation::SetXattr { oid, name, value: &value, mode: Some(mode), at }, &[])?;
+            let end =
+                self.record(&Operation::SetXattr { oid, name, value: &value, mode: Some(mode), at }, &[])?;
             patch.mode = None;
             self.update(oid, end, |inode| {
                 inode.attributes.mode = mode;

@@ -4,9 +4,9 @@
 //! buffer, a reservation, an insert into the Delta, the copy into the log outside of the locks, and the wait
 //! for the commit. No system call, no allocation but the Delta's.
 
+use super::Volume;
 use super::errno::{Errno, Result};
 use super::transaction::Transaction;
-use super::Volume;
 use apply_engine::op::codec::WRITE_HEAD_BYTES;
 use apply_engine::view::SegmentSource;
 use apply_engine::{ObjectKind, Operation, ViewError};
@@ -166,7 +166,8 @@ impl Volume {
         self.transact(PRIVILEGE_PAYLOAD_BYTES + WRITE_HEAD_BYTES + data.len(), |transaction| {
             let inode = transaction.inode(oid)?;
             let before = inode.attributes;
-            let plain = inode.capability == Some(false) && super::attributes::without_set_ids(before.mode) == before.mode;
+            let plain = inode.capability == Some(false)
+                && super::attributes::without_set_ids(before.mode) == before.mode;
             require_file(before.kind)?;
             let offset = match at {
                 WriteAt::Offset(offset) => offset,

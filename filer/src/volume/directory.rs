@@ -3,8 +3,8 @@
 //! An open directory shows the listing of the moment of its first page, and a new one after a rewind. The
 //! position after an entry depends on its name alone, so a reader goes on where it was after a takeover, too.
 
-use super::errno::{Errno, Result};
 use super::Volume;
+use super::errno::{Errno, Result};
 use apply_engine::view::{DirCookie, Listing};
 use apply_engine::{Attributes, ObjectKind};
 use ids::Oid;
@@ -75,8 +75,12 @@ impl Volume {
             }
         }
         for entry in listing.after(DirCookie(position.max(AFTER_DOT_DOT))) {
-            let shown =
-                Shown { name: entry.name.as_bytes(), oid: entry.oid, kind: entry.kind, after: entry.cookie.0 };
+            let shown = Shown {
+                name: entry.name.as_bytes(),
+                oid: entry.oid,
+                kind: entry.kind,
+                after: entry.cookie.0,
+            };
             if visit(shown) {
                 break;
             }

@@ -15,7 +15,6 @@ pub const MAX_XATTR_VALUE_BYTES: usize = 64 * 1024;
 /// Largest list of xattr names, in bytes (Linux `XATTR_LIST_MAX`).
 pub const MAX_XATTR_LIST_BYTES: usize = 64 * 1024;
 
-const EXT4_SUPER_MAGIC: u64 = 0xEF53;
 const XFS_SUPER_MAGIC: u64 = 0x5846_5342;
 const BTRFS_SUPER_MAGIC: u64 = 0x9123_683E;
 
@@ -57,11 +56,7 @@ impl Limits {
             XFS_SUPER_MAGIC => {
                 Limits { max_symlink_bytes: 1023, seconds: (-(1 << 31), 16_299_260_424), ..roomy }
             }
-            BTRFS_SUPER_MAGIC => Limits {
-                max_links: 65_535,
-                max_xattr_value_bytes: 15 * 1024,
-                ..roomy
-            },
+            BTRFS_SUPER_MAGIC => Limits { max_links: 65_535, max_xattr_value_bytes: 15 * 1024, ..roomy },
             libc_tmpfs if libc_tmpfs == libc::TMPFS_MAGIC as u64 => roomy,
             _ => {
                 debug_assert!(magic != 0 || block_bytes == 0, "a filesystem has a magic");
@@ -118,6 +113,8 @@ pub fn checked_name(name: &[u8]) -> Result<NameRef<'_>> {
 mod tests {
     use super::*;
 
+    const EXT4_SUPER_MAGIC: u64 = 0xEF53;
+
     #[test]
     fn the_weaker_of_two_filesystems_binds() {
         let ext4 = Limits::of_filesystem(EXT4_SUPER_MAGIC, 4096);
@@ -128,6 +125,9 @@ mod tests {
         assert_eq!(both.max_symlink_bytes, 1023);
         assert_eq!(both.max_file_bytes, 17_592_186_040_320);
         assert_eq!(both.max_xattrs_bytes, Some(3932));
-        assert_eq!(both.weaker(Limits::of_filesystem(BTRFS_SUPER_MAGIC, 4096)).max_xattr_value_bytes, 15 * 1024);
+        assert_eq!(
+            both.weaker(Limits::of_filesystem(BTRFS_SUPER_MAGIC, 4096)).max_xattr_value_bytes,
+            15 * 1024
+        );
     }
 }

@@ -3,13 +3,13 @@
 //! Invariants: a new object is born with its final mode and ACLs (umask and inheritance already applied), in
 //! one record; a removed object lives on as an orphan if somebody has it open, and is gone at once if not.
 
+use super::Volume;
 use super::acl;
 use super::errno::{Errno, Result};
 use super::limits::checked_name;
 use super::principal::Principal;
 use super::state::Inode;
 use super::transaction::Transaction;
-use super::Volume;
 use apply_engine::base::is_reserved_in_root;
 use apply_engine::{
     Attributes, NameRef, NewKind, NewObject, ObjectKind, Operation, Other, Target, Timestamp,
@@ -111,7 +111,13 @@ impl Volume {
     ///
     /// # Errors
     /// EEXIST, ENOENT, ENOTDIR, ENAMETOOLONG, ENOSPC, EPERM for a reserved name.
-    pub fn create(&self, who: &dyn Principal, parent: Oid, name: &[u8], node: Node<'_>) -> Result<Attributes> {
+    pub fn create(
+        &self,
+        who: &dyn Principal,
+        parent: Oid,
+        name: &[u8],
+        node: Node<'_>,
+    ) -> Result<Attributes> {
         let name = checked_name(name)?;
         check_new_name(parent, name)?;
         let target_bytes = match node.kind {
@@ -310,7 +316,8 @@ impl Transaction<'_> {
         }
         let oid = self.state.next_oid;
         self.state.next_oid = Oid(oid.0 + 1);
-        let generation = (self.at.secs as u64).wrapping_mul(1_000_000_000).wrapping_add(u64::from(self.at.nanos));
+        let generation =
+            (self.at.secs as u64).wrapping_mul(1_000_000_000).wrapping_add(u64::from(self.at.nanos));
         let default_acl = if is_directory { inherited } else { None };
         Ok(Made { oid, mode, uid: who.uid(), gid, generation, acls, default_acl })
     }

@@ -4,12 +4,12 @@
 //! loses a name and may be gone with it; parents' link counts follow the subdirectories. What can go wrong:
 //! the kernel has checked most of this against its own cache; other front doors will not have.
 
+use super::Volume;
 use super::errno::{Errno, Result};
 use super::limits::checked_name;
 use super::namespace::{NAMESPACE_PAYLOAD_BYTES, Node, NodeKind, check_new_name, relinked, touched};
 use super::principal::Principal;
 use super::transaction::Transaction;
-use super::Volume;
 use apply_engine::{Displaced, NameRef, Operation, Other, Target};
 use ids::Oid;
 
@@ -159,7 +159,9 @@ impl Transaction<'_> {
         self.update(moved.oid, end, |inode| relinked(inode, moved_nlink, at));
         match displaced {
             Displaced::Nothing => {}
-            Displaced::Exchanged(other) => self.update(other.oid, end, |inode| relinked(inode, other.nlink, at)),
+            Displaced::Exchanged(other) => {
+                self.update(other.oid, end, |inode| relinked(inode, other.nlink, at))
+            }
             Displaced::Replaced { object, reap } => {
                 self.update(object.oid, end, |inode| relinked(inode, object.nlink, at));
                 if reap {
@@ -184,7 +186,13 @@ impl Transaction<'_> {
     }
 
     /// No directory may come to stand below itself, neither the moved one nor one it changes places with.
-    fn refuse_cycles(&self, from: End<'_>, to: End<'_>, moved: Target, exchanged: Option<Target>) -> Result<()> {
+    fn refuse_cycles(
+        &self,
+        from: End<'_>,
+        to: End<'_>,
+        moved: Target,
+        exchanged: Option<Target>,
+    ) -> Result<()> {
         if from.parent == to.parent {
             return Ok(());
         }

@@ -7,8 +7,8 @@
 use super::{Limits, Volume};
 use crate::commit::{Admission, Journal, NotServing, SpaceBudget};
 use crate::stack::DeltaStack;
-use apply_engine::{Base, Delta, Layers, Oid};
 use apply_engine::delta::Vanished;
+use apply_engine::{Base, Delta, Layers, Oid};
 use ids::{Lsn, VolumeId};
 use nvlog::{FormatOptions, Log};
 use parking_lot::Mutex;
@@ -138,8 +138,10 @@ impl Solo {
         interval: Option<Duration>,
     ) -> anyhow::Result<Solo> {
         let region = nvlog::region::anonymous(log_bytes + nvlog::format::RING_OFFSET_BYTES)?;
-        let log =
-            Arc::new(Log::format(region, FormatOptions { volume, capacity_bytes: log_bytes, overwrite: false })?);
+        let log = Arc::new(Log::format(
+            region,
+            FormatOptions { volume, capacity_bytes: log_bytes, overwrite: false },
+        )?);
         let base = Arc::new(match base.join(apply_engine::base::HIDDEN_NAME).exists() {
             true => Base::open(base, volume)?,
             false => Base::create(base, volume)?,
@@ -153,13 +155,22 @@ impl Solo {
         let next_oid: Oid = base.next_oid();
         let volume = Arc::new(Volume::new(Arc::clone(&stack), journal.clone(), limits, next_oid));
         volume.reap_orphans()?;
-        let applier =
-            Arc::new(Applier { base, journal, stack, stop: AtomicBool::new(false), applying: Mutex::new(()) });
+        let applier = Arc::new(Applier {
+            base,
+            journal,
+            stack,
+            stop: AtomicBool::new(false),
+            applying: Mutex::new(()),
+        });
         let thread = match interval {
             None => None,
             Some(interval) => {
                 let applier = Arc::clone(&applier);
-                Some(std::thread::Builder::new().name("applier".into()).spawn(move || applier.run(interval))?)
+                Some(
+                    std::thread::Builder::new()
+                        .name("applier".into())
+                        .spawn(move || applier.run(interval))?,
+                )
             }
         };
         Ok(Solo { volume, applier, thread })
@@ -207,7 +218,10 @@ impl Applier {
         if let Some((_, retired)) = self.stack.seal() {
             retired.wait();
         }
-        while let Some(delta) = self.stack.snapshot().sealed.first().cloned() {
+        loop {
+            // Not a `while let`: its snapshot would be held to the end of the body, and waited for there.
+            let oldest = self.stack.snapshot().sealed.first().cloned();
+            let Some(delta) = oldest else { return Ok(()) };
             let log = &self.journal.log;
             self.journal.wait_committed(delta.end())?;
             apply_engine::apply(&self.base, log, &delta)?;
@@ -217,6 +231,5 @@ impl Applier {
             log.advance_tail(end)?;
             log.set_space_floor(end.lsn);
         }
-        Ok(())
     }
 }

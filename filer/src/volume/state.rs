@@ -56,7 +56,13 @@ pub(super) struct State {
 
 impl State {
     pub fn new(next_oid: Oid, end: Lsn) -> State {
-        State { inodes: OidMap::default(), opens: OidMap::default(), ghosts: OidMap::default(), next_oid, end }
+        State {
+            inodes: OidMap::default(),
+            opens: OidMap::default(),
+            ghosts: OidMap::default(),
+            next_oid,
+            end,
+        }
     }
 
     pub fn remember(&mut self, inode: Inode) -> &mut Inode {

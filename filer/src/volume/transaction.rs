@@ -111,7 +111,8 @@ impl<'a> Transaction<'a> {
             tracing::error!(%error, "the log refused a record that had been admitted");
             Errno::EIO
         })?;
-        let position = RecordPosition { lsn: slot.lsn(), end: slot.end_lsn(), payload_lsn: slot.payload_lsn() };
+        let position =
+            RecordPosition { lsn: slot.lsn(), end: slot.end_lsn(), payload_lsn: slot.payload_lsn() };
         self.writer.absorb(position, operation);
         self.state.end = position.end;
         let unfilled = Unfilled { slot, head, data };

@@ -3,12 +3,12 @@
 //! Invariants: the volume's own label is neither shown nor changed; what is accepted fits into the weaker base
 //! filesystem together with what is there already; an access ACL and the mode's permission bits agree.
 
+use super::Volume;
 use super::acl::{self, Acl};
 use super::errno::{Errno, Result};
 use super::limits::{MAX_XATTR_LIST_BYTES, MAX_XATTR_NAME_BYTES, MAX_XATTR_VALUE_BYTES, xattr_cost_bytes};
 use super::principal::Principal;
 use super::transaction::Transaction;
-use super::Volume;
 use apply_engine::{AttrPatch, ObjectKind, Operation};
 use ids::Oid;
 
