@@ -137,6 +137,20 @@ impl Solo {
         log_bytes: u64,
         interval: Option<Duration>,
     ) -> anyhow::Result<Solo> {
+        Solo::start_with(base, volume, log_bytes, interval, |journal| journal)
+    }
+
+    /// [`Solo::start`] with something between the volume and its journal.
+    ///
+    /// # Errors
+    /// Whatever log or base say.
+    pub fn start_with<J: Journal + 'static>(
+        base: &Path,
+        volume: VolumeId,
+        log_bytes: u64,
+        interval: Option<Duration>,
+        between: impl FnOnce(Arc<SoloJournal>) -> Arc<J>,
+    ) -> anyhow::Result<Solo> {
         let region = nvlog::region::anonymous(log_bytes + nvlog::format::RING_OFFSET_BYTES)?;
         let log = Arc::new(Log::format(
             region,
@@ -153,7 +167,8 @@ impl Solo {
         let stack = Arc::new(DeltaStack::new(layers));
         let journal = Arc::new(SoloJournal::new(log, Arc::clone(&base)));
         let next_oid: Oid = base.next_oid();
-        let volume = Arc::new(Volume::new(Arc::clone(&stack), journal.clone(), limits, next_oid));
+        let volume =
+            Arc::new(Volume::new(Arc::clone(&stack), between(Arc::clone(&journal)), limits, next_oid));
         volume.reap_orphans()?;
         let applier = Arc::new(Applier {
             base,

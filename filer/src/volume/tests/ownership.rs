@@ -192,5 +192,8 @@ fn times_are_kept_to_the_nanosecond_and_clamped_as_the_base_would() {
     let applied = std::fs::metadata(v.dir.path().join("f")).unwrap();
     use std::os::unix::fs::MetadataExt;
     assert_eq!((clamped.atime.secs, clamped.mtime.secs), (applied.atime(), applied.mtime()));
-    assert_eq!((v.getattr(oid).unwrap().mtime, clamped.mtime.nanos), (clamped.mtime, applied.mtime_nsec() as u32));
+    assert_eq!(
+        (v.getattr(oid).unwrap().mtime, clamped.mtime.nanos),
+        (clamped.mtime, applied.mtime_nsec() as u32)
+    );
 }
