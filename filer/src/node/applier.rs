@@ -172,11 +172,13 @@ fn consistency_point(shared: &Shared) -> Result<(), ApplyFailure> {
         shared.gate.sealed(sealed.end());
         retired.wait();
     }
-    while let Some(sealed) = shared.stack.snapshot().sealed.first().cloned() {
+    loop {
+        // On its own line: the snapshot must be gone before the state that it shows is waited for.
+        let oldest = shared.stack.snapshot().sealed.first().cloned();
+        let Some(sealed) = oldest else { return Ok(()) };
         wait_committed(shared, sealed.end())?;
         apply(shared, &sealed)?;
     }
-    Ok(())
 }
 
 fn wait_committed(shared: &Shared, end: Lsn) -> Result<(), ApplyFailure> {
