@@ -170,11 +170,11 @@ impl Volume {
         self.transact(NAMESPACE_PAYLOAD_BYTES, |transaction| {
             let object = transaction.inode(oid)?.attributes;
             transaction.directory(parent)?;
-            if object.kind.is_directory() {
-                return Err(Errno::EPERM);
-            }
             if transaction.lookup(parent, name)?.is_some() {
                 return Err(Errno::EEXIST);
+            }
+            if object.kind.is_directory() {
+                return Err(Errno::EPERM);
             }
             if object.nlink == 0 {
                 return Err(Errno::ENOENT);
