@@ -205,6 +205,11 @@ impl Cluster {
         self.witness = None;
     }
 
+    /// True when the node was started and not killed or stopped by us since.
+    pub fn is_started(&self, side: Side) -> bool {
+        self.nodes[side.index()].daemon.is_some()
+    }
+
     /// True while the node's process lives.
     pub fn is_running(&mut self, side: Side) -> bool {
         self.nodes[side.index()].daemon.as_mut().is_some_and(Daemon::is_running)

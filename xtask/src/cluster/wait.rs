@@ -45,6 +45,16 @@ impl Cluster {
         })
     }
 
+    /// An error with the whole diagnosis when a process ended by itself.
+    pub fn check_alive(&mut self) -> Result<()> {
+        for side in Side::BOTH {
+            if self.is_started(side) && !self.is_running(side) {
+                bail!("node {} ended by itself\n{}", side.name(), self.diagnosis());
+            }
+        }
+        Ok(())
+    }
+
     fn wait_for<T>(
         &mut self,
         what: &str,

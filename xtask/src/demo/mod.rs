@@ -138,7 +138,7 @@ fn scenario(
     let latencies = Latencies::new()?;
     let mut fleet = Fleet::start(loads(workspace, outside, arguments.seed, &latencies)?)?;
     fleet.send_to(&cluster.mount_path(Side::A));
-    say.work("working on node a", Duration::from_secs(arguments.seconds), &fleet, &latencies)?;
+    say.work("working on node a", Duration::from_secs(arguments.seconds), cluster, &fleet, &latencies)?;
     fleet.check_undisturbed()?;
     outcome.latency = Some(latencies.snapshot());
     outcome.acknowledged_before_kill = fleet.acknowledged();
@@ -148,7 +148,7 @@ fn scenario(
     fleet.hold()?;
     say.line("node b serves; checking every acknowledged operation there by content");
     fleet.send_to(&cluster.mount_path(Side::B));
-    let verified = fleet.wait_verified();
+    let verified = fleet.wait_verified(|| cluster.check_alive());
     outcome.record_findings(&fleet);
     if verified.is_err() {
         return if outcome.passed_so_far() { verified.map(|()| outcome) } else { Ok(outcome) };
@@ -162,7 +162,7 @@ fn scenario(
     if primary != Side::B {
         bail!("node a took the volume back without being asked");
     }
-    say.work("mirrored again, working on node b", Duration::from_secs(2), &fleet, &latencies)?;
+    say.work("mirrored again, working on node b", Duration::from_secs(2), cluster, &fleet, &latencies)?;
     fleet.check_undisturbed()?;
     outcome.per_load = fleet.per_load();
     outcome.record_findings(&fleet);
@@ -242,8 +242,15 @@ impl Narrator {
     }
 
     /// Lets the loads work for a while under a live line of progress.
-    fn work(&self, text: &str, duration: Duration, fleet: &Fleet, latencies: &Latencies) -> Result<()> {
-        fleet.wait_verified()?;
+    fn work(
+        &self,
+        text: &str,
+        duration: Duration,
+        cluster: &mut Cluster,
+        fleet: &Fleet,
+        latencies: &Latencies,
+    ) -> Result<()> {
+        fleet.wait_verified(|| cluster.check_alive())?;
         self.line(text);
         let bar =
             if self.quiet { ProgressBar::hidden() } else { ProgressBar::new(duration.as_millis() as u64) };
@@ -252,6 +259,7 @@ impl Narrator {
         while started.elapsed() < duration {
             interrupt::sleep(REDRAW)?;
             fleet.check()?;
+            cluster.check_alive()?;
             bar.set_position(started.elapsed().as_millis() as u64);
             let histogram = latencies.snapshot();
             let quantile = |q| histogram.value_at_quantile(q) as f64 / 1000.0;

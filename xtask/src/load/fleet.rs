@@ -46,16 +46,22 @@ impl Fleet {
         Ok(())
     }
 
-    /// Waits until every load has found everything it was promised, and work has gone on.
-    pub fn wait_verified(&self) -> Result<()> {
+    /// Waits until every load has found everything it was promised, and work has gone on. `alive` ends the wait
+    /// with its error, for instance when a process died.
+    pub fn wait_verified(&self, mut alive: impl FnMut() -> Result<()>) -> Result<()> {
         let before = self.acknowledged();
+        let mut death = None;
         let done = interrupt::poll(VERIFY_LIMIT, PAUSE, || {
             let verified =
                 |running: &Running| running.progress.verified_route.load(Ordering::SeqCst) >= self.generation;
             let all = self.running.iter().all(verified) && self.acknowledged() > before;
-            (all || self.check().is_err()).then_some(())
+            death = alive().err();
+            (all || death.is_some() || self.check().is_err()).then_some(())
         })?;
         self.check()?;
+        if let Some(error) = death {
+            return Err(error);
+        }
         if done.is_none() {
             let verified =
                 |running: &&Running| running.progress.verified_route.load(Ordering::SeqCst) < self.generation;
@@ -87,11 +93,14 @@ impl Fleet {
         }
     }
 
-    /// Waits until work has gone on from now.
-    pub fn wait_progress(&self) -> Result<()> {
+    /// Waits until work has gone on from now; `alive` as above.
+    pub fn wait_progress(&self, mut alive: impl FnMut() -> Result<()>) -> Result<()> {
         let before = self.acknowledged();
-        let more = interrupt::poll(VERIFY_LIMIT, PAUSE, || (self.acknowledged() > before).then_some(()))?;
-        more.with_context(|| format!("no operation was acknowledged for {VERIFY_LIMIT:?}"))
+        let more = interrupt::poll(VERIFY_LIMIT, PAUSE, || match alive() {
+            Err(error) => Some(Err(error)),
+            Ok(()) => (self.acknowledged() > before).then_some(Ok(())),
+        })?;
+        more.transpose()?.with_context(|| format!("no operation was acknowledged for {VERIFY_LIMIT:?}"))
     }
 
     /// Operations acknowledged so far.

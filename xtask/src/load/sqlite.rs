@@ -160,7 +160,7 @@ impl Load for Sqlite {
         let rows = shell.run("SELECT tx, part, body FROM ledger ORDER BY tx, part;")?;
         let there = rows.len() as u64 / ROWS;
         let allowed = self.acknowledged..=self.acknowledged + u64::from(self.in_doubt);
-        if !allowed.contains(&there) || rows.len() as u64 % ROWS != 0 {
+        if !allowed.contains(&there) || !(rows.len() as u64).is_multiple_of(ROWS) {
             checked.lost.push(format!(
                 "{name}: {} rows; {} transactions of {ROWS} rows were acknowledged",
                 rows.len(),

@@ -120,10 +120,10 @@ impl Model {
 
     /// Removes one name, and the object with its last name.
     pub fn remove(&mut self, path: &str) {
-        if let Some(id) = self.names.remove(path) {
-            if self.links(id) == 0 {
-                self.objects.remove(&id);
-            }
+        if let Some(id) = self.names.remove(path)
+            && self.links(id) == 0
+        {
+            self.objects.remove(&id);
         }
     }
 

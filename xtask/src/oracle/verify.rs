@@ -126,10 +126,10 @@ fn compare_object(
         }
         _ => {}
     }
-    if let Some(mode) = object.mode {
-        if meta.mode() & 0o7777 != mode {
-            found.push(format!("{path}: mode {:o} instead of {mode:o}", meta.mode() & 0o7777));
-        }
+    if let Some(mode) = object.mode
+        && meta.mode() & 0o7777 != mode
+    {
+        found.push(format!("{path}: mode {:o} instead of {mode:o}", meta.mode() & 0o7777));
     }
     if (meta.uid(), meta.gid()) != (object.uid, object.gid) {
         found.push(format!(
@@ -140,14 +140,14 @@ fn compare_object(
             object.gid
         ));
     }
-    if let Some((seconds, nanos)) = object.mtime {
-        if (meta.mtime(), meta.mtime_nsec()) != (seconds, i64::from(nanos)) {
-            found.push(format!(
-                "{path}: modified {}.{:09} instead of {seconds}.{nanos:09}",
-                meta.mtime(),
-                meta.mtime_nsec()
-            ));
-        }
+    if let Some((seconds, nanos)) = object.mtime
+        && (meta.mtime(), meta.mtime_nsec()) != (seconds, i64::from(nanos))
+    {
+        found.push(format!(
+            "{path}: modified {}.{:09} instead of {seconds}.{nanos:09}",
+            meta.mtime(),
+            meta.mtime_nsec()
+        ));
     }
     if matches!(object.kind, Kind::File(_) | Kind::Directory) {
         let real_xattrs = user_xattrs(real)?;

@@ -140,7 +140,7 @@ impl Soak {
         let mut primary = cluster.wait_mirrored(wait::LIMIT)?;
         let mut fleet = Fleet::start(loads(random, outside)?)?;
         fleet.send_to(&cluster.mount_path(primary));
-        fleet.wait_verified()?;
+        fleet.wait_verified(|| cluster.check_alive())?;
         let bar = ProgressBar::new(plan.len() as u64);
         bar.set_style(ProgressStyle::with_template("  {bar:24} {pos}/{len} rounds  {msg}")?);
         for (number, round) in plan.iter().enumerate() {

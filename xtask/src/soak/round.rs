@@ -27,7 +27,7 @@ pub fn run(cluster: &mut Cluster, fleet: &mut Fleet, primary: Side, round: &Roun
         Victim::Witness => {
             cluster.kill_witness();
             interrupt::sleep(round.dead)?;
-            fleet.wait_progress()?;
+            fleet.wait_progress(|| cluster.check_alive())?;
             cluster.start_witness()?;
             fleet.check_undisturbed()?;
             (primary, Times::default())
@@ -38,14 +38,16 @@ pub fn run(cluster: &mut Cluster, fleet: &mut Fleet, primary: Side, round: &Roun
             cluster.kill(primary.other());
             interrupt::sleep(round.dead)?;
             cluster.start_witness()?;
-            fleet.wait_progress().context("the primary is still frozen although the witness is back")?;
+            fleet
+                .wait_progress(|| cluster.check_alive())
+                .context("the primary is still frozen although the witness is back")?;
             let times = bring_back(cluster, primary.other())?;
             fleet.check_undisturbed()?;
             (primary, times)
         }
         Victim::PrimaryDuringRejoin => kill_primary_during_rejoin(cluster, fleet, primary, round)?,
     };
-    fleet.wait_progress()?;
+    fleet.wait_progress(|| cluster.check_alive())?;
     fleet.check()?;
     Ok((after, times))
 }
@@ -62,7 +64,7 @@ fn kill_primary(
     let takeover = killed.elapsed();
     fleet.hold()?;
     fleet.send_to(&cluster.mount_path(primary.other()));
-    fleet.wait_verified()?;
+    fleet.wait_verified(|| cluster.check_alive())?;
     interrupt::sleep(round.dead.saturating_sub(killed.elapsed()))?;
     let times = bring_back(cluster, primary)?;
     fleet.check_undisturbed()?;
@@ -77,7 +79,9 @@ fn kill_partner(
 ) -> Result<(Side, Times)> {
     cluster.kill(primary.other());
     interrupt::sleep(round.dead)?;
-    fleet.wait_progress().context("the primary does not go on without its partner")?;
+    fleet
+        .wait_progress(|| cluster.check_alive())
+        .context("the primary does not go on without its partner")?;
     let times = bring_back(cluster, primary.other())?;
     fleet.check_undisturbed()?;
     Ok((primary, times))
@@ -108,7 +112,9 @@ fn kill_primary_during_rejoin(
 ) -> Result<(Side, Times)> {
     cluster.kill(primary.other());
     interrupt::sleep(round.dead)?;
-    fleet.wait_progress().context("the primary does not go on without its partner")?;
+    fleet
+        .wait_progress(|| cluster.check_alive())
+        .context("the primary does not go on without its partner")?;
     cluster.start_node(primary.other())?;
     interrupt::sleep(round.gap)?;
     cluster.kill(primary);
@@ -132,6 +138,6 @@ fn settle_on_any(cluster: &mut Cluster, fleet: &mut Fleet) -> Result<(Side, Time
     let primary = cluster.wait_mirrored(wait::LIMIT)?;
     let rejoin = started.elapsed();
     fleet.send_to(&cluster.mount_path(primary));
-    fleet.wait_verified()?;
+    fleet.wait_verified(|| cluster.check_alive())?;
     Ok((primary, Times { takeover: None, rejoin: Some(rejoin) }))
 }
