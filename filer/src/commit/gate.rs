@@ -39,6 +39,8 @@ struct Span {
 struct State {
     /// LSN up to which ring space may be overwritten.
     floor: Lsn,
+    /// LSN from which a partner that catches up still needs the log.
+    hold: Option<Lsn>,
     /// Admitted and not yet returned: log bytes that reservations may still take.
     admitted_bytes: u64,
     /// Logged since the last seal.
@@ -68,6 +70,7 @@ impl Gate {
     pub fn new(capacity_bytes: u64, reserve_bytes: u64, floor: Lsn) -> Arc<Gate> {
         let state = State {
             floor,
+            hold: None,
             admitted_bytes: 0,
             open: Span { end: floor, disk_bytes: 0, inodes: 0 },
             spans: VecDeque::new(),
@@ -111,6 +114,12 @@ impl Gate {
         self.moved.notify_all();
     }
 
+    /// A partner that catches up needs everything from `hold` on.
+    pub fn set_hold(&self, hold: Option<Lsn>) {
+        self.state.lock().hold = hold;
+        self.moved.notify_all();
+    }
+
     /// Waits for room for one operation of `payload_bytes`. `reserved` tells the log's end, `starved` is
     /// called (without locks) when space on disk looks used up, and should start a consistency point.
     ///
@@ -134,7 +143,8 @@ impl Gate {
                 self.moved.wait(&mut state);
                 continue;
             }
-            let used = reserved().since(state.floor) + state.admitted_bytes;
+            let needed_from = state.hold.map_or(state.floor, |hold| hold.min(state.floor));
+            let used = reserved().since(needed_from) + state.admitted_bytes;
             if used + log_bytes + self.reserve_bytes > self.capacity_bytes {
                 // Full: nobody can say for how long, a trim wakes us. Ask again in case the log only just filled.
                 starved();
@@ -307,6 +317,21 @@ mod tests {
         std::thread::sleep(Duration::from_millis(20));
         assert!(!waiting.is_finished(), "there is no room");
         gate.set_floor(Lsn(1 << 20));
+        assert_eq!(waiting.join().unwrap(), Ok(()));
+    }
+
+    #[test]
+    fn what_a_partner_still_needs_counts_as_used() {
+        let gate = open_gate(1 << 20);
+        gate.set_floor(Lsn(1 << 20));
+        gate.set_hold(Some(Lsn(0)));
+        let waiting = {
+            let gate = gate.clone();
+            std::thread::spawn(move || gate.admit(4096, || Lsn(1 << 20), || ()).map(|_| ()))
+        };
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(!waiting.is_finished(), "trimmed, but the partner has not got it");
+        gate.set_hold(None);
         assert_eq!(waiting.join().unwrap(), Ok(()));
     }
 

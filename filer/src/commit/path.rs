@@ -16,7 +16,7 @@ use super::waiters::Waiters;
 use super::{Admission, Gate, Journal, NotServing, SpaceBudget};
 use crate::metrics::VolumeMetrics;
 use ids::{AckRule, CursorError, Cursors, LogPoint, Lsn};
-use nvlog::Log;
+use nvlog::{Log, Trimmed};
 use parking_lot::{Mutex, MutexGuard};
 use rdma_transport::{LinkError, MirrorSender};
 use std::sync::Arc;
@@ -62,6 +62,8 @@ pub struct CommitPath {
     local: Mutex<LogPoint>,
     mirror: Mutex<Option<Mirror>>,
     waiters: Waiters,
+    /// A partner catches up: what it has not got yet must stay in the log.
+    holding: Mutex<bool>,
     /// `OPEN`, or why nobody is served (see [`code`]).
     closed: AtomicU8,
     rule: AtomicU8,
@@ -89,6 +91,7 @@ impl CommitPath {
             cursors: Mutex::new(cursors),
             mirror: Mutex::new(None),
             waiters: Waiters::default(),
+            holding: Mutex::new(false),
             closed: AtomicU8::new(code(NotServing::NotPrimary)),
             rule: AtomicU8::new(AckRule::Nobody as u8),
             started,
@@ -182,6 +185,23 @@ impl CommitPath {
         let stopped = self.mirror.lock().take();
         self.waiters.wake_next();
         stopped.map(|mirror| (mirror.link, mirror.sender))
+    }
+
+    /// Keeps the log from `from` on, and lets go of it as the partner gets it; `None` lifts it.
+    ///
+    /// # Errors
+    /// When it is overwritten already.
+    pub fn set_hold(&self, from: Option<Lsn>) -> Result<(), Trimmed> {
+        let mut holding = self.holding.lock();
+        self.hold_from(from)?;
+        *holding = from.is_some();
+        Ok(())
+    }
+
+    fn hold_from(&self, from: Option<Lsn>) -> Result<(), Trimmed> {
+        self.log.hold(from)?;
+        self.gate.set_hold(from);
+        Ok(())
     }
 
     /// Like [`CommitPath::stop_mirror`], if the mirror uses this link.
@@ -348,6 +368,11 @@ impl CommitPath {
     }
 
     fn peer_durable(&self, durable: LogPoint) {
+        let holding = self.holding.lock();
+        if *holding && let Err(error) = self.hold_from(Some(durable.lsn)) {
+            tracing::warn!(%error, "the log no longer holds what the partner acknowledged");
+        }
+        drop(holding);
         let moved = self.cursors.lock().set_peer_durable(durable);
         let committed = moved.expect("the sender reports only what it was given");
         self.publish_committed(committed);

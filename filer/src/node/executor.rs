@@ -284,7 +284,7 @@ impl Executor {
                 }
             }
             Command::SetHold(from) => {
-                if let Err(error) = shared.log.hold(from) {
+                if let Err(error) = shared.path.set_hold(from) {
                     // Overwritten since it was checked: the partner's chain check will find out.
                     tracing::info!(volume = shared.name(), %error, "the log could not be held");
                 }
