@@ -14,7 +14,7 @@ use crate::volume::{
 };
 use apply_engine::Attributes;
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    BsdFileFlags, CopyFileRangeFlags, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
     IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate,
     ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
@@ -28,7 +28,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Largest write that the kernel sends in one request.
 const MAX_WRITE_BYTES: u32 = 1 << 20;
@@ -41,6 +41,25 @@ const STATFS_BLOCK_BYTES: u64 = 4096;
 
 /// Everything a file has opened may be kept in the page cache: only this kernel changes it.
 const OPENED: FopenFlags = FopenFlags::FOPEN_KEEP_CACHE;
+
+/// The answer to a look-up of a free name.
+const NOTHING: FileAttr = FileAttr {
+    ino: INodeNo(0),
+    size: 0,
+    blocks: 0,
+    atime: UNIX_EPOCH,
+    mtime: UNIX_EPOCH,
+    ctime: UNIX_EPOCH,
+    crtime: UNIX_EPOCH,
+    kind: FileType::RegularFile,
+    perm: 0,
+    nlink: 0,
+    uid: 0,
+    gid: 0,
+    rdev: 0,
+    blksize: 0,
+    flags: 0,
+};
 
 thread_local! {
     /// Where a thread gathers the bytes of a read.
@@ -145,7 +164,11 @@ impl Filesystem for FuseFilesystem {
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.entry(reply, self.volume.lookup(oid(parent), name.as_bytes()));
+        match self.volume.lookup(oid(parent), name.as_bytes()) {
+            // Inode number 0 lets the kernel remember that there is nothing.
+            Err(Errno::ENOENT) => reply.entry(&self.ttl, &NOTHING, Generation(0)),
+            found => self.entry(reply, found),
+        }
     }
 
     fn forget(&self, _request: &Request, inode: INodeNo, _lookups: u64) {

@@ -80,13 +80,28 @@ impl Volume {
             return Err(Errno::EFBIG);
         }
         self.warm(oid)?;
-        let acl_bytes = if set.mode.is_some() { super::limits::MAX_XATTR_VALUE_BYTES } else { 0 };
-        let payload_bytes = (PAYLOAD_BYTES + acl_bytes).min(self.max_data_bytes);
+        let acl_bytes = if set.mode.is_some() { self.acl_bytes(oid, acl::ACCESS)? } else { 0 };
+        let payload_bytes = PAYLOAD_BYTES + acl_bytes;
         self.transact(payload_bytes, |transaction| {
             transaction.setattr(who, oid, set)?;
             let inode = transaction.inode(oid)?;
             Ok(inode.attributes)
         })
+    }
+}
+
+impl Volume {
+    /// Room that a copy of this ACL needs in a record.
+    pub(super) fn acl_bytes(&self, oid: Oid, name: &[u8]) -> Result<usize> {
+        let absent = match self.state.read().inodes.get(&oid) {
+            Some(inode) if name == acl::ACCESS => inode.access_acl == Some(false),
+            Some(inode) => inode.default_acl == Some(None),
+            None => false,
+        };
+        if absent {
+            return Ok(0);
+        }
+        Ok(self.stack.snapshot().xattr(oid, name)?.map_or(0, |value| value.len()))
     }
 }
 

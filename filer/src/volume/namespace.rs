@@ -130,11 +130,9 @@ impl Volume {
         };
         self.require_space(target_bytes as u64, 1)?;
         self.warm(parent)?;
-        let acls = match self.state.read().inodes.get(&parent).map(|inode| &inode.default_acl) {
-            Some(Some(None)) => 0,
-            _ => 2 * super::limits::MAX_XATTR_VALUE_BYTES,
-        };
-        let payload_bytes = (NAMESPACE_PAYLOAD_BYTES + target_bytes + acls).min(self.max_data_bytes);
+        // A directory inherits it twice: as its own and as its access ACL.
+        let acls = 2 * self.acl_bytes(parent, acl::DEFAULT)?;
+        let payload_bytes = NAMESPACE_PAYLOAD_BYTES + target_bytes + acls;
         self.transact(payload_bytes, |transaction| {
             transaction.directory(parent)?;
             if transaction.lookup(parent, name)?.is_some() {

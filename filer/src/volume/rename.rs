@@ -111,7 +111,7 @@ impl Transaction<'_> {
 
         let is_dir = |target: Option<Target>| u32::from(target.is_some_and(|t| t.kind.is_directory()));
         // What leaves and enters each parent, counted in subdirectories.
-        from_nlink -= is_dir(Some(moved));
+        from_nlink = from_nlink.saturating_sub(is_dir(Some(moved)));
         to_nlink += is_dir(Some(moved));
         to_nlink = to_nlink.saturating_sub(is_dir(standing));
         let displaced = match standing {

@@ -1,0 +1,194 @@
+//! A volume mounted for real: programs' calls through the kernel, and leaving a mount in every situation.
+//!
+//! Needs root and /dev/fuse, like the product; without them the tests say so and pass.
+
+use filer::fuse::{Left, MountError, MountHandle, MountOptions, mount};
+use filer::volume::solo::Solo;
+use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags, SeekFrom, XattrFlags};
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+const LOG_BYTES: u64 = 16 << 20;
+const GRACE: Duration = Duration::from_millis(300);
+/// Nothing about a mount may ever take longer.
+const NEVER: Duration = Duration::from_secs(10);
+
+struct Mounted {
+    handle: Option<MountHandle>,
+    solo: Solo,
+    dir: TempDir,
+}
+
+impl Mounted {
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join("mnt").join(name)
+    }
+
+    fn leave(&mut self) -> Left {
+        self.handle.take().unwrap().unmount(GRACE)
+    }
+}
+
+fn mounted_with(options: MountOptions) -> Option<Mounted> {
+    if !rustix::process::geteuid().is_root() || !std::path::Path::new("/dev/fuse").exists() {
+        eprintln!("skipped: needs root and /dev/fuse");
+        return None;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (base, mountpoint) = (dir.path().join("base"), dir.path().join("mnt"));
+    fs::create_dir(&base).unwrap();
+    fs::create_dir(&mountpoint).unwrap();
+    let solo = Solo::start(&base, ids::VolumeId([9; 16]), LOG_BYTES, Some(Duration::from_millis(50))).unwrap();
+    let handle = mount(solo.volume.clone(), &mountpoint, &options).unwrap();
+    Some(Mounted { handle: Some(handle), solo, dir })
+}
+
+fn mounted() -> Option<Mounted> {
+    mounted_with(MountOptions { threads: 4, ..MountOptions::default() })
+}
+
+#[test]
+fn calls_of_programs_arrive_as_they_were_meant() {
+    let Some(mut m) = mounted() else { return };
+    let path = m.path("dir/file");
+    fs::create_dir(m.path("dir")).unwrap();
+    let mut file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o640).open(&path).unwrap();
+    file.write_all(b"hello").unwrap();
+    file.sync_all().unwrap();
+    let mut appender = OpenOptions::new().append(true).open(&path).unwrap();
+    appender.write_all(b" world").unwrap();
+    file.rewind().unwrap();
+    let mut text = String::new();
+    file.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "hello world");
+
+    let meta = fs::metadata(&path).unwrap();
+    assert_eq!((meta.mode(), meta.nlink(), meta.len()), (0o100_640, 1, 11));
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::hard_link(&path, m.path("hard")).unwrap();
+    std::os::unix::fs::symlink("dir/file", m.path("soft")).unwrap();
+    assert_eq!(fs::read(m.path("soft")).unwrap(), b"hello world");
+    assert_eq!(fs::metadata(&path).unwrap().nlink(), 2);
+    rustix::fs::mknodat(CWD, m.path("null"), rustix::fs::FileType::CharacterDevice, Mode::RUSR, rustix::fs::makedev(1, 3)).unwrap();
+    assert_eq!(fs::metadata(m.path("null")).unwrap().rdev(), rustix::fs::makedev(1, 3));
+
+    rustix::fs::setxattr(&path, "user.a", b"value", XattrFlags::CREATE).unwrap();
+    let mut value = [0; 16];
+    assert_eq!(rustix::fs::getxattr(&path, "user.a", &mut value[..]), Ok(5));
+    let times = |secs, nanos| rustix::fs::Timespec { tv_sec: secs, tv_nsec: nanos };
+    let set = rustix::fs::Timestamps { last_access: times(-2, 500_000_000), last_modification: times(7, 9) };
+    rustix::fs::utimensat(CWD, &path, &set, AtFlags::empty()).unwrap();
+    let meta = fs::metadata(&path).unwrap();
+    assert_eq!((meta.atime(), meta.atime_nsec(), meta.mtime(), meta.mtime_nsec()), (-2, 500_000_000, 7, 9));
+
+    let mut names: Vec<_> = fs::read_dir(m.path("")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["dir", "hard", "null", "soft"]);
+    fs::rename(m.path("hard"), m.path("dir/moved")).unwrap();
+    fs::remove_file(&path).unwrap();
+    assert_eq!(fs::read(m.path("dir/moved")).unwrap(), b"hello world");
+    let space = rustix::fs::statvfs(m.path("")).unwrap();
+    assert!(space.f_blocks > 0 && space.f_bfree > 0 && space.f_namemax == 255);
+    drop((file, appender));
+    assert_eq!(m.leave(), Left::Clean);
+    m.solo.checkpoint().unwrap();
+    assert_eq!(fs::read(m.dir.path().join("base/dir/moved")).unwrap(), b"hello world");
+}
+
+#[test]
+fn large_sparse_and_mapped_files() {
+    let Some(mut m) = mounted() else { return };
+    let data: Vec<u8> = (0..5_u32 << 20).map(|i| (i >> 3) as u8).collect();
+    fs::write(m.path("big"), &data).unwrap();
+    assert_eq!(fs::read(m.path("big")).unwrap(), data);
+    fs::copy(m.path("big"), m.path("copy")).unwrap();
+    assert_eq!(fs::read(m.path("copy")).unwrap(), data);
+
+    let sparse = OpenOptions::new().read(true).write(true).create_new(true).open(m.path("sparse")).unwrap();
+    sparse.set_len(10 << 20).unwrap();
+    sparse.write_all_at(b"x", 8 << 20).unwrap();
+    assert!(rustix::fs::seek(&sparse, SeekFrom::Data(0)).unwrap() > 0);
+    rustix::fs::fallocate(&sparse, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 8 << 20, 4096).unwrap();
+    assert_eq!(rustix::fs::seek(&sparse, SeekFrom::Data(0)), Err(rustix::io::Errno::NXIO));
+    let collapse = rustix::fs::fallocate(&sparse, FallocateFlags::COLLAPSE_RANGE, 0, 4096);
+    assert_eq!(collapse, Err(rustix::io::Errno::OPNOTSUPP));
+    drop(sparse);
+
+    let unnamed = rustix::fs::open(m.path("gone"), OFlags::CREATE | OFlags::RDWR, Mode::RUSR).unwrap();
+    fs::remove_file(m.path("gone")).unwrap();
+    assert_eq!(rustix::io::pwrite(&unnamed, b"alive", 0), Ok(5));
+    let mut back = [0; 5];
+    assert_eq!((rustix::io::pread(&unnamed, &mut back, 0), &back), (Ok(5), b"alive"));
+    drop(unnamed);
+    assert_eq!(m.leave(), Left::Clean);
+    // RELEASE is not waited for by close(2), but by the end of the session.
+    assert_eq!(m.solo.volume.open_objects(), 0);
+}
+
+#[test]
+fn clients_that_hold_files_open_do_not_hold_up_leaving() {
+    let Some(mut m) = mounted() else { return };
+    let mut file = File::create(m.path("held")).unwrap();
+    let begun = Instant::now();
+    assert_eq!(m.leave(), Left::Forced);
+    assert!(begun.elapsed() < NEVER);
+    assert!(file.write_all(b"x").is_err(), "the connection is gone");
+    assert_eq!(fs::read_dir(m.path("")).unwrap().count(), 0, "the mount point is free again");
+}
+
+#[test]
+fn aborting_and_dropping_leave_at_once() {
+    let Some(mut m) = mounted() else { return };
+    let _held = File::create(m.path("held")).unwrap();
+    let begun = Instant::now();
+    assert_eq!(m.handle.take().unwrap().abort(), Left::Forced);
+    let mountpoint = m.path("");
+    drop(mount(m.solo.volume.clone(), &mountpoint, &MountOptions::default()).unwrap());
+    assert_eq!(fs::read_dir(&mountpoint).unwrap().count(), 0);
+    // Somebody else unmounts.
+    let handle = mount(m.solo.volume.clone(), &mountpoint, &MountOptions::default()).unwrap();
+    rustix::mount::unmount(&mountpoint, rustix::mount::UnmountFlags::empty()).unwrap();
+    while !handle.has_ended() {
+        assert!(begun.elapsed() < NEVER);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(handle.unmount(GRACE), Left::AlreadyGone);
+    assert!(begun.elapsed() < NEVER);
+}
+
+#[test]
+fn what_can_not_be_mounted_is_refused_and_named() {
+    let Some(mut m) = mounted() else { return };
+    let volume = || m.solo.volume.clone();
+    let options = MountOptions::default();
+    let missing = mount(volume(), &m.dir.path().join("missing"), &options);
+    assert!(matches!(missing, Err(MountError::MountpointMissing { .. })));
+    let full = mount(volume(), &m.dir.path().join("base/.."), &options);
+    assert!(matches!(full, Err(MountError::NotEmpty { .. })));
+    let no_threads = MountOptions { threads: 0, ..options };
+    assert!(matches!(mount(volume(), &m.path(""), &no_threads), Err(MountError::Threads { threads: 0 })));
+    assert_eq!(m.leave(), Left::Clean);
+}
+
+#[test]
+fn with_a_writeback_cache_fsync_means_it() {
+    let options = MountOptions { threads: 4, writeback_cache: true, ..MountOptions::default() };
+    let Some(mut m) = mounted_with(options) else { return };
+    let file = File::create(m.path("f")).unwrap();
+    for i in 0..100_u64 {
+        file.write_all_at(&[i as u8; 100], i * 100).unwrap();
+    }
+    file.sync_all().unwrap();
+    // Past the kernel's cache: what the volume has.
+    let oid = m.solo.volume.lookup(ids::Oid::ROOT, b"f").unwrap();
+    assert_eq!(oid.size, 10_000);
+    let mut data = vec![0; 10_000];
+    assert_eq!(m.solo.volume.read(oid.oid, 0, &mut data), Ok(10_000));
+    assert!(data.chunks(100).enumerate().all(|(i, chunk)| chunk.iter().all(|byte| *byte == i as u8)));
+    drop(file);
+    assert_eq!(m.leave(), Left::Clean);
+}
