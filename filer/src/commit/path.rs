@@ -359,11 +359,11 @@ impl CommitPath {
             return;
         }
         *local = sealed;
+        self.note_sealed(sealed.lsn);
+        let moved = self.cursors.lock().set_local_durable(sealed.lsn);
+        let committed = moved.expect("whoever persists holds `local` until the cursor has followed");
         drop(local);
         self.metrics.persist.observe(begun.elapsed());
-        self.note_sealed(sealed.lsn);
-        let committed =
-            self.cursors.lock().set_local_durable(sealed.lsn).expect("what is persisted was sealed before");
         self.publish_committed(committed);
     }
 

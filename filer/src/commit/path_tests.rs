@@ -136,6 +136,25 @@ fn many_clients_commit_on_both_logs() {
 }
 
 #[test]
+fn many_clients_commit_alone() {
+    let a = log();
+    let path = path(&a, &Arc::default());
+    path.set_rule(AckRule::Local).unwrap();
+    std::thread::scope(|scope| {
+        for client in 0..6u8 {
+            let path = &path;
+            scope.spawn(move || {
+                for size in 0..250 {
+                    let end = append(path, &vec![client; size % 100]);
+                    path.wait_committed(end).unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(path.committed(), a.end().lsn);
+}
+
+#[test]
 fn nothing_is_answered_without_the_partner_until_the_rule_says_so() {
     let (a, b) = (log(), log());
     let heard = Arc::new(Heard::default());
