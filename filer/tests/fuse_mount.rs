@@ -2,6 +2,9 @@
 //!
 //! Needs root and /dev/fuse, like the product; without them the tests say so and pass.
 
+// Helpers of tests fail as loudly as tests.
+#![allow(clippy::unwrap_used)]
+
 use filer::fuse::{Left, MountError, MountHandle, MountOptions, mount};
 use filer::volume::solo::Solo;
 use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags, SeekFrom, XattrFlags};
@@ -42,7 +45,8 @@ fn mounted_with(options: MountOptions) -> Option<Mounted> {
     let (base, mountpoint) = (dir.path().join("base"), dir.path().join("mnt"));
     fs::create_dir(&base).unwrap();
     fs::create_dir(&mountpoint).unwrap();
-    let solo = Solo::start(&base, ids::VolumeId([9; 16]), LOG_BYTES, Some(Duration::from_millis(50))).unwrap();
+    let solo =
+        Solo::start(&base, ids::VolumeId([9; 16]), LOG_BYTES, Some(Duration::from_millis(50))).unwrap();
     let handle = mount(solo.volume.clone(), &mountpoint, &options).unwrap();
     Some(Mounted { handle: Some(handle), solo, dir })
 }
@@ -56,7 +60,8 @@ fn calls_of_programs_arrive_as_they_were_meant() {
     let Some(mut m) = mounted() else { return };
     let path = m.path("dir/file");
     fs::create_dir(m.path("dir")).unwrap();
-    let mut file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o640).open(&path).unwrap();
+    let mut file =
+        OpenOptions::new().read(true).write(true).create_new(true).mode(0o640).open(&path).unwrap();
     file.write_all(b"hello").unwrap();
     file.sync_all().unwrap();
     let mut appender = OpenOptions::new().append(true).open(&path).unwrap();
@@ -73,7 +78,14 @@ fn calls_of_programs_arrive_as_they_were_meant() {
     std::os::unix::fs::symlink("dir/file", m.path("soft")).unwrap();
     assert_eq!(fs::read(m.path("soft")).unwrap(), b"hello world");
     assert_eq!(fs::metadata(&path).unwrap().nlink(), 2);
-    rustix::fs::mknodat(CWD, m.path("null"), rustix::fs::FileType::CharacterDevice, Mode::RUSR, rustix::fs::makedev(1, 3)).unwrap();
+    rustix::fs::mknodat(
+        CWD,
+        m.path("null"),
+        rustix::fs::FileType::CharacterDevice,
+        Mode::RUSR,
+        rustix::fs::makedev(1, 3),
+    )
+    .unwrap();
     assert_eq!(fs::metadata(m.path("null")).unwrap().rdev(), rustix::fs::makedev(1, 3));
 
     rustix::fs::setxattr(&path, "user.a", b"value", XattrFlags::CREATE).unwrap();
@@ -112,7 +124,8 @@ fn large_sparse_and_mapped_files() {
     sparse.set_len(10 << 20).unwrap();
     sparse.write_all_at(b"x", 8 << 20).unwrap();
     assert!(rustix::fs::seek(&sparse, SeekFrom::Data(0)).unwrap() > 0);
-    rustix::fs::fallocate(&sparse, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 8 << 20, 4096).unwrap();
+    rustix::fs::fallocate(&sparse, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 8 << 20, 4096)
+        .unwrap();
     assert_eq!(rustix::fs::seek(&sparse, SeekFrom::Data(0)), Err(rustix::io::Errno::NXIO));
     let collapse = rustix::fs::fallocate(&sparse, FallocateFlags::COLLAPSE_RANGE, 0, 4096);
     assert_eq!(collapse, Err(rustix::io::Errno::OPNOTSUPP));

@@ -8,13 +8,14 @@
 
 use super::convert::{Caller, attributes, file_type, ino, oid, set_time, timestamp};
 use super::options::MountOptions;
+use super::reply::{NOTHING, empty, entry, number, xattr};
 use crate::volume::{
     AllocateMode, DirectoryStream, Errno, Node, NodeKind, RenameMode, SeekTo, SetAttributes, Volume, WriteAt,
     XattrMode,
 };
 use apply_engine::Attributes;
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
     IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate,
     ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
@@ -28,7 +29,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 /// Largest write that the kernel sends in one request.
 const MAX_WRITE_BYTES: u32 = 1 << 20;
@@ -41,25 +42,6 @@ const STATFS_BLOCK_BYTES: u64 = 4096;
 
 /// Everything a file has opened may be kept in the page cache: only this kernel changes it.
 const OPENED: FopenFlags = FopenFlags::FOPEN_KEEP_CACHE;
-
-/// The answer to a look-up of a free name.
-const NOTHING: FileAttr = FileAttr {
-    ino: INodeNo(0),
-    size: 0,
-    blocks: 0,
-    atime: UNIX_EPOCH,
-    mtime: UNIX_EPOCH,
-    ctime: UNIX_EPOCH,
-    crtime: UNIX_EPOCH,
-    kind: FileType::RegularFile,
-    perm: 0,
-    nlink: 0,
-    uid: 0,
-    gid: 0,
-    rdev: 0,
-    blksize: 0,
-    flags: 0,
-};
 
 thread_local! {
     /// Where a thread gathers the bytes of a read.
@@ -86,13 +68,6 @@ impl FuseFilesystem {
         }
     }
 
-    fn entry(&self, reply: ReplyEntry, made: Result<Attributes, Errno>) {
-        match made {
-            Ok(made) => reply.entry(&self.ttl, &attributes(&made), Generation(made.generation)),
-            Err(error) => reply.error(number(error)),
-        }
-    }
-
     fn make(
         &self,
         request: &Request,
@@ -105,27 +80,6 @@ impl FuseFilesystem {
 
     fn directory(&self, handle: FileHandle) -> Result<Arc<DirectoryStream>, Errno> {
         self.directories.lock().get(&handle.0).cloned().ok_or(Errno::EINVAL)
-    }
-}
-
-fn number(error: Errno) -> fuser::Errno {
-    fuser::Errno::from_i32(error.code())
-}
-
-fn empty(reply: ReplyEmpty, done: Result<(), Errno>) {
-    match done {
-        Ok(()) => reply.ok(),
-        Err(error) => reply.error(number(error)),
-    }
-}
-
-/// Answers a request for an xattr or a list of them: the bytes, or how many they are.
-fn xattr(reply: ReplyXattr, size: u32, value: Result<Vec<u8>, Errno>) {
-    match value {
-        Ok(value) if size == 0 => reply.size(value.len() as u32),
-        Ok(value) if value.len() > size as usize => reply.error(fuser::Errno::ERANGE),
-        Ok(value) => reply.data(&value),
-        Err(error) => reply.error(number(error)),
     }
 }
 
@@ -167,7 +121,7 @@ impl Filesystem for FuseFilesystem {
         match self.volume.lookup(oid(parent), name.as_bytes()) {
             // Inode number 0 lets the kernel remember that there is nothing.
             Err(Errno::ENOENT) => reply.entry(&self.ttl, &NOTHING, Generation(0)),
-            found => self.entry(reply, found),
+            found => entry(reply, &self.ttl, found),
         }
     }
 
@@ -240,7 +194,7 @@ impl Filesystem for FuseFilesystem {
             libc::S_IFREG | 0 => NodeKind::File,
             _ => return reply.error(fuser::Errno::EINVAL),
         };
-        self.entry(reply, self.make(request, parent, name, Node { kind, mode, umask, open: false }));
+        entry(reply, &self.ttl, self.make(request, parent, name, Node { kind, mode, umask, open: false }));
     }
 
     fn mkdir(
@@ -253,7 +207,7 @@ impl Filesystem for FuseFilesystem {
         reply: ReplyEntry,
     ) {
         let node = Node { kind: NodeKind::Directory, mode, umask, open: false };
-        self.entry(reply, self.make(request, parent, name, node));
+        entry(reply, &self.ttl, self.make(request, parent, name, node));
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -266,8 +220,9 @@ impl Filesystem for FuseFilesystem {
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let kind = NodeKind::Symlink(target.as_os_str().as_bytes());
-        self.entry(
+        entry(
             reply,
+            &self.ttl,
             self.make(request, parent, name, Node { kind, mode: 0o777, umask: 0, open: false }),
         );
     }
@@ -289,7 +244,7 @@ impl Filesystem for FuseFilesystem {
     }
 
     fn link(&self, _request: &Request, inode: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.entry(reply, self.volume.link(oid(inode), oid(parent), name.as_bytes()));
+        entry(reply, &self.ttl, self.volume.link(oid(inode), oid(parent), name.as_bytes()));
     }
 
     fn open(&self, _request: &Request, inode: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {

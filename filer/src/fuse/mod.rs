@@ -15,6 +15,7 @@ mod credentials;
 mod filesystem;
 mod mount;
 mod options;
+mod reply;
 
 pub use mount::{Left, MountHandle, mount};
 pub use options::{MountError, MountOptions, THREADS};

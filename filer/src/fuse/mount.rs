@@ -23,6 +23,8 @@ use std::time::{Duration, Instant};
 const FUSE_DEVICE: &str = "/dev/fuse";
 /// How often a busy mount is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
+/// Dead mounts stacked on one mount point that are taken away at once.
+const MAX_DEAD_MOUNTS: usize = 8;
 /// How long the session's threads may take to notice that the connection is gone.
 const THREADS_END_WITHIN: Duration = Duration::from_secs(5);
 
@@ -55,6 +57,7 @@ pub fn mount(
     options: &MountOptions,
 ) -> Result<MountHandle, MountError> {
     options.check()?;
+    take_dead_mounts_away(mountpoint);
     let mountpoint = check_mountpoint(mountpoint)?;
     let root_mode = std::fs::metadata(&mountpoint).map_err(refused(&mountpoint))?.permissions().mode();
     let fuse = open_device()?;
@@ -181,6 +184,26 @@ fn refused(mountpoint: &Path) -> impl FnOnce(io::Error) -> MountError + '_ {
     |source| MountError::Refused { mountpoint: mountpoint.to_owned(), source }
 }
 
+/// A daemon that was killed leaves its mount behind, and nobody answers there any more. Takes away what is
+/// ours and dead, and nothing else.
+fn take_dead_mounts_away(mountpoint: &Path) {
+    for _ in 0..MAX_DEAD_MOUNTS {
+        let dead = std::fs::read_dir(mountpoint).err().and_then(|error| error.raw_os_error());
+        if dead != Some(libc::ENOTCONN) || !is_our_mount(mountpoint) {
+            return;
+        }
+        if let Err(error) = rustix::mount::unmount(mountpoint, UnmountFlags::DETACH) {
+            tracing::warn!(mountpoint = %mountpoint.display(), %error, "a dead mount could not be taken away");
+            return;
+        }
+        tracing::info!(mountpoint = %mountpoint.display(), "took a dead mount away");
+    }
+}
+
+fn is_our_mount(mountpoint: &Path) -> bool {
+    topmost_mount(mountpoint).is_some_and(|(_, kind)| kind == "fuse.twinfiler")
+}
+
 fn check_mountpoint(mountpoint: &Path) -> Result<PathBuf, MountError> {
     let shown = || mountpoint.to_owned();
     let mountpoint = mountpoint.canonicalize().map_err(|source| match source.kind() {
@@ -242,19 +265,26 @@ fn attach(
     })
 }
 
-/// Device number of what is mounted last at `mountpoint`, from the kernel's table: asking the filesystem
-/// itself could hang.
+/// Device number of what is mounted last at `mountpoint`.
 fn mounted_device(mountpoint: &Path) -> Option<u64> {
+    topmost_mount(mountpoint).map(|(device, _)| device)
+}
+
+/// Device number and type of what is mounted last at `mountpoint`, from the kernel's table (proc(5)): asking
+/// the filesystem itself could hang.
+fn topmost_mount(mountpoint: &Path) -> Option<(u64, String)> {
     let table = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
     table.lines().rev().find_map(|line| {
-        let mut fields = line.split(' ');
+        let (fields, kind) = line.split_once(" - ")?;
+        let mut fields = fields.split(' ');
         let numbers = fields.nth(2)?;
         let place = unescape(fields.nth(1)?);
         if place.as_slice() != mountpoint.as_os_str().as_encoded_bytes() {
             return None;
         }
         let (major, minor) = numbers.split_once(':')?;
-        Some(libc::makedev(major.parse().ok()?, minor.parse().ok()?))
+        let device = libc::makedev(major.parse().ok()?, minor.parse().ok()?);
+        Some((device, kind.split(' ').next()?.to_owned()))
     })
 }
 

@@ -18,6 +18,8 @@ const AFTER_DOT_DOT: u64 = 2;
 #[derive(Debug)]
 pub struct DirectoryStream {
     oid: Oid,
+    /// It had been removed before it was opened: a kernel still refers to it.
+    gone: bool,
     listing: Mutex<Option<Arc<Listing>>>,
 }
 
@@ -41,19 +43,20 @@ impl Volume {
     /// ENOTDIR; ESTALE for a directory that is gone.
     pub fn open_directory(&self, oid: Oid) -> Result<DirectoryStream> {
         if self.state.read().ghosts.contains_key(&oid) {
-            let listing = Mutex::new(Some(Arc::new(Listing::default())));
-            return Ok(DirectoryStream { oid, listing });
+            return Ok(DirectoryStream { oid, gone: true, listing: Mutex::new(None) });
         }
         if !self.known(oid)?.attributes.kind.is_directory() {
             return Err(Errno::ENOTDIR);
         }
         self.open(oid)?;
-        Ok(DirectoryStream { oid, listing: Mutex::new(None) })
+        Ok(DirectoryStream { oid, gone: false, listing: Mutex::new(None) })
     }
 
     /// Closes a directory.
     pub fn close_directory(&self, stream: &DirectoryStream) {
-        self.release(stream.oid);
+        if !stream.gone {
+            self.release(stream.oid);
+        }
     }
 
     /// Shows the entries past `position` (0 is the beginning) until `visit` says that there is no more room.
@@ -105,10 +108,11 @@ impl Volume {
     }
 
     fn listing(&self, stream: &DirectoryStream, anew: bool) -> Result<Arc<Listing>> {
+        if stream.gone {
+            return Ok(Arc::default());
+        }
         let mut kept = stream.listing.lock();
-        if let Some(listing) = kept.as_ref()
-            && !(anew && !listing.entries().is_empty())
-        {
+        if let Some(listing) = kept.as_ref().filter(|_| !anew) {
             return Ok(Arc::clone(listing));
         }
         let listing = Arc::new(match self.stack.snapshot().listing(stream.oid) {

@@ -120,7 +120,8 @@ impl Volume {
         if value.len() > MAX_XATTR_VALUE_BYTES {
             return Err(Errno::E2BIG);
         }
-        let largest = self.limits.max_xattr_value_bytes.min(self.max_data_bytes.saturating_sub(PAYLOAD_BYTES));
+        let largest =
+            self.limits.max_xattr_value_bytes.min(self.max_data_bytes.saturating_sub(PAYLOAD_BYTES));
         if value.len() > largest {
             return Err(Errno::ENOSPC);
         }

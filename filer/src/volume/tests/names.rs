@@ -62,6 +62,26 @@ fn a_removed_directory_can_still_be_asked_and_listed() {
 }
 
 #[test]
+fn a_rewound_directory_shows_what_is_new() {
+    let v = fixture();
+    let dir = v.directory("d");
+    let stream = v.open_directory(dir).unwrap();
+    let count = || {
+        let mut count = 0;
+        v.read_directory(&stream, 0, |_| {
+            count += 1;
+            false
+        })
+        .unwrap();
+        count
+    };
+    assert_eq!(count(), 2);
+    v.node(dir, "x", NodeKind::File).unwrap();
+    assert_eq!(count(), 3);
+    v.close_directory(&stream);
+}
+
+#[test]
 fn the_bases_own_names_are_not_there() {
     let v = fixture();
     for name in [".twinfiler", "lost+found"] {
