@@ -115,7 +115,8 @@ fn check_directory(found: &mut Preflight, volume: &VolumeConfig, kind: &str, pat
 
 fn check_mount_point(found: &mut Preflight, volume: &VolumeConfig, path: &Path) {
     let (name, shown) = (&volume.name, path.display());
-    match std::fs::symlink_metadata(path) {
+    // Not `stat`, which the kernel may answer from its cache.
+    match std::fs::read_dir(path) {
         // A daemon that was killed leaves its mount behind, and the next one takes it away.
         Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error()) => {}
         _ => return check_directory(found, volume, "mount point", path),

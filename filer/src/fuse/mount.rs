@@ -21,6 +21,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const FUSE_DEVICE: &str = "/dev/fuse";
+/// How far the kernel reads ahead.
+const READ_AHEAD_KIB: u32 = 1024;
 /// How often a busy mount is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 /// Dead mounts stacked on one mount point that are taken away at once.
@@ -75,7 +77,18 @@ pub fn mount(
     attached.keep();
     // Only now does the root answer.
     let device = std::fs::metadata(&mountpoint).map(|root| root.dev()).unwrap_or(0);
+    raise_readahead(device);
     Ok(MountHandle { mountpoint, device, session: Some(started) })
+}
+
+/// Lets the kernel read ahead as much as one request can carry: its default of 128 KiB costs half the speed of
+/// sequential reads. Only possible once mounted, and only a matter of speed.
+fn raise_readahead(device: u64) {
+    let (major, minor) = (libc::major(device), libc::minor(device));
+    let setting = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+    if let Err(error) = std::fs::write(&setting, READ_AHEAD_KIB.to_string()) {
+        tracing::debug!(%setting, %error, "read-ahead stays as it is");
+    }
 }
 
 impl MountHandle {
