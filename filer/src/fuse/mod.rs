@@ -1,14 +1,14 @@
 //! The FUSE front door: the volume as a mounted filesystem.
 //!
-//! The kernel checks permissions (`default_permissions`, ACLs included) and caches; [`filesystem`] translates
-//! requests one to one into calls of [`crate::volume::Volume`]; [`mount`] owns the life of a session.
+//! The kernel checks permissions (`default_permissions`, ACLs included) and caches; `filesystem` translates
+//! requests one to one into calls of [`crate::volume::Volume`]; `mount` owns the life of a session.
 //!
 //! Invariants: an answer leaves only after the volume gave it, so after its commit; what the kernel may answer
 //! from its own cache is bounded by a time that the caller keeps below the read lease. fsync and flush answer
 //! ENOSYS once: the kernel then takes them as done after it has written its own dirty pages, which is true,
 //! for every answered write is durable.
 //!
-//! What can go wrong: see [`MountError`] and [`mount`].
+//! What can go wrong: see [`MountError`] and [`mount()`].
 
 mod convert;
 mod credentials;

@@ -2,14 +2,14 @@
 //!
 //! A change is admitted (the log has room), validated against the newest merged state, given its place in the
 //! log and absorbed into the active Delta under one lock; then its bytes are copied into the log, and it is
-//! answered when the record is committed ([`transaction`]). A read looks through the layers and is answered
+//! answered when the record is committed (`transaction`). A read looks through the layers and is answered
 //! when what it saw is committed. Front doors (FUSE, later NFS) translate; permissions to call are theirs.
 //!
 //! Invariants:
 //! - nothing enters the log that a base filesystem of the pair could refuse: names, sizes, links, xattrs
 //!   ([`limits`]) and free space are checked before;
-//! - an answer shows nothing that could be undone: it waits for the commit of what it shows ([`State`]'s
-//!   gates), errors included;
+//! - an answer shows nothing that could be undone: it waits for the commit of what it shows (the `gate`
+//!   of each object), errors included;
 //! - an object without a name lives exactly as long as somebody has it open.
 //!
 //! What can go wrong: the node stops being primary in the middle ([`crate::commit::NotServing`]); then
