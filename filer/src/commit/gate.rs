@@ -97,6 +97,12 @@ impl Gate {
         self.state.lock().paused = true;
     }
 
+    /// Ends a [`Gate::pause`].
+    pub fn resume(&self) {
+        self.state.lock().paused = false;
+        self.moved.notify_all();
+    }
+
     /// Is nobody inside?
     pub fn is_empty(&self) -> bool {
         self.state.lock().admitted_bytes == 0

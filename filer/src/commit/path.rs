@@ -245,13 +245,17 @@ impl CommitPath {
         Ok(())
     }
 
-    /// On the partner: the log was extended by ingesting, and holds everything before `to` durably.
-    pub fn ingested(&self, to: LogPoint) -> Result<(), CursorError> {
-        let mut cursors = self.cursors.lock();
-        cursors.set_reserved(to.lsn)?;
-        cursors.set_appended(to.lsn)?;
-        cursors.set_local_durable(to.lsn)?;
-        *self.local.lock() = to;
+    /// The log was extended by others than clients (ingested, or an epoch's first record), and holds
+    /// everything before `to` durably.
+    pub fn extended(&self, to: LogPoint) -> Result<(), CursorError> {
+        let mut local = self.local.lock();
+        if to.lsn > local.lsn {
+            let mut cursors = self.cursors.lock();
+            cursors.set_reserved(to.lsn)?;
+            cursors.set_appended(to.lsn)?;
+            cursors.set_local_durable(to.lsn)?;
+            *local = to;
+        }
         Ok(())
     }
 

@@ -127,7 +127,8 @@ pub(super) fn run(shared: &Arc<Shared>) {
                 last = Instant::now();
                 shared.applier.finished();
             }
-            Err(ApplyFailure::Interrupted) => {}
+            // Not now: somebody resets the Deltas, or what was applied before is not all committed again.
+            Err(ApplyFailure::Interrupted) => std::thread::sleep(ABSORB_INTERVAL),
             Err(ApplyFailure::Failed(error)) => {
                 shared.metrics.apply_failures.add(1);
                 let full = matches!(error, ApplyError::NoSpace(_));

@@ -14,8 +14,9 @@ use crate::commit::{Journal, NotServing, SpaceBudget};
 use crate::control::{ControlError, ErrorKind};
 use crate::status::AckLevel;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
-use ids::{AckRule, Lsn};
-use pair::{Command, Event, Lease, LinkId, Message, MonoMs, Pair, PointVerdict, StopReason, Vitals};
+use ids::{AckRule, Epoch, Lsn};
+use nvlog::UpdateError;
+use pair::{Command, Event, Lease, LinkId, Message, MonoMs, Pair, PairMode, PointVerdict, StopReason, Vitals};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -37,6 +38,7 @@ pub(super) struct Executor {
     await_peer: Option<(LinkId, Lsn)>,
     draining: bool,
     tick_at: Instant,
+    stop_wanted: bool,
     stopped: bool,
 }
 
@@ -61,6 +63,7 @@ impl Executor {
             await_peer: None,
             draining: false,
             tick_at: Instant::now(),
+            stop_wanted: false,
             stopped: false,
         };
         executor.carry_out(first);
@@ -117,6 +120,8 @@ impl Executor {
             tracing::info!(volume = self.shared.name(), from, to, epoch, detail = after.detail, "pair");
         }
         self.carry_out(commands);
+        // A failed pair says no more; there is nothing to hand over.
+        self.stopped |= self.stop_wanted && after.mode == PairMode::Failed;
     }
 
     fn carry_out(&mut self, commands: Vec<Command>) {
@@ -178,7 +183,10 @@ impl Executor {
             NodeEvent::Fault(fault) => self.apply(Event::LocalFault(fault)),
             NodeEvent::Healed => self.apply(Event::LocalHealed),
             NodeEvent::LogFailed(error) => self.apply(Event::CommandFailed { error }),
-            NodeEvent::Shutdown => self.apply(Event::Shutdown),
+            NodeEvent::Shutdown => {
+                self.stop_wanted = true;
+                self.apply(Event::Shutdown);
+            }
         }
     }
 
@@ -231,12 +239,7 @@ impl Executor {
                 Lease::Until(until) => until.0,
                 Lease::Forever => u64::MAX,
             }),
-            Command::OpenEpoch { epoch } => {
-                shared.path.persist_all();
-                let end = shared.log.append_epoch_record(epoch, &[])?;
-                shared.path.ingested(end)?;
-                self.answers.push_back(Event::EpochOpened { log: shared.log_summary() });
-            }
+            Command::OpenEpoch { epoch } => self.open_epoch(epoch)?,
             Command::StartServing { epoch } => {
                 let started = self.pair.status(self.now()).takeover;
                 let end = shared.log.end();
@@ -310,6 +313,29 @@ impl Executor {
 
     fn peer_of(&mut self, link: LinkId) -> Option<&mut Peer> {
         self.peer.as_mut().filter(|peer| peer.id() == link.0)
+    }
+
+    /// Writes the epoch's first record. A primary that goes on in a new epoch has clients inside: newcomers are
+    /// held back, and those who are writing their records are waited for.
+    fn open_epoch(&mut self, epoch: Epoch) -> Result<(), NodeError> {
+        let shared = &self.shared;
+        shared.path.pause();
+        let deadline = Instant::now() + LEAVE_WITHIN;
+        let opened = loop {
+            match shared.log.append_epoch_record(epoch, &[]) {
+                Err(UpdateError::Epoch { now, .. }) if now < epoch && Instant::now() < deadline => {
+                    std::thread::sleep(WATCH_INTERVAL);
+                }
+                result => break result,
+            }
+        };
+        if !self.draining {
+            shared.gate.resume();
+        }
+        opened?;
+        shared.path.persist_all();
+        self.answers.push_back(Event::EpochOpened { log: shared.log_summary() });
+        Ok(())
     }
 
     fn set_rule(&mut self, rule: AckRule) -> Result<(), NodeError> {

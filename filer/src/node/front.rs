@@ -14,6 +14,7 @@ use crate::volume::{Limits, Volume};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use ids::Epoch;
 use pair::{StopReason, TakeoverTimes};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -24,6 +25,10 @@ const GRACE: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_secs(1);
 /// Faults that begin so are forgotten when the mount succeeds.
 const FAULT_PREFIX: &str = "the volume can not be mounted";
+
+const EXT4_SUPER_MAGIC: u64 = 0xEF53;
+/// Block size that ext4 has unless it is tiny.
+const USUAL_BLOCK_BYTES: u64 = 4096;
 
 enum Order {
     Serve { epoch: Epoch, since: Instant, takeover: Option<TakeoverTimes> },
@@ -106,8 +111,7 @@ impl Door {
 
     fn make_volume(&self) -> Volume {
         let shared = &self.shared;
-        // The partner's filesystem is not known to be roomier: the tightest limits hold on both.
-        let limits = Limits::of_filesystem(0, 4096);
+        let limits = limits_of(&shared.config.base);
         let journal: Arc<dyn Journal> = shared.path.clone();
         Volume::new(shared.stack.clone(), journal, limits, shared.next_oid())
     }
@@ -176,6 +180,19 @@ impl Door {
         if served {
             let role = if reason == StopReason::HandedOver { Role::Partner } else { Role::None };
             self.shared.hooks.ceased_to_be_primary(role, self.epoch);
+        }
+    }
+}
+
+/// What this node's filesystem can hold, and no more than ext4 can: the partner's is not known to be roomier.
+fn limits_of(base: &Path) -> Limits {
+    let ext4 = Limits::of_filesystem(EXT4_SUPER_MAGIC, USUAL_BLOCK_BYTES);
+    match rustix::fs::statfs(base) {
+        Ok(own) => Limits::of_filesystem(own.f_type as u64, own.f_bsize as u64).weaker(ext4),
+        // The base is open; what it can hold will be told when it is applied.
+        Err(error) => {
+            tracing::warn!(base = %base.display(), %error, "the filesystem does not tell what it is");
+            ext4
         }
     }
 }

@@ -94,6 +94,6 @@ fn take_in(shared: &Shared, receiver: &mut dyn MirrorReceiver, claimed: LogPoint
     })?;
     shared.metrics.persist.observe(started.elapsed());
     // A primary that overruns this log's tail would be found here.
-    shared.path.ingested(landed).map_err(|error| error.to_string())?;
+    shared.path.extended(landed).map_err(|error| error.to_string())?;
     receiver.acknowledge(landed).map_err(|error| error.to_string())
 }

@@ -112,9 +112,13 @@ impl VolumeNode {
         shared.hooks.clear_leftovers();
         let volume_name = shared.name().to_owned();
         let pair_error = |why: String| NodeError::Pair { volume: volume_name.clone(), why };
-        let (pair, first) =
-            Pair::new(shared.config.pair(&node.name, node.witness.is_some()), role_state, shared.log_summary(), MonoMs(shared.now_ms()))
-                .map_err(|error| pair_error(error.to_string()))?;
+        let (pair, first) = Pair::new(
+            shared.config.pair(&node.name, node.witness.is_some()),
+            role_state,
+            shared.log_summary(),
+            MonoMs(shared.now_ms()),
+        )
+        .map_err(|error| pair_error(error.to_string()))?;
         let params = link::params(&shared);
         let source = listeners.source(&shared, &params).map_err(|error| pair_error(error.to_string()))?;
         let (questions, to_witness) = unbounded();
