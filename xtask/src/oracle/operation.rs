@@ -91,15 +91,22 @@ impl Operation {
     }
 
     /// The states that the tree may show when this operation was interrupted: all of it, and, for a write that
-    /// the kernel splits at page boundaries, each prefix.
-    pub fn possible_effects(&self) -> Vec<Operation> {
+    /// the kernel splits at page boundaries, each prefix. `before` is the tree without it.
+    pub fn possible_effects(&self, before: &Model) -> Vec<Operation> {
         let mut effects = vec![self.clone()];
-        if let Operation::Write { path, offset, len, seed } = self {
+        let write = match self {
+            Operation::Write { path, offset, len, seed } => Some((path, *offset, len, seed)),
+            Operation::Append { path, len, seed } => {
+                before.get(path).and_then(Object::content).map(|bytes| (path, bytes.len() as u64, len, seed))
+            }
+            _ => None,
+        };
+        if let Some((path, offset, len, seed)) = write {
             let mut cut = (offset / PAGE_BYTES + 1) * PAGE_BYTES;
             while cut < offset + len {
                 effects.push(Operation::Write {
                     path: path.clone(),
-                    offset: *offset,
+                    offset,
                     len: cut - offset,
                     seed: *seed,
                 });

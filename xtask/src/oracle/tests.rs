@@ -84,3 +84,21 @@ fn an_interrupted_write_may_show_a_prefix_that_ends_at_a_page() {
     perform(dir.path(), &part(8192)).unwrap();
     assert!(resolve(dir.path(), &mut model, Some(&whole)).unwrap().is_err());
 }
+
+#[test]
+fn an_interrupted_append_may_end_at_a_page_too() {
+    let dir = directory();
+    let mut model = grown(dir.path(), 3, 0);
+    for done in [
+        Operation::Create { path: "file".into(), mode: 0o644 },
+        Operation::Append { path: "file".into(), len: 3000, seed: 8 },
+    ] {
+        perform(dir.path(), &done).unwrap();
+        done.apply(&mut model);
+    }
+    let whole = Operation::Append { path: "file".into(), len: 3000, seed: 9 };
+    perform(dir.path(), &Operation::Append { path: "file".into(), len: 4096 - 3000, seed: 9 }).unwrap();
+    assert!(resolve(dir.path(), &mut model.clone(), Some(&whole)).unwrap().is_ok());
+    perform(dir.path(), &Operation::Append { path: "file".into(), len: 1, seed: 9 }).unwrap();
+    assert!(resolve(dir.path(), &mut model, Some(&whole)).unwrap().is_err());
+}

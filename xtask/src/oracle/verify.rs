@@ -68,7 +68,7 @@ pub fn resolve(
         return Ok(Ok(()));
     }
     let mut closest = before;
-    for effect in in_doubt.map(Operation::possible_effects).unwrap_or_default() {
+    for effect in in_doubt.map(|operation| operation.possible_effects(model)).unwrap_or_default() {
         let mut after = model.clone();
         effect.apply(&mut after);
         let left = differences(root, &after)?;

@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Length of each log: small, so that it wraps often.
-const LOG_BYTES: u64 = 32 << 20;
+const LOG_BYTES: u64 = 512 << 20;
 
 /// How many threads do random operations.
 const WRITERS: u64 = 4;
