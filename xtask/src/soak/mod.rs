@@ -27,7 +27,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Length of each log: small, so that it wraps often.
+/// Length of each log: it reaches over an outage of some seconds under full load, and wraps now and then.
 const LOG_BYTES: u64 = 512 << 20;
 
 /// How many threads do random operations.
