@@ -285,7 +285,8 @@ fn every_state_and_event_is_as_written_down() {
             let commands: Vec<String> = after.give(event).iter().map(short).collect();
             let mode = after.mode();
             let change = if mode == bench.mode() { "=".to_owned() } else { format!("-> {mode}") };
-            writeln!(table, "{label:<24} {change:<26} {}", commands.join(", ")).unwrap();
+            let line = format!("{label:<24} {change:<26} {}", commands.join(", "));
+            writeln!(table, "{}", line.trim_end()).unwrap();
         }
     }
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/table.golden");

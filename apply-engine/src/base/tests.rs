@@ -5,7 +5,6 @@
 mod adoption;
 mod applying;
 mod opening;
-mod speed;
 mod volume_image;
 
 pub(crate) use volume_image::{FILESYSTEMS, Image};

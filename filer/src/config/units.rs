@@ -67,7 +67,8 @@ impl FromStr for ByteSize {
 impl fmt::Display for ByteSize {
     /// In the largest binary unit that holds it exactly, so that the text reads back as the same size.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let exact = SIZE_UNITS[..4].iter().find(|(_, factor)| self.0 >= *factor && self.0 % factor == 0);
+        let exact =
+            SIZE_UNITS[..4].iter().find(|(_, factor)| self.0 >= *factor && self.0.is_multiple_of(*factor));
         let (name, factor) = exact.unwrap_or(&("B", 1));
         write!(f, "{}{name}", self.0 / factor)
     }
@@ -92,8 +93,8 @@ impl fmt::Display for HumanDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let us = self.0.as_micros();
         match us {
-            _ if us % 1_000_000 == 0 => write!(f, "{}s", us / 1_000_000),
-            _ if us % 1_000 == 0 => write!(f, "{}ms", us / 1_000),
+            _ if us.is_multiple_of(1_000_000) => write!(f, "{}s", us / 1_000_000),
+            _ if us.is_multiple_of(1_000) => write!(f, "{}ms", us / 1_000),
             _ => write!(f, "{us}us"),
         }
     }

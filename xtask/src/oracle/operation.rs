@@ -104,12 +104,7 @@ impl Operation {
         if let Some((path, offset, len, seed)) = write {
             let mut cut = (offset / PAGE_BYTES + 1) * PAGE_BYTES;
             while cut < offset + len {
-                effects.push(Operation::Write {
-                    path: path.clone(),
-                    offset,
-                    len: cut - offset,
-                    seed: *seed,
-                });
+                effects.push(Operation::Write { path: path.clone(), offset, len: cut - offset, seed: *seed });
                 cut += PAGE_BYTES;
             }
         }
