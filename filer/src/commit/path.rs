@@ -12,12 +12,14 @@
 //! link fails under the driver (it reports once and parks like the others until the rule changes or a new
 //! link comes), the log's memory fails (the volume stops serving).
 
+mod drive;
+
 use super::waiters::Waiters;
 use super::{Admission, Gate, Journal, NotServing, SpaceBudget};
 use crate::metrics::VolumeMetrics;
 use ids::{AckRule, CursorError, Cursors, LogPoint, Lsn};
 use nvlog::{Log, Trimmed};
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use rdma_transport::{LinkError, MirrorSender};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -25,10 +27,6 @@ use std::time::{Duration, Instant};
 
 /// Batches on the wire at once: one travels while the next gathers and follows.
 const MAX_IN_FLIGHT: usize = 2;
-/// Longest run of records sent as one batch while catching up.
-const CATCH_UP_BATCH_BYTES: u64 = 1 << 20;
-/// How long the driver blocks for the partner's answer before it looks around.
-const POLL_WAIT: Duration = Duration::from_millis(20);
 /// How long a read waits for a lease to be renewed before the client is told.
 const LEASE_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -306,134 +304,6 @@ impl CommitPath {
             closed => Err(reason(closed)),
         }
     }
-
-    /// One step of driving: seal, send, persist, and hear the partner for up to `wait`.
-    fn exchange(&self, mirror: &mut Mirror, wait: Duration) -> Result<(), LinkError> {
-        let sealed = self.log.seal();
-        self.note_sealed(sealed.lsn);
-        if sealed.lsn > mirror.sent.lsn && mirror.sender.in_flight() < MAX_IN_FLIGHT {
-            let to = self.batch_end(mirror.sent, sealed);
-            mirror.sender.write(to)?;
-            mirror.sent = to;
-        }
-        self.persist_sealed(sealed);
-        if mirror.sender.in_flight() > 0
-            && let Some(durable) = mirror.sender.poll(wait)?
-        {
-            self.peer_durable(durable);
-        }
-        Ok(())
-    }
-
-    /// Where a batch that starts at `from` ends: everything, unless that is far behind.
-    fn batch_end(&self, from: LogPoint, sealed: LogPoint) -> LogPoint {
-        if sealed.lsn.since(from.lsn) <= CATCH_UP_BATCH_BYTES {
-            return sealed;
-        }
-        let mut end = sealed;
-        for record in self.log.records(from, sealed.lsn) {
-            // What can not be read here the partner's chain check would refuse: let it say so.
-            let Ok(record) = record else { break };
-            end = record.point_after;
-            if end.lsn.since(from.lsn) >= CATCH_UP_BATCH_BYTES {
-                break;
-            }
-        }
-        end
-    }
-
-    fn note_sealed(&self, sealed: Lsn) {
-        let mut cursors = self.cursors.lock();
-        if sealed > cursors.appended() {
-            let moved = cursors.set_reserved(sealed).and_then(|()| cursors.set_appended(sealed));
-            moved.expect("the log never seals more than its capacity holds");
-        }
-    }
-
-    fn persist_sealed(&self, sealed: LogPoint) {
-        let mut local = self.local.lock();
-        if sealed.lsn <= local.lsn {
-            return;
-        }
-        let begun = Instant::now();
-        if let Err(error) = self.log.persist(local.lsn, sealed.lsn) {
-            drop(local);
-            self.close(NotServing::LogFailed);
-            self.events.log_failed(error.to_string());
-            return;
-        }
-        *local = sealed;
-        self.note_sealed(sealed.lsn);
-        let moved = self.cursors.lock().set_local_durable(sealed.lsn);
-        let committed = moved.expect("whoever persists holds `local` until the cursor has followed");
-        drop(local);
-        self.metrics.persist.observe(begun.elapsed());
-        self.publish_committed(committed);
-    }
-
-    fn peer_durable(&self, durable: LogPoint) {
-        let holding = self.holding.lock();
-        if *holding && let Err(error) = self.hold_from(Some(durable.lsn)) {
-            tracing::warn!(%error, "the log no longer holds what the partner acknowledged");
-        }
-        drop(holding);
-        let moved = self.cursors.lock().set_peer_durable(durable);
-        let committed = moved.expect("the sender reports only what it was given");
-        self.publish_committed(committed);
-    }
-
-    fn publish_committed(&self, committed: Lsn) {
-        if self.committed.fetch_max(committed.0, Ordering::SeqCst) < committed.0 {
-            self.waiters.wake_satisfied(committed);
-        }
-    }
-
-    fn lose_mirror(&self, mut mirror: MutexGuard<'_, Option<Mirror>>, error: LinkError) {
-        if let Some(lost) = mirror.take() {
-            drop(mirror);
-            self.events.mirror_lost(lost.link, error);
-        }
-    }
-
-    /// Drives until `lsn` is committed, the rule changes, or there is nothing to drive with. Returns whether
-    /// the caller should look again at once.
-    fn drive(&self, lsn: Lsn) -> bool {
-        match self.rule() {
-            AckRule::Nobody => false,
-            AckRule::Local => {
-                self.persist_sealed(self.log.seal());
-                self.committed() < lsn && self.rule() == AckRule::Local && {
-                    // An earlier record is still being filled by another thread.
-                    std::thread::yield_now();
-                    true
-                }
-            }
-            AckRule::Both => {
-                let Some(mut mirror) = self.mirror.try_lock() else { return false };
-                let mut alive = true;
-                while let Some(link) = mirror.as_mut() {
-                    if self.committed() >= lsn || self.rule() != AckRule::Both || self.check_open().is_err() {
-                        break;
-                    }
-                    if let Err(error) = self.exchange(link, POLL_WAIT) {
-                        self.lose_mirror(mirror, error);
-                        self.waiters.wake_next();
-                        return false;
-                    }
-                    if link.sender.in_flight() == 0 && self.committed() < lsn {
-                        std::thread::yield_now();
-                    }
-                }
-                alive &= mirror.is_some();
-                drop(mirror);
-                // Whoever waits next finds the lock free, or was satisfied on the way.
-                if alive {
-                    self.waiters.wake_next();
-                }
-                alive
-            }
-        }
-    }
 }
 
 impl Journal for CommitPath {
@@ -493,18 +363,6 @@ impl Journal for CommitPath {
 
     fn space(&self) -> SpaceBudget {
         self.gate.space()
-    }
-}
-
-impl CommitPath {
-    /// Could a thread that looks now drive? Under `local` always; under `both` when a link is there and nobody
-    /// has it.
-    fn can_drive(&self) -> bool {
-        match self.rule() {
-            AckRule::Nobody => false,
-            AckRule::Local => true,
-            AckRule::Both => self.mirror.try_lock().is_some_and(|mirror| mirror.is_some()),
-        }
     }
 }
 
