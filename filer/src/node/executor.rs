@@ -16,7 +16,10 @@ use crate::status::AckLevel;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use ids::{AckRule, Epoch, Lsn};
 use nvlog::UpdateError;
-use pair::{Command, Event, Lease, LinkId, Message, MonoMs, Pair, PairMode, PointVerdict, StopReason, Vitals};
+use pair::{
+    Command, Event, Lease, LinkId, Message, MonoMs, Operator, Pair, PairMode, PointVerdict, StopReason,
+    Vitals,
+};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -37,6 +40,8 @@ pub(super) struct Executor {
     peer: Option<Peer>,
     await_peer: Option<(LinkId, Lsn)>,
     draining: bool,
+    /// Why the newest claim began.
+    reason: &'static str,
     tick_at: Instant,
     stop_wanted: bool,
     stopped: bool,
@@ -62,6 +67,7 @@ impl Executor {
             peer: None,
             await_peer: None,
             draining: false,
+            reason: FORCED,
             tick_at: Instant::now(),
             stop_wanted: false,
             stopped: false,
@@ -113,8 +119,12 @@ impl Executor {
 
     fn apply(&mut self, event: Event) {
         let before = self.pair.status(self.now()).mode;
+        let reason = takeover_reason(&event, before);
         let commands = self.pair.apply(self.now(), event);
         let after = self.pair.status(self.now());
+        if after.mode == PairMode::TakingOver && (before != after.mode || reason == FORCED) {
+            self.reason = reason;
+        }
         if after.mode != before {
             let (from, to, epoch) = (before.to_string(), after.mode.to_string(), after.epoch.0);
             tracing::info!(volume = self.shared.name(), from, to, epoch, detail = after.detail, "pair");
@@ -241,13 +251,13 @@ impl Executor {
             }),
             Command::OpenEpoch { epoch } => self.open_epoch(epoch)?,
             Command::StartServing { epoch } => {
-                let started = self.pair.status(self.now()).takeover;
+                let takeover = self.pair.status(self.now()).takeover.map(|times| (times, self.reason));
                 let end = shared.log.end();
                 shared.follower.start_serving(&shared.log, &shared.stack, end.lsn)?;
                 shared.gate.set_local_space(shared.path.cursors().applied(), shared.local_space());
                 shared.path.open();
                 shared.metrics.takeovers.add(1);
-                self.front.serve(epoch, started);
+                self.front.serve(epoch, takeover);
             }
             Command::StopServing { reason } => self.stop_serving(reason)?,
             Command::TruncateLog { to } => {
@@ -420,5 +430,17 @@ impl Executor {
         if published.as_ref() != Some(&status) {
             *published = Some(status);
         }
+    }
+}
+
+const FORCED: &str = "forced";
+
+/// Why a claim begins with this event, in the words of [`crate::status::TakeoverTiming`].
+fn takeover_reason(event: &Event, before: PairMode) -> &'static str {
+    match (event, before) {
+        (Event::Operator(Operator::ForceTakeover), _) => FORCED,
+        (Event::Message { message: Message::HandOver { .. }, .. }, _) => "switchover",
+        (_, PairMode::Starting) => "restart",
+        _ => "partner lost",
     }
 }

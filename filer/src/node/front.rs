@@ -30,8 +30,11 @@ const EXT4_SUPER_MAGIC: u64 = 0xEF53;
 /// Block size that ext4 has unless it is tiny.
 const USUAL_BLOCK_BYTES: u64 = 4096;
 
+/// How long it took, and why.
+type Takeover = (TakeoverTimes, &'static str);
+
 enum Order {
-    Serve { epoch: Epoch, since: Instant, takeover: Option<TakeoverTimes> },
+    Serve { epoch: Epoch, since: Instant, takeover: Option<Takeover> },
     Leave { reason: StopReason },
     End,
 }
@@ -45,7 +48,7 @@ pub(super) struct Front {
 struct Door {
     shared: Arc<Shared>,
     epoch: Epoch,
-    wanted: Option<(Instant, Option<TakeoverTimes>)>,
+    wanted: Option<(Instant, Option<Takeover>)>,
     mount: Option<MountHandle>,
 }
 
@@ -59,7 +62,7 @@ impl Front {
     }
 
     /// Serve in `epoch`.
-    pub fn serve(&self, epoch: Epoch, takeover: Option<TakeoverTimes>) {
+    pub fn serve(&self, epoch: Epoch, takeover: Option<Takeover>) {
         self.order(Order::Serve { epoch, since: Instant::now(), takeover });
     }
 
@@ -135,8 +138,8 @@ impl Door {
                 }
             }
         }
-        if let Some(times) = takeover {
-            *shared.last_takeover.lock() = Some(timing(self.epoch, times, since.elapsed()));
+        if let Some(takeover) = takeover {
+            *shared.last_takeover.lock() = Some(timing(self.epoch, takeover, since.elapsed()));
         }
         tracing::info!(
             volume = shared.name(),
@@ -197,10 +200,10 @@ fn limits_of(base: &Path) -> Limits {
     }
 }
 
-fn timing(epoch: Epoch, times: TakeoverTimes, first_served: Duration) -> TakeoverTiming {
+fn timing(epoch: Epoch, (times, reason): Takeover, first_served: Duration) -> TakeoverTiming {
     TakeoverTiming {
         at_unix_ms: unix_ms(),
-        reason: "partner lost".to_owned(),
+        reason: reason.to_owned(),
         epoch,
         detection_us: times.detection_ms * 1000,
         fencing_us: (times.fencing_ms + times.lease_ms) * 1000,

@@ -265,7 +265,7 @@ pub struct LatencySummary {
 pub struct TakeoverTiming {
     /// When the first operation was served.
     pub at_unix_ms: u64,
-    /// Why ("partner lost", "switchover", "forced").
+    /// Why ("partner lost", "switchover", "forced", "restart").
     pub reason: String,
     /// The new epoch.
     pub epoch: Epoch,

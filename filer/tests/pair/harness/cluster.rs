@@ -1,0 +1,385 @@
+//! Two nodes, a witness, and everything that a test does to them.
+
+use super::config::{self, Places, Spec};
+use super::disk::Disk;
+use super::process::{Process, tail, twinfiler};
+use super::{differences, snapshot};
+use filer::control::{Answer, Request, call};
+use filer::status::{Mode, NodeStatus, Role, VolumeStatus};
+use rustix::process::Signal;
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// Longest wait for a state of the pair.
+pub const MODE_LIMIT: Duration = Duration::from_secs(60);
+/// How long one request to a node may take.
+const CALL_LIMIT: Duration = Duration::from_secs(60);
+/// How often a state is looked for.
+const LOOK: Duration = Duration::from_millis(20);
+/// Ports of test nodes: below those that the kernel gives to outgoing connections.
+const PORTS: std::ops::Range<u16> = 15_000..32_000;
+
+/// One of the two nodes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Side {
+    A,
+    B,
+}
+
+impl Side {
+    pub const BOTH: [Side; 2] = [Side::A, Side::B];
+
+    pub fn name(self) -> &'static str {
+        ["a", "b"][self.index()]
+    }
+
+    pub fn index(self) -> usize {
+        self as usize
+    }
+
+    pub fn other(self) -> Side {
+        Side::BOTH[1 - self.index()]
+    }
+}
+
+/// A pair under test.
+pub struct Cluster {
+    spec: Spec,
+    nodes: [Option<Process>; 2],
+    witness: Option<Process>,
+    disks: [Option<Disk>; 2],
+    ports: [u16; 3],
+    logs: TempDir,
+    dir: TempDir,
+}
+
+impl Cluster {
+    /// Makes volumes and configuration files of both nodes; starts only the witness.
+    pub fn prepare(spec: Spec) -> Cluster {
+        super::require_root_and_fuse();
+        let dir = tempfile::Builder::new().prefix("twinfiler-test-").tempdir_in("/var/tmp").unwrap();
+        let logs = tempfile::Builder::new().prefix("twinfiler-test-").tempdir_in("/dev/shm").unwrap();
+        let mut cluster = Cluster {
+            spec,
+            nodes: [None, None],
+            witness: None,
+            disks: [None, None],
+            ports: free_ports(),
+            logs,
+            dir,
+        };
+        for side in Side::BOTH {
+            std::fs::create_dir_all(cluster.disk_path(side)).unwrap();
+            if let Some(mib) = cluster.spec.disk_mib[side.index()] {
+                let disk = Disk::make(&cluster.image(side), mib, &cluster.disk_path(side));
+                cluster.disks[side.index()] = Some(disk);
+            }
+            for volume in cluster.spec.volumes.clone() {
+                std::fs::create_dir_all(cluster.node_dir(side).join("mount").join(volume.name)).unwrap();
+                cluster.init(side, volume.name, volume.id, cluster.spec.capacity);
+            }
+            cluster.write_config(side);
+        }
+        if cluster.spec.witness {
+            cluster.start_witness();
+        }
+        cluster
+    }
+
+    /// Prepares, starts both, and waits until every volume is mirrored.
+    pub fn start(spec: Spec) -> Cluster {
+        let mut cluster = Cluster::prepare(spec);
+        for side in Side::BOTH {
+            cluster.start_node(side);
+        }
+        cluster.wait_mirrored();
+        cluster
+    }
+
+    // ---- places ----
+
+    pub fn node_dir(&self, side: Side) -> PathBuf {
+        self.dir.path().join(side.name())
+    }
+
+    pub fn disk_path(&self, side: Side) -> PathBuf {
+        self.node_dir(side).join("disk")
+    }
+
+    pub fn image(&self, side: Side) -> PathBuf {
+        self.node_dir(side).join("image")
+    }
+
+    /// The local tree of the first volume.
+    pub fn base(&self, side: Side) -> PathBuf {
+        self.disk_path(side).join(self.spec.volumes[0].name)
+    }
+
+    /// Where the first volume is mounted.
+    pub fn mount(&self, side: Side) -> PathBuf {
+        self.mount_of(side, self.spec.volumes[0].name)
+    }
+
+    pub fn mount_of(&self, side: Side, volume: &str) -> PathBuf {
+        self.node_dir(side).join("mount").join(volume)
+    }
+
+    /// The log of the first volume.
+    pub fn log(&self, side: Side) -> PathBuf {
+        self.log_of(side, self.spec.volumes[0].name)
+    }
+
+    pub fn log_of(&self, side: Side, volume: &str) -> PathBuf {
+        self.logs.path().join(format!("{}-{volume}.log", side.name()))
+    }
+
+    pub fn config(&self, side: Side) -> PathBuf {
+        self.node_dir(side).join("twinfiler.toml")
+    }
+
+    pub fn output(&self, side: Side) -> PathBuf {
+        self.node_dir(side).join("output")
+    }
+
+    pub fn control(&self, side: Side) -> PathBuf {
+        self.node_dir(side).join("control.sock")
+    }
+
+    pub fn spec(&mut self) -> &mut Spec {
+        &mut self.spec
+    }
+
+    pub fn disk(&mut self, side: Side) -> &mut Option<Disk> {
+        &mut self.disks[side.index()]
+    }
+
+    /// Writes the configuration anew, after a change of the [`Spec`].
+    pub fn write_config(&self, side: Side) {
+        let (dir, logs) = (self.node_dir(side), self.logs.path());
+        let text = config::text(&self.spec, &Places { side, dir: &dir, logs, ports: &self.ports });
+        std::fs::write(self.config(side), text).unwrap();
+    }
+
+    /// Runs `twinfiler init` for one volume of one node.
+    pub fn init(&self, side: Side, name: &str, id: &str, capacity: &str) {
+        let base = self.disk_path(side).join(name).display().to_string();
+        let log = self.log_of(side, name).display().to_string();
+        let output = twinfiler(&[
+            "init",
+            "--name",
+            name,
+            "--volume-id",
+            id,
+            "--base",
+            &base,
+            "--log",
+            &log,
+            "--capacity",
+            capacity,
+        ]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    // ---- processes ----
+
+    pub fn start_witness(&mut self) {
+        let (listen, state) = (format!("127.0.0.1:{}", self.ports[2]), self.dir.path().join("witness"));
+        let arguments = ["witness", "--listen", &listen, "--state", &state.display().to_string()];
+        self.witness = Some(Process::start(&arguments, &self.dir.path().join("witness.output")));
+    }
+
+    pub fn kill_witness(&mut self) {
+        self.witness.take().unwrap().kill();
+    }
+
+    pub fn start_node(&mut self, side: Side) {
+        let config = self.config(side).display().to_string();
+        self.nodes[side.index()] = Some(Process::start(&["--config", &config, "serve"], &self.output(side)));
+    }
+
+    pub fn node(&mut self, side: Side) -> &mut Process {
+        self.nodes[side.index()].as_mut().expect("the test started it")
+    }
+
+    pub fn is_running(&self, side: Side) -> bool {
+        self.nodes[side.index()].is_some()
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self, side: Side) {
+        self.nodes[side.index()].take().unwrap().kill();
+    }
+
+    pub fn signal(&mut self, side: Side, signal: Signal) {
+        self.node(side).signal(signal);
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub fn terminate(&mut self, side: Side) -> ExitStatus {
+        self.signal(side, Signal::TERM);
+        let status = self.node(side).wait(MODE_LIMIT);
+        self.nodes[side.index()] = None;
+        status
+    }
+
+    /// Starts a node that must refuse to run; returns its exit code and what it printed.
+    pub fn refused(&mut self, side: Side) -> (i32, String) {
+        let _before = std::fs::remove_file(self.output(side));
+        self.start_node(side);
+        let status = self.node(side).wait(MODE_LIMIT);
+        self.nodes[side.index()] = None;
+        let text = std::fs::read_to_string(self.output(side)).unwrap();
+        assert!(!text.contains("panicked"), "{text}");
+        (status.code().expect("it was not killed"), text)
+    }
+
+    // ---- asking ----
+
+    pub fn ask(&self, side: Side, request: &Request) -> Result<Answer, String> {
+        call(&self.control(side), request, CALL_LIMIT).map_err(|error| error.to_string())
+    }
+
+    pub fn status(&self, side: Side) -> Option<NodeStatus> {
+        match call(&self.control(side), &Request::Status, Duration::from_secs(2)) {
+            Ok(Answer::Status(status)) => Some(*status),
+            _ => None,
+        }
+    }
+
+    /// The first volume of a node.
+    pub fn volume(&self, side: Side) -> Option<VolumeStatus> {
+        self.status(side)?.volumes.into_iter().next()
+    }
+
+    /// Waits for something; fails the test with what both nodes say.
+    pub fn wait<T>(&mut self, what: &str, mut look: impl FnMut(&Cluster) -> Option<T>) -> T {
+        let deadline = Instant::now() + MODE_LIMIT;
+        loop {
+            if let Some(found) = look(self) {
+                return found;
+            }
+            for side in Side::BOTH {
+                if let Some(process) = &mut self.nodes[side.index()]
+                    && let Some(status) = process.ended()
+                {
+                    panic!("node {} ended by itself ({status})\n{}", side.name(), self.diagnosis());
+                }
+            }
+            assert!(Instant::now() < deadline, "waited in vain for: {what}\n{}", self.diagnosis());
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Waits until a node's first volume is as wanted.
+    pub fn wait_volume(
+        &mut self,
+        side: Side,
+        what: &str,
+        is: impl Fn(&VolumeStatus) -> bool,
+    ) -> VolumeStatus {
+        let what = format!("node {}: {what}", side.name());
+        self.wait(&what, |cluster| cluster.volume(side).filter(|volume| is(volume)))
+    }
+
+    pub fn wait_mode(&mut self, side: Side, mode: Mode) -> VolumeStatus {
+        self.wait_volume(side, &mode.to_string(), |volume| volume.mode == mode)
+    }
+
+    /// Waits until a node serves its mount.
+    pub fn wait_serving(&mut self, side: Side) -> VolumeStatus {
+        self.wait_volume(side, "serving", |volume| {
+            volume.role == Role::Primary && volume.mounted_at.is_some() && volume.acknowledgement.is_some()
+        })
+    }
+
+    /// Waits until every volume is mirrored and mounted. Returns who is primary of the first.
+    pub fn wait_mirrored(&mut self) -> Side {
+        self.wait("a mirrored pair", |cluster| {
+            let states = [cluster.status(Side::A)?.volumes, cluster.status(Side::B)?.volumes];
+            let is_primary = |side: Side, volume: usize| {
+                let (own, other) = (&states[side.index()][volume], &states[side.other().index()][volume]);
+                own.role == Role::Primary
+                    && own.mounted_at.is_some()
+                    && own.mode == Mode::Mirrored
+                    && other.role == Role::Partner
+                    && other.mode == Mode::Mirrored
+            };
+            let primary_of = |volume| Side::BOTH.into_iter().find(|side| is_primary(*side, volume));
+            let primaries: Option<Vec<Side>> = (0..states[0].len()).map(primary_of).collect();
+            primaries.and_then(|primaries| primaries.first().copied())
+        })
+    }
+
+    /// Brings both local trees of the first volume up to date and compares them.
+    pub fn check_trees_equal(&mut self) {
+        let volume = self.spec.volumes[0].name.to_owned();
+        let deadline = Instant::now() + MODE_LIMIT;
+        loop {
+            for side in Side::BOTH {
+                let answer = self.ask(side, &Request::ConsistencyPoint { volume: volume.clone() });
+                assert!(
+                    matches!(answer, Ok(Answer::ConsistencyPoint(_))),
+                    "{answer:?}\n{}",
+                    self.diagnosis()
+                );
+            }
+            let cursors = Side::BOTH.map(|side| self.volume(side).and_then(|volume| volume.cursors));
+            let all_applied = match &cursors {
+                [Some(a), Some(b)] => a.committed() == b.committed() && a.applied() == b.applied(),
+                _ => false,
+            };
+            let found = Side::BOTH.map(|side| snapshot(&self.base(side)).unwrap_or_default());
+            let differ = differences(&found[0], &found[1]);
+            if all_applied && differ.is_empty() {
+                return;
+            }
+            if Instant::now() > deadline {
+                panic!("the local trees differ:\n{}\n{cursors:?}\n{}", differ.join("\n"), self.diagnosis());
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// What both nodes say, for a failed test.
+    pub fn diagnosis(&self) -> String {
+        let mut text = String::new();
+        for side in Side::BOTH {
+            let status = self.status(side).map(|status| serde_json::to_string_pretty(&status).unwrap());
+            text += &format!(
+                "==== node {}\n{}\n---- output\n{}\n",
+                side.name(),
+                status.unwrap_or_else(|| "(no answer)".to_owned()),
+                tail(&self.output(side))
+            );
+        }
+        text
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for node in &mut self.nodes {
+            drop(node.take());
+        }
+        // What a killed node leaves behind.
+        for side in Side::BOTH {
+            for volume in &self.spec.volumes {
+                let mount = self.mount_of(side, volume.name);
+                let _not_mounted = Command::new("umount").arg("-l").arg(&mount).output();
+            }
+        }
+    }
+}
+
+/// Three ports that nobody listens at, and that no other test looks at at the same time.
+fn free_ports() -> [u16; 3] {
+    static USED: AtomicU32 = AtomicU32::new(0);
+    let span = u32::from(PORTS.end - PORTS.start);
+    let first = std::process::id().wrapping_mul(37) + USED.fetch_add(30, Ordering::Relaxed);
+    let free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    let mut ports = (0..span).map(|next| PORTS.start + ((first + next) % span) as u16).filter(free);
+    std::array::from_fn(|_| ports.next().expect("thousands of ports"))
+}

@@ -1,0 +1,103 @@
+//! What a test's nodes are like, and the configuration files that say so.
+
+use super::cluster::Side;
+use std::fmt::Write;
+use std::path::Path;
+
+/// One volume of the pair.
+#[derive(Clone, Debug)]
+pub struct VolumeSpec {
+    /// Its name.
+    pub name: &'static str,
+    /// Its identity.
+    pub id: &'static str,
+    /// Who begins.
+    pub preferred: Side,
+}
+
+/// What the nodes are like.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// Is there a witness?
+    pub witness: bool,
+    /// Length of the log.
+    pub capacity: &'static str,
+    /// Lines of `[volume.timers]`.
+    pub timers: &'static str,
+    /// Lines of `[volume.consistency_point]`.
+    pub consistency_point: &'static str,
+    /// More tables of a volume, per node.
+    pub more: [String; 2],
+    /// Lines of `[node]`.
+    pub node: [String; 2],
+    /// Size of the node's own filesystem; `None`: a plain directory.
+    pub disk_mib: [Option<u64>; 2],
+    /// The volumes.
+    pub volumes: Vec<VolumeSpec>,
+}
+
+/// Patient: a busy test machine must not look like a dead node.
+const CALM: &str = "heartbeat = \"100ms\"\npeer_timeout = \"2s\"\nlease = \"1500ms\"\n";
+
+impl Default for Spec {
+    fn default() -> Spec {
+        Spec {
+            witness: true,
+            capacity: "32MiB",
+            timers: CALM,
+            consistency_point: "interval = \"300ms\"\n",
+            more: Default::default(),
+            node: Default::default(),
+            disk_mib: [None, None],
+            volumes: vec![VolumeSpec {
+                name: "v",
+                id: "00112233445566778899aabbccddeeff",
+                preferred: Side::A,
+            }],
+        }
+    }
+}
+
+/// Where one node keeps what, and where it listens.
+#[derive(Clone, Debug)]
+pub struct Places<'a> {
+    pub side: Side,
+    pub dir: &'a Path,
+    pub logs: &'a Path,
+    pub ports: &'a [u16; 3],
+}
+
+/// The configuration file of one node.
+pub fn text(spec: &Spec, places: &Places<'_>) -> String {
+    let Places { side, dir, logs, ports } = places;
+    let (me, peer) = (side.name(), side.other().name());
+    let (listen, peer_port) = (ports[side.index()], ports[side.other().index()]);
+    let mut text = format!(
+        "[node]\nname = \"{me}\"\nlisten = \"127.0.0.1:{listen}\"\ncontrol = \"{}/control.sock\"\n\
+         log_level = \"info,filer=debug,filer::control=info\"\n{}",
+        dir.display(),
+        spec.node[side.index()],
+    );
+    if spec.witness {
+        let _ = writeln!(text, "[witness]\naddresses = [\"127.0.0.1:{}\"]", ports[2]);
+    }
+    for VolumeSpec { name, id, preferred } in &spec.volumes {
+        let _ = writeln!(
+            text,
+            "[[volume]]\nname = \"{name}\"\nid = \"{id}\"\nbase = \"{dir}/disk/{name}\"\n\
+             preferred_primary = \"{preferred}\"\n\
+             peer = {{ name = \"{peer}\", address = \"127.0.0.1:{peer_port}\" }}\n\
+             log = {{ kind = \"emulated\", path = \"{logs}/{me}-{name}.log\", capacity = \"{capacity}\" }}\n\
+             fuse = {{ mount = \"{dir}/mount/{name}\" }}\n\
+             [volume.timers]\n{timers}[volume.consistency_point]\n{points}{more}",
+            dir = dir.display(),
+            preferred = preferred.name(),
+            logs = logs.display(),
+            capacity = spec.capacity,
+            timers = spec.timers,
+            points = spec.consistency_point,
+            more = spec.more[side.index()],
+        );
+    }
+    text
+}

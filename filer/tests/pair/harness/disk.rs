@@ -1,0 +1,43 @@
+//! A small filesystem of a node's own: an ext4 image on a loop device.
+
+use super::process::run;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A mounted image; dropping it unmounts it, whoever uses it.
+#[derive(Debug)]
+pub struct Disk {
+    at: PathBuf,
+}
+
+impl Disk {
+    /// Makes an ext4 of `mib` in `image` and mounts it at `at`.
+    pub fn make(image: &Path, mib: u64, at: &Path) -> Disk {
+        File::create(image).unwrap().set_len(mib << 20).unwrap();
+        run("mkfs.ext4", &["-q", "-m", "0", &image.display().to_string()]);
+        Disk::mount(image, at)
+    }
+
+    /// Mounts it again.
+    pub fn mount(image: &Path, at: &Path) -> Disk {
+        run(
+            "mount",
+            &["-o", "loop,errors=remount-ro", &image.display().to_string(), &at.display().to_string()],
+        );
+        Disk { at: at.to_owned() }
+    }
+
+    /// Makes the filesystem behave as after an input or output error: it goes read-only (EROFS for whoever writes).
+    pub fn break_it(&self) {
+        let source = run("findmnt", &["-n", "-o", "SOURCE", &self.at.display().to_string()]);
+        let device = source.trim().trim_start_matches("/dev/");
+        std::fs::write(format!("/sys/fs/ext4/{device}/trigger_fs_error"), "1").unwrap();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _gone = Command::new("umount").arg("-l").arg(&self.at).status();
+    }
+}

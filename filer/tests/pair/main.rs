@@ -1,0 +1,12 @@
+//! Pairs of real processes: what they do when something ends, stands still, fills up or is not what it should be.
+//! docs/failures.md tells operators the same, row by row, with the name of the test.
+#![allow(clippy::unwrap_used, reason = "tests: a failed unwrap is a failed test")]
+
+mod away;
+mod forming;
+mod harness;
+mod hooks;
+mod leaving;
+mod orphans;
+mod takeover;
+mod witness;
