@@ -32,6 +32,7 @@ const DOCUMENT: &str = "docs/posix.md";
 const PJDFSTEST_CONFIG: &str = "\
 [features]
 posix_fallocate = {}
+rename_ctime = {}
 utime_now = {}
 utimensat = {}
 [settings]
