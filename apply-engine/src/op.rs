@@ -273,6 +273,15 @@ pub enum Operation<'a> {
 }
 
 impl Operation<'_> {
+    /// The OID that it gives to a new object.
+    pub fn given_oid(&self) -> Option<Oid> {
+        match self {
+            Operation::Create { object, .. } => Some(object.oid),
+            Operation::Rename { whiteout, .. } => whiteout.as_ref().map(|object| object.oid),
+            _ => None,
+        }
+    }
+
     /// The object that the operation is mainly about.
     pub fn oid(&self) -> Oid {
         match self {

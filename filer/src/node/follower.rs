@@ -108,8 +108,8 @@ fn absorb(position: &mut Position, log: &Log, stack: &DeltaStack, to: Lsn) -> Re
             let operation = Operation::decode(&buffer, record.payload_len as u64)
                 .map_err(|error| unreadable(record.lsn, error.to_string()))?;
             let at = RecordPosition { lsn: record.lsn, end: record.end, payload_lsn: record.payload_lsn };
-            if let Operation::Create { object, .. } = &operation {
-                position.next_oid = position.next_oid.max(Oid(object.oid.0 + 1));
+            if let Some(given) = operation.given_oid() {
+                position.next_oid = position.next_oid.max(Oid(given.0 + 1));
             }
             stack.writer().absorb(at, &operation);
         }
