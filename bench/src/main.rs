@@ -1,0 +1,124 @@
+//! How much Twinfiler costs beside a bare peer that does only what can not be left out: `cargo xtask bench`.
+//!
+//! Every row is a ratio of two things measured in turns in one run on one machine, so that what else happens
+//! there meets both; absolute times stand beside it for orientation. `--tiny` runs everything on sizes that take
+//! seconds: it shows that the benches work, its numbers mean nothing. A missed bar is told and is no failure;
+//! a part that can not run is one.
+
+mod append;
+mod apply;
+mod cluster;
+mod coalesce;
+mod commit;
+mod disk;
+mod machine;
+mod mirror;
+mod node;
+mod operations;
+mod peers;
+mod report;
+mod restart;
+mod scale;
+mod takeover;
+mod turns;
+mod write;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, ValueEnum};
+use report::Report;
+use scale::Scale;
+use std::path::PathBuf;
+
+#[derive(Parser)]
+#[command(name = "twinfiler-bench", about = "Ratios of Twinfiler to bare peers", max_term_width = 100)]
+struct Arguments {
+    /// Sizes that take seconds; the numbers mean nothing
+    #[arg(long)]
+    tiny: bool,
+    /// Write everything that was measured to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Only these parts
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Part>,
+    /// The program `twinfiler`; without it, the one beside this program
+    #[arg(long, value_name = "FILE")]
+    program: Option<PathBuf>,
+    /// Directory on the disk to measure on; on another filesystem than ext4, an ext4 image in it is used
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Part {
+    /// Append and persist against a bare copy
+    Append,
+    /// Mirrored commit over TCP loopback
+    Tcp,
+    /// Mirrored commit over shared memory
+    Shm,
+    /// 4 KiB durable writes through the mount against ext4 append and fsync
+    Write,
+    /// Large sequential data onto the local filesystem against fio
+    Apply,
+    /// A mail server's load: bytes on disk against bytes logged
+    Coalesce,
+    /// From SIGKILL to the first served operation
+    Takeover,
+    /// A start with a full log
+    Restart,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let scale = if arguments.tiny { Scale::tiny() } else { Scale::full() };
+    let parts = match arguments.only.is_empty() {
+        true => Part::value_variants().to_vec(),
+        false => arguments.only.clone(),
+    };
+    let mut report = Report::new(arguments.tiny);
+    let mut failed = Vec::new();
+    for part in parts {
+        eprintln!("{part:?} ...");
+        if let Err(error) = measure(part, &arguments, &scale, &mut report) {
+            eprintln!("{part:?} failed: {error:#}");
+            failed.push(part);
+        }
+    }
+    report.finish();
+    print!("{}", report.table());
+    if let Some(path) = &arguments.json {
+        std::fs::write(path, serde_json::to_string_pretty(&report)? + "\n")
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if !failed.is_empty() {
+        bail!("not measured: {failed:?}");
+    }
+    Ok(())
+}
+
+fn measure(part: Part, arguments: &Arguments, scale: &Scale, report: &mut Report) -> Result<()> {
+    let place = || disk::Place::new(arguments.dir.as_deref(), scale.image_bytes);
+    let program = || program(arguments);
+    match part {
+        Part::Append => append::measure(scale, report),
+        Part::Tcp => mirror::measure_tcp(scale, report),
+        Part::Shm => mirror::measure_shm(scale, report),
+        Part::Write => write::measure(scale, &program()?, &place()?, report),
+        Part::Apply => apply::measure(scale, &place()?, report),
+        Part::Coalesce => coalesce::measure(scale, &program()?, &place()?, report),
+        Part::Takeover => takeover::measure(scale, &program()?, &place()?, report),
+        Part::Restart => restart::measure(scale, &program()?, &place()?, report),
+    }
+}
+
+fn program(arguments: &Arguments) -> Result<PathBuf> {
+    let program = match &arguments.program {
+        Some(program) => program.clone(),
+        None => std::env::current_exe()?.with_file_name("twinfiler"),
+    };
+    if !program.is_file() {
+        bail!("{} is missing: cargo build --release -p filer, or name it with --program", program.display());
+    }
+    Ok(program)
+}

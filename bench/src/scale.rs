@@ -1,0 +1,71 @@
+//! How much of everything is done: enough to mean something, or just enough to show that it runs.
+
+use crate::turns::Turns;
+use std::time::Duration;
+
+/// The sizes of a run.
+#[derive(Clone, Debug)]
+pub struct Scale {
+    /// Turns of appends; a turn is [`Scale::append_turn_bytes`] long.
+    pub append_turns: usize,
+    /// Payload bytes of one turn.
+    pub append_turn_bytes: usize,
+    /// Turns of commits.
+    pub commits: Turns,
+    /// Turns of writes through the mount.
+    pub writes: Turns,
+    /// Bytes of one file that is applied.
+    pub apply_bytes: u64,
+    /// How often it is applied.
+    pub apply_rounds: usize,
+    /// How long the mail load runs.
+    pub mail_time: Duration,
+    /// Mails that exist at a time.
+    pub mail_files: usize,
+    /// How often the primary is killed.
+    pub takeovers: usize,
+    /// Length of the log that is full at a start.
+    pub restart_log_bytes: u64,
+    /// How often a pair starts with it.
+    pub restarts: usize,
+    /// Size of an image, where one is needed.
+    pub image_bytes: u64,
+}
+
+impl Scale {
+    /// For numbers.
+    pub fn full() -> Scale {
+        Scale {
+            append_turns: 101,
+            append_turn_bytes: 4 << 20,
+            commits: Turns { turns: 40, count: 250, time: Duration::from_millis(500) },
+            writes: Turns { turns: 8, count: usize::MAX, time: Duration::from_millis(1500) },
+            apply_bytes: 512 << 20,
+            apply_rounds: 5,
+            mail_time: Duration::from_secs(15),
+            mail_files: 1000,
+            takeovers: 10,
+            restart_log_bytes: 1 << 30,
+            restarts: 3,
+            image_bytes: 6 << 30,
+        }
+    }
+
+    /// For showing that it works.
+    pub fn tiny() -> Scale {
+        Scale {
+            append_turns: 3,
+            append_turn_bytes: 64 << 10,
+            commits: Turns { turns: 2, count: 20, time: Duration::from_millis(100) },
+            writes: Turns { turns: 2, count: 50, time: Duration::from_millis(200) },
+            apply_bytes: 8 << 20,
+            apply_rounds: 1,
+            mail_time: Duration::from_millis(1500),
+            mail_files: 50,
+            takeovers: 1,
+            restart_log_bytes: 32 << 20,
+            restarts: 1,
+            image_bytes: 1 << 30,
+        }
+    }
+}
