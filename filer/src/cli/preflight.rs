@@ -7,7 +7,6 @@
 use super::exit::ExitCode;
 use crate::config::{LogKind, NodeConfig, VolumeConfig};
 use std::fmt;
-use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
@@ -141,9 +140,6 @@ fn check_log(found: &mut Preflight, volume: &VolumeConfig) {
                 let what = format!("volume {name}: the log {shown} is not {wants}");
                 found.add(ExitCode::Config, what, "correct `log.kind` or `log.path`");
             }
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound && kind == LogKind::Emulated => {
-            // tmpfs is empty after a restart of the machine: the node makes a new log and knows what it lost.
         }
         Err(error) => {
             let what = format!("volume {name}: the log {shown} can not be used: {error}");

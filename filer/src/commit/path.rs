@@ -27,6 +27,8 @@ use std::time::{Duration, Instant};
 
 /// Batches on the wire at once: one travels while the next gathers and follows.
 const MAX_IN_FLIGHT: usize = 2;
+/// Records that are counted for status, one after the other.
+const MAX_COUNTED_RECORDS: usize = 100_000;
 /// How long a read waits for a lease to be renewed before the client is told.
 const LEASE_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -62,6 +64,8 @@ pub struct CommitPath {
     waiters: Waiters,
     /// A partner catches up: what it has not got yet must stay in the log.
     holding: Mutex<bool>,
+    /// The last point that a partner acknowledged, and when.
+    peer: Mutex<(LogPoint, Instant)>,
     /// `OPEN`, or why nobody is served (see [`code`]).
     closed: AtomicU8,
     rule: AtomicU8,
@@ -79,17 +83,19 @@ impl CommitPath {
         events: Box<dyn CommitEvents>,
         started: Instant,
     ) -> CommitPath {
+        let log_end = log.end();
         CommitPath {
             gate,
             metrics,
             events,
             committed: AtomicU64::new(cursors.committed().0),
-            local: Mutex::new(log.end()),
+            local: Mutex::new(log_end),
             log,
             cursors: Mutex::new(cursors),
             mirror: Mutex::new(None),
             waiters: Waiters::default(),
             holding: Mutex::new(false),
+            peer: Mutex::new((log_end, started)),
             closed: AtomicU8::new(code(NotServing::NotPrimary)),
             rule: AtomicU8::new(AckRule::Nobody as u8),
             started,
@@ -288,6 +294,16 @@ impl CommitPath {
     /// Makes everything that is published durable here. For the node's own records while nobody is served.
     pub fn persist_all(&self) {
         self.persist_sealed(self.log.seal());
+    }
+
+    /// What this log holds and the last partner's does not, and how long ago that partner was last seen to
+    /// advance. At most [`MAX_COUNTED_RECORDS`] are counted.
+    pub fn partner_lag(&self) -> (u64, u64, Duration) {
+        let (at, when) = *self.peer.lock();
+        let end = self.log.end().lsn;
+        let records = self.log.records(at, end).take(MAX_COUNTED_RECORDS).take_while(Result::is_ok).count();
+        let behind = if end > at.lsn { when.elapsed() } else { Duration::ZERO };
+        (records as u64, end.since(at.lsn), behind)
     }
 
     fn rule(&self) -> AckRule {

@@ -37,7 +37,7 @@ const GAUGES: &[(&str, &str, Read)] = &[
         Some(v.partner_lag?.operations as f64)
     }),
     ("partner_lag_bytes", "Log bytes that the partner's log lacks", |v| Some(v.partner_lag?.bytes as f64)),
-    ("partner_lag_seconds", "Age of the oldest operation that the partner's log lacks", |v| {
+    ("partner_lag_seconds", "How long the partner's log has lacked something", |v| {
         Some(v.partner_lag?.seconds)
     }),
     ("log_capacity_bytes", "Length of the log", |v| Some(v.log.capacity_bytes as f64)),

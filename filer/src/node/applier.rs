@@ -45,6 +45,8 @@ pub(super) struct ApplierState {
     wake: Condvar,
     /// Held from sealing to dropping.
     working: Mutex<()>,
+    /// Since when there has been something to apply, to the nearest look of the applier.
+    behind_since: Mutex<Option<Instant>>,
     /// Raised by those who want the lock, so that a wait inside gives it up.
     interrupted: AtomicU64,
 }
@@ -92,6 +94,11 @@ impl ApplierState {
         Exclusive { state: self, _working: self.working.lock() }
     }
 
+    /// How long there has been something to apply.
+    pub fn behind_for(&self) -> Duration {
+        self.behind_since.lock().map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
     fn is_interrupted(&self) -> bool {
         self.interrupted.load(Ordering::Acquire) > 0
     }
@@ -110,6 +117,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
         if let Err(error) = shared.absorb(shared.path.committed()) {
             shared.report(&error.to_string(), "bring both nodes to the same version, or resync this node");
         }
+        note_what_is_behind(shared);
         let due = shared.config.consistency_point.interval.saturating_sub(last.elapsed());
         {
             let mut wanted = shared.applier.wanted.lock();
@@ -140,6 +148,14 @@ pub(super) fn run(shared: &Arc<Shared>) {
                 retry = (retry * 2).min(RETRY_MAX);
             }
         }
+    }
+}
+
+fn note_what_is_behind(shared: &Shared) {
+    let mut since = shared.applier.behind_since.lock();
+    match shared.unapplied_records() {
+        0 => *since = None,
+        _ => *since = since.or_else(|| Some(Instant::now())),
     }
 }
 
@@ -208,6 +224,7 @@ fn apply(shared: &Shared, delta: &Delta) -> Result<(), ApplyFailure> {
     }
     shared.stack.drop_oldest().wait();
     shared.path.update(|cursors| cursors.set_trimmed(end)).expect("the tail follows what is applied");
+    *shared.applier.behind_since.lock() = None;
     shared.gate.set_local_space(end, shared.local_space());
     shared.metrics.apply.observe(started.elapsed());
     shared.metrics.consistency_points.add(1);

@@ -27,7 +27,7 @@ pub(super) fn volume(shared: &Shared, witness_address: Option<&str>) -> VolumeSt
         cursors: Some(cursors),
         acknowledgement,
         apply_lag: apply_lag(shared, &cursors),
-        partner_lag: partner_lag(shared, &cursors, pair.as_ref()),
+        partner_lag: partner_lag(shared, pair.as_ref()),
         log: LogStatus {
             kind: shared.config.log.kind.to_string(),
             path: shared.config.log.path.display().to_string(),
@@ -66,25 +66,17 @@ fn acknowledgement(shared: &Shared, cursors: &Cursors) -> Option<AckLevel> {
 }
 
 fn apply_lag(shared: &Shared, cursors: &Cursors) -> Lag {
-    let layers = shared.stack.snapshot();
-    let sealed: u64 = layers.sealed.iter().map(|delta| delta.stats().records).sum();
-    let operations = sealed + layers.active.read().stats().records;
-    let bytes = cursors.committed().since(cursors.applied());
-    let since_last = shared.last_point.lock().as_ref().map_or(0, |point| point.at_unix_ms);
-    let seconds = match operations {
-        0 => 0.0,
-        _ if since_last == 0 => shared.started.elapsed().as_secs_f64(),
-        _ => super::shared::unix_ms().saturating_sub(since_last) as f64 / 1000.0,
-    };
-    Lag { operations, bytes, seconds }
+    Lag {
+        operations: shared.unapplied_records(),
+        bytes: cursors.committed().since(cursors.applied()),
+        seconds: shared.applier.behind_for().as_secs_f64(),
+    }
 }
 
-fn partner_lag(shared: &Shared, cursors: &Cursors, pair: Option<&PairStatus>) -> Option<Lag> {
-    let pair = pair.filter(|pair| pair.role == RoleName::Primary)?;
-    let heard = pair.peer_vitals?;
-    let bytes = shared.log.end().lsn.since(cursors.peer_durable().max(heard.end.min(cursors.peer_durable())));
-    let seconds = if bytes == 0 { 0.0 } else { pair.peer_silent_ms.unwrap_or(0) as f64 / 1000.0 };
-    Some(Lag { operations: 0, bytes, seconds })
+fn partner_lag(shared: &Shared, pair: Option<&PairStatus>) -> Option<Lag> {
+    pair.filter(|pair| pair.role == RoleName::Primary)?;
+    let (operations, bytes, behind) = shared.path.partner_lag();
+    Some(Lag { operations, bytes, seconds: behind.as_secs_f64() })
 }
 
 fn partner(shared: &Shared, pair: Option<&PairStatus>) -> PartnerView {
@@ -123,8 +115,9 @@ fn witness(shared: &Shared, address: &str, pair: Option<&PairStatus>) -> Witness
 
 fn lease(shared: &Shared, pair: Option<&PairStatus>) -> Option<LeaseStatus> {
     pair.filter(|pair| pair.serving)?;
-    let remaining_ms = shared.path.lease_until_ms().saturating_sub(shared.now_ms());
-    Some(LeaseStatus { valid: remaining_ms > 0, remaining_ms })
+    let until_ms = shared.path.lease_until_ms();
+    let remaining_ms = (until_ms != u64::MAX).then(|| until_ms.saturating_sub(shared.now_ms()));
+    Some(LeaseStatus { valid: remaining_ms != Some(0), remaining_ms })
 }
 
 fn transport(shared: &Shared) -> TransportCounters {

@@ -158,6 +158,13 @@ impl Shared {
         self.absorb(committed)
     }
 
+    /// Records in the Deltas, which the local tree does not hold yet.
+    pub fn unapplied_records(&self) -> u64 {
+        let layers = self.stack.snapshot();
+        let sealed: u64 = layers.sealed.iter().map(|delta| delta.stats().records).sum();
+        sealed + layers.active.read().stats().records
+    }
+
     /// Absorbs records up to `to` into the active Delta.
     pub fn absorb(&self, to: Lsn) -> Result<(), super::NodeError> {
         self.follower.absorb(&self.log, &self.stack, to)

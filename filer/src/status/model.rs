@@ -122,11 +122,11 @@ pub struct VolumeStatus {
 /// A distance between two cursors.
 #[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Lag {
-    /// Records in between.
+    /// Records in between; for a partner that is far behind, counted up to a limit.
     pub operations: u64,
     /// Log bytes in between.
     pub bytes: u64,
-    /// Age of the oldest record in between.
+    /// How long there has been something in between.
     pub seconds: f64,
 }
 
@@ -222,8 +222,8 @@ pub struct WitnessStatus {
 pub struct LeaseStatus {
     /// Reads are served.
     pub valid: bool,
-    /// Time left.
-    pub remaining_ms: u64,
+    /// Time left; `None` = it has no end, because nobody else can become primary (solo).
+    pub remaining_ms: Option<u64>,
 }
 
 /// What went over the link since the daemon started.

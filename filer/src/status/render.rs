@@ -55,8 +55,11 @@ fn render_volume(page: &mut Page, volume: &VolumeStatus, now_unix_ms: u64) {
     }
     page.line("acknowledgement", &acknowledgement(volume));
     if let Some(lease) = &volume.lease {
-        let left = duration_us(lease.remaining_ms as f64 * 1e3);
-        let text = if lease.valid { format!("valid for {left}") } else { "expired: reads wait".to_owned() };
+        let text = match lease.remaining_ms {
+            None => "has no end: nobody else can become primary".to_owned(),
+            Some(0) => "expired: reads wait".to_owned(),
+            Some(left_ms) => format!("valid for {}", duration_us(left_ms as f64 * 1e3)),
+        };
         page.line("read lease", &text);
     }
     if let Some(mount) = &volume.mounted_at {

@@ -67,7 +67,7 @@ pub(crate) fn sample() -> NodeStatus {
                 mode: Some(Mode::Mirrored),
                 error: Some("connection refused".into()),
             }),
-            lease: Some(LeaseStatus { valid: true, remaining_ms: 250 }),
+            lease: Some(LeaseStatus { valid: true, remaining_ms: Some(250) }),
             transport: TransportCounters {
                 kind: "tcp".into(),
                 sent_bytes: 5 << 20,

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 /// Longest run of records sent as one batch while catching up.
 const CATCH_UP_BATCH_BYTES: u64 = 1 << 20;
+/// Pause while the partner's ring is full and nothing travels.
+const PEER_FULL_PAUSE: Duration = Duration::from_millis(1);
 /// How long the driver blocks for the partner's answer before it looks around.
 const POLL_WAIT: Duration = Duration::from_millis(20);
 
@@ -23,8 +25,12 @@ impl CommitPath {
         self.note_sealed(sealed.lsn);
         if sealed.lsn > mirror.sent.lsn && mirror.sender.in_flight() < MAX_IN_FLIGHT {
             let to = self.batch_end(mirror.sent, sealed);
-            mirror.sender.write(to)?;
-            mirror.sent = to;
+            if to.lsn > mirror.sent.lsn {
+                mirror.sender.write(to)?;
+                mirror.sent = to;
+            } else if mirror.sender.in_flight() == 0 {
+                std::thread::sleep(PEER_FULL_PAUSE);
+            }
         }
         self.persist_sealed(sealed);
         if mirror.sender.in_flight() > 0
@@ -35,15 +41,23 @@ impl CommitPath {
         Ok(())
     }
 
-    /// Where a batch that starts at `from` ends: everything, unless that is far behind.
+    /// Where a batch that starts at `from` ends: everything, unless that is far behind, or the partner's ring has
+    /// no room. What the partner has not applied is kept by nothing but this from being overwritten there.
     pub(super) fn batch_end(&self, from: LogPoint, sealed: LogPoint) -> LogPoint {
-        if sealed.lsn.since(from.lsn) <= CATCH_UP_BATCH_BYTES {
+        let room_end = {
+            let cursors = self.cursors.lock();
+            Lsn(cursors.peer_trimmed().0.saturating_add(cursors.capacity_bytes()))
+        };
+        if sealed.lsn.since(from.lsn) <= CATCH_UP_BATCH_BYTES && sealed.lsn <= room_end {
             return sealed;
         }
-        let mut end = sealed;
+        let mut end = from;
         for record in self.log.records(from, sealed.lsn) {
             // What can not be read here the partner's chain check would refuse: let it say so.
-            let Ok(record) = record else { break };
+            let Ok(record) = record else { return if end == from { sealed } else { end } };
+            if record.point_after.lsn > room_end {
+                break;
+            }
             end = record.point_after;
             if end.lsn.since(from.lsn) >= CATCH_UP_BATCH_BYTES {
                 break;
@@ -87,6 +101,7 @@ impl CommitPath {
             tracing::warn!(%error, "the log no longer holds what the partner acknowledged");
         }
         drop(holding);
+        *self.peer.lock() = (durable, Instant::now());
         let moved = self.cursors.lock().set_peer_durable(durable);
         let committed = moved.expect("the sender reports only what it was given");
         self.publish_committed(committed);
