@@ -17,8 +17,8 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use ids::{AckRule, Epoch, Lsn};
 use nvlog::UpdateError;
 use pair::{
-    Command, Event, Lease, LinkId, Message, MonoMs, Operator, Pair, PairMode, PointVerdict, StopReason,
-    Vitals,
+    Command, Event, Lease, LinkId, LogSummary, Message, MonoMs, Operator, Pair, PairMode, PointVerdict,
+    StopReason, Vitals,
 };
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -170,7 +170,7 @@ impl Executor {
                 self.apply(match Message::decode(&bytes) {
                     Ok(message) => {
                         if let Message::Hello(hello) = &message {
-                            *self.shared.peer_durability.lock() = Some(hello.log.durability);
+                            self.heard_hello(&hello.log);
                         }
                         Event::Message { link, message }
                     }
@@ -197,6 +197,14 @@ impl Executor {
                 self.stop_wanted = true;
                 self.apply(Event::Shutdown);
             }
+        }
+    }
+
+    /// What the partner's log is like, before anything is sent to it.
+    fn heard_hello(&self, log: &LogSummary) {
+        *self.shared.peer_durability.lock() = Some(log.durability);
+        if let Err(error) = self.shared.path.update(|cursors| cursors.set_peer_trimmed(log.tail.lsn)) {
+            tracing::warn!(volume = self.shared.name(), %error, "the partner's tail is not believed");
         }
     }
 

@@ -56,7 +56,8 @@ fn a_primary_that_stood_still_is_deposed_and_rejoins() {
 
 #[test]
 fn a_partner_that_stands_still_again_and_again_is_let_in_again() {
-    let mut pair = Cluster::start(Spec::default());
+    // Long enough for what is written meanwhile.
+    let mut pair = Cluster::start(Spec { capacity: "512MiB", ..Spec::default() });
     let load = Load::start(&pair.mount(Side::A), "c", 2);
     load.wait_for(50);
     for stop_ms in [100, 500, 3_000, 300, 3_000] {

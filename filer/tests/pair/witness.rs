@@ -97,6 +97,8 @@ fn a_forced_split_is_detected_and_never_merged() {
     };
     pair.kill(Side::A);
     serve_alone(&mut pair, Side::B, "on-b");
+    let applied = pair.ask(Side::B, &Request::ConsistencyPoint { volume: "v".to_owned() });
+    assert!(matches!(applied, Ok(Answer::ConsistencyPoint(_))), "{applied:?}");
     pair.kill(Side::B);
     // The other side is forced too: from here on both hold what was answered to a client and the other lacks.
     pair.start_node(Side::A);

@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+/// Pause of a client after each step: the machine has other work, and logs in tests are short.
+const PAUSE: Duration = Duration::from_millis(3);
 /// Longest content of one file.
 const MAX_CONTENT_BYTES: u64 = 20_000;
 
@@ -105,6 +107,7 @@ impl Client {
             let now = Instant::now();
             self.outcome.longest_wait = self.outcome.longest_wait.max(now - last);
             last = now;
+            std::thread::sleep(PAUSE);
         }
         self.outcome.error = result.err();
         self.outcome
