@@ -9,7 +9,8 @@ use filer::metrics::Metrics;
 use ids::{AckRule, Cursors, LogPoint, NodeName, VolumeId};
 use nvlog::{FormatOptions, Log, format};
 use rdma_transport::{
-    Closer, Control, Link, LinkError, LinkParams, MirrorReceiver, MirrorSender, TransportKind, shm, tcp,
+    Closer, Control, Fence, Link, LinkError, LinkParams, MirrorReceiver, MirrorSender, TransportKind, shm,
+    tcp,
 };
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -60,7 +61,7 @@ fn links(transport: TransportKind, a: &Log, b: &Log) -> Result<(Link, Link)> {
 struct Far {
     closer: Closer,
     thread: Option<JoinHandle<()>>,
-    _near: (Box<dyn Control>, Box<dyn MirrorReceiver>),
+    _near: (Box<dyn Control>, Box<dyn MirrorReceiver>, Arc<dyn Fence>),
 }
 
 impl Far {
@@ -74,6 +75,8 @@ impl Far {
         far.fence.grant();
         far.receiver.start(at)?;
         let thread = std::thread::spawn(move || {
+            // All of the link lives as long as this thread.
+            let mut far = far;
             while let Ok(arrival) = far.receiver.next(WAIT) {
                 let Some(arrival) = arrival else { continue };
                 if let Err(error) = take_in(&mut *far.receiver, arrival.to) {
@@ -82,7 +85,7 @@ impl Far {
                 }
             }
         });
-        let kept = (near.control, near.receiver);
+        let kept = (near.control, near.receiver, near.fence);
         Ok((Far { closer: near.closer, thread: Some(thread), _near: kept }, near.sender))
     }
 }
