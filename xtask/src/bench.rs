@@ -3,6 +3,7 @@
 use crate::steps;
 use crate::workspace::{CARGO_LIMIT, Workspace};
 use anyhow::{Context, Result, bail};
+use std::process::Command;
 
 /// What the command line says.
 #[derive(clap::Args, Clone, Debug)]
@@ -14,7 +15,7 @@ pub struct Arguments {
 
 /// Runs the benches with their output on the terminal.
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
-    let mut command = workspace.cargo(&["run", "--release", "--quiet", "--package", "bench", "--"]);
+    let mut command = benches(workspace)?;
     let status = command.args(&arguments.rest).status().context("cannot run cargo")?;
     if !status.success() {
         bail!("the benches failed: {status}");
@@ -24,6 +25,14 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
 
 /// Runs them on sizes that take seconds, so that they never rot.
 pub fn run_tiny(workspace: &Workspace) -> Result<()> {
-    let mut command = workspace.cargo(&["run", "--release", "--quiet", "--package", "bench", "--", "--tiny"]);
-    steps::run(&workspace.log_dir(), "bench", &mut command, CARGO_LIMIT).map(drop)
+    let mut command = benches(workspace)?;
+    steps::run(&workspace.log_dir(), "bench", command.arg("--tiny"), CARGO_LIMIT).map(drop)
+}
+
+/// The benches, with a daemon of the same sources.
+fn benches(workspace: &Workspace) -> Result<Command> {
+    let program = workspace.build_daemon()?;
+    let mut command = workspace.cargo(&["run", "--release", "--quiet", "--package", "bench", "--"]);
+    command.arg("--program").arg(program);
+    Ok(command)
 }

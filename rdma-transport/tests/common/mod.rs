@@ -1,4 +1,4 @@
-//! Memory for a ring, two ends of a link, and bytes that can be told apart. Shared by tests and the example.
+//! Memory for a ring, two ends of a link, and bytes that can be told apart. Shared by tests.
 #![allow(dead_code, missing_docs, clippy::unwrap_used)]
 
 use ids::{ChainCrc, LogMemory, LogPoint, Lsn, VolumeId};

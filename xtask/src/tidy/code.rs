@@ -21,7 +21,6 @@ const UNSAFE_ALLOWED: &[(&str, &str)] = &[
     ("apply-engine/src/base/tests/applying.rs", "log bytes in a vector"),
     ("nvlog/src/log/tests/peer.rs", "a peer that writes into the ring from outside"),
     ("rdma-transport/tests/common/", "rings in ordinary memory"),
-    ("rdma-transport/examples/ping_ratio.rs", "rings in ordinary memory"),
 ];
 
 /// Checks one file.
