@@ -41,7 +41,7 @@ impl Scale {
             commits: Turns { turns: 40, count: 250, time: Duration::from_millis(500) },
             writes: Turns { turns: 8, count: usize::MAX, time: Duration::from_millis(1500) },
             apply_bytes: 512 << 20,
-            apply_rounds: 5,
+            apply_rounds: 8,
             mail_time: Duration::from_secs(15),
             mail_files: 1000,
             takeovers: 10,
