@@ -27,6 +27,9 @@ const DISK_MARGIN_BYTES: u64 = 8 << 20;
 /// Consistency points whose needs are remembered one by one; older ones are added to their neighbour.
 const MAX_PENDING_SPANS: usize = 256;
 
+/// How long a client waits for a consistency point to show how much space there really is.
+const STARVED_PATIENCE: Duration = Duration::from_secs(2);
+
 /// What one consistency point has to place on disk.
 #[derive(Debug, Clone, Copy)]
 struct Span {
@@ -168,13 +171,13 @@ impl Gate {
                 // Much of what is pending may turn out to need nothing: let a consistency point show it.
                 asked = true;
                 starved();
-                let until = Instant::now() + Duration::from_secs(2);
-                let pending = state.pending().disk_bytes;
-                while state.closed.is_none() && state.pending().disk_bytes >= pending {
-                    if self.moved.wait_until(&mut state, until).timed_out() {
-                        break;
-                    }
-                }
+                let (until, target) = (Instant::now() + STARVED_PATIENCE, reserved());
+                let short = |state: &State| {
+                    state.closed.is_none()
+                        && state.budget().free_bytes < disk_bytes
+                        && state.both_applied() < target
+                };
+                while short(&state) && !self.moved.wait_until(&mut state, until).timed_out() {}
                 continue;
             }
             state.admitted_bytes += log_bytes;
@@ -214,6 +217,17 @@ impl Gate {
         } else {
             state.spans.push_back(Span { end, ..span });
         }
+    }
+
+    /// A consistency point found nothing to do: if nobody is inside and `unchanged` (nothing was logged since it
+    /// looked), what was admitted since the last seal came to nothing, and needs no disk.
+    pub fn nothing_sealed(&self, unchanged: impl Fn() -> bool, space: SpaceBudget) {
+        let mut state = self.state.lock();
+        if state.admitted_bytes == 0 && unchanged() {
+            state.open = Span { disk_bytes: 0, inodes: 0, ..state.open };
+        }
+        state.local = space;
+        self.moved.notify_all();
     }
 
     /// What was logged here and not applied is void, or counted elsewhere.
@@ -339,6 +353,21 @@ mod tests {
         assert!(!waiting.is_finished(), "trimmed, but the partner has not got it");
         gate.set_hold(None);
         assert_eq!(waiting.join().unwrap(), Ok(()));
+    }
+
+    #[test]
+    fn what_was_admitted_and_not_logged_needs_no_disk_after_all() {
+        let gate = open_gate(1 << 20);
+        gate.set_local_space(Lsn(0), budget(DISK_MARGIN_BYTES + 100_000));
+        drop(gate.admit(50_000, || Lsn(0), || ()).unwrap());
+        assert!(gate.space().free_bytes < 50_000, "counted until it is known");
+        gate.nothing_sealed(|| false, budget(DISK_MARGIN_BYTES + 100_000));
+        assert!(gate.space().free_bytes < 50_000, "it may have been logged");
+        gate.nothing_sealed(|| true, budget(DISK_MARGIN_BYTES + 100_000));
+        assert_eq!(gate.space().free_bytes, 100_000);
+        // Space that somebody freed outside of the volume is seen too.
+        gate.nothing_sealed(|| true, budget(DISK_MARGIN_BYTES + 200_000));
+        assert_eq!(gate.space().free_bytes, 200_000);
     }
 
     #[test]

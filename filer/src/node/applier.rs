@@ -185,7 +185,11 @@ fn consistency_point(shared: &Shared) -> Result<(), ApplyFailure> {
     }
     // One that failed before is still sealed, and goes first.
     if shared.stack.snapshot().sealed.is_empty() {
-        let Some((sealed, retired)) = shared.stack.seal() else { return Ok(()) };
+        let before = shared.log.reserved();
+        let Some((sealed, retired)) = shared.stack.seal() else {
+            shared.gate.nothing_sealed(|| shared.log.reserved() == before, shared.local_space());
+            return Ok(());
+        };
         shared.gate.sealed(sealed.end());
         retired.wait();
     }

@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 
 /// How long clients get to close their files at a clean stop.
 const GRACE: Duration = Duration::from_secs(2);
+/// How long the answers of operations that were let in may take to reach their clients after a hand-over.
+const HANDOVER_GRACE: Duration = Duration::from_millis(500);
 /// Pause between two attempts to mount.
 const RETRY: Duration = Duration::from_secs(1);
 /// Faults that begin so are forgotten when the mount succeeds.
@@ -175,7 +177,8 @@ impl Door {
         if let Some(mount) = self.mount.take() {
             let left = match reason {
                 StopReason::Stopping => mount.unmount(GRACE),
-                StopReason::HandedOver | StopReason::Deposed | StopReason::Failed => mount.abort(),
+                StopReason::HandedOver => mount.unmount(HANDOVER_GRACE),
+                StopReason::Deposed | StopReason::Failed => mount.abort(),
             };
             tracing::info!(volume = self.shared.name(), ?reason, ?left, "unmounted");
         }

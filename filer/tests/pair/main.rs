@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "tests: a failed unwrap is a failed test")]
 
 mod away;
+mod disk;
 mod forming;
 mod harness;
 mod hooks;
 mod leaving;
 mod orphans;
+mod refusals;
 mod takeover;
 mod witness;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// Longest wait for a state of the pair.
-pub const MODE_LIMIT: Duration = Duration::from_secs(60);
+const MODE_LIMIT: Duration = Duration::from_secs(60);
 /// How long one request to a node may take.
 const CALL_LIMIT: Duration = Duration::from_secs(60);
 /// How often a state is looked for.
@@ -148,10 +148,6 @@ impl Cluster {
         self.node_dir(side).join("control.sock")
     }
 
-    pub fn spec(&mut self) -> &mut Spec {
-        &mut self.spec
-    }
-
     pub fn disk(&mut self, side: Side) -> &mut Option<Disk> {
         &mut self.disks[side.index()]
     }
@@ -202,10 +198,6 @@ impl Cluster {
 
     pub fn node(&mut self, side: Side) -> &mut Process {
         self.nodes[side.index()].as_mut().expect("the test started it")
-    }
-
-    pub fn is_running(&self, side: Side) -> bool {
-        self.nodes[side.index()].is_some()
     }
 
     /// SIGKILL.

@@ -12,7 +12,7 @@ mod load;
 mod process;
 mod tree;
 
-pub use cluster::{Cluster, MODE_LIMIT, Side};
+pub use cluster::{Cluster, Side};
 pub use config::{Spec, VolumeSpec};
 pub use disk::Disk;
 pub use load::{Load, Outcome, check_all};

@@ -1,0 +1,163 @@
+//! Local filesystems that are full or broken, and logs that fill because of them.
+
+use crate::harness::{ANSWER_LIMIT, Cluster, Disk, Load, Side, Spec, check_all, within};
+use filer::control::{Answer, Request};
+use filer::status::{Mode, Role, VolumeStatus};
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const NO_SPACE: i32 = 28;
+
+fn write(path: PathBuf, len: usize) -> std::io::Result<()> {
+    within(ANSWER_LIMIT, "a write", move || fs::write(path, vec![7; len]))
+}
+
+fn has_fault(volume: &VolumeStatus) -> bool {
+    volume.faults.iter().any(|fault| fault.what.contains("applying to the base filesystem fails"))
+}
+
+fn consistency_point(pair: &Cluster, side: Side) {
+    let answer = pair.ask(side, &Request::ConsistencyPoint { volume: "v".to_owned() });
+    assert!(matches!(answer, Ok(Answer::ConsistencyPoint(_))), "{answer:?}\n{}", pair.diagnosis());
+}
+
+/// Takes all of the space that is left.
+fn fill(path: &Path) {
+    let mut file = fs::File::create(path).unwrap();
+    for len in [1 << 20, 1 << 10] {
+        while file.write_all(&vec![1; len]).is_ok() {}
+    }
+    let _nothing_left = file.sync_all();
+}
+
+#[test]
+fn a_full_base_is_told_to_clients_and_never_met_while_applying() {
+    // The smaller one of both binds.
+    let mut pair = Cluster::start(Spec { disk_mib: [Some(96), Some(64)], ..Spec::default() });
+    let mount = pair.mount(Side::A);
+    let refused = (0..1000).find_map(|number| {
+        let error = write(mount.join(format!("f{number}")), 256 << 10).err()?;
+        Some((number, error))
+    });
+    let (number, error) = refused.expect("64 MiB do not hold 250 MiB");
+    assert_eq!(error.raw_os_error(), Some(NO_SPACE), "{error}");
+    assert!(number > 80, "only {number} files of 256 KiB were let in");
+    for side in Side::BOTH {
+        consistency_point(&pair, side);
+        let volume = pair.volume(side).unwrap();
+        assert!(volume.faults.is_empty(), "{:?}", volume.faults);
+    }
+    assert!(pair.volume(Side::A).unwrap().space.unwrap().free_bytes < 4 << 20);
+    // Removing works on a full volume, and makes room.
+    for number in 0..number.min(60) {
+        fs::remove_file(mount.join(format!("f{number}"))).unwrap();
+    }
+    pair.wait("room again", |pair| {
+        let free = pair.volume(Side::A)?.space?.free_bytes;
+        (free > 8 << 20).then_some(())
+    });
+    write(mount.join("again"), 4 << 20).unwrap();
+    pair.check_trees_equal();
+}
+
+/// Nothing is applied in the first seconds, unless it is asked for.
+fn rarely() -> Spec {
+    Spec { consistency_point: "interval = \"6s\"\n", capacity: "64MiB", ..Spec::default() }
+}
+
+#[test]
+fn enospc_while_applying_hands_over_and_heals() {
+    let mut pair = Cluster::start(Spec { disk_mib: [Some(64), None], ..rarely() });
+    let mount = pair.mount(Side::A);
+    for number in 0..8 {
+        write(mount.join(format!("f{number}")), 1 << 20).unwrap();
+    }
+    // Somebody else takes the space that was promised to clients.
+    let foreign = pair.disk_path(Side::A).join("foreign");
+    fill(&foreign);
+    let ask = Request::ConsistencyPoint { volume: "v".to_owned() };
+    let control = pair.control(Side::A);
+    std::thread::spawn(move || filer::control::call(&control, &ask, Duration::from_secs(60)));
+    let volume = pair.wait_volume(Side::A, "the fault in its status", has_fault);
+    let remedies: Vec<&str> = volume.faults.iter().map(|fault| fault.remedy.as_str()).collect();
+    assert!(remedies.contains(&"free space in the base filesystem"), "{remedies:?}");
+    let volume = pair.wait_serving(Side::B);
+    assert_eq!(volume.mode, Mode::Mirrored, "the log of the full node is as good as ever");
+    assert!(
+        pair.wait_volume(Side::B, "its partner's fault", |v| v.partner.fault.is_some()).faults.is_empty()
+    );
+    for number in 0..8 {
+        assert_eq!(fs::metadata(pair.mount(Side::B).join(format!("f{number}"))).unwrap().len(), 1 << 20);
+    }
+    // Nothing is accepted that one of the nodes can not store.
+    let refused = write(pair.mount(Side::B).join("more"), 4096);
+    assert_eq!(refused.unwrap_err().raw_os_error(), Some(NO_SPACE));
+    fs::remove_file(foreign).unwrap();
+    pair.wait_volume(Side::A, "no fault any more", |volume| !has_fault(volume));
+    pair.wait_volume(Side::B, "a healthy partner", |volume| volume.partner.fault.is_none());
+    let more = pair.mount(Side::B).join("more");
+    pair.wait("space for clients again", |_| write(more.clone(), 4096).ok());
+    pair.check_trees_equal();
+}
+
+#[test]
+fn a_broken_base_hands_over_and_is_repaired_by_a_restart() {
+    let mut pair = Cluster::start(Spec { disk_mib: [Some(64), None], ..Spec::default() });
+    let load = Load::start(&pair.mount(Side::A), "c", 2);
+    load.wait_for(50);
+    pair.disk(Side::A).as_ref().unwrap().break_it();
+    pair.wait_serving(Side::B);
+    let outcomes = load.join();
+    check_all(&pair.mount(Side::B), &outcomes);
+    let volume = pair.wait_volume(Side::A, "the fault in its status", has_fault);
+    assert_eq!(volume.role, Role::Partner, "its log still takes part");
+    write(pair.mount(Side::B).join("more"), 4096).unwrap();
+    assert!(pair.terminate(Side::A).success());
+    pair.wait_mode(Side::B, Mode::Solo);
+    *pair.disk(Side::A) = None;
+    let (image, at) = (pair.image(Side::A), pair.disk_path(Side::A));
+    let _it_repairs =
+        std::process::Command::new("fsck.ext4").args(["-p", "-f"]).arg(&image).output().unwrap();
+    *pair.disk(Side::A) = Some(Disk::mount(&image, &at));
+    pair.start_node(Side::A);
+    pair.wait_mirrored();
+    pair.check_trees_equal();
+}
+
+#[test]
+fn a_full_log_slows_clients_and_fails_none() {
+    let mut pair = Cluster::start(Spec { capacity: "8MiB", disk_mib: [None, Some(64)], ..Spec::default() });
+    let load = Load::start(&pair.mount(Side::A), "c", 3);
+    load.wait_for(50);
+    // The partner can not apply: what it needs stays in both logs.
+    pair.disk(Side::B).as_ref().unwrap().break_it();
+    let volume = pair.wait_volume(Side::A, "a log more than half full", |volume| {
+        volume.log.used_bytes > volume.log.capacity_bytes / 2 || used_by_partner(volume) > 0.5
+    });
+    assert_eq!(volume.role, Role::Primary, "a healthy primary stays primary");
+    // Slower and slower, until nothing fits any more; nobody is refused.
+    pair.wait("clients that wait", |_| {
+        let before = load.answered();
+        std::thread::sleep(Duration::from_secs(1));
+        (load.answered() == before).then_some(())
+    });
+    assert!(used_by_partner(&pair.volume(Side::A).unwrap()) > 0.6);
+    // The mirror and everything else goes on: reads are answered, and the fault is told.
+    let root = pair.mount(Side::A);
+    within(ANSWER_LIMIT, "a listing", move || fs::read_dir(root).unwrap().count());
+    pair.wait_volume(Side::A, "its partner's fault", |volume| volume.partner.fault.is_some());
+    pair.wait_volume(Side::B, "the fault", has_fault);
+    // The operator takes the broken node out.
+    assert!(pair.terminate(Side::B).success());
+    pair.wait_mode(Side::A, Mode::Solo);
+    load.wait_for(50);
+    let outcomes = load.finish();
+    assert!(outcomes.iter().all(|outcome| outcome.error.is_none()), "{outcomes:?}");
+    check_all(&pair.mount(Side::A), &outcomes);
+}
+
+fn used_by_partner(volume: &VolumeStatus) -> f64 {
+    volume.partner.log_fill.unwrap_or(0.0)
+}
