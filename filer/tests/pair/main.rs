@@ -8,6 +8,7 @@ mod forming;
 mod harness;
 mod hooks;
 mod leaving;
+mod link;
 mod orphans;
 mod refusals;
 mod takeover;

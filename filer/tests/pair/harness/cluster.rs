@@ -136,6 +136,11 @@ impl Cluster {
         self.logs.path().join(format!("{}-{volume}.log", side.name()))
     }
 
+    /// Where a node listens for its partner.
+    pub fn port(&self, side: Side) -> u16 {
+        self.ports[side.index()]
+    }
+
     pub fn config(&self, side: Side) -> PathBuf {
         self.node_dir(side).join("twinfiler.toml")
     }
