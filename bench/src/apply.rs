@@ -2,7 +2,7 @@
 //! include `syncfs`. A Delta is built straight into a log in memory, so no mount and no client takes part.
 //!
 //! Virtual disks are often fast for some hundred megabytes and then held to a rate, which hits whoever writes then:
-//! the order changes from round to round, and the best round of each counts.
+//! the order changes from round to round, there is a pause before each turn, and the best round of each counts.
 //!
 //! fio's time is what it says its writes took, plus our `syncfs` after it; starting it is not counted. Where it is
 //! not installed, a plain loop of writes stands in, and the row says so.
@@ -41,8 +41,14 @@ pub fn measure(scale: &Scale, place: &Place, report: &mut Report) -> Result<()> 
     let (mut best, mut best_peer) = (Duration::MAX, Duration::MAX);
     // The first round only warms up, and shows that both work.
     for round in 0..=scale.apply_rounds {
-        let ours = || applied(&base, &log, Oid(FIRST_OID + round as u64), scale.apply_bytes, &data);
-        let peer = || peer_writes(&place.path().join("peer"), scale.apply_bytes, &data, fio);
+        let ours = || {
+            std::thread::sleep(scale.apply_pause);
+            applied(&base, &log, Oid(FIRST_OID + round as u64), scale.apply_bytes, &data)
+        };
+        let peer = || {
+            std::thread::sleep(scale.apply_pause);
+            peer_writes(&place.path().join("peer"), scale.apply_bytes, &data, fio)
+        };
         let (took, peer_took) = match round % 2 {
             0 => (ours()?, peer()?),
             _ => {

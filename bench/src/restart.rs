@@ -3,7 +3,7 @@
 //! Process level: a mirrored pair is killed, both nodes at once; both logs are filled with the same records up to
 //! [`FULL_PERCENT`] (a running node would have taken a consistency point long before); then witness and nodes are
 //! started. The clock runs from the first `twinfiler serve` to the first read of a file that is in the log only,
-//! through the mount. It includes the pair finding each other. Nothing is applied before clients are served.
+//! through the mount. It includes the pair finding each other. The first write is shown too.
 //!
 //! Library level: opening the log (recovery checks every record's chained CRC) and building the Delta from it, the
 //! two things that grow with the log.
@@ -25,8 +25,8 @@ use std::time::Instant;
 const BAR: Bar = Bar::AtMost(2e9);
 /// Small writes make many records, large ones many bytes per record.
 const RECORD_BYTES: [usize; 2] = [4 << 10, 256 << 10];
-/// How much of the ring is filled; a running node throttles its clients from half full on.
-const FULL_PERCENT: u64 = 95;
+/// How much of the ring is filled: as much as a running node lets its clients fill (it keeps a sixteenth).
+const FULL_PERCENT: u64 = 93;
 /// An OID that the short life of the volume has not given.
 const OID: Oid = Oid(1 << 40);
 const NAME: &str = "only-in-the-log";
@@ -46,11 +46,9 @@ pub fn measure(scale: &Scale, program: &Path, place: &Place, report: &mut Report
             Unit::Ns,
             of(|run| run.read_ns),
         );
-        report.add(
-            row.bar(BAR)
-                .detail("first_write_ns", of(|run| run.write_ns))
-                .detail("records", of(|run| run.records)),
-        );
+        report.add(row.bar(BAR).detail("records", of(|run| run.records)));
+        let what = format!("start with a full {log}: first write");
+        report.add(Row::new("restart", what, Unit::Ns, of(|run| run.write_ns)));
         report.add(
             Row::new(
                 "restart",

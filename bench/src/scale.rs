@@ -18,6 +18,8 @@ pub struct Scale {
     pub apply_bytes: u64,
     /// How often it is applied.
     pub apply_rounds: usize,
+    /// Before each turn, for disks that make who writes much wait.
+    pub apply_pause: Duration,
     /// How long the mail load runs.
     pub mail_time: Duration,
     /// Mails that exist at a time.
@@ -40,8 +42,9 @@ impl Scale {
             append_turn_bytes: 4 << 20,
             commits: Turns { turns: 40, count: 250, time: Duration::from_millis(500) },
             writes: Turns { turns: 8, count: usize::MAX, time: Duration::from_millis(1500) },
-            apply_bytes: 512 << 20,
+            apply_bytes: 256 << 20,
             apply_rounds: 8,
+            apply_pause: Duration::from_secs(2),
             mail_time: Duration::from_secs(15),
             mail_files: 1000,
             takeovers: 10,
@@ -60,6 +63,7 @@ impl Scale {
             writes: Turns { turns: 2, count: 50, time: Duration::from_millis(200) },
             apply_bytes: 8 << 20,
             apply_rounds: 1,
+            apply_pause: Duration::ZERO,
             mail_time: Duration::from_millis(1500),
             mail_files: 50,
             takeovers: 1,
