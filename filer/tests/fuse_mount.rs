@@ -1,17 +1,19 @@
 //! A volume mounted for real: programs' calls through the kernel, and leaving a mount in every situation.
 //!
-//! Needs root and /dev/fuse, like the product; without them the tests say so and pass.
+//! Needs root and /dev/fuse, like the product.
 
 // Helpers of tests fail as loudly as tests.
 #![allow(clippy::unwrap_used)]
 
+use filer::commit::{Admission, Journal, NotServing, SpaceBudget};
 use filer::fuse::{Left, MountError, MountHandle, MountOptions, mount};
-use filer::volume::solo::Solo;
+use filer::volume::solo::{Solo, SoloJournal};
 use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags, SeekFrom, XattrFlags};
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -36,11 +38,9 @@ impl Mounted {
     }
 }
 
-fn mounted_with(options: MountOptions) -> Option<Mounted> {
-    if !rustix::process::geteuid().is_root() || !std::path::Path::new("/dev/fuse").exists() {
-        eprintln!("skipped: needs root and /dev/fuse");
-        return None;
-    }
+fn mounted_with(options: MountOptions) -> Mounted {
+    assert!(rustix::process::geteuid().is_root(), "this test mounts: run it as root");
+    assert!(std::path::Path::new("/dev/fuse").exists(), "this test mounts: load the module fuse");
     let dir = tempfile::tempdir().unwrap();
     let (base, mountpoint) = (dir.path().join("base"), dir.path().join("mnt"));
     fs::create_dir(&base).unwrap();
@@ -48,16 +48,16 @@ fn mounted_with(options: MountOptions) -> Option<Mounted> {
     let solo =
         Solo::start(&base, ids::VolumeId([9; 16]), LOG_BYTES, Some(Duration::from_millis(50))).unwrap();
     let handle = mount(solo.volume.clone(), &mountpoint, &options).unwrap();
-    Some(Mounted { handle: Some(handle), solo, dir })
+    Mounted { handle: Some(handle), solo, dir }
 }
 
-fn mounted() -> Option<Mounted> {
+fn mounted() -> Mounted {
     mounted_with(MountOptions { threads: 4, ..MountOptions::default() })
 }
 
 #[test]
 fn calls_of_programs_arrive_as_they_were_meant() {
-    let Some(mut m) = mounted() else { return };
+    let mut m = mounted();
     let path = m.path("dir/file");
     fs::create_dir(m.path("dir")).unwrap();
     let mut file =
@@ -113,7 +113,7 @@ fn calls_of_programs_arrive_as_they_were_meant() {
 
 #[test]
 fn large_sparse_and_mapped_files() {
-    let Some(mut m) = mounted() else { return };
+    let mut m = mounted();
     let data: Vec<u8> = (0..5_u32 << 20).map(|i| (i >> 3) as u8).collect();
     fs::write(m.path("big"), &data).unwrap();
     assert_eq!(fs::read(m.path("big")).unwrap(), data);
@@ -144,7 +144,7 @@ fn large_sparse_and_mapped_files() {
 
 #[test]
 fn clients_that_hold_files_open_do_not_hold_up_leaving() {
-    let Some(mut m) = mounted() else { return };
+    let mut m = mounted();
     let mut file = File::create(m.path("held")).unwrap();
     let begun = Instant::now();
     assert_eq!(m.leave(), Left::Forced);
@@ -155,7 +155,7 @@ fn clients_that_hold_files_open_do_not_hold_up_leaving() {
 
 #[test]
 fn aborting_and_dropping_leave_at_once() {
-    let Some(mut m) = mounted() else { return };
+    let mut m = mounted();
     let _held = File::create(m.path("held")).unwrap();
     let begun = Instant::now();
     assert_eq!(m.handle.take().unwrap().abort(), Left::Forced);
@@ -175,7 +175,7 @@ fn aborting_and_dropping_leave_at_once() {
 
 #[test]
 fn what_can_not_be_mounted_is_refused_and_named() {
-    let Some(mut m) = mounted() else { return };
+    let mut m = mounted();
     let volume = || m.solo.volume.clone();
     let options = MountOptions::default();
     let missing = mount(volume(), &m.dir.path().join("missing"), &options);
@@ -190,7 +190,7 @@ fn what_can_not_be_mounted_is_refused_and_named() {
 #[test]
 fn with_a_writeback_cache_fsync_means_it() {
     let options = MountOptions { threads: 4, writeback_cache: true, ..MountOptions::default() };
-    let Some(mut m) = mounted_with(options) else { return };
+    let mut m = mounted_with(options);
     let file = File::create(m.path("f")).unwrap();
     for i in 0..100_u64 {
         file.write_all_at(&[i as u8; 100], i * 100).unwrap();
@@ -204,4 +204,52 @@ fn with_a_writeback_cache_fsync_means_it() {
     assert!(data.chunks(100).enumerate().all(|(i, chunk)| chunk.iter().all(|byte| *byte == i as u8)));
     drop(file);
     assert_eq!(m.leave(), Left::Clean);
+}
+
+/// A journal that gives no read lease, as on a node that has just become primary and is frozen at once.
+struct Frozen(std::sync::Arc<SoloJournal>, std::sync::Arc<AtomicBool>);
+
+impl Journal for Frozen {
+    fn admit(&self, payload_bytes: u64) -> Result<Admission, NotServing> {
+        self.0.admit(payload_bytes)
+    }
+    fn log(&self) -> &std::sync::Arc<nvlog::Log> {
+        self.0.log()
+    }
+    fn wait_committed(&self, lsn: ids::Lsn) -> Result<(), NotServing> {
+        self.0.wait_committed(lsn)
+    }
+    fn committed(&self) -> ids::Lsn {
+        self.0.committed()
+    }
+    fn check_lease(&self) -> Result<(), NotServing> {
+        while self.1.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+    fn space(&self) -> SpaceBudget {
+        self.0.space()
+    }
+}
+
+/// A thread that waits inside the process whose answer it waits for can not even be killed: mounting must not
+/// ask the mount anything.
+#[test]
+fn mounting_a_frozen_volume_does_not_wait_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (base, mountpoint) = (dir.path().join("base"), dir.path().join("mnt"));
+    fs::create_dir(&base).unwrap();
+    fs::create_dir(&mountpoint).unwrap();
+    let frozen = std::sync::Arc::new(AtomicBool::new(true));
+    let between = |journal| std::sync::Arc::new(Frozen(journal, frozen.clone()));
+    let solo = Solo::start_with(&base, ids::VolumeId([8; 16]), LOG_BYTES, None, between).unwrap();
+    let (volume, place) = (solo.volume.clone(), mountpoint.clone());
+    let (done, mounted) = std::sync::mpsc::channel();
+    std::thread::spawn(move || done.send(mount(volume, &place, &MountOptions::default())).unwrap());
+    let in_time = mounted.recv_timeout(NEVER);
+    frozen.store(false, Ordering::SeqCst);
+    let handle = in_time.expect("mounting waited for an answer of the mount itself").unwrap();
+    assert!(fs::metadata(&mountpoint).unwrap().is_dir());
+    handle.abort();
 }

@@ -113,14 +113,12 @@ fn check_directory(found: &mut Preflight, volume: &VolumeConfig, kind: &str, pat
 }
 
 fn check_mount_point(found: &mut Preflight, volume: &VolumeConfig, path: &Path) {
-    let (name, shown) = (&volume.name, path.display());
-    // Not `stat`, which the kernel may answer from its cache.
-    match std::fs::read_dir(path) {
-        // A daemon that was killed leaves its mount behind, and the next one takes it away.
-        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error()) => {}
-        _ => return check_directory(found, volume, "mount point", path),
+    if crate::fuse::is_our_mount(path) {
+        // A daemon that was killed leaves its mount behind, which may never answer; the next mount takes it away.
+        tracing::info!(volume = %volume.name, path = %path.display(), "a mount of an earlier daemon is left behind");
+    } else {
+        check_directory(found, volume, "mount point", path);
     }
-    tracing::info!(volume = %name, path = %shown, "a dead mount lies on the mount point; it will be taken away");
 }
 
 fn check_log(found: &mut Preflight, volume: &VolumeConfig) {

@@ -17,5 +17,5 @@ mod mount;
 mod options;
 mod reply;
 
-pub use mount::{Left, MountHandle, mount};
+pub use mount::{Left, MountHandle, is_our_mount, mount};
 pub use options::{MountError, MountOptions, THREADS};

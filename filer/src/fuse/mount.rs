@@ -15,7 +15,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -75,8 +75,9 @@ pub fn mount(
         .and_then(fuser::Session::spawn)
         .map_err(|source| MountError::Session { source })?;
     attached.keep();
-    // Only now does the root answer.
-    let device = std::fs::metadata(&mountpoint).map(|root| root.dev()).unwrap_or(0);
+    // Nothing is asked of the mount from inside this process: a thread that waits for its own process's answer
+    // can not be killed, and would keep the log and the mount of a killed daemon for ever.
+    let device = mounted_device(&mountpoint).unwrap_or(0);
     raise_readahead(device);
     Ok(MountHandle { mountpoint, device, session: Some(started) })
 }
@@ -197,15 +198,15 @@ fn refused(mountpoint: &Path) -> impl FnOnce(io::Error) -> MountError + '_ {
     |source| MountError::Refused { mountpoint: mountpoint.to_owned(), source }
 }
 
-/// A daemon that was killed leaves its mount behind, and nobody answers there any more. Takes away what is
-/// ours and dead, and nothing else.
+/// A daemon that was killed leaves its mount behind. Takes away what is ours, and nothing else. The caller has
+/// the volume's log to itself, so no living daemon serves it; nothing is asked of the mount, for it may never
+/// answer.
 fn take_dead_mounts_away(mountpoint: &Path) {
     for _ in 0..MAX_DEAD_MOUNTS {
-        let dead = std::fs::read_dir(mountpoint).err().and_then(|error| error.raw_os_error());
-        if dead != Some(libc::ENOTCONN) || !is_our_mount(mountpoint) {
+        if !is_our_mount(mountpoint) {
             return;
         }
-        if let Err(error) = rustix::mount::unmount(mountpoint, UnmountFlags::DETACH) {
+        if let Err(error) = rustix::mount::unmount(mountpoint, UnmountFlags::FORCE | UnmountFlags::DETACH) {
             tracing::warn!(mountpoint = %mountpoint.display(), %error, "a dead mount could not be taken away");
             return;
         }
@@ -213,8 +214,13 @@ fn take_dead_mounts_away(mountpoint: &Path) {
     }
 }
 
-fn is_our_mount(mountpoint: &Path) -> bool {
-    topmost_mount(mountpoint).is_some_and(|(_, kind)| kind == "fuse.twinfiler")
+/// Is the topmost mount there one of this program?
+pub fn is_our_mount(mountpoint: &Path) -> bool {
+    // The kernel's table has no symlinks; resolving the last component could ask the mount itself.
+    let parent = mountpoint.parent().and_then(|parent| parent.canonicalize().ok());
+    let place = parent.zip(mountpoint.file_name()).map(|(parent, name)| parent.join(name));
+    let kind = place.and_then(|place| topmost_mount(&place)).map(|(_, kind)| kind);
+    kind.as_deref() == Some("fuse.twinfiler")
 }
 
 fn check_mountpoint(mountpoint: &Path) -> Result<PathBuf, MountError> {

@@ -26,8 +26,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Log space that clients can not take: room for the node's own records and for padding at the ring's end.
-const LOG_RESERVE_PART: u64 = 16;
+/// Log space that clients can not take, beside one longest record for the padding at the ring's end: room for
+/// the node's own records.
+const LOG_RESERVE_BYTES: u64 = 64 << 10;
 /// How often a wait for the pair looks.
 const LOOK: Duration = Duration::from_millis(2);
 /// How often the pump looks for records that nobody waits for.
@@ -70,7 +71,7 @@ impl VolumeNode {
         let (events, inbox) = unbounded();
         let (tail, end) = (log.tail(), log.end());
         let cursors = Cursors::new(log.capacity_bytes(), tail.lsn, tail.lsn, end.lsn)?;
-        let gate = Gate::new(log.capacity_bytes(), log.capacity_bytes() / LOG_RESERVE_PART, tail.lsn);
+        let gate = Gate::new(log.capacity_bytes(), log.max_payload_bytes() + LOG_RESERVE_BYTES, tail.lsn);
         let metrics = metrics.volume(config.name.as_str());
         let late = Arc::new(std::sync::OnceLock::new());
         let to_executor = Box::new(ToExecutor(events.clone(), late.clone()));
