@@ -28,7 +28,7 @@ const DISK_MARGIN_BYTES: u64 = 8 << 20;
 const MAX_PENDING_SPANS: usize = 256;
 
 /// How long a client waits for a consistency point to show how much space there really is.
-const STARVED_PATIENCE: Duration = Duration::from_secs(2);
+const STARVED_PATIENCE: Duration = Duration::from_secs(4);
 
 /// What one consistency point has to place on disk.
 #[derive(Debug, Clone, Copy)]

@@ -36,6 +36,9 @@ const FAULT_PREFIX: &str = "applying to the base filesystem fails";
 struct Wanted {
     now: bool,
     finished: u64,
+    failed: u64,
+    /// Those in [`ApplierState::request_and_wait`].
+    waiting: usize,
 }
 
 /// What the applier's thread shares with the others.
@@ -70,21 +73,37 @@ impl ApplierState {
         self.wake.notify_all();
     }
 
-    /// Asks for a consistency point and waits until one that began after the call is finished.
+    /// Asks for a consistency point and waits until one that began after the call is finished, or has failed.
     pub fn request_and_wait(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         let mut wanted = self.wanted.lock();
         // One may be running that sealed before the call: wait for the one after it.
-        let target = wanted.finished + 2;
-        loop {
+        let (finished, failed) = (wanted.finished + 2, wanted.failed + 2);
+        wanted.waiting += 1;
+        let done = loop {
             wanted.now = true;
             self.wake.notify_all();
-            if wanted.finished >= target {
-                return true;
+            if wanted.finished >= finished {
+                break true;
             }
-            if self.wake.wait_until(&mut wanted, deadline).timed_out() {
-                return false;
+            if wanted.failed >= failed || self.wake.wait_until(&mut wanted, deadline).timed_out() {
+                break false;
             }
+        };
+        wanted.waiting -= 1;
+        done
+    }
+
+    /// Pauses before the next attempt; a shorter pause when somebody waits for it.
+    fn failed(&self, pause: Duration) {
+        let until = Instant::now() + pause;
+        let mut wanted = self.wanted.lock();
+        wanted.failed += 1;
+        self.wake.notify_all();
+        let earliest = Instant::now() + RETRY_MIN;
+        while Instant::now() < if wanted.waiting > 0 { earliest } else { until } {
+            let next = if wanted.waiting > 0 { earliest } else { until };
+            self.wake.wait_until(&mut wanted, next);
         }
     }
 
@@ -144,7 +163,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
                     if full { "free space in the base filesystem" } else { "check the disk and its log" };
                 shared.report(&format!("{FAULT_PREFIX}: {error}"), remedy);
                 shared.tell(NodeEvent::Fault(if full { LocalFault::BaseFull } else { LocalFault::BaseIo }));
-                std::thread::sleep(retry);
+                shared.applier.failed(retry);
                 retry = (retry * 2).min(RETRY_MAX);
             }
         }

@@ -261,10 +261,10 @@ impl Executor {
             Command::StartServing { epoch } => {
                 let takeover = self.pair.status(self.now()).takeover.map(|times| (times, self.reason));
                 let end = shared.log.end();
-                shared.follower.start_serving(&shared.log, &shared.stack, end.lsn)?;
+                let began = shared.follower.start_serving(&shared.log, &shared.stack, end.lsn)?;
                 shared.gate.set_local_space(shared.path.cursors().applied(), shared.local_space());
                 shared.path.open();
-                shared.metrics.takeovers.add(1);
+                shared.metrics.takeovers.add(u64::from(began));
                 self.front.serve(epoch, takeover);
             }
             Command::StopServing { reason } => self.stop_serving(reason)?,

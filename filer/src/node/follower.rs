@@ -42,16 +42,16 @@ impl Follower {
         position.serving = false;
     }
 
-    /// Absorbs everything before `end`, unless the volume serves already; from then on this node's volume absorbs what it writes. When it serves
-    /// already (in a new epoch of the same primary), the volume has done so.
-    pub fn start_serving(&self, log: &Log, stack: &DeltaStack, end: Lsn) -> Result<(), NodeError> {
+    /// Absorbs everything before `end`; from then on this node's volume absorbs what it writes. False when it
+    /// serves already (in a new epoch of the same primary): the volume has done so.
+    pub fn start_serving(&self, log: &Log, stack: &DeltaStack, end: Lsn) -> Result<bool, NodeError> {
         let mut position = self.0.lock();
         if position.serving {
-            return Ok(());
+            return Ok(false);
         }
         absorb(&mut position, log, stack, end)?;
         position.serving = true;
-        Ok(())
+        Ok(true)
     }
 
     /// The volume wrote, and absorbed, its last record before `end`.

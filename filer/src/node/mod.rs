@@ -212,7 +212,7 @@ impl ControlTarget for Inner {
         volume.consistency_point(CONSISTENCY_POINT_LIMIT).ok_or_else(|| {
             ControlError::new(
                 ErrorKind::Failed,
-                "no consistency point was finished in time; see `twinfiler status`",
+                "the consistency point failed or took too long; `twinfiler status` shows the faults",
             )
         })
     }
