@@ -45,7 +45,7 @@ fn one(written_back: bool, size_bytes: usize, scale: &Scale) -> Result<Row> {
     let payload = vec![0x5A_u8; size_bytes];
     let record = vec![0x5A_u8; format::record_bytes(size_bytes as u64) as usize];
     let count = (scale.append_turn_bytes / size_bytes).clamp(1, MAX_TURN_APPENDS);
-    touch(&log, &bare)?;
+    touch(&log, &bare, scale.touch_times)?;
     let (mut appends, mut records, mut payloads) = (Vec::new(), Vec::new(), Vec::new());
     let mut position = 0;
     for turn in 0..=scale.append_turns {
@@ -70,12 +70,13 @@ fn one(written_back: bool, size_bytes: usize, scale: &Scale) -> Result<Row> {
 }
 
 /// Writes every page once: what the kernel does at a first touch is nobody's merit.
-fn touch(log: &Log, bare: &dyn Region) -> Result<()> {
+fn touch(log: &Log, bare: &dyn Region, times: u64) -> Result<()> {
     let bytes = vec![0; TOUCH_BYTES];
-    for _ in 0..2 * CAPACITY_BYTES / TOUCH_BYTES as u64 {
+    for _ in 0..times * CAPACITY_BYTES / TOUCH_BYTES as u64 {
         append(log, &bytes, 1)?;
     }
-    for position in (0..bare.len_bytes() / TOUCH_BYTES as u64).map(|n| n * TOUCH_BYTES as u64) {
+    for position in (0..times.min(1) * bare.len_bytes() / TOUCH_BYTES as u64).map(|n| n * TOUCH_BYTES as u64)
+    {
         bare.store(position, &[&bytes], &mut |_| {});
     }
     Ok(())

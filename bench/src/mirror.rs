@@ -62,7 +62,7 @@ fn beside(
     let ours = MirroredCommit::start(transport, CAPACITY_BYTES)?;
     let mut alone = TransportAlone::start(transport, CAPACITY_BYTES)?;
     // Every page of the rings has been touched once: a node's first minutes are not what is measured.
-    for _ in 0..2 * CAPACITY_BYTES / TOUCH_BYTES as u64 {
+    for _ in 0..scale.touch_times * CAPACITY_BYTES / TOUCH_BYTES as u64 {
         ours.commit(&[0; TOUCH_BYTES])?;
         ours.trim()?;
         alone.send(TOUCH_BYTES as u64)?;

@@ -6,6 +6,8 @@ use std::time::Duration;
 /// The sizes of a run.
 #[derive(Clone, Debug)]
 pub struct Scale {
+    /// How often every page of a ring is written before anything is measured.
+    pub touch_times: u64,
     /// Turns of appends; a turn is [`Scale::append_turn_bytes`] long.
     pub append_turns: usize,
     /// Payload bytes of one turn.
@@ -38,6 +40,7 @@ impl Scale {
     /// For numbers.
     pub fn full() -> Scale {
         Scale {
+            touch_times: 2,
             append_turns: 101,
             append_turn_bytes: 4 << 20,
             commits: Turns { turns: 40, count: 250, time: Duration::from_millis(500) },
@@ -57,6 +60,7 @@ impl Scale {
     /// For showing that it works.
     pub fn tiny() -> Scale {
         Scale {
+            touch_times: 0,
             append_turns: 3,
             append_turn_bytes: 64 << 10,
             commits: Turns { turns: 2, count: 20, time: Duration::from_millis(100) },
