@@ -225,3 +225,47 @@ fn closing_answers_everybody_who_waits() {
     }
     assert!(path.check_lease().is_err());
 }
+
+#[test]
+fn a_partner_that_catches_up_is_sent_no_more_than_its_ring_has_room_for() {
+    const RECORD_BYTES: usize = 50_000;
+    let (a, b) = (log(), log());
+    let path = path(&a, &Arc::default());
+    let (at_a, at_b) = links(&a, &b);
+    let mut partner = Partner::start(b.clone(), at_b, b.end());
+    path.start_mirror(1, at_a.sender, a.end()).unwrap();
+    path.set_rule(AckRule::Local).unwrap();
+    let write = |count: usize| {
+        for _ in 0..count {
+            path.wait_committed(append(&path, &[1; RECORD_BYTES])).unwrap();
+        }
+        a.end()
+    };
+    let pump_until = |end: Lsn| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while partner.log.end().lsn < end && Instant::now() < deadline {
+            path.pump();
+        }
+    };
+    let first = write(12);
+    pump_until(first.lsn);
+    // This node applies and trims, the partner does not: together this is more than one ring.
+    path.update(|cursors| cursors.set_applied(first.lsn)).unwrap();
+    a.advance_tail(first).unwrap();
+    path.update(|cursors| cursors.set_trimmed(first.lsn)).unwrap();
+    let last = write(12);
+    assert!(last.lsn > Lsn(CAPACITY_BYTES));
+    for _ in 0..100 {
+        path.pump();
+    }
+    let reached = partner.log.end().lsn;
+    assert!(reached > first.lsn && reached <= Lsn(CAPACITY_BYTES), "sent up to {reached}");
+    assert_eq!(b.point_at(first.lsn), Some(first), "what the partner has not applied is still there");
+    // It applies too, and says so.
+    b.advance_tail(first).unwrap();
+    b.set_space_floor(first.lsn);
+    path.update(|cursors| cursors.set_peer_trimmed(first.lsn)).unwrap();
+    pump_until(last.lsn);
+    assert_eq!(partner.log.end(), last);
+    partner.stop();
+}
