@@ -50,7 +50,8 @@ fn a_full_base_is_told_to_clients_and_never_met_while_applying() {
         assert!(volume.faults.is_empty(), "{:?}", volume.faults);
     }
     let free = pair.volume(Side::A).unwrap().space.unwrap().free_bytes;
-    assert!(free < 4 << 20, "refused after {number} files although {free} bytes are free");
+    // Margins, and what was in flight and turned out to need less.
+    assert!(free < 12 << 20, "refused after {number} files although {free} bytes are free");
     // Removing works on a full volume, and makes room.
     for number in 0..number.min(60) {
         fs::remove_file(mount.join(format!("f{number}"))).unwrap();
