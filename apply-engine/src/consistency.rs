@@ -1,7 +1,7 @@
 //! A consistency point: applying a sealed Delta to the base tree.
 //!
-//! [`apply`] looks at what is there ([`survey`](crate::survey)), decides ([`plan`](crate::plan), pure), and acts
-//! ([`executor`](crate::executor)). It sets final values, so running it again after a crash, over this Delta or
+//! [`apply`] looks at what is there (`survey`), decides (`plan`, pure), and acts
+//! (`executor`). It sets final values, so running it again after a crash, over this Delta or
 //! over one that continues it, gives the same tree; there is no other recovery. Then the caller calls
 //! [`Base::sync`] and may advance the log's tail to the Delta's end.
 //!

@@ -5,7 +5,7 @@
 //! its primary committed through the same door. Readers take a [`DeltaStack::snapshot`] and never wait.
 //!
 //! Invariants: a Delta changes the base only after every snapshot in which it was not yet sealed is gone; log
-//! space is freed only after every snapshot that could read it is gone ([`DeltaStack::retired`]). What can go
+//! space is freed only after every snapshot that could read it is gone ([`Retired`]). What can go
 //! wrong: a reader that never ends would hold consistency points up; every read is bounded, so none does.
 
 use apply_engine::{Delta, Layers, Operation, RecordPosition};

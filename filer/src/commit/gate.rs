@@ -130,7 +130,8 @@ impl Gate {
     }
 
     /// Waits for room for one operation of `payload_bytes`. `reserved` tells the log's end, `starved` is
-    /// called (without locks) when space on disk looks used up, and should start a consistency point.
+    /// called when space on disk or in the log looks used up; it must only ask for a consistency point, for the
+    /// gate is locked meanwhile.
     ///
     /// # Errors
     /// [`NotServing`] when the gate is closed, also while waiting.

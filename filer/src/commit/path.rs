@@ -184,7 +184,7 @@ impl CommitPath {
     }
 
     /// Stops to mirror, and gives the sender back. Waits for a driver that is polling, for at most
-    /// [`POLL_WAIT`].
+    /// the time of one poll.
     pub fn stop_mirror(&self) -> Option<(u64, Box<dyn MirrorSender>)> {
         let stopped = self.mirror.lock().take();
         self.waiters.wake_next();
@@ -297,7 +297,7 @@ impl CommitPath {
     }
 
     /// What this log holds and the last partner's does not, and how long ago that partner was last seen to
-    /// advance. At most [`MAX_COUNTED_RECORDS`] are counted.
+    /// advance. At most 100,000 are counted.
     pub fn partner_lag(&self) -> (u64, u64, Duration) {
         let (at, when) = *self.peer.lock();
         let end = self.log.end().lsn;

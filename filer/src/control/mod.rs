@@ -2,7 +2,7 @@
 //!
 //! One connection, one JSON line in, one JSON line out. Invariants: only root and the daemon's own user are
 //! answered (SO_PEERCRED; the socket's mode 0600 is the first fence, this the second); a request and an answer
-//! are bounded in length and time; at most [`server::MAX_CONNECTIONS`] are served at once. What can go
+//! are bounded in length and time; at most `server::MAX_CONNECTIONS` are served at once. What can go
 //! wrong: a stale socket file of a dead daemon (replaced), the socket of a living one (refused).
 
 mod client;
