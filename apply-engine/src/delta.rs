@@ -19,9 +19,9 @@ mod absorb;
 use crate::attributes::{AttrPatch, ObjectKind};
 use crate::extents::{ExtentMap, RangeSet};
 use crate::name::{Name, NameRef};
+use crate::oid_map::OidMap;
 use ids::{Lsn, Oid};
-use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::BTreeMap;
 
 /// Where a record stands in the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -159,8 +159,8 @@ pub struct Delta {
     end: Lsn,
     vanished: Vanished,
     // Boxed: growing the table must not move the objects while a client waits.
-    objects: HashMap<Oid, Box<ObjectDelta>, BuildHasherDefault<OidHasher>>,
-    directories: HashMap<Oid, Slots, BuildHasherDefault<OidHasher>>,
+    objects: OidMap<Box<ObjectDelta>>,
+    directories: OidMap<Slots>,
     records: u64,
     logged_data_bytes: u64,
 }
@@ -172,8 +172,8 @@ impl Delta {
             first,
             end: first,
             vanished,
-            objects: HashMap::default(),
-            directories: HashMap::default(),
+            objects: OidMap::default(),
+            directories: OidMap::default(),
             records: 0,
             logged_data_bytes: 0,
         }
@@ -233,29 +233,6 @@ impl Delta {
     /// File content that applying must write. Looks at every object.
     pub fn net_data_bytes(&self) -> u64 {
         self.objects.values().map(|object| object.extents.data_bytes()).sum()
-    }
-}
-
-/// OIDs are given by this program in ascending order: one multiplication spreads them well enough, and no
-/// client can choose them to collide. SipHash costs as much as the rest of absorbing a small write.
-#[derive(Default)]
-struct OidHasher(u64);
-
-impl Hasher for OidHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u64(u64::from(*byte));
-        }
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        // 2^64 divided by the golden ratio (Knuth's multiplicative hashing).
-        let mixed = (self.0 ^ value).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        self.0 = mixed ^ (mixed >> 32);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
     }
 }
 

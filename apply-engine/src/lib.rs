@@ -15,6 +15,7 @@ pub mod delta;
 mod executor;
 pub mod extents;
 pub mod name;
+mod oid_map;
 pub mod op;
 #[cfg(any(test, feature = "oracle"))]
 #[doc(hidden)]
@@ -32,5 +33,6 @@ pub use delta::{Birth, Delta, DeltaStats, ObjectDelta, ObjectState, RecordPositi
 pub use extents::{Extent, ExtentMap, RangeSet, Source};
 pub use ids::Oid;
 pub use name::{Name, NameError, NameRef};
+pub use oid_map::{OidHasher, OidMap};
 pub use op::{DecodeError, Displaced, NewKind, NewObject, Operation, Other};
 pub use view::{BaseEntry, BaseReader, Layers, LogBytes, Overwritten, ViewError};

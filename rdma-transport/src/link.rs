@@ -43,9 +43,10 @@ impl fmt::Debug for Link {
 }
 
 /// The transport of a link.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum TransportKind {
     /// Sockets and io_uring.
+    #[default]
     Tcp,
     /// Memory shared by two processes of one host.
     Shm,

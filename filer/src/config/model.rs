@@ -4,6 +4,7 @@
 
 use super::units::AddressPrefix;
 use ids::{NodeName, VolumeId};
+pub use rdma_transport::TransportKind;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -119,25 +120,6 @@ pub struct PeerConfig {
     pub address: SocketAddr,
 }
 
-/// How log bytes reach the partner.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum TransportKind {
-    /// TCP through io_uring.
-    #[default]
-    Tcp,
-    /// Shared memory between two processes of one host: tests and measurements.
-    Shm,
-}
-
-impl fmt::Display for TransportKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            TransportKind::Tcp => "tcp",
-            TransportKind::Shm => "shm",
-        })
-    }
-}
-
 /// What the log lies in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LogKind {
@@ -215,7 +197,7 @@ pub struct TimerConfig {
     pub lease: Duration,
     /// Time between two attempts to connect.
     pub reconnect: Duration,
-    /// Longest time that `twinfiler switchover` and a clean stop wait for the partner.
+    /// Longest time that a switchover or a clean stop waits for the operations that are under way.
     pub handover: Duration,
 }
 
@@ -226,7 +208,7 @@ impl Default for TimerConfig {
             peer_timeout: Duration::from_millis(400),
             lease: Duration::from_millis(300),
             reconnect: Duration::from_millis(200),
-            handover: Duration::from_secs(30),
+            handover: Duration::from_secs(5),
         }
     }
 }

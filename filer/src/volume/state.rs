@@ -6,10 +6,8 @@
 //! being primary drops its `Volume` with all this).
 
 use super::acl::Acl;
-use apply_engine::{Attributes, Layers};
+use apply_engine::{Attributes, Layers, OidMap};
 use ids::{Lsn, Oid};
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 
 /// Cached inodes; beyond it the cache starts anew.
 const MAX_INODES: usize = 1 << 17;
@@ -100,28 +98,4 @@ pub(super) fn gate_of(layers: &Layers, oid: Oid) -> Lsn {
         return after(object.last_lsn);
     }
     layers.sealed.iter().rev().find_map(|delta| delta.object(oid)).map_or(Lsn::ZERO, |o| after(o.last_lsn))
-}
-
-/// A map by OID.
-pub(super) type OidMap<T> = HashMap<Oid, T, BuildHasherDefault<OidHasher>>;
-
-/// Multiplicative hashing: OIDs are given by this program, nobody can choose them to collide.
-#[derive(Default)]
-pub(super) struct OidHasher(u64);
-
-impl Hasher for OidHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u64(u64::from(*byte));
-        }
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        let mixed = (self.0 ^ value).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        self.0 = mixed ^ (mixed >> 32);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
 }
