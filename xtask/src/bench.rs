@@ -31,7 +31,7 @@ pub fn run_tiny(workspace: &Workspace) -> Result<()> {
 
 /// The benches, with a daemon of the same sources.
 fn benches(workspace: &Workspace) -> Result<Command> {
-    let program = workspace.build_daemon()?;
+    let program = workspace.build_daemon(true)?;
     let mut command = workspace.cargo(&["run", "--release", "--quiet", "--package", "bench", "--"]);
     command.arg("--program").arg(program);
     Ok(command)

@@ -59,17 +59,15 @@ impl Workspace {
         steps::run(&self.log_dir(), name, &mut self.cargo(arguments), CARGO_LIMIT)
     }
 
-    /// Builds the daemon in release mode and says where it is.
-    pub fn build_daemon(&self) -> Result<PathBuf> {
-        let mut command = self.cargo(&[
-            "build",
-            "--release",
-            "--package",
-            "filer",
-            "--bin",
-            "twinfiler",
-            "--message-format=json-render-diagnostics",
-        ]);
+    /// Builds the daemon in release mode and says where it is. `shown`: the compiler's progress too, which a
+    /// person who waits wants to see; errors always.
+    pub fn build_daemon(&self, shown: bool) -> Result<PathBuf> {
+        let mut command =
+            self.cargo(&["build", "--release", "--message-format=json-render-diagnostics", "--package"]);
+        command.args(["filer", "--bin", "twinfiler"]);
+        if !shown {
+            command.arg("--quiet");
+        }
         let output = command.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
         if !output.status.success() {
             bail!("building twinfiler failed: {}", output.status);

@@ -61,7 +61,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     let mut program = None;
     if scenarios && ready {
         report.step("build twinfiler (release)", || {
-            program = Some(workspace.build_daemon()?);
+            program = Some(workspace.build_daemon(false)?);
             Ok(())
         });
     }

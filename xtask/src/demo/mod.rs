@@ -94,7 +94,7 @@ pub fn perform(workspace: &Workspace, arguments: &Arguments) -> Result<Outcome> 
         None => {
             say.line("building twinfiler (release)");
             packages::ensure(packages::BUILD, &logs)?;
-            workspace.build_daemon()?
+            workspace.build_daemon(true)?
         }
     };
     let outside = tempfile::Builder::new().prefix("twinfiler-outside-").tempdir()?;

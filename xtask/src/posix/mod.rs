@@ -114,7 +114,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     crate::packages::require_root_and_fuse()?;
     let program = match &arguments.program {
         Some(program) => program.clone(),
-        None => workspace.build_daemon()?,
+        None => workspace.build_daemon(true)?,
     };
     let suite = Suite {
         tools: install(workspace)?,

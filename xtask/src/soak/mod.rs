@@ -76,7 +76,7 @@ pub fn perform(workspace: &Workspace, arguments: &Arguments) -> Result<Summary> 
     packages::ensure(&needs, &workspace.log_dir())?;
     let program = match &arguments.program {
         Some(program) => program.clone(),
-        None => workspace.build_daemon()?,
+        None => workspace.build_daemon(true)?,
     };
     let clock = || {
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64 % 1_000_000)
