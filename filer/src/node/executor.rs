@@ -78,6 +78,7 @@ impl Executor {
 
     /// Runs until the pair has stopped.
     pub fn run(mut self) {
+        super::be_urgent();
         while !self.stopped {
             self.publish_status();
             self.watch();

@@ -143,6 +143,7 @@ fn start(shared: &Arc<Shared>, id: u64, mut link: Link, alive: Arc<AtomicBool>) 
     shared.tell(NodeEvent::LinkUp { id, link: Box::new(link) });
     let reader = shared.clone();
     let read = move || {
+        super::be_urgent();
         let error = read_control(&reader, id, control.as_ref());
         tracing::info!(volume = reader.name(), id, %error, "link down");
         control.close();

@@ -36,6 +36,7 @@ impl Receiving {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let run = move || {
+            super::be_urgent();
             let reason = match receiver.start(at) {
                 Ok(()) => receive(&shared, receiver.as_mut(), &stopped),
                 Err(error) => Some(error.to_string()),
