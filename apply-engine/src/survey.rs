@@ -15,6 +15,7 @@ use crate::attributes::ObjectKind;
 use crate::base::Label;
 use crate::consistency::ApplyError;
 use crate::delta::{Delta, ObjectDelta, ObjectState};
+use crate::name::Name;
 use crate::pool;
 use crate::tree::{Occupant, Parent, Place, Tree, oid_of_name};
 
@@ -142,16 +143,10 @@ impl<T: Tree> Taking<'_, T> {
     fn directories(&mut self, mut open: Vec<Oid>) -> Result<(), ApplyError> {
         let mut done: HashSet<Oid> = HashSet::new();
         loop {
-            let slots: Vec<(Place, Option<Oid>)> = open
-                .drain(..)
-                .filter(|oid| done.insert(*oid))
-                .flat_map(|oid| {
-                    self.delta.slots_of(oid).map(move |(name, slot)| {
-                        let wanted = slot.target.map(|target| target.oid);
-                        (Place::new(Parent::Object(oid), name.clone()), wanted)
-                    })
-                })
-                .collect();
+            let mut slots: Vec<(Place, Option<Oid>)> = Vec::new();
+            for oid in open.drain(..).filter(|oid| done.insert(*oid)) {
+                self.slots_of(oid, &mut slots)?;
+            }
             let tree = self.tree;
             let seen = pool::map(&slots, |(at, _)| Ok::<_, ApplyError>(tree.occupant(at)?))?;
             for ((at, wanted), now) in slots.into_iter().zip(seen) {
@@ -175,6 +170,23 @@ impl<T: Tree> Taking<'_, T> {
                     self.survey.slots.insert(at, Standing { now: None, wanted: Some(target.oid) });
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Every slot of a directory that has to be looked at: those that the Delta touches, and in a born directory
+    /// all others too. The Delta describes it completely, so what else stands there came with an inode that an
+    /// earlier attempt had made for another directory, and that was adopted for this one.
+    fn slots_of(&self, oid: Oid, slots: &mut Vec<(Place, Option<Oid>)>) -> Result<(), ApplyError> {
+        let at = |name: &Name| Place::new(Parent::Object(oid), name.clone());
+        let mut touched = HashSet::new();
+        for (name, slot) in self.delta.slots_of(oid) {
+            touched.insert(name);
+            slots.push((at(name), slot.target.map(|target| target.oid)));
+        }
+        if is_born(self.delta, oid) {
+            let there = self.tree.list(&Parent::Object(oid))?;
+            slots.extend(there.iter().filter(|name| !touched.contains(name)).map(|name| (at(name), None)));
         }
         Ok(())
     }

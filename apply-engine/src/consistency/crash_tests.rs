@@ -102,6 +102,12 @@ proptest! {
     }
 }
 
+/// A directory that lost its label in a crash, with what was made in it, stands where another one is wanted.
+#[test]
+fn an_adopted_directory_brings_nothing_with_it() {
+    survive(8_056_702_502_401_702_802, 1, 47);
+}
+
 /// The same, one effect further each time, for one busy Delta: no crash point is left to luck.
 #[test]
 fn every_crash_point_of_one_consistency_point() {
