@@ -19,35 +19,45 @@ const SYSTEM_DIRS: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
 /// Something that must exist and the package that brings it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Need {
-    program: &'static str,
+    sign: Sign,
     package: &'static str,
 }
 
+/// What shows that a package is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sign {
+    /// A program.
+    Program(&'static str),
+    /// libclang.so, of any version: bindgen loads it, and no program comes with it.
+    Libclang,
+}
+
+const fn program(program: &'static str, package: &'static str) -> Need {
+    Need { sign: Sign::Program(program), package }
+}
+
 /// Programs that the demo's workload runs.
-pub const WORKLOAD: &[Need] = &[
-    Need { program: "git", package: "git" },
-    Need { program: "sqlite3", package: "sqlite3" },
-    Need { program: "tar", package: "tar" },
-    Need { program: "gzip", package: "gzip" },
+pub const WORKLOAD: &[Need] =
+    &[program("git", "git"), program("sqlite3", "sqlite3"), program("tar", "tar"), program("gzip", "gzip")];
+
+/// What builds our dependencies. The last two are for the RDMA library's bindings (cargo feature `verbs`).
+pub const BUILD: &[Need] = &[
+    program("cc", "gcc"),
+    program("cmake", "cmake"),
+    Need { sign: Sign::Libclang, package: "libclang-14-dev" },
 ];
 
-/// Programs that build our dependencies.
-pub const BUILD: &[Need] = &[Need { program: "cc", package: "gcc" }];
+const MOUNT: Need = program("mount", "mount");
+const EXT4: &[Need] = &[program("mkfs.ext4", "e2fsprogs"), MOUNT];
+const XFS: &[Need] = &[program("mkfs.xfs", "xfsprogs"), MOUNT];
+const BTRFS: &[Need] = &[program("mkfs.btrfs", "btrfs-progs"), MOUNT];
 
 /// Programs that make and mount one kind of local filesystem.
 pub fn for_filesystem(name: &str) -> &'static [Need] {
     match name {
-        "ext4" => &[
-            Need { program: "mkfs.ext4", package: "e2fsprogs" },
-            Need { program: "mount", package: "mount" },
-        ],
-        "xfs" => {
-            &[Need { program: "mkfs.xfs", package: "xfsprogs" }, Need { program: "mount", package: "mount" }]
-        }
-        "btrfs" => &[
-            Need { program: "mkfs.btrfs", package: "btrfs-progs" },
-            Need { program: "mount", package: "mount" },
-        ],
+        "ext4" => EXT4,
+        "xfs" => XFS,
+        "btrfs" => BTRFS,
         _ => &[],
     }
 }
@@ -61,11 +71,41 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
         .find(|candidate| candidate.is_file())
 }
 
+impl Sign {
+    fn is_there(self) -> bool {
+        match self {
+            Sign::Program(name) => find_program(name).is_some(),
+            Sign::Libclang => libclang_dirs().iter().any(|dir| holds_libclang(dir)),
+        }
+    }
+}
+
+/// Where bindgen looks for libclang: where it is told to, in Debian's directories of LLVM versions, and where
+/// other distributions keep libraries.
+fn libclang_dirs() -> Vec<PathBuf> {
+    let told = std::env::var_os("LIBCLANG_PATH").map(PathBuf::from);
+    let versions = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    let llvm = versions
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("llvm-"))
+        .map(|entry| entry.path().join("lib"));
+    let others = ["/usr/lib64", "/usr/lib", "/usr/local/lib"].map(PathBuf::from);
+    told.into_iter().chain(llvm).chain(others).collect()
+}
+
+/// `libclang.so` or one with a version: `libclang-14.so.1`. The C++ library libclang-cpp is another one.
+fn holds_libclang(dir: &Path) -> bool {
+    std::fs::read_dir(dir).into_iter().flatten().flatten().any(|entry| {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        name.starts_with("libclang") && name.contains(".so") && !name.starts_with("libclang-cpp")
+    })
+}
+
 /// The packages that bring what is missing, each once, in the order asked.
-pub fn missing(needs: &[Need], exists: impl Fn(&str) -> bool) -> Vec<&'static str> {
+fn missing(needs: &[Need], exists: impl Fn(Sign) -> bool) -> Vec<&'static str> {
     let mut packages = Vec::new();
     for need in needs {
-        if !exists(need.program) && !packages.contains(&need.package) {
+        if !exists(need.sign) && !packages.contains(&need.package) {
             packages.push(need.package);
         }
     }
@@ -74,7 +114,7 @@ pub fn missing(needs: &[Need], exists: impl Fn(&str) -> bool) -> Vec<&'static st
 
 /// Installs what is missing and says so. Nothing missing: silent.
 pub fn ensure(needs: &[Need], log_dir: &Path) -> Result<()> {
-    let packages = missing(needs, |program| find_program(program).is_some());
+    let packages = missing(needs, Sign::is_there);
     if packages.is_empty() {
         return Ok(());
     }
@@ -122,13 +162,20 @@ mod tests {
 
     #[test]
     fn only_what_is_missing_is_named_and_each_once() {
-        let needs = [
-            Need { program: "a", package: "one" },
-            Need { program: "b", package: "two" },
-            Need { program: "c", package: "two" },
-        ];
-        assert_eq!(missing(&needs, |program| program == "a"), ["two"]);
+        let needs = [program("a", "one"), program("b", "two"), program("c", "two")];
+        assert_eq!(missing(&needs, |sign| sign == Sign::Program("a")), ["two"]);
         assert!(missing(&needs, |_| true).is_empty());
+    }
+
+    #[test]
+    fn libclang_is_known_by_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        for other in ["libclang-cpp.so.14", "libclangBasic.a", "libclang-14.txt"] {
+            std::fs::write(dir.path().join(other), "").unwrap();
+        }
+        assert!(!holds_libclang(dir.path()));
+        std::fs::write(dir.path().join("libclang-14.so.1"), "").unwrap();
+        assert!(holds_libclang(dir.path()));
     }
 
     #[test]
