@@ -40,7 +40,7 @@ pub struct CursorError {
 }
 
 /// The cursors of one volume. All but `peer_durable` and `peer_trimmed` only move forward.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Cursors {
     trimmed: Lsn,
     applied: Lsn,

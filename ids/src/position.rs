@@ -87,7 +87,7 @@ pub struct HistoryError {
 }
 
 /// Which epoch wrote which part of a log; epochs ascend strictly, positions never descend.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct EpochHistory(Vec<EpochStart>);
 
 impl EpochHistory {

@@ -16,7 +16,7 @@ use crate::{LinkId, MonoMs, RequestId};
 use ids::{AckRule, Epoch, LogPoint, Lsn};
 
 /// Until when reads may be answered.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Lease {
     /// No reads.
     None,
@@ -27,7 +27,7 @@ pub enum Lease {
 }
 
 /// Why serving stops.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum StopReason {
     /// The partner serves on: hold the clients' open operations, fail none.
     HandedOver,
@@ -40,7 +40,7 @@ pub enum StopReason {
 }
 
 /// A command.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Command {
     /// Make `state.encode()` durable in the log superblock's role state.
     Store(DurableState),

@@ -24,7 +24,7 @@ impl MonoMs {
 }
 
 /// Timers of the pair. All in milliseconds.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Timers {
     /// How often a node tells the other that it lives (default 50). The runtime sends a `Tick` at least as
     /// often.
@@ -114,7 +114,7 @@ pub enum ConfigError {
 }
 
 /// One volume's pair, as this node sees it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Config {
     /// This node.
     pub me: NodeName,

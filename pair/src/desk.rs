@@ -10,7 +10,7 @@ use crate::{MonoMs, RequestId, Timers};
 use ids::VolumeId;
 
 /// What a request is for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Purpose {
     /// Only to know.
     Look,
@@ -24,7 +24,7 @@ pub(crate) enum Purpose {
     Assert,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Asked {
     pub request: RequestId,
     pub purpose: Purpose,
@@ -33,7 +33,7 @@ pub(crate) struct Asked {
     pub swap: Option<(Option<Register>, Register)>,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Desk {
     next_request: u64,
     pub asked: Option<Asked>,

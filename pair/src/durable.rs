@@ -14,7 +14,7 @@ pub const MAX_STATE_BYTES: usize = 1024;
 const STATE_VERSION: u8 = 1;
 
 /// What the role machine keeps over a restart.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct DurableState {
     /// The highest epoch this node has heard of; what it opens next lies above.
     pub epoch_seen: Epoch,
@@ -68,7 +68,7 @@ impl DurableState {
 }
 
 /// What a node's log is and holds, at one moment.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct LogSummary {
     /// The volume it belongs to.
     pub volume: VolumeId,

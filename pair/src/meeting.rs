@@ -5,7 +5,7 @@ use crate::{Config, Hello, Posture, Refusal, ResyncReason, Split};
 use ids::{Epoch, Lsn, NodeName};
 
 /// What a node that wants to follow has to do with its log.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Meeting {
     /// Cut the log here (or not at all, when it ends here), then join.
     JoinAt(Lsn),

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 pub const PROTOCOL_VERSION: u16 = 1;
 
 /// How a node is, told with every heartbeat.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct Vitals {
     /// End of what is committed, as this node knows.
     pub committed: Lsn,
@@ -39,7 +39,7 @@ pub struct Vitals {
 }
 
 /// What a node does at present, as its partner needs to know it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum Posture {
     /// It has opened this epoch and serves it, or is frozen in it.
     Primary(Epoch),
@@ -54,7 +54,7 @@ pub enum Posture {
 }
 
 /// The first message on a link, and again whenever one of its facts changed.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Hello {
     /// Ascends with every `Hello` of a process: an older one that comes late is ignored.
     pub number: u64,
@@ -77,7 +77,7 @@ pub struct Hello {
 }
 
 /// Why a primary does not let a node join.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum JoinRefusal {
     /// The log no longer holds what the node misses: it needs a resync.
     TooOld,
@@ -90,7 +90,7 @@ pub enum JoinRefusal {
 }
 
 /// A message.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum Message {
     /// Who I am and what I have.
     Hello(Box<Hello>),

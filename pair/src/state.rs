@@ -5,7 +5,7 @@ use crate::{Hello, Lease, LinkId, MonoMs, Refusal, ResyncReason, Split, Vitals};
 use ids::{AckRule, Epoch, LogPoint, Lsn};
 
 /// What a node is.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Role {
     Waiting(Waiting),
     Partner(Partner),
@@ -17,7 +17,7 @@ pub(crate) enum Role {
 }
 
 /// Why a node that neither serves nor follows came to that.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Why {
     Starting,
     Outdated,
@@ -29,7 +29,7 @@ pub(crate) enum Why {
 }
 
 /// Looks for a primary to follow, or for the right to claim.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Waiting {
     pub why: Why,
     /// When a lost or slow primary is given up.
@@ -41,7 +41,7 @@ pub(crate) struct Waiting {
 }
 
 /// What a switchover gave to the partner.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Handed {
     pub from: Epoch,
     pub epoch: Epoch,
@@ -49,7 +49,7 @@ pub(crate) struct Handed {
 }
 
 /// Follows a primary.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Partner {
     pub epoch: Epoch,
     pub link: LinkId,
@@ -58,7 +58,7 @@ pub(crate) struct Partner {
     pub heard: MonoMs,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum PartnerStage {
     /// The log is being cut where it parts from the primary's.
     Truncating,
@@ -69,7 +69,7 @@ pub(crate) enum PartnerStage {
 }
 
 /// Has revoked, or is revoking, the primary's right to write, and wants the next epoch.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Claiming {
     pub stage: ClaimStage,
     pub forced: bool,
@@ -78,7 +78,7 @@ pub(crate) struct Claiming {
     pub clock: TakeoverClock,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum ClaimStage {
     /// Waits for `Revoked`; then either the lease or, in a switchover, the epoch that was handed over.
     Revoking { handed: Option<Handed> },
@@ -89,7 +89,7 @@ pub(crate) enum ClaimStage {
 }
 
 /// The moments that a takeover is made of.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct TakeoverClock {
     pub silent_since: MonoMs,
     pub detected: MonoMs,
@@ -99,7 +99,7 @@ pub(crate) struct TakeoverClock {
 }
 
 /// The epoch is this node's; its first record is being written.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Opening {
     pub epoch: Epoch,
     /// Serve alone, or frozen until the partner has joined?
@@ -109,7 +109,7 @@ pub(crate) struct Opening {
 }
 
 /// Serves its epoch.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Primary {
     pub epoch: Epoch,
     pub mode: PrimaryMode,
@@ -123,7 +123,7 @@ pub(crate) struct Primary {
     pub fault_retry: MonoMs,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum PrimaryMode {
     /// Acknowledges alone.
     Solo,
@@ -140,7 +140,7 @@ pub(crate) enum PrimaryMode {
     DrainingToStop,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum BarrierStage {
     AwaitRule,
     AwaitPeer { lsn: Lsn },
@@ -148,14 +148,14 @@ pub(crate) enum BarrierStage {
     Swapping,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum HandOverStage {
     Draining { since: MonoMs },
     Swapping { end: LogPoint },
 }
 
 /// A partner on its way to the barrier.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Catching {
     pub link: LinkId,
     pub at: LogPoint,
@@ -167,7 +167,7 @@ pub(crate) struct Catching {
 }
 
 /// The link and what the partner said over it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct LinkState {
     pub id: LinkId,
     /// The newest `Hello`, checked.
@@ -175,7 +175,7 @@ pub(crate) struct LinkState {
 }
 
 /// What the commands given so far have brought about.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Effects {
     pub rule: AckRule,
     pub lease: Lease,
@@ -190,7 +190,7 @@ pub(crate) struct Effects {
 }
 
 /// What an operator should know.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub(crate) struct Reports {
     pub refusal: Option<Refusal>,
     pub needs_resync: Option<ResyncReason>,
@@ -200,7 +200,7 @@ pub(crate) struct Reports {
 }
 
 /// What is known of the register.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Known {
     Nothing,
     Absent,

@@ -71,7 +71,7 @@ pub enum RoleName {
 }
 
 /// Why a partner is not talked to.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {
     /// It speaks another protocol version.
     #[error("the nodes run different versions: {0}")]
@@ -101,7 +101,7 @@ pub enum Refusal {
 }
 
 /// Why a node needs a resync.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, thiserror::Error)]
 pub enum ResyncReason {
     /// Volatile memory and a restart of the machine, or a new log in a pair that is not new.
     #[error("this node's log was lost")]
@@ -124,7 +124,7 @@ pub enum ResyncReason {
 }
 
 /// Both sides of a split volume.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Split {
     /// Up to here both logs are the same, as far as the histories tell.
     pub common_end: Option<Lsn>,
@@ -139,7 +139,7 @@ pub struct Split {
 }
 
 /// How the last takeover went, for the operator and the demo. Milliseconds of this node's clock.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct TakeoverTimes {
     /// Silence before the primary was given up.
     pub detection_ms: u64,
@@ -154,7 +154,7 @@ pub struct TakeoverTimes {
 }
 
 /// The pair as this node sees it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct PairStatus {
     /// Primary, partner or neither.
     pub role: RoleName,

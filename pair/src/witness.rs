@@ -41,7 +41,7 @@ impl Register {
 }
 
 /// A question for the witness.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case")]
 pub enum Request {
     /// What does the register say?
@@ -69,7 +69,7 @@ impl Request {
 }
 
 /// The witness's answer.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub enum Answer {
     /// The register's value, durable.
@@ -95,7 +95,7 @@ pub enum Answer {
 }
 
 /// What became of one request, as the runtime tells the pair.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum WitnessOutcome {
     /// Answer to `Read`.
     Is(Option<Register>),
