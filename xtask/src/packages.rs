@@ -47,6 +47,9 @@ pub const BUILD: &[Need] = &[
     Need { sign: Sign::Libclang, package: "libclang-14-dev" },
 ];
 
+/// Programs that the tests set the product beside.
+pub const TESTS: &[Need] = &[program("etcd", "etcd-server")];
+
 const MOUNT: Need = program("mount", "mount");
 const EXT4: &[Need] = &[program("mkfs.ext4", "e2fsprogs"), MOUNT];
 const XFS: &[Need] = &[program("mkfs.xfs", "xfsprogs"), MOUNT];

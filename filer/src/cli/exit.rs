@@ -103,7 +103,9 @@ fn code_of_one(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
         // A variant that wraps another error is judged by that one.
         return match error {
             NodeError::Listen { .. } => Some(ExitCode::Unavailable),
-            NodeError::Pair { .. } | NodeError::Capacity { .. } => Some(ExitCode::Config),
+            NodeError::Pair { .. } | NodeError::Capacity { .. } | NodeError::Witness(_) => {
+                Some(ExitCode::Config)
+            }
             NodeError::Thread(_) => Some(ExitCode::TryAgain),
             _ => None,
         };

@@ -3,6 +3,7 @@
 use super::model::{CommandLine, LogFormat, LogKind, TransportKind, VolumeName};
 use super::section::nearest;
 use super::units::{AddressPrefix, ByteSize, HumanDuration};
+use crate::witness::etcd::EtcdEndpoint;
 use ids::{NodeName, VolumeId};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -59,6 +60,7 @@ parsed_field!(
     "the volume id that `twinfiler init` printed",
     "\"00112233445566778899aabbccddeeff\""
 );
+parsed_field!(EtcdEndpoint, "`http://` or `https://`, an IP address and a port", "\"http://10.0.0.3:2379\"");
 parsed_field!(ByteSize, "a whole number and a unit", "\"1GiB\"");
 parsed_field!(HumanDuration, "a whole number and a unit (us, ms, s, min, h; at most 24h)", "\"500ms\"");
 parsed_field!(AddressPrefix, "the address and the length of its network prefix", "\"10.0.0.9/24\"");

@@ -8,6 +8,7 @@ use super::fields::InterfaceName;
 use super::model::*;
 use super::section::{Located, Section, Source};
 use super::units::{ByteSize, HumanDuration};
+use super::witness::witness;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,8 +16,6 @@ use toml::de::DeTable;
 
 /// Most volumes of one node.
 const MAX_VOLUMES: usize = 256;
-/// Most addresses of a witness.
-const MAX_WITNESS_ADDRESSES: usize = 8;
 /// Most threads of one mount.
 const MAX_FUSE_THREADS: usize = 64;
 /// Smallest log that is worth running.
@@ -29,7 +28,6 @@ const HEARTBEATS_PER_LEASE: u32 = 3;
 const MIN_TIMER: Duration = Duration::from_millis(1);
 
 const DEFAULT_CONTROL: &str = "/run/twinfiler/control.sock";
-const DEFAULT_WITNESS_TIMEOUT: Duration = Duration::from_millis(500);
 const DEFAULT_FUSE_THREADS: usize = 4;
 
 pub(super) fn parse(text: &str) -> Result<NodeConfig, Vec<Problem>> {
@@ -115,22 +113,6 @@ fn node(mut section: Section<'_, '_>, claims: &mut Claims) -> Option<NodeConfig>
         witness: None,
         volumes: Vec::new(),
     })
-}
-
-fn witness(mut section: Section<'_, '_>) -> Option<WitnessConfig> {
-    let addresses = section.required::<Vec<SocketAddr>>("addresses");
-    let timeout = section.or("timeout", HumanDuration(DEFAULT_WITNESS_TIMEOUT)).0;
-    if let Some(addresses) = &addresses
-        && addresses.value.len() > MAX_WITNESS_ADDRESSES
-    {
-        section.problem(
-            addresses.line,
-            format!("`addresses`: more than {MAX_WITNESS_ADDRESSES}"),
-            "they are addresses of one and the same witness: name one or two",
-        );
-    }
-    section.finish();
-    Some(WitnessConfig { addresses: addresses?.value, timeout })
 }
 
 fn volume(

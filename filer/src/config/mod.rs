@@ -14,6 +14,7 @@ mod load;
 mod model;
 mod section;
 mod units;
+mod witness;
 
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ pub use error::{ConfigError, Problem};
 pub use model::{
     CommandLine, ConsistencyPointConfig, FloatingIpConfig, FuseConfig, HooksConfig, LogConfig, LogFormat,
     LogKind, NodeConfig, PeerConfig, TimerConfig, TransportKind, VolumeConfig, VolumeName, WitnessConfig,
+    WitnessKeeper,
 };
 pub use units::{AddressPrefix, ByteSize, HumanDuration, UnitError};
 

@@ -3,6 +3,7 @@
 //! docs/configuration.md describes every key; a test compares the keys here with the keys there.
 
 use super::units::AddressPrefix;
+use crate::witness::etcd::EtcdSettings;
 use ids::{NodeName, VolumeId};
 pub use rdma_transport::TransportKind;
 use std::fmt;
@@ -45,10 +46,30 @@ pub enum LogFormat {
 /// Where the witness is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct WitnessConfig {
-    /// Addresses of one and the same witness, tried in turn.
-    pub addresses: Vec<SocketAddr>,
+    /// What keeps the register.
+    pub keeper: WitnessKeeper,
     /// How long one request may take.
     pub timeout: Duration,
+}
+
+/// What keeps the registers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum WitnessKeeper {
+    /// `twinfiler witness`: addresses of one and the same, tried in turn.
+    BuiltIn(Vec<SocketAddr>),
+    /// A cluster of etcd.
+    Etcd(EtcdSettings),
+}
+
+impl WitnessKeeper {
+    /// Its first address, for people.
+    pub fn address(&self) -> String {
+        match self {
+            WitnessKeeper::BuiltIn(addresses) => addresses.first().map(ToString::to_string),
+            WitnessKeeper::Etcd(settings) => settings.endpoints.first().map(ToString::to_string),
+        }
+        .unwrap_or_default()
+    }
 }
 
 /// The name of a volume, as commands and metrics use it.

@@ -90,7 +90,9 @@ fn every_key_is_read() {
     assert_eq!(config.metrics_listen.map(|a| a.port()), Some(7401));
     assert_eq!((config.log_level.as_str(), config.log_format), ("info,filer=debug", LogFormat::Json));
     let witness = config.witness.as_ref().unwrap();
-    assert_eq!((witness.addresses.len(), witness.timeout), (2, Duration::from_millis(250)));
+    assert_eq!(witness.timeout, Duration::from_millis(250));
+    let addresses = ["10.0.0.3:7402", "10.1.0.3:7402"].map(|address| address.parse().unwrap());
+    assert_eq!(witness.keeper, WitnessKeeper::BuiltIn(addresses.to_vec()));
     let volume = config.volume("home").unwrap();
     assert_eq!(volume.id.to_string(), "00112233445566778899aabbccddeeff");
     assert_eq!(
@@ -386,5 +388,56 @@ fn the_documentation_describes_every_key() {
     let example = documentation.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
     if let Err(error) = NodeConfig::parse(example, "docs/configuration.md") {
         panic!("{error}");
+    }
+}
+
+const BUILT_IN: &str = "addresses = [\"10.0.0.3:7402\", \"10.1.0.3:7402\"]";
+
+#[test]
+fn etcd_can_be_the_witness() {
+    let etcd = "etcd = { endpoints = [\"https://10.0.0.3:2379\", \"https://[fd00::3]:2379/\"], prefix = \"/rack7/\", \
+                ca = \"/etc/ca.pem\", certificate = \"/etc/node.pem\", key = \"/etc/node.key\" }";
+    let config = NodeConfig::parse(&GOOD.replace(BUILT_IN, etcd), "f").unwrap();
+    let WitnessKeeper::Etcd(settings) = config.witness.unwrap().keeper else { panic!("not etcd") };
+    let endpoints: Vec<String> = settings.endpoints.iter().map(ToString::to_string).collect();
+    assert_eq!(endpoints, ["https://10.0.0.3:2379", "https://[fd00::3]:2379"]);
+    assert_eq!((settings.prefix.as_str(), settings.ca), ("/rack7/", Some("/etc/ca.pem".into())));
+    assert_eq!(settings.client, Some(("/etc/node.pem".into(), "/etc/node.key".into())));
+
+    let plain = "etcd = { endpoints = \"http://10.0.0.3:2379\" }";
+    let config = NodeConfig::parse(&GOOD.replace(BUILT_IN, plain), "f").unwrap();
+    let WitnessKeeper::Etcd(settings) = config.witness.unwrap().keeper else { panic!("not etcd") };
+    assert_eq!((settings.prefix.as_str(), settings.ca, settings.client), ("/twinfiler/", None, None));
+}
+
+#[test]
+fn an_etcd_that_can_not_be_asked_is_refused() {
+    let cases = [
+        (
+            "etcd = { endpoints = \"etcd-1:2379\" }",
+            "no `http://` or `https://` with an IP address and a port",
+        ),
+        (
+            "etcd = { endpoints = \"http://etcd-1:2379\" }",
+            "no `http://` or `https://` with an IP address and a port",
+        ),
+        ("etcd = { endpoints = \"https://10.0.0.3:2379\" }", "`ca` is missing"),
+        (
+            "etcd = { endpoints = \"http://10.0.0.3:2379\", ca = \"/x\" }",
+            "`ca` without an `https://` endpoint",
+        ),
+        (
+            "etcd = { endpoints = \"http://10.0.0.3:2379\", key = \"/x\" }",
+            "`certificate` and `key` belong together",
+        ),
+        ("etcd = { prefix = \"/x/\" }", "`endpoints` is missing"),
+        (
+            "addresses = \"10.0.0.3:7402\"\netcd = { endpoints = \"http://10.0.0.3:2379\" }",
+            "`addresses` beside `etcd`",
+        ),
+    ];
+    for (line, wanted) in cases {
+        let problems = NodeConfig::parse(&GOOD.replace(BUILT_IN, line), "f").unwrap_err().to_string();
+        assert!(problems.contains(wanted), "{line}: {problems}");
     }
 }

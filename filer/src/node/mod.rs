@@ -82,6 +82,9 @@ pub enum NodeError {
         /// Why, and what to do.
         why: String,
     },
+    /// The configured witness can not be asked.
+    #[error(transparent)]
+    Witness(#[from] crate::witness::etcd::EtcdError),
     /// Nothing can listen.
     #[error("{what} can not listen: {why}")]
     Listen {

@@ -16,6 +16,7 @@ use crate::hooks::RoleHooks;
 use crate::metrics::Metrics;
 use crate::stack::DeltaStack;
 use crate::status::{ConsistencyPointStatus, VolumeStatus};
+use crate::witness::Asker;
 use crossbeam::channel::{Sender, bounded, unbounded};
 use ids::Cursors;
 use pair::{MonoMs, Operator, Pair, RoleName};
@@ -122,14 +123,11 @@ impl VolumeNode {
         .map_err(|error| pair_error(error.to_string()))?;
         let params = link::params(&shared);
         let source = listeners.source(&shared, &params).map_err(|error| pair_error(error.to_string()))?;
+        let mut asker = Asker::new(node.witness.as_ref())?;
         let (questions, to_witness) = unbounded();
         let front = Front::start(shared.clone()).map_err(NodeError::Thread)?;
         let mut volume = VolumeNode {
-            witness_address: node
-                .witness
-                .as_ref()
-                .and_then(|witness| witness.addresses.first())
-                .map(ToString::to_string),
+            witness_address: node.witness.as_ref().map(|witness| witness.keeper.address()),
             shared: shared.clone(),
             threads: Mutex::default(),
         };
@@ -137,8 +135,8 @@ impl VolumeNode {
         volume.spawn("pair", move || executor.run())?;
         let s = shared.clone();
         volume.spawn("link", move || link::run(&s, &source, &params))?;
-        let (s, asks) = (shared.clone(), node.witness.clone());
-        volume.spawn("witness", move || witness::run(&s, asks.as_ref(), &to_witness))?;
+        let s = shared.clone();
+        volume.spawn("witness", move || witness::run(&s, &mut asker, &to_witness))?;
         let s = shared.clone();
         volume.spawn("apply", move || applier::run(&s))?;
         let s = shared;

@@ -3,6 +3,7 @@
 //! What can go wrong: anything between here and there. The one thing that must be right is whether the
 //! request may have arrived: [`WitnessError::maybe_applied`] is false only when it certainly did not.
 
+use super::asker::outcome_of;
 use super::{read_frame, write_frame};
 use pair::WitnessOutcome;
 use pair::witness::{Answer, Request};
@@ -88,13 +89,7 @@ impl Client {
     /// The same, in the words of the pair's event.
     pub fn ask(&mut self, request: &Request, timeout: Duration) -> WitnessOutcome {
         match self.request(request, timeout) {
-            Ok(Answer::Is { register }) => WitnessOutcome::Is(register),
-            Ok(Answer::Swapped { register }) => WitnessOutcome::Swapped(register),
-            Ok(Answer::Conflict { register }) => WitnessOutcome::Conflict(register),
-            Ok(Answer::Refused { reason }) => {
-                tracing::error!(%reason, "the witness refuses a request");
-                WitnessOutcome::Unreachable { maybe_applied: false }
-            }
+            Ok(answer) => outcome_of(answer),
             Err(error) => {
                 tracing::debug!(%error, "no answer from the witness");
                 WitnessOutcome::Unreachable { maybe_applied: error.maybe_applied() }

@@ -8,10 +8,13 @@
 //! and waiting times are bounded. What can go wrong: the state file is damaged. Then the server does not
 //! start, because a guessed register could let both nodes serve.
 
+mod asker;
 mod client;
+pub mod etcd;
 mod server;
 mod store;
 
+pub use asker::Asker;
 pub use client::{Client, WitnessError};
 pub use server::{ServeError, serve};
 pub use store::StoreError;
@@ -42,5 +45,7 @@ fn read_frame(from: &mut impl Read) -> io::Result<Vec<u8>> {
     Ok(body)
 }
 
+#[cfg(test)]
+mod etcd_tests;
 #[cfg(test)]
 mod tests;

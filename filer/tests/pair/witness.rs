@@ -33,6 +33,29 @@ fn witness_dead_then_partner_lost_freezes_until_the_witness_is_back() {
     pair.check_trees_equal();
 }
 
+/// Register, takeover, solo, mirrored again, and frozen without it: all with etcd in the witness's place.
+#[test]
+fn etcd_decides_as_the_witness_does() {
+    let mut pair = Cluster::start(Spec { etcd: true, ..Spec::default() });
+    let load = Load::start(&pair.mount(Side::A), "c", 2);
+    load.wait_for(200);
+    pair.kill(Side::A);
+    let outcomes = load.join();
+    pair.wait_serving(Side::B);
+    check_all(&pair.mount(Side::B), &outcomes);
+    pair.start_node(Side::A);
+    assert_eq!(pair.wait_mirrored(), Side::B);
+    pair.kill_witness();
+    pair.kill(Side::A);
+    pair.wait_mode(Side::B, Mode::Frozen);
+    pair.start_witness();
+    pair.wait_mode(Side::B, Mode::Solo);
+    pair.start_node(Side::A);
+    pair.wait_mirrored();
+    check_all(&pair.mount(Side::B), &outcomes);
+    pair.check_trees_equal();
+}
+
 fn takeover(pair: &Cluster, side: Side, force: bool) -> Result<Answer, String> {
     pair.ask(side, &Request::Takeover { volume: "v".to_owned(), force })
 }

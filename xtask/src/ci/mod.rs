@@ -119,7 +119,7 @@ fn scenario_steps(workspace: &Workspace, report: &mut Report, program: &Path, wa
 
 fn install(workspace: &Workspace) -> Result<()> {
     packages::require_root_and_fuse()?;
-    let mut needs = [packages::WORKLOAD, packages::BUILD].concat();
+    let mut needs = [packages::WORKLOAD, packages::BUILD, packages::TESTS].concat();
     Filesystem::REAL.iter().for_each(|fs| needs.extend(packages::for_filesystem(fs.name())));
     packages::ensure(&needs, &workspace.log_dir())
 }

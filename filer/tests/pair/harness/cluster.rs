@@ -188,8 +188,15 @@ impl Cluster {
 
     pub fn start_witness(&mut self) {
         let (listen, state) = (format!("127.0.0.1:{}", self.ports[2]), self.dir.path().join("witness"));
-        let arguments = ["witness", "--listen", &listen, "--state", &state.display().to_string()];
-        self.witness = Some(Process::start(&arguments, &self.dir.path().join("witness.output")));
+        let (state, output) = (state.display().to_string(), self.dir.path().join("witness.output"));
+        self.witness = Some(if self.spec.etcd {
+            let url = format!("http://{listen}");
+            let clients = ["--listen-client-urls", &url, "--advertise-client-urls", &url];
+            let alone = ["--data-dir", &state, "--listen-peer-urls", "http://127.0.0.1:0"];
+            Process::start_program("etcd", &[&clients[..], &alone[..]].concat(), &output)
+        } else {
+            Process::start(&["witness", "--listen", &listen, "--state", &state], &output)
+        });
     }
 
     pub fn kill_witness(&mut self) {

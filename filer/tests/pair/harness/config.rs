@@ -20,6 +20,8 @@ pub struct VolumeSpec {
 pub struct Spec {
     /// Is there a witness?
     pub witness: bool,
+    /// Is it a member of etcd instead of the built-in one?
+    pub etcd: bool,
     /// Length of the log.
     pub capacity: &'static str,
     /// Lines of `[volume.timers]`.
@@ -43,6 +45,7 @@ impl Default for Spec {
     fn default() -> Spec {
         Spec {
             witness: true,
+            etcd: false,
             capacity: "32MiB",
             timers: CALM,
             consistency_point: "interval = \"300ms\"\n",
@@ -78,8 +81,14 @@ pub fn text(spec: &Spec, places: &Places<'_>) -> String {
         dir.display(),
         spec.node[side.index()],
     );
-    if spec.witness {
-        let _ = writeln!(text, "[witness]\naddresses = [\"127.0.0.1:{}\"]", ports[2]);
+    match (spec.witness, spec.etcd) {
+        (false, _) => {}
+        (true, false) => {
+            let _ = writeln!(text, "[witness]\naddresses = [\"127.0.0.1:{}\"]", ports[2]);
+        }
+        (true, true) => {
+            let _ = writeln!(text, "[witness]\netcd = {{ endpoints = \"http://127.0.0.1:{}\" }}", ports[2]);
+        }
     }
     for VolumeSpec { name, id, preferred } in &spec.volumes {
         let _ = writeln!(

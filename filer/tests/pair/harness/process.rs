@@ -1,4 +1,4 @@
-//! One process of the built program.
+//! One process: of the built program, or of one that it works with.
 
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::File;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 /// Lines of output that a failed test shows.
 const SHOWN_LINES: usize = 40;
 
-/// A running `twinfiler`. Dropping it kills it.
+/// A running process. Dropping it kills it.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
@@ -17,12 +17,17 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it with its output appended to `output`. It dies with the calling thread.
+    /// Starts `twinfiler` with its output appended to `output`. It dies with the calling thread.
     pub fn start(arguments: &[&str], output: &Path) -> Process {
+        Process::start_program(env!("CARGO_BIN_EXE_twinfiler"), arguments, output)
+    }
+
+    /// Starts a program likewise.
+    pub fn start_program(program: &str, arguments: &[&str], output: &Path) -> Process {
         let file = File::options().create(true).append(true).open(output).unwrap();
         // The kernel ends it with the thread that started it, should the test be killed.
         let child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_twinfiler")])
+            .args(["--pdeathsig", "KILL", program])
             .args(arguments)
             .env_remove("TWINFILER_CONFIG")
             .env_remove("NOTIFY_SOCKET")

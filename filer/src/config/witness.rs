@@ -1,0 +1,87 @@
+//! `[witness]`: the built-in one by its addresses, or a cluster of etcd.
+
+use super::model::{WitnessConfig, WitnessKeeper};
+use super::section::Section;
+use super::units::HumanDuration;
+use crate::witness::etcd::{EtcdEndpoint, EtcdSettings};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Most addresses of a witness.
+const MAX_WITNESS_ADDRESSES: usize = 8;
+const DEFAULT_WITNESS_TIMEOUT: Duration = Duration::from_millis(500);
+const DEFAULT_ETCD_PREFIX: &str = "/twinfiler/";
+
+pub(super) fn witness(mut section: Section<'_, '_>) -> Option<WitnessConfig> {
+    let timeout = section.or("timeout", HumanDuration(DEFAULT_WITNESS_TIMEOUT)).0;
+    let keeper = match section.table("etcd") {
+        Some(etcd) => {
+            if let Some(addresses) = section.optional::<Vec<SocketAddr>>("addresses") {
+                section.problem(
+                    addresses.line,
+                    "`addresses` beside `etcd`: there is one witness",
+                    "delete one of the two",
+                );
+            }
+            self::etcd(etcd).map(WitnessKeeper::Etcd)
+        }
+        None => built_in(&mut section).map(WitnessKeeper::BuiltIn),
+    };
+    section.finish();
+    Some(WitnessConfig { keeper: keeper?, timeout })
+}
+
+fn built_in(section: &mut Section<'_, '_>) -> Option<Vec<SocketAddr>> {
+    let addresses = section.required::<Vec<SocketAddr>>("addresses")?;
+    if addresses.value.len() > MAX_WITNESS_ADDRESSES {
+        section.problem(
+            addresses.line,
+            format!("`addresses`: more than {MAX_WITNESS_ADDRESSES}"),
+            "they are addresses of one and the same witness: name one or two",
+        );
+    }
+    Some(addresses.value)
+}
+
+fn etcd(mut section: Section<'_, '_>) -> Option<EtcdSettings> {
+    let endpoints = section.required::<Vec<EtcdEndpoint>>("endpoints");
+    let prefix = section.or("prefix", DEFAULT_ETCD_PREFIX.to_owned());
+    let ca = section.optional::<PathBuf>("ca");
+    let certificate = section.optional::<PathBuf>("certificate");
+    let key = section.optional::<PathBuf>("key");
+    if let Some(endpoints) = &endpoints {
+        if endpoints.value.len() > MAX_WITNESS_ADDRESSES {
+            section.problem(
+                endpoints.line,
+                format!("`endpoints`: more than {MAX_WITNESS_ADDRESSES}"),
+                "name the members of one cluster",
+            );
+        }
+        let https = endpoints.value.iter().any(|endpoint| endpoint.https);
+        match (https, &ca) {
+            (true, None) => section.problem(
+                endpoints.line,
+                "`ca` is missing",
+                "name the certificate of the authority that the members' certificates come from: `ca = \"/etc/twinfiler/etcd-ca.pem\"`",
+            ),
+            (false, Some(ca)) => section.problem(
+                ca.line,
+                "`ca` without an `https://` endpoint",
+                "write `https://` in `endpoints`, or delete it",
+            ),
+            _ => {}
+        }
+    }
+    if certificate.is_some() != key.is_some() {
+        let line = certificate.as_ref().or(key.as_ref()).map_or(section.line(), |given| given.line);
+        section.problem(line, "`certificate` and `key` belong together", "write both, or none");
+    }
+    section.finish();
+    Some(EtcdSettings {
+        endpoints: endpoints?.value,
+        prefix,
+        ca: ca.map(|ca| ca.value),
+        client: certificate.zip(key).map(|(certificate, key)| (certificate.value, key.value)),
+    })
+}

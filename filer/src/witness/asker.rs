@@ -1,0 +1,80 @@
+//! Asks whichever witness is configured, in the words of the pair's event.
+//!
+//! Invariant: every question is answered honestly: another address of the built-in witness is tried only when the
+//! question certainly did not arrive.
+
+use super::Client;
+use super::etcd::{Etcd, EtcdError};
+use crate::config::{WitnessConfig, WitnessKeeper};
+use pair::WitnessOutcome;
+use pair::witness::{Answer, Request};
+use std::time::Duration;
+
+/// The configured witness.
+#[derive(Debug)]
+pub struct Asker {
+    keeper: Keeper,
+    timeout: Duration,
+}
+
+#[derive(Debug)]
+enum Keeper {
+    /// Without a witness every question stays without an answer.
+    None,
+    BuiltIn(Vec<Client>),
+    Etcd(Box<Etcd>),
+}
+
+impl Asker {
+    /// Nothing is connected before the first question.
+    ///
+    /// # Errors
+    /// A file of certificates or keys can not be used.
+    pub fn new(config: Option<&WitnessConfig>) -> Result<Asker, EtcdError> {
+        let Some(config) = config else {
+            return Ok(Asker { keeper: Keeper::None, timeout: Duration::ZERO });
+        };
+        let keeper = match &config.keeper {
+            WitnessKeeper::BuiltIn(addresses) => {
+                Keeper::BuiltIn(addresses.iter().map(|address| Client::new(address.to_string())).collect())
+            }
+            WitnessKeeper::Etcd(settings) => Keeper::Etcd(Box::new(Etcd::new(settings)?)),
+        };
+        Ok(Asker { keeper, timeout: config.timeout })
+    }
+
+    /// Asks, and waits no longer than the configured time for each address.
+    pub fn ask(&mut self, request: &Request) -> WitnessOutcome {
+        let unreachable = WitnessOutcome::Unreachable { maybe_applied: false };
+        match &mut self.keeper {
+            Keeper::None => unreachable,
+            Keeper::BuiltIn(clients) => {
+                let mut outcomes = clients.iter_mut().map(|client| client.ask(request, self.timeout));
+                outcomes.find(|outcome| *outcome != unreachable).unwrap_or(unreachable)
+            }
+            Keeper::Etcd(etcd) => match etcd.request(request, self.timeout) {
+                Ok(answer) => outcome_of(answer),
+                Err(failed) => {
+                    tracing::debug!(error = %failed.error, "no answer from the witness");
+                    if matches!(failed.error, EtcdError::Foreign { .. }) {
+                        tracing::error!(error = %failed.error, "the witness is not usable");
+                    }
+                    WitnessOutcome::Unreachable { maybe_applied: failed.maybe_applied }
+                }
+            },
+        }
+    }
+}
+
+/// The same answer as the pair's event says it.
+pub(super) fn outcome_of(answer: Answer) -> WitnessOutcome {
+    match answer {
+        Answer::Is { register } => WitnessOutcome::Is(register),
+        Answer::Swapped { register } => WitnessOutcome::Swapped(register),
+        Answer::Conflict { register } => WitnessOutcome::Conflict(register),
+        Answer::Refused { reason } => {
+            tracing::error!(%reason, "the witness refuses a request");
+            WitnessOutcome::Unreachable { maybe_applied: false }
+        }
+    }
+}

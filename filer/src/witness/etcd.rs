@@ -1,0 +1,303 @@
+//! etcd as the witness: the register is the value of one key, changed by a transaction through etcd's JSON gateway.
+//!
+//! A swap reads the register, applies the rule that every keeper follows ([`pair::witness::swap`]), and writes in a
+//! transaction that holds only if the key was not modified in between (`mod_revision`). Both are linearizable, so
+//! a member without a majority answers nothing. No lease is used: a register that expires would let an outdated
+//! node serve.
+//!
+//! What can go wrong: a member is down (the next one is asked, as long as nothing can have been changed); the
+//! cluster has no leader (no answer; the pair asks again); a transaction whose answer is lost (in doubt, and told
+//! so); a key that somebody else wrote (refused, never overwritten).
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use pair::witness::{Answer, Register, Request, swap};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use ureq::Agent;
+use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig};
+
+/// Longest answer that is read.
+const MAX_ANSWER_BYTES: u64 = 64 * 1024;
+/// Shortest time that one request is given.
+const MIN_WAIT: Duration = Duration::from_millis(1);
+/// Longest file of certificates or keys that is read.
+const MAX_PEM_BYTES: u64 = 1 << 20;
+
+/// A member's address. Names are not resolved: a takeover must not wait for a name server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EtcdEndpoint {
+    /// Over TLS.
+    pub https: bool,
+    /// Where.
+    pub address: SocketAddr,
+}
+
+impl fmt::Display for EtcdEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", if self.https { "https" } else { "http" }, self.address)
+    }
+}
+
+impl FromStr for EtcdEndpoint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<EtcdEndpoint, String> {
+        let not_one = || format!("{text:?} is no `http://` or `https://` with an IP address and a port");
+        let (scheme, rest) = text.split_once("://").ok_or_else(not_one)?;
+        let https = match scheme {
+            "http" => false,
+            "https" => true,
+            _ => return Err(not_one()),
+        };
+        let address = rest.trim_end_matches('/').parse().map_err(|_| not_one())?;
+        Ok(EtcdEndpoint { https, address })
+    }
+}
+
+/// How etcd is reached and trusted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EtcdSettings {
+    /// The members of one cluster.
+    pub endpoints: Vec<EtcdEndpoint>,
+    /// What every key starts with.
+    pub prefix: String,
+    /// The authority that signed the members' certificates; required for `https://`.
+    pub ca: Option<PathBuf>,
+    /// This node's certificate and its key, where the cluster asks for one.
+    pub client: Option<(PathBuf, PathBuf)>,
+}
+
+/// Why there is no answer, or no client.
+#[derive(Debug, thiserror::Error)]
+pub enum EtcdError {
+    /// A file of certificates or keys can not be used.
+    #[error("{path}: {why}; name a PEM file with the {what}")]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// What it should hold.
+        what: &'static str,
+        /// What is wrong.
+        why: String,
+    },
+    /// No answer, or one that is an error.
+    #[error("etcd at {endpoint}: {why}; check that the cluster is healthy (`etcdctl endpoint health`)")]
+    NoAnswer {
+        /// The member.
+        endpoint: String,
+        /// What happened.
+        why: String,
+    },
+    /// The key holds something else.
+    #[error("etcd key {key} holds no register of this volume ({why}); move it away or choose another prefix")]
+    Foreign {
+        /// The key.
+        key: String,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// A failed request, and whether it may have been carried out.
+#[derive(Debug)]
+pub struct Failed {
+    /// Why.
+    pub error: EtcdError,
+    /// False only when it certainly was not.
+    pub maybe_applied: bool,
+}
+
+/// A cluster that keeps the registers.
+#[derive(Debug)]
+pub struct Etcd {
+    agent: Agent,
+    /// The one that answered last comes first.
+    endpoints: Vec<EtcdEndpoint>,
+    prefix: String,
+}
+
+/// The register as the key holds it now.
+struct Kept {
+    register: Option<Register>,
+    /// 0: the key does not exist.
+    mod_revision: u64,
+}
+
+#[derive(Deserialize)]
+struct RangeAnswer {
+    #[serde(default)]
+    kvs: Vec<KeyValue>,
+}
+
+#[derive(Deserialize)]
+struct KeyValue {
+    value: String,
+    mod_revision: String,
+}
+
+#[derive(Deserialize)]
+struct TxnAnswer {
+    #[serde(default)]
+    succeeded: bool,
+}
+
+impl Etcd {
+    /// A client; connects with the first request.
+    ///
+    /// # Errors
+    /// [`EtcdError::Pem`].
+    pub fn new(settings: &EtcdSettings) -> Result<Etcd, EtcdError> {
+        let mut tls = TlsConfig::builder();
+        if let Some(path) = &settings.ca {
+            let certificates = certificates(path, "certificate of the authority")?;
+            tls = tls.root_certs(RootCerts::Specific(Arc::new(certificates)));
+        }
+        if let Some((certificate, key)) = &settings.client {
+            let chain = certificates(certificate, "certificate of this node")?;
+            let what = "private key of this node's certificate";
+            let key = PrivateKey::from_pem(&read_pem(key, what)?).map_err(|error| pem(key, what, &error))?;
+            tls = tls.client_cert(Some(ClientCert::new_with_certs(&chain, key)));
+        }
+        let agent = Agent::config_builder().http_status_as_error(false).proxy(None).tls_config(tls.build());
+        Ok(Etcd {
+            agent: agent.build().into(),
+            endpoints: settings.endpoints.clone(),
+            prefix: settings.prefix.clone(),
+        })
+    }
+
+    /// Asks, and waits no longer than `timeout`.
+    ///
+    /// # Errors
+    /// [`Failed`].
+    pub fn request(&mut self, request: &Request, timeout: Duration) -> Result<Answer, Failed> {
+        let limit = Instant::now() + timeout;
+        let key = format!("{}{}", self.prefix, request.volume());
+        let kept = self.read(&key, request, limit).map_err(|error| Failed { error, maybe_applied: false })?;
+        let Request::CompareAndSwap { expected, new } = request else {
+            return Ok(Answer::Is { register: kept.register });
+        };
+        let register = match swap(kept.register.as_ref(), expected.as_ref(), new) {
+            Ok(register) => register,
+            Err(answer) => return Ok(answer),
+        };
+        let in_doubt = |error| Failed { error, maybe_applied: true };
+        if self.write(&key, &register, kept.mod_revision, limit).map_err(in_doubt)? {
+            return Ok(Answer::Swapped { register });
+        }
+        // Somebody was faster. What the key holds now tells who.
+        let kept = self.read(&key, request, limit).map_err(|error| Failed { error, maybe_applied: false })?;
+        Ok(Answer::Conflict { register: kept.register })
+    }
+
+    /// Reads the register from the first member that answers.
+    fn read(&mut self, key: &str, request: &Request, limit: Instant) -> Result<Kept, EtcdError> {
+        let question = json!({ "key": BASE64_STANDARD.encode(key) });
+        let mut first = None;
+        for at in 0..self.endpoints.len() {
+            // A member that says nothing must leave time for the others.
+            let others = u32::try_from(self.endpoints.len() - at).unwrap_or(u32::MAX);
+            let wait = limit.saturating_duration_since(Instant::now()) / others;
+            match self.post::<RangeAnswer>(at, "range", &question, wait) {
+                Ok(answer) => {
+                    self.endpoints[..=at].rotate_right(1);
+                    return kept(key, request, answer);
+                }
+                Err(error) => first = first.or(Some(error)),
+            }
+        }
+        Err(first.unwrap_or_else(|| EtcdError::NoAnswer {
+            endpoint: "no address".to_owned(),
+            why: "none is configured".to_owned(),
+        }))
+    }
+
+    /// Writes the register if the key was not modified since; false: it was. Asks the member that read it.
+    fn write(
+        &self,
+        key: &str,
+        register: &Register,
+        mod_revision: u64,
+        limit: Instant,
+    ) -> Result<bool, EtcdError> {
+        let key = BASE64_STANDARD.encode(key);
+        let value = BASE64_STANDARD.encode(serde_json::to_vec(register).expect("plain data always encodes"));
+        let question = json!({
+            "compare": [{ "key": key, "target": "MOD", "result": "EQUAL", "mod_revision": mod_revision.to_string() }],
+            "success": [{ "request_put": { "key": key, "value": value } }],
+        });
+        let wait = limit.saturating_duration_since(Instant::now());
+        self.post::<TxnAnswer>(0, "txn", &question, wait).map(|answer| answer.succeeded)
+    }
+
+    fn post<T: for<'de> Deserialize<'de>>(
+        &self,
+        endpoint: usize,
+        call: &str,
+        question: &Value,
+        wait: Duration,
+    ) -> Result<T, EtcdError> {
+        let endpoint = self.endpoints[endpoint];
+        let no_answer = |why: String| EtcdError::NoAnswer { endpoint: endpoint.to_string(), why };
+        let url = format!("{endpoint}/v3/kv/{call}");
+        let request = self.agent.post(&url).config().timeout_global(Some(wait.max(MIN_WAIT))).build();
+        let mut answer = request.send_json(question).map_err(|error| no_answer(error.to_string()))?;
+        let status = answer.status();
+        let body = answer.body_mut().with_config().limit(MAX_ANSWER_BYTES).read_to_vec();
+        let body = body.map_err(|error| no_answer(error.to_string()))?;
+        if !status.is_success() {
+            let said = serde_json::from_slice::<Value>(&body).ok();
+            let said = said.as_ref().and_then(|said| said["error"].as_str()).unwrap_or("no reason given");
+            return Err(no_answer(format!("status {status}: {said}")));
+        }
+        serde_json::from_slice(&body).map_err(|error| no_answer(format!("not an answer of etcd: {error}")))
+    }
+}
+
+/// What a range over one key says.
+fn kept(key: &str, request: &Request, answer: RangeAnswer) -> Result<Kept, EtcdError> {
+    let foreign = |why: String| EtcdError::Foreign { key: key.to_owned(), why };
+    let Some(found) = answer.kvs.into_iter().next() else {
+        return Ok(Kept { register: None, mod_revision: 0 });
+    };
+    let value = BASE64_STANDARD.decode(&found.value).map_err(|error| foreign(error.to_string()))?;
+    let register: Register = serde_json::from_slice(&value).map_err(|error| foreign(error.to_string()))?;
+    if register.volume != request.volume() {
+        return Err(foreign(format!("it is volume {}'s", register.volume)));
+    }
+    let mod_revision = found.mod_revision.parse().map_err(|_| foreign("its revision is no number".into()))?;
+    Ok(Kept { register: Some(register), mod_revision })
+}
+
+fn pem(path: &Path, what: &'static str, why: &impl ToString) -> EtcdError {
+    EtcdError::Pem { path: path.to_owned(), what, why: why.to_string() }
+}
+
+fn read_pem(path: &Path, what: &'static str) -> Result<Vec<u8>, EtcdError> {
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(|error| pem(path, what, &error))?;
+    std::io::Read::read_to_end(&mut std::io::Read::take(file, MAX_PEM_BYTES), &mut bytes)
+        .map_err(|error| pem(path, what, &error))?;
+    Ok(bytes)
+}
+
+fn certificates(path: &Path, what: &'static str) -> Result<Vec<Certificate<'static>>, EtcdError> {
+    let bytes = read_pem(path, what)?;
+    let mut found = Vec::new();
+    for item in ureq::tls::parse_pem(&bytes) {
+        if let ureq::tls::PemItem::Certificate(certificate) = item.map_err(|error| pem(path, what, &error))? {
+            found.push(certificate);
+        }
+    }
+    if found.is_empty() {
+        return Err(pem(path, what, &"no certificate in it"));
+    }
+    Ok(found)
+}
