@@ -22,6 +22,8 @@ pub(crate) enum End {
     Revoked,
     NotGranted,
     Protocol(String),
+    #[cfg(feature = "verbs")]
+    Rdma(String),
     Os(&'static str, Errno),
 }
 
@@ -45,6 +47,8 @@ impl End {
             End::Revoked => LinkError::Revoked,
             End::NotGranted => LinkError::NotGranted,
             End::Protocol(what) => LinkError::Protocol(what.clone()),
+            #[cfg(feature = "verbs")]
+            End::Rdma(what) => LinkError::Rdma(what.clone()),
             End::Os(what, errno) => LinkError::Io { what, source: (*errno).into() },
         }
     }

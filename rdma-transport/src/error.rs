@@ -77,6 +77,19 @@ pub enum LinkError {
     /// The ring can not be shared with another process.
     #[error("this log's memory has no descriptor that another process can map; use tcp")]
     NotShareable,
+    /// The RDMA device, its port or the connection failed.
+    #[error("RDMA failed: {0}; the link was ended")]
+    Rdma(String),
+    /// Both nodes must be set alike in this.
+    #[error("{what} is {mine} on this node and {theirs} on the peer: set both alike")]
+    SettingsDiffer {
+        /// Which setting.
+        what: &'static str,
+        /// Here.
+        mine: String,
+        /// There.
+        theirs: String,
+    },
     /// The operating system refused something.
     #[error("{what}: {source}")]
     Io {
@@ -143,7 +156,7 @@ pub enum Refusal {
         /// The capacity of the node that refused.
         theirs_bytes: u64,
     },
-    /// Another transport (tcp, shm) is wanted there, or the channel makes no sense.
+    /// Another transport (tcp, shm, verbs) is wanted there, or the channel makes no sense.
     #[error("it does not accept this kind of channel here")]
     WrongChannel,
     /// The opening message was garbage.
@@ -166,6 +179,12 @@ pub enum FenceError {
         peer_pid: i32,
         /// How long was waited.
         waited: Duration,
+    },
+    /// The RDMA device did not take the right away.
+    #[error("the RDMA device did not take the peer's right to write away: {source}; stop this node or its adapter")]
+    Device {
+        /// Its answer.
+        source: io::Error,
     },
     /// The receiving thread did not stop.
     #[error("the transfer that was interrupted did not stop within {waited:?}")]

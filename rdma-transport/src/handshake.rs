@@ -45,7 +45,7 @@ impl SessionId {
     }
 }
 
-/// What a channel carries. A tcp link is the first three; shm needs one socket.
+/// What a channel carries. A tcp link is the first three; shm and verbs need one socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum ChannelKind {
     Control = 1,
@@ -55,6 +55,8 @@ pub(crate) enum ChannelKind {
     FromListener = 3,
     /// Control messages, after the descriptors of the shared memory.
     Shared = 4,
+    /// Control messages, after the addresses of the queue pairs.
+    Verbs = 5,
 }
 
 /// Who calls whom for what.
@@ -100,6 +102,7 @@ impl Preamble {
             2 => ChannelKind::FromConnector,
             3 => ChannelKind::FromListener,
             4 => ChannelKind::Shared,
+            5 => ChannelKind::Verbs,
             _ => return Err(Refusal::WrongChannel),
         };
         let name = |at: usize| {

@@ -6,7 +6,7 @@
 //! new one. Nothing is retried in here.
 //!
 //! Implementations: [`tcp`] (io_uring, for nodes without RDMA), [`shm`] (two processes on one host, one-sided
-//! writes like RDMA's), [`faulty`] (a wrapper that delays, cuts and loses). Each transport is one module
+//! writes like RDMA's), `verbs` (RDMA; cargo feature of that name), [`faulty`] (a wrapper that delays, cuts and loses). Each transport is one module
 //! behind the traits in [`link`](Link); what they share (handshake, frames, the fence, counters) lies beside.
 //!
 //! What can go wrong, and what then holds: a stranger at the port costs bounded memory and time; a peer that
@@ -35,6 +35,8 @@ pub mod shm;
 mod socket;
 mod spin;
 pub mod tcp;
+#[cfg(feature = "verbs")]
+pub mod verbs;
 
 pub use counters::{BUCKETS, CounterSnapshot, Counters};
 pub use error::{FenceError, LinkError, Refusal};

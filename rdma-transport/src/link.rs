@@ -50,6 +50,8 @@ pub enum TransportKind {
     Tcp,
     /// Memory shared by two processes of one host.
     Shm,
+    /// RDMA queue pairs; needs the feature `verbs`.
+    Verbs,
 }
 
 impl fmt::Display for TransportKind {
@@ -57,6 +59,7 @@ impl fmt::Display for TransportKind {
         f.write_str(match self {
             TransportKind::Tcp => "tcp",
             TransportKind::Shm => "shm",
+            TransportKind::Verbs => "verbs",
         })
     }
 }

@@ -11,7 +11,7 @@ use crate::handshake::{
 };
 use crate::socket::{OpeningError, deadline_after, recv_exact, send_all, try_recv};
 use crate::{Link, LinkError, LinkParams, Refusal};
-use ids::{LogMemory, VolumeId};
+use ids::VolumeId;
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{EventfdFlags, PollFd, PollFlags};
 use rustix::net::SocketFlags;
@@ -45,7 +45,8 @@ pub(crate) struct Complete {
     pub deadline: Instant,
 }
 
-type Assemble = fn(Complete, &LinkParams, Arc<dyn LogMemory>) -> Result<Link, LinkError>;
+/// Makes a link of a complete session; holds what the transport needs for that (the log's memory, a device).
+pub(crate) type Assemble = Box<dyn Fn(Complete, &LinkParams) -> Result<Link, LinkError> + Send + Sync>;
 
 /// The connecting side: opens one channel and waits for the answer.
 pub(crate) fn introduce(
@@ -164,7 +165,6 @@ type Registry = Mutex<HashMap<VolumeId, Arc<Entry>>>;
 pub struct Acceptor {
     entry: Arc<Entry>,
     registry: Arc<Registry>,
-    memory: Arc<dyn LogMemory>,
     assemble: Assemble,
 }
 
@@ -190,7 +190,7 @@ impl Acceptor {
                 }
             }
         };
-        (self.assemble)(complete, &self.entry.params, Arc::clone(&self.memory)).map(Some)
+        (self.assemble)(complete, &self.entry.params).map(Some)
     }
 }
 
@@ -231,12 +231,12 @@ impl Rendezvous {
     pub(crate) fn register(
         &self,
         params: LinkParams,
-        memory: Arc<dyn LogMemory>,
+        capacity_bytes: u64,
         kinds: &'static [ChannelKind],
         assemble: Assemble,
     ) -> Result<Acceptor, LinkError> {
         let entry = Arc::new(Entry {
-            capacity_bytes: memory.capacity_bytes(),
+            capacity_bytes,
             kinds,
             waiting: Mutex::default(),
             news: Condvar::new(),
@@ -248,7 +248,7 @@ impl Rendezvous {
         }
         registry.insert(entry.params.volume, Arc::clone(&entry));
         drop(registry);
-        Ok(Acceptor { entry, registry: Arc::clone(&self.registry), memory, assemble })
+        Ok(Acceptor { entry, registry: Arc::clone(&self.registry), assemble })
     }
 }
 

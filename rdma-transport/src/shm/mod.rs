@@ -70,7 +70,9 @@ impl Listener {
         if memory.shared_fd().is_none() {
             return Err(LinkError::NotShareable);
         }
-        self.rendezvous.register(params, memory, &[ChannelKind::Shared], assemble)
+        let capacity_bytes = memory.capacity_bytes();
+        let assemble = move |complete, params: &LinkParams| assemble(complete, params, Arc::clone(&memory));
+        self.rendezvous.register(params, capacity_bytes, &[ChannelKind::Shared], Box::new(assemble))
     }
 }
 

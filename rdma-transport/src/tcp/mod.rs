@@ -69,7 +69,15 @@ impl Listener {
     /// # Errors
     /// The volume is registered already.
     pub fn register(&self, params: LinkParams, memory: Arc<dyn LogMemory>) -> Result<Acceptor, LinkError> {
-        self.rendezvous.register(params, memory, &CHANNELS, assemble)
+        let capacity_bytes = memory.capacity_bytes();
+        let assemble = move |complete, params: &LinkParams| assemble(complete, params, Arc::clone(&memory));
+        self.rendezvous.register(params, capacity_bytes, &CHANNELS, Box::new(assemble))
+    }
+
+    /// Where other transports, whose control channel is a tcp socket, register their volumes.
+    #[cfg(feature = "verbs")]
+    pub(crate) fn rendezvous(&self) -> &Rendezvous {
+        &self.rendezvous
     }
 }
 
@@ -78,6 +86,17 @@ impl Listener {
 /// # Errors
 /// No link could be made within the handshake timeout, or the peer refused.
 pub fn connect(address: &str, params: &LinkParams, memory: Arc<dyn LogMemory>) -> Result<Link, LinkError> {
+    let complete = open_channels(address, params, memory.capacity_bytes(), &CHANNELS)?;
+    assemble(complete, params, memory)
+}
+
+/// Connects one socket for each of `kinds` and introduces this node on it.
+pub(crate) fn open_channels(
+    address: &str,
+    params: &LinkParams,
+    capacity_bytes: u64,
+    kinds: &[ChannelKind],
+) -> Result<Complete, LinkError> {
     let refused = |source| LinkError::Address { address: address.to_owned(), source };
     let deadline = deadline_after(params.tuning.handshake_timeout);
     let addresses = address.to_socket_addrs().map_err(refused)?;
@@ -89,20 +108,19 @@ pub fn connect(address: &str, params: &LinkParams, memory: Arc<dyn LogMemory>) -
             break;
         }
     }
-    let (to, control) = first?;
-    let mut control = Some(control);
+    let (to, socket) = first?;
+    let mut connected = Some(socket);
     let session = SessionId::random().map_err(LinkError::io("reading /dev/urandom"))?;
-    let mut sockets = Vec::with_capacity(CHANNELS.len());
-    for kind in CHANNELS {
-        let socket = match control.take() {
+    let mut sockets = Vec::with_capacity(kinds.len());
+    for kind in kinds {
+        let socket = match connected.take() {
             Some(socket) => socket,
             None => connect_one(to, params, deadline)?,
         };
-        rendezvous::introduce(&socket, kind, session, params, memory.capacity_bytes(), deadline, address)?;
+        rendezvous::introduce(&socket, *kind, session, params, capacity_bytes, deadline, address)?;
         sockets.push(socket);
     }
-    let complete = Complete { session, sockets, address: to.to_string(), connected: true, deadline };
-    assemble(complete, params, memory)
+    Ok(Complete { session, sockets, address: to.to_string(), connected: true, deadline })
 }
 
 fn connect_one(to: SocketAddr, params: &LinkParams, deadline: Instant) -> Result<OwnedFd, LinkError> {
