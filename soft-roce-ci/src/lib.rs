@@ -1,3 +1,5 @@
 //! Two virtual machines with Soft-RoCE and emulated NVDIMMs, and the scenarios that run in them.
 //!
-//! Not built yet: the crate holds its place in the workspace until the verbs transport needs it.
+//! - [`load`]: a load on a mount in a guest, and the oracle on the host that knows what it was promised
+
+pub mod load;
