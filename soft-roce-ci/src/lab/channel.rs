@@ -1,0 +1,389 @@
+//! The harness's end of the talk with a guest's agent.
+//!
+//! One thread reads what the agent says and gives it to whoever waits for it. When the guest is gone, however that
+//! happened, everybody who waits is told: no call hangs. What arrived before is still delivered first, because a
+//! line that a load generator printed is a promise that a check must know of.
+//!
+//! Every wait has a limit; what is kept for a program is bounded, and losing the bound is an error, never silence.
+
+use crate::agent::protocol::{End, Event, MAX_FILE_BYTES, Order, Request, Stream};
+use anyhow::{Context, Result, anyhow, bail};
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The most output of one program that is kept for who reads it later.
+const MAX_KEPT_BYTES: usize = 256 << 20;
+
+/// The longest line of the agent: a file as hexadecimal text, and what is around it.
+const MAX_EVENT_BYTES: u64 = 2 * MAX_FILE_BYTES as u64 + (64 << 10);
+
+/// How long the socket to a guest that takes nothing is waited for. A paused guest takes little.
+const WRITE_LIMIT: Duration = Duration::from_secs(30);
+
+/// The inbox of what belongs to no order.
+const GREETING: u64 = 0;
+
+/// A connection to an agent.
+pub struct Channel {
+    to_guest: Mutex<UnixStream>,
+    inboxes: Arc<Inboxes>,
+    next_id: AtomicU64,
+    guest: String,
+}
+
+impl Channel {
+    /// Starts to listen to the agent.
+    pub fn new(stream: UnixStream, guest: &str) -> Result<Arc<Channel>> {
+        stream.set_write_timeout(Some(WRITE_LIMIT)).context("cannot set a time limit")?;
+        let from_guest = stream.try_clone().context("cannot share a socket")?;
+        let inboxes = Arc::new(Inboxes::default());
+        inboxes.open(GREETING, Arc::new(Inbox::default()));
+        let for_reader = Arc::clone(&inboxes);
+        std::thread::spawn(move || {
+            read_events(from_guest, &for_reader);
+            for_reader.lose_all();
+        });
+        let next_id = AtomicU64::new(GREETING + 1);
+        Ok(Arc::new(Channel { to_guest: Mutex::new(stream), inboxes, next_id, guest: guest.to_owned() }))
+    }
+
+    /// Waits until the agent has said that the guest is up.
+    pub fn wait_ready(&self, limit: Duration) -> Result<()> {
+        let inbox = self.inboxes.get(GREETING).context("nobody waits for the greeting")?;
+        match inbox.next(limit).map_err(|why| self.explain(why, limit))? {
+            Event::Ready => Ok(()),
+            other => bail!("guest {} greeted with {other:?}", self.guest),
+        }
+    }
+
+    /// One order with one answer.
+    pub fn call(&self, order: Order, limit: Duration) -> Result<Event> {
+        let (id, inbox) = self.send(order, Inbox::default())?;
+        let answer = inbox.next(limit).map_err(|why| self.explain(why, limit));
+        self.inboxes.close(id);
+        match answer? {
+            Event::Failed { error, .. } => bail!("guest {}: {error}", self.guest),
+            answer => Ok(answer),
+        }
+    }
+
+    /// Starts a program. Output that has a file goes there as it comes, the rest is kept to be read.
+    pub fn start(
+        self: &Arc<Channel>,
+        argv: &[&str],
+        limit: Option<Duration>,
+        files: OutputFiles,
+    ) -> Result<Running> {
+        let order = Order::Start {
+            argv: argv.iter().map(|part| (*part).to_owned()).collect(),
+            limit_ms: limit.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)),
+        };
+        let (id, inbox) = self.send(order, Inbox { files, ..Inbox::default() })?;
+        Ok(Running { channel: Arc::clone(self), id, inbox, program: argv.join(" ") })
+    }
+
+    fn send(&self, order: Order, inbox: Inbox) -> Result<(u64, Arc<Inbox>)> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let inbox = Arc::new(inbox);
+        self.inboxes.open(id, Arc::clone(&inbox));
+        let mut line = serde_json::to_vec(&Request { id, order }).context("cannot encode an order")?;
+        line.push(b'\n');
+        let written = self.to_guest.lock().unwrap_or_else(PoisonError::into_inner).write_all(&line);
+        if let Err(error) = written {
+            self.inboxes.close(id);
+            return Err(anyhow!(error).context(format!("guest {} takes no orders: it is gone", self.guest)));
+        }
+        Ok((id, inbox))
+    }
+
+    fn explain(&self, why: NoEvent, limit: Duration) -> anyhow::Error {
+        let guest = &self.guest;
+        match why {
+            NoEvent::Lost => anyhow!(GuestGone(guest.clone())),
+            NoEvent::TooLate => anyhow!("guest {guest} did not answer within {limit:.0?}"),
+            NoEvent::TooMuch => anyhow!("a program in guest {guest} wrote more than {MAX_KEPT_BYTES} bytes"),
+        }
+    }
+}
+
+/// The guest ended while something was asked of it.
+#[derive(Debug)]
+pub struct GuestGone(String);
+
+impl std::fmt::Display for GuestGone {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "guest {} is gone", self.0)
+    }
+}
+
+impl std::error::Error for GuestGone {}
+
+/// Where a program's output goes; `None` keeps it to be read.
+#[derive(Default)]
+pub struct OutputFiles {
+    /// For standard output.
+    pub stdout: Option<File>,
+    /// For standard error.
+    pub stderr: Option<File>,
+}
+
+/// A program in a guest. Dropping this does not end it.
+pub struct Running {
+    channel: Arc<Channel>,
+    id: u64,
+    inbox: Arc<Inbox>,
+    program: String,
+}
+
+/// A program that ended, and what it wrote.
+#[derive(Debug)]
+pub struct Finished {
+    /// How it ended.
+    pub end: End,
+    /// What it wrote on standard output.
+    pub stdout: String,
+    /// What it wrote on standard error.
+    pub stderr: String,
+    program: String,
+}
+
+/// Something that a program did.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// It wrote a line (with its line end), or a piece of a very long one.
+    Output(Stream, String),
+    /// It ended. Nothing comes after this.
+    Ended(End),
+}
+
+impl Running {
+    /// The next thing that the program does. An error when it does nothing for so long, or when the guest is gone
+    /// and all that it said before was read.
+    pub fn next(&self, limit: Duration) -> Result<Moment> {
+        let event = self.inbox.next(limit).map_err(|why| self.channel.explain(why, limit));
+        match event.with_context(|| format!("waiting for: {}", self.program))? {
+            Event::Output { stream, text, .. } => Ok(Moment::Output(stream, text)),
+            Event::Ended { end, .. } => Ok(Moment::Ended(end)),
+            Event::Failed { error, .. } => bail!("guest {}: {error}", self.channel.guest),
+            other => bail!("guest {} answered a program with {other:?}", self.channel.guest),
+        }
+    }
+
+    /// The next line of standard output without its line end; `None` when the program has ended.
+    pub fn next_line(&self, limit: Duration) -> Result<Option<String>> {
+        let deadline = Instant::now() + limit;
+        loop {
+            match self.next(deadline.saturating_duration_since(Instant::now()))? {
+                Moment::Output(Stream::Stdout, text) => {
+                    return Ok(Some(text.trim_end_matches('\n').to_owned()));
+                }
+                Moment::Output(Stream::Stderr, _) => {}
+                Moment::Ended(_) => return Ok(None),
+            }
+        }
+    }
+
+    /// Waits for the end and collects what was not read yet.
+    pub fn wait(&self, limit: Duration) -> Result<Finished> {
+        let deadline = Instant::now() + limit;
+        let (mut stdout, mut stderr) = (String::new(), String::new());
+        loop {
+            match self.next(deadline.saturating_duration_since(Instant::now()))? {
+                Moment::Output(Stream::Stdout, text) => stdout.push_str(&text),
+                Moment::Output(Stream::Stderr, text) => stderr.push_str(&text),
+                Moment::Ended(end) => {
+                    return Ok(Finished { end, stdout, stderr, program: self.program.clone() });
+                }
+            }
+        }
+    }
+
+    /// Sends a signal to the program's process group.
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        self.channel.call(Order::Signal { target: self.id, signal }, super::guest::ANSWER_LIMIT).map(drop)
+    }
+
+    /// Whether all that it wrote was read and it has ended, or its guest is gone.
+    pub fn is_over(&self) -> bool {
+        self.inbox.is_over()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.channel.inboxes.close(self.id);
+    }
+}
+
+impl Finished {
+    /// True when the program said so.
+    pub fn success(&self) -> bool {
+        self.end == End::Exited(0)
+    }
+
+    /// The output of a program that succeeded; an error with all that it wrote for any other.
+    pub fn ok(self) -> Result<String> {
+        if self.success() {
+            return Ok(self.stdout);
+        }
+        bail!("{}: {:?}\n{}{}", self.program, self.end, self.stdout, self.stderr)
+    }
+}
+
+/// Why there is no event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NoEvent {
+    Lost,
+    TooLate,
+    TooMuch,
+}
+
+/// What the agent said about one order and nobody has taken yet.
+#[derive(Default)]
+struct Inbox {
+    state: Mutex<InboxState>,
+    arrived: Condvar,
+    files: OutputFiles,
+}
+
+#[derive(Default)]
+struct InboxState {
+    events: VecDeque<Event>,
+    kept_bytes: usize,
+    ended: bool,
+    lost: bool,
+    too_much: bool,
+}
+
+impl Inbox {
+    fn put(&self, event: Event) {
+        if let Event::Output { stream, text, .. } = &event {
+            let file = match stream {
+                Stream::Stdout => &self.files.stdout,
+                Stream::Stderr => &self.files.stderr,
+            };
+            if let Some(mut file) = file.as_ref() {
+                // A full disk of the host shows in what the scenario itself writes.
+                let _ = file.write_all(text.as_bytes());
+                return;
+            }
+        }
+        let mut state = self.lock();
+        match &event {
+            Event::Output { text, .. } => state.kept_bytes += text.len(),
+            Event::Ended { .. } => state.ended = true,
+            _ => {}
+        }
+        if state.kept_bytes > MAX_KEPT_BYTES {
+            state.too_much = true;
+        } else {
+            state.events.push_back(event);
+        }
+        self.arrived.notify_all();
+    }
+
+    fn next(&self, limit: Duration) -> Result<Event, NoEvent> {
+        let deadline = Instant::now() + limit;
+        let mut state = self.lock();
+        loop {
+            if let Some(event) = state.events.pop_front() {
+                if let Event::Output { text, .. } = &event {
+                    state.kept_bytes -= text.len();
+                }
+                return Ok(event);
+            }
+            if state.too_much {
+                return Err(NoEvent::TooMuch);
+            }
+            if state.lost {
+                return Err(NoEvent::Lost);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(NoEvent::TooLate);
+            }
+            state = self.arrived.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        let state = self.lock();
+        state.events.is_empty() && (state.ended || state.lost)
+    }
+
+    fn lose(&self) {
+        self.lock().lost = true;
+        self.arrived.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, InboxState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Who waits for what.
+#[derive(Default)]
+struct Inboxes(Mutex<InboxTable>);
+
+#[derive(Default)]
+struct InboxTable {
+    open: BTreeMap<u64, Arc<Inbox>>,
+    lost: bool,
+}
+
+impl Inboxes {
+    fn open(&self, id: u64, inbox: Arc<Inbox>) {
+        let mut table = self.lock();
+        if table.lost {
+            inbox.lose();
+        }
+        table.open.insert(id, inbox);
+    }
+
+    fn close(&self, id: u64) {
+        self.lock().open.remove(&id);
+    }
+
+    fn get(&self, id: u64) -> Option<Arc<Inbox>> {
+        self.lock().open.get(&id).cloned()
+    }
+
+    fn lose_all(&self) {
+        let mut table = self.lock();
+        table.lost = true;
+        for inbox in table.open.values() {
+            inbox.lose();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, InboxTable> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Gives out what the agent says until the connection ends or says what no agent says.
+fn read_events(from_guest: UnixStream, inboxes: &Inboxes) {
+    let mut from_guest = BufReader::new(from_guest);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match from_guest.by_ref().take(MAX_EVENT_BYTES).read_until(b'\n', &mut line) {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+        let Ok(event) = serde_json::from_slice::<Event>(&line) else { return };
+        // An order whose caller went away has no inbox any more.
+        if let Some(inbox) = inboxes.get(event.id().unwrap_or(GREETING)) {
+            inbox.put(event);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "channel_tests.rs"]
+mod tests;

@@ -1,0 +1,300 @@
+//! The emulator's command line, and whether this machine's KVM can be used.
+//!
+//! KVM is asked by booting our very kernel with it for a few seconds: on some machines `/dev/kvm` is there, opens,
+//! and then hangs every guest. The answer is kept in the cache for as long as the host is up. Without KVM the
+//! processor is emulated (TCG), which is slower by an order of magnitude and works everywhere.
+
+use super::CannotRun;
+use super::first_root;
+use super::kernel::Kernel;
+use super::process::{HostProcess, Start};
+use super::spec::{GuestSpec, Side, WireKind};
+use crate::agent::protocol::PORT_NAME;
+use anyhow::{Context, Result};
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+/// The program.
+const PROGRAM: &str = "qemu-system-x86_64";
+
+/// How long KVM may take to boot a kernel that does nothing.
+const PROBE_LIMIT: Duration = Duration::from_secs(6);
+
+/// What the guest's first script says when it is only asked whether it runs.
+const PROBE_ANSWER: &str = "GUEST-PROBED";
+
+/// For every kernel: errors of the emulated machine end it (`-no-reboot`), and nobody attacks these guests.
+const KERNEL_ARGUMENTS: &str = "console=ttyS0 quiet loglevel=4 panic=-1 oops=panic nokaslr mitigations=off \
+                                random.trust_cpu=on";
+
+/// What executes the guest's instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accelerator {
+    /// The processor.
+    Kvm,
+    /// The emulator.
+    Tcg,
+}
+
+impl Accelerator {
+    fn argument(self) -> &'static str {
+        match self {
+            Accelerator::Kvm => "kvm",
+            Accelerator::Tcg => "tcg,thread=multi",
+        }
+    }
+}
+
+/// Everything that decides how one machine is started. Paths of sockets are relative: they must stay short.
+#[derive(Debug)]
+pub struct Machine<'a> {
+    /// What executes it.
+    pub accelerator: Accelerator,
+    /// Which of the two it is.
+    pub side: Side,
+    /// Its parts.
+    pub spec: &'a GuestSpec,
+    /// What is between the two.
+    pub wire: WireKind,
+    /// Whether people can log in.
+    pub terminal: bool,
+    /// What it boots.
+    pub kernel: &'a Kernel,
+    /// Where the console's output is appended.
+    pub console: &'a Path,
+}
+
+/// Names of a guest's files in the lab's directory.
+pub fn file_name(side: Side, kind: &str) -> String {
+    format!("{}.{kind}", side.name())
+}
+
+impl Machine<'_> {
+    /// The command, to be run in the lab's directory.
+    pub fn command(&self) -> Vec<OsString> {
+        let file = |kind: &str| file_name(self.side, kind);
+        let spec = self.spec;
+        let mut line = CommandLine::new(self.accelerator, self.kernel);
+        line.option("-smp", spec.vcpus.to_string());
+        line.option(
+            "-m",
+            format!("{}M,slots=2,maxmem={}M", spec.memory_mib, spec.memory_mib + spec.nvdimm_mib + 1024),
+        );
+        line.option("-initrd", file("initrd"));
+        line.option("-append", KERNEL_ARGUMENTS);
+        line.option("-chardev", format!("file,id=console,append=on,path={}", escaped(self.console)));
+        line.option("-serial", "chardev:console");
+        line.option("-fsdev", "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap");
+        line.device("virtio-9p-pci,fsdev=root,mount_tag=host");
+        line.device("virtio-serial-pci,max_ports=4");
+        line.option("-chardev", format!("socket,id=agent,path={}", file("agent")));
+        line.device(&format!("virtserialport,chardev=agent,name={PORT_NAME}"));
+        if self.terminal {
+            line.option(
+                "-chardev",
+                format!("socket,id=terminal,path={},server=on,wait=off", file("terminal")),
+            );
+            line.device("virtconsole,chardev=terminal");
+        }
+        line.option("-object", "rng-random,id=entropy,filename=/dev/urandom");
+        line.device("virtio-rng-pci,rng=entropy");
+        self.network(&mut line);
+        line.disk("disk", &file("disk"));
+        if spec.extra_disk_mib > 0 {
+            line.disk("extra", &file("extra"));
+        }
+        if spec.nvdimm_mib > 0 {
+            // No label-size: the labels would take the alignment that devdax needs.
+            let backend = "memory-backend-file,id=nvdimm-memory,share=on";
+            line.option(
+                "-object",
+                format!("{backend},size={}M,mem-path={}", spec.nvdimm_mib, file("nvdimm")),
+            );
+            line.device("nvdimm,id=nvdimm,memdev=nvdimm-memory");
+        }
+        line.0
+    }
+
+    /// eth0 is the wire, eth1 reaches the host at 10.0.2.2 (the guest sets no route beyond it).
+    fn network(&self, line: &mut CommandLine) {
+        let own = file_name(self.side, "wire");
+        let other = match self.wire {
+            WireKind::Relayed => file_name(self.side, "relay"),
+            WireKind::Direct => file_name(self.side.other(), "wire"),
+        };
+        line.option(
+            "-netdev",
+            format!("dgram,id=wire,local.type=unix,local.path={own},remote.type=unix,remote.path={other}"),
+        );
+        let last = self.side.index() + 1;
+        line.device(&format!("virtio-net-pci,netdev=wire,romfile=,mac=52:54:00:77:00:{last:02x}"));
+        line.option("-netdev", "user,id=host,ipv6=off");
+        line.device(&format!("virtio-net-pci,netdev=host,romfile=,mac=52:54:00:78:00:{last:02x}"));
+    }
+}
+
+/// A command line in the making.
+struct CommandLine(Vec<OsString>);
+
+impl CommandLine {
+    fn new(accelerator: Accelerator, kernel: &Kernel) -> CommandLine {
+        let mut line = CommandLine(vec![PROGRAM.into()]);
+        for flag in ["-nodefaults", "-no-user-config", "-no-reboot"] {
+            line.0.push(flag.into());
+        }
+        line.option("-display", "none");
+        line.option("-M", "pc,nvdimm=on,usb=off");
+        line.option("-accel", accelerator.argument());
+        line.option("-cpu", "max"); // with clwb and clflushopt, also emulated
+        line.option("-kernel", kernel.image.as_os_str());
+        line
+    }
+
+    fn option(&mut self, name: &str, value: impl Into<OsString>) {
+        self.0.push(name.into());
+        self.0.push(value.into());
+    }
+
+    fn device(&mut self, value: &str) {
+        self.option("-device", value);
+    }
+
+    fn disk(&mut self, id: &str, file: &str) {
+        self.option("-drive", format!("id={id},file={file},format=raw,if=none,discard=unmap"));
+        self.device(&format!("virtio-blk-pci,drive={id}"));
+    }
+}
+
+/// A path in an option's value, where a comma would end it.
+fn escaped(path: &Path) -> String {
+    path.to_string_lossy().replace(',', ",,")
+}
+
+/// What this machine executes guests with. `cache` keeps the answer, `scratch` is for the probe's files.
+pub fn accelerator(cache: &Path, scratch: &Path, kernel: &Kernel) -> Result<Accelerator> {
+    static ANSWER: OnceLock<Accelerator> = OnceLock::new();
+    if let Some(answer) = ANSWER.get() {
+        return Ok(*answer);
+    }
+    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let kept = cache.join("kvm");
+    let kept_answer = fs::read_to_string(&kept).unwrap_or_default();
+    let answer = match kept_answer.split_once(' ') {
+        Some((at, "works")) if at == boot_id.trim() => Accelerator::Kvm,
+        Some((at, "fails")) if at == boot_id.trim() => Accelerator::Tcg,
+        _ => {
+            let works = kvm_works(scratch, kernel)?;
+            fs::write(&kept, format!("{} {}", boot_id.trim(), if works { "works" } else { "fails" }))
+                .with_context(|| format!("cannot write {}", kept.display()))?;
+            if works { Accelerator::Kvm } else { Accelerator::Tcg }
+        }
+    };
+    Ok(*ANSWER.get_or_init(|| answer))
+}
+
+fn kvm_works(scratch: &Path, kernel: &Kernel) -> Result<bool> {
+    if File::options().read(true).write(true).open("/dev/kvm").is_err() {
+        return Ok(false);
+    }
+    let first_root = first_root::build(kernel, &[("PROBE", "1".to_owned())])?;
+    let initrd: PathBuf = scratch.join("probe.initrd");
+    fs::write(&initrd, first_root).with_context(|| format!("cannot write {}", initrd.display()))?;
+    let console = scratch.join("probe.console");
+    let mut line = CommandLine::new(Accelerator::Kvm, kernel);
+    line.option("-m", "512M");
+    line.option("-initrd", initrd.as_os_str());
+    line.option("-append", KERNEL_ARGUMENTS);
+    line.option("-serial", "stdio");
+    let output = File::create(&console).with_context(|| format!("cannot write {}", console.display()))?;
+    let probe = HostProcess::start(Start { argv: line.0, directory: None, output })?;
+    let deadline = Instant::now() + PROBE_LIMIT;
+    while Instant::now() < deadline && probe.ended().is_none() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    probe.kill();
+    Ok(fs::read_to_string(&console).is_ok_and(|text| text.contains(PROBE_ANSWER)))
+}
+
+/// An error that names the packages when the programs are not here.
+pub fn require_programs() -> Result<()> {
+    const NEEDS: [(&str, &str); 7] = [
+        (PROGRAM, "qemu-system-x86"),
+        ("busybox", "busybox-static"),
+        ("depmod", "kmod"),
+        ("xz", "xz-utils"),
+        ("ndctl", "ndctl"),
+        ("rdma", "iproute2"),
+        ("setpriv", "util-linux"),
+    ];
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let directories: Vec<PathBuf> = std::env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from))
+        .collect();
+    let missing: Vec<&str> = NEEDS
+        .iter()
+        .filter(|(program, _)| !directories.iter().any(|directory| directory.join(program).is_file()))
+        .map(|(_, package)| *package)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let list = missing.join(" ");
+    Err(CannotRun::new(format!("guests need these packages: apt-get install {list}")).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn command(side: Side, wire: WireKind, spec: &GuestSpec) -> String {
+        let kernel = Kernel { release: "6.1".into(), image: "/k/vmlinux".into(), modules: "/k/m".into() };
+        let machine = Machine {
+            accelerator: Accelerator::Tcg,
+            side,
+            spec,
+            wire,
+            terminal: false,
+            kernel: &kernel,
+            console: Path::new("/logs/a,b"),
+        };
+        let parts: Vec<String> =
+            machine.command().iter().map(|part| part.to_string_lossy().into_owned()).collect();
+        parts.join(" ")
+    }
+
+    #[test]
+    fn a_direct_wire_joins_the_two_emulators_and_a_relayed_one_goes_through_us() {
+        let spec = GuestSpec::default();
+        let wire = |side, kind| command(side, kind, &spec);
+        assert!(
+            wire(Side::A, WireKind::Direct).contains("local.path=a.wire,remote.type=unix,remote.path=b.wire")
+        );
+        assert!(
+            wire(Side::B, WireKind::Direct).contains("local.path=b.wire,remote.type=unix,remote.path=a.wire")
+        );
+        assert!(
+            wire(Side::A, WireKind::Relayed)
+                .contains("local.path=a.wire,remote.type=unix,remote.path=a.relay")
+        );
+    }
+
+    #[test]
+    fn a_machine_has_what_its_description_says_and_nothing_else() {
+        let bare = GuestSpec { nvdimm_mib: 0, ..GuestSpec::default() };
+        let full = GuestSpec { extra_disk_mib: 64, vcpus: 1, ..GuestSpec::default() };
+        let (bare, full) =
+            (command(Side::A, WireKind::Relayed, &bare), command(Side::B, WireKind::Relayed, &full));
+        assert!(!bare.contains("memory-backend-file") && !bare.contains("extra") && bare.contains("-smp 2"));
+        assert!(full.contains("size=256M,mem-path=b.nvdimm") && full.contains("file=b.extra"));
+        assert!(full.contains("-smp 1") && !full.contains("label-size"));
+    }
+
+    #[test]
+    fn a_comma_in_a_path_is_doubled() {
+        let line = command(Side::A, WireKind::Relayed, &GuestSpec::default());
+        assert!(line.contains("path=/logs/a,,b "));
+    }
+}
