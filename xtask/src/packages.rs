@@ -30,6 +30,8 @@ enum Sign {
     Program(&'static str),
     /// libclang.so, of any version: bindgen loads it, and no program comes with it.
     Libclang,
+    /// A file.
+    File(&'static str),
 }
 
 const fn program(program: &'static str, package: &'static str) -> Need {
@@ -49,6 +51,23 @@ pub const BUILD: &[Need] = &[
 
 /// Programs that the tests set the product beside.
 pub const TESTS: &[Need] = &[program("etcd", "etcd-server")];
+
+/// What the guests of `soft-roce-ci` are made of. Their root is this machine's, so what runs in them is here.
+pub const GUESTS: &[Need] = &[
+    program("qemu-system-x86_64", "qemu-system-x86"),
+    program("busybox", "busybox-static"),
+    program("apt-get", "apt"),
+    program("dpkg", "dpkg"),
+    program("depmod", "kmod"),
+    program("xz", "xz-utils"),
+    program("ip", "iproute2"),
+    program("rdma", "iproute2"),
+    program("ndctl", "ndctl"),
+    program("setpriv", "util-linux"),
+    program("ibv_devinfo", "ibverbs-utils"),
+    // libibverbs comes with its drivers, which no program shows.
+    Need { sign: Sign::File("/etc/libibverbs.d/rxe.driver"), package: "ibverbs-providers" },
+];
 
 const MOUNT: Need = program("mount", "mount");
 const EXT4: &[Need] = &[program("mkfs.ext4", "e2fsprogs"), MOUNT];
@@ -78,6 +97,7 @@ impl Sign {
     fn is_there(self) -> bool {
         match self {
             Sign::Program(name) => find_program(name).is_some(),
+            Sign::File(path) => Path::new(path).exists(),
             Sign::Libclang => libclang_dirs().iter().any(|dir| holds_libclang(dir)),
         }
     }

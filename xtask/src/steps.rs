@@ -7,9 +7,10 @@ use crate::interrupt;
 use anyhow::{Context, Result, bail};
 use std::fmt::Write as _;
 use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// How many of a failed program's last lines are shown.
@@ -20,25 +21,92 @@ const POLL: Duration = Duration::from_millis(10);
 
 /// Runs a program to its end; its whole output is in the returned file.
 pub fn run(log_dir: &Path, name: &str, command: &mut Command, limit: Duration) -> Result<PathBuf> {
-    fs::create_dir_all(log_dir).with_context(|| format!("cannot create {}", log_dir.display()))?;
-    let path = log_dir.join(format!("{name}.log"));
-    let output = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-    let child = command
-        .stdin(Stdio::null())
-        .stdout(output.try_clone()?)
-        .stderr(output)
-        .process_group(0)
-        .spawn()
-        .with_context(|| format!("cannot start {:?}", command.get_program()))?;
-    let mut group = Group(Some(child));
-    let started = Instant::now();
-    let status = interrupt::poll(limit, POLL, || group.finished())?;
+    let path = log_file(log_dir, name)?;
+    let output = File::options().append(true).open(&path)?;
+    command.stdout(output.try_clone()?).stderr(output);
+    let status = supervise(name, command, limit, || ())?;
     match status {
         Some(status) if status.success() => Ok(path),
         Some(status) => bail!("{name}: {status}\n{}", tail(&path)),
-        None => {
-            drop(group);
-            bail!("{name}: stopped after {:.0?}, its limit\n{}", started.elapsed(), tail(&path))
+        None => bail!("{name}: stopped after {limit:.0?}, its limit\n{}", tail(&path)),
+    }
+}
+
+/// What became of a program whose output was shown.
+pub struct Shown {
+    /// Its exit code; `None` when a signal ended it.
+    pub code: Option<i32>,
+    /// What it printed.
+    pub output: PathBuf,
+    /// What it complained about.
+    pub complaints: PathBuf,
+}
+
+/// Runs a program that tells its steps on standard output: `show` gets each line as it comes. Its standard error
+/// goes to a file of its own.
+///
+/// # Errors
+/// It could not be started, ran longer than `limit`, or we were interrupted. A failure of its own is no error.
+pub fn run_shown(
+    log_dir: &Path,
+    name: &str,
+    command: &mut Command,
+    limit: Duration,
+    show: impl FnMut(&str),
+) -> Result<Shown> {
+    let output = log_file(log_dir, name)?;
+    let complaints = log_file(log_dir, &format!("{name}-stderr"))?;
+    command.stdout(File::options().append(true).open(&output)?);
+    command.stderr(File::options().append(true).open(&complaints)?);
+    let mut lines = Lines { file: File::open(&output)?, partial: Vec::new(), show };
+    let status = supervise(name, command, limit, || lines.forward())?;
+    lines.forward();
+    match status {
+        Some(status) => Ok(Shown { code: status.code(), output, complaints }),
+        None => bail!("{name}: stopped after {limit:.0?}, its limit\n{}", tail(&complaints)),
+    }
+}
+
+fn log_file(log_dir: &Path, name: &str) -> Result<PathBuf> {
+    fs::create_dir_all(log_dir).with_context(|| format!("cannot create {}", log_dir.display()))?;
+    let path = log_dir.join(format!("{name}.log"));
+    File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
+}
+
+/// Waits for a program in a process group of its own; `None` when it had to be stopped at its limit.
+fn supervise(
+    name: &str,
+    command: &mut Command,
+    limit: Duration,
+    mut look: impl FnMut(),
+) -> Result<Option<ExitStatus>> {
+    let child = command
+        .stdin(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .with_context(|| format!("{name}: cannot start {:?}", command.get_program()))?;
+    let mut group = Group(Some(child));
+    interrupt::poll(limit, POLL, || {
+        look();
+        group.finished()
+    })
+}
+
+/// Lines of a file that grows.
+struct Lines<F> {
+    file: File,
+    partial: Vec<u8>,
+    show: F,
+}
+
+impl<F: FnMut(&str)> Lines<F> {
+    fn forward(&mut self) {
+        // What can not be read now is in the file for whoever looks later.
+        let _ = self.file.read_to_end(&mut self.partial);
+        while let Some(end) = self.partial.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.partial.drain(..=end).collect();
+            (self.show)(String::from_utf8_lossy(&line).trim_end());
         }
     }
 }
@@ -47,7 +115,7 @@ pub fn run(log_dir: &Path, name: &str, command: &mut Command, limit: Duration) -
 struct Group(Option<Child>);
 
 impl Group {
-    fn finished(&mut self) -> Option<std::process::ExitStatus> {
+    fn finished(&mut self) -> Option<ExitStatus> {
         let status = self.0.as_mut()?.try_wait().ok().flatten()?;
         self.0 = None;
         Some(status)
@@ -86,6 +154,7 @@ pub struct Report {
     passed: u64,
     failed: u64,
     timings: Vec<(String, Duration)>,
+    left_out: Vec<String>,
 }
 
 impl Report {
@@ -119,6 +188,12 @@ impl Report {
         }
     }
 
+    /// Says, now and in the summary, what was not tested.
+    pub fn left_out(&mut self, what: &str) {
+        println!(" SKIPPED  {what}");
+        self.left_out.push(what.to_owned());
+    }
+
     /// The timings of all steps, slowest first, and the line that CI reads.
     pub fn summary(&self) -> String {
         let mut timings = self.timings.clone();
@@ -127,6 +202,10 @@ impl Report {
         for (name, took) in timings.iter().take(12) {
             // Writing to a String does not fail.
             let _ = writeln!(text, "  {:>8.1}s  {name}", took.as_secs_f64());
+        }
+        for what in &self.left_out {
+            // Likewise.
+            let _ = writeln!(text, "NOT TESTED: {what}");
         }
         let _ = write!(text, "{} passed, {} failed", self.passed, self.failed);
         text
@@ -182,6 +261,21 @@ mod tests {
     }
 
     #[test]
+    fn lines_are_shown_as_they_come_and_complaints_are_kept_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo one; sleep 0.2; echo two; echo oops >&2; exit 3"]);
+        let mut seen = Vec::new();
+        let shown = run_shown(dir.path(), "step", &mut command, Duration::from_secs(10), |line| {
+            seen.push(line.to_owned());
+        })
+        .unwrap();
+        assert_eq!((seen, shown.code), (vec!["one".to_owned(), "two".to_owned()], Some(3)));
+        assert!(tail(&shown.complaints).contains("oops"));
+        assert_eq!(fs::read_to_string(&shown.output).unwrap(), "one\ntwo\n");
+    }
+
+    #[test]
     fn the_summary_counts_everything_and_an_error_is_a_failure() {
         let mut report = Report::default();
         report.counted("tests", || Ok(Counts { passed: 41, failed: 0 }));
@@ -189,6 +283,8 @@ mod tests {
         assert!(report.all_passed());
         report.step("two", || bail!("broken"));
         assert!(!report.all_passed());
-        assert!(report.summary().ends_with("42 passed, 1 failed"), "{}", report.summary());
+        report.left_out("the guests");
+        let summary = report.summary();
+        assert!(summary.ends_with("NOT TESTED: the guests\n42 passed, 1 failed"), "{summary}");
     }
 }

@@ -4,7 +4,7 @@
 use crate::steps::Report;
 use crate::tidy;
 use crate::workspace::Workspace;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 /// Runs all checks, each of them even if one before it failed.
@@ -34,8 +34,37 @@ pub fn steps(workspace: &Workspace, report: &mut Report) -> Result<()> {
         command.env("RUSTDOCFLAGS", "--deny warnings");
         crate::steps::run(&workspace.log_dir(), "doc", &mut command, crate::workspace::CARGO_LIMIT).map(drop)
     });
+    report.step("filer builds without RDMA", || without_rdma(workspace));
     report.step("tidy", || tidy::run(workspace));
     Ok(())
+}
+
+/// What the RDMA library's bindings bring into a build: they want cmake and libclang.
+const RDMA_CRATES: [&str; 3] = ["rdma-mummy-sys", "bindgen", "cmake"];
+
+/// Without default features the daemon's build must want neither cmake nor libclang.
+fn without_rdma(workspace: &Workspace) -> Result<()> {
+    let tree = |flags: &[&str]| {
+        let arguments = ["tree", "--package", "filer", "--edges", "normal,build", "--prefix", "none"];
+        let output = workspace.cargo(&[&arguments, flags].concat()).output().context("cannot run cargo")?;
+        if !output.status.success() {
+            bail!("cargo tree: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        anyhow::Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    if rdma_crates(&tree(&[])?).is_empty() {
+        bail!("the default build of filer has no RDMA library: is its feature `verbs` still on?");
+    }
+    let found = rdma_crates(&tree(&["--no-default-features"])?);
+    if found.is_empty() {
+        return Ok(());
+    }
+    bail!("filer without default features still builds {}", found.join(", "))
+}
+
+fn rdma_crates(tree: &str) -> Vec<&'static str> {
+    let names = || tree.lines().filter_map(|line| line.split_whitespace().next());
+    RDMA_CRATES.into_iter().filter(|name| names().any(|found| found == *name)).collect()
 }
 
 /// The feature sets that must each be free of warnings: one when no crate has features.
@@ -62,6 +91,13 @@ pub fn fix(workspace: &Workspace) -> Result<()> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn crates_of_rdma_are_found_in_a_tree() {
+        let tree = "filer v0.1.0 (/x)\nlibc v0.2.1\nrdma-mummy-sys v0.2.6\ncmake v0.1.50 (*)\n";
+        assert_eq!(rdma_crates(tree), ["rdma-mummy-sys", "cmake"]);
+        assert!(rdma_crates("filer v0.1.0\nrdma-transport v0.1.0\n").is_empty());
+    }
 
     #[test]
     fn feature_sets_are_tried_only_when_there_are_features() {

@@ -62,18 +62,22 @@ impl Workspace {
     /// Builds the daemon in release mode and says where it is. `shown`: the compiler's progress too, which a
     /// person who waits wants to see; errors always.
     pub fn build_daemon(&self, shown: bool) -> Result<PathBuf> {
-        let mut command =
-            self.cargo(&["build", "--release", "--message-format=json-render-diagnostics", "--package"]);
-        command.args(["filer", "--bin", "twinfiler"]);
+        self.build("filer", "twinfiler", shown)
+    }
+
+    /// Builds a program of a package in release mode and says where it is.
+    pub fn build(&self, package: &str, program: &str, shown: bool) -> Result<PathBuf> {
+        let mut command = self.cargo(&["build", "--release", "--message-format=json-render-diagnostics"]);
+        command.args(["--package", package, "--bin", program]);
         if !shown {
             command.arg("--quiet");
         }
         let output = command.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
         if !output.status.success() {
-            bail!("building twinfiler failed: {}", output.status);
+            bail!("building {program} failed: {}", output.status);
         }
-        executable(&String::from_utf8_lossy(&output.stdout), "twinfiler")
-            .context("cargo built twinfiler but did not say where it is")
+        executable(&String::from_utf8_lossy(&output.stdout), program)
+            .with_context(|| format!("cargo built {program} but did not say where it is"))
     }
 
     /// The packages of the workspace as cargo sees them.

@@ -3,6 +3,7 @@
 //! Quiet but for one line for each step and what failed; all output is in files under the target directory. The
 //! last line counts every test of the test runner and every step of the scenarios.
 
+mod guests;
 mod runner;
 
 use crate::cluster::disk::Filesystem;
@@ -25,6 +26,9 @@ pub struct Arguments {
     /// Only these parts
     #[arg(long, value_enum, value_delimiter = ',')]
     pub only: Vec<Part>,
+    /// Leave the guests out, on a machine that cannot run them: RDMA, fencing and power cuts are not tested then
+    #[arg(long)]
+    pub without_guests: bool,
 }
 
 /// A part of the tests.
@@ -40,12 +44,17 @@ pub enum Part {
     Soak,
     /// pjdfstest and fsx
     Posix,
+    /// The scenarios in two guests with Soft-RoCE and NVDIMMs
+    Guests,
     /// Benches on tiny sizes
     Bench,
 }
 
 /// Runs everything.
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
+    if arguments.without_guests && arguments.only.contains(&Part::Guests) {
+        bail!("--only guests and --without-guests contradict each other");
+    }
     let started = Instant::now();
     let wanted = |part: Part| arguments.only.is_empty() || arguments.only.contains(&part);
     let mut report = Report::default();
@@ -57,7 +66,8 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         report.counted("unit and property tests", || runner::unit_tests(workspace));
         report.counted("documentation tests", || runner::doc_tests(workspace));
     }
-    let scenarios = [Part::Demo, Part::Soak, Part::Posix].into_iter().any(wanted);
+    let guests = wanted(Part::Guests) && !arguments.without_guests;
+    let scenarios = guests || [Part::Demo, Part::Soak, Part::Posix].into_iter().any(wanted);
     let mut program = None;
     if scenarios && ready {
         report.step("build twinfiler (release)", || {
@@ -67,6 +77,12 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     }
     if let Some(program) = &program {
         scenario_steps(workspace, &mut report, program, wanted);
+        if guests {
+            guests::steps(workspace, &mut report, program);
+        }
+    }
+    if wanted(Part::Guests) && arguments.without_guests {
+        report.left_out(guests::LEFT_OUT);
     }
     if wanted(Part::Bench) && ready {
         report.step("benches, tiny", || bench::run_tiny(workspace));

@@ -38,6 +38,9 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// The archive that is unpacked is the largest one up to this size.
 const MAX_ARCHIVE_BYTES: u64 = 2 << 20;
 
+/// Where the kernel lists RDMA devices.
+const RDMA_DEVICES: &str = "/sys/class/infiniband";
+
 /// How often the progress line is renewed.
 const REDRAW: Duration = Duration::from_millis(100);
 
@@ -54,7 +57,7 @@ pub struct Arguments {
     #[arg(long, value_enum, default_value = "ext4")]
     pub fs: Filesystem,
     /// How log bytes reach the partner
-    #[arg(long, default_value = "tcp", value_parser = ["tcp", "shm"])]
+    #[arg(long, default_value = "tcp", value_parser = ["tcp", "shm", "verbs"])]
     pub transport: String,
     /// Seconds of work before the primary is killed
     #[arg(long, default_value_t = 8)]
@@ -82,10 +85,24 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
+/// Refuses what this machine can not show.
+fn require_device(transport: &str, devices: &Path) -> Result<()> {
+    let has_device = || std::fs::read_dir(devices).is_ok_and(|mut entries| entries.next().is_some());
+    if transport != "verbs" || has_device() {
+        return Ok(());
+    }
+    bail!(
+        "this machine has no RDMA device. Show it in two virtual machines: `cargo run --release -p soft-roce-ci -- run \
+         mirrored-commit`. Or make a device of an Ethernet port, where the kernel has Soft-RoCE: `modprobe rdma_rxe; \
+         rdma link add rxe0 type rxe netdev INTERFACE`"
+    )
+}
+
 /// Runs the demo. A failed outcome is no error here.
 pub fn perform(workspace: &Workspace, arguments: &Arguments) -> Result<Outcome> {
     let logs = workspace.log_dir();
     packages::require_root_and_fuse()?;
+    require_device(&arguments.transport, Path::new(RDMA_DEVICES))?;
     let needs = [packages::WORKLOAD, packages::for_filesystem(arguments.fs.name())].concat();
     packages::ensure(&needs, &logs)?;
     let say = Narrator::new(arguments.json);
@@ -272,5 +289,21 @@ impl Narrator {
         }
         bar.finish_and_clear();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verbs_wants_a_device_and_says_where_else_it_can_be_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(require_device("tcp", dir.path()).is_ok());
+        let error = require_device("verbs", dir.path()).unwrap_err().to_string();
+        assert!(error.contains("soft-roce-ci") && error.contains("rdma link add"), "{error}");
+        assert!(require_device("verbs", &dir.path().join("none")).is_err());
+        std::fs::create_dir(dir.path().join("rxe0")).unwrap();
+        assert!(require_device("verbs", dir.path()).is_ok());
     }
 }

@@ -77,14 +77,17 @@ fn kill_partner(
     primary: Side,
     round: &Round,
 ) -> Result<(Side, Times)> {
-    cluster.kill(primary.other());
-    interrupt::sleep(round.dead)?;
-    fleet
-        .wait_progress(|| cluster.check_alive())
-        .context("the primary does not go on without its partner")?;
+    lose_partner(cluster, fleet, primary, round)?;
     let times = bring_back(cluster, primary.other())?;
     fleet.check_undisturbed()?;
     Ok((primary, times))
+}
+
+/// The partner dies, and the primary goes on alone.
+fn lose_partner(cluster: &mut Cluster, fleet: &mut Fleet, primary: Side, round: &Round) -> Result<()> {
+    cluster.kill(primary.other());
+    interrupt::sleep(round.dead)?;
+    fleet.wait_progress(|| cluster.check_alive()).context("the primary does not go on without its partner")
 }
 
 fn kill_both(
@@ -110,11 +113,7 @@ fn kill_primary_during_rejoin(
     primary: Side,
     round: &Round,
 ) -> Result<(Side, Times)> {
-    cluster.kill(primary.other());
-    interrupt::sleep(round.dead)?;
-    fleet
-        .wait_progress(|| cluster.check_alive())
-        .context("the primary does not go on without its partner")?;
+    lose_partner(cluster, fleet, primary, round)?;
     cluster.start_node(primary.other())?;
     interrupt::sleep(round.gap)?;
     cluster.kill(primary);
