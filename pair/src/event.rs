@@ -86,6 +86,12 @@ pub enum Event {
         /// Over which link.
         link: LinkId,
     },
+    /// What came from the primary does not continue the chain, over a link on which the primary acknowledges
+    /// without this node's word: it may have acknowledged what is broken here.
+    ReceivedWrong {
+        /// Over which link.
+        link: LinkId,
+    },
     /// What became of [`Command::AskWitness`](crate::Command::AskWitness). Exactly once per request.
     WitnessAnswer {
         /// Which request.

@@ -147,6 +147,12 @@ impl Pair {
             Event::Tick { vitals } => self.tick(vitals),
             Event::LinkUp { link, log } => self.link_up(link, log),
             Event::LinkDown { link } | Event::MirrorLost { link } => self.link_lost(link),
+            Event::ReceivedWrong { link } => {
+                if matches!(&self.role, Role::Partner(partner) if partner.link == link) {
+                    self.store(|state| state.in_sync = false);
+                }
+                self.link_lost(link);
+            }
             Event::LinkRefused { reason } => {
                 self.reports.refusal = Some(crate::Refusal::Transport(reason));
             }

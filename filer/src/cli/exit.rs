@@ -123,6 +123,16 @@ fn code_of_one(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
     if error.downcast_ref::<ServeError>().is_some() {
         return Some(ExitCode::Unavailable);
     }
+    #[cfg(feature = "verbs")]
+    if let Some(error) = error.downcast_ref::<rdma_transport::verbs::VerbsError>() {
+        use rdma_transport::verbs::VerbsError;
+        return Some(match error {
+            VerbsError::MemoryFsdax { .. } | VerbsError::MemoryFile { .. } | VerbsError::ModeRefused { .. } => {
+                ExitCode::Config
+            }
+            _ => ExitCode::Unavailable,
+        });
+    }
     of_storage(error).or_else(|| error.downcast_ref::<io::Error>().map(of_io))
 }
 

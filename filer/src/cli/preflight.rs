@@ -4,8 +4,10 @@
 //! by the crates that open, with typed errors of their own. A check here may be outrun by a change right after; then
 //! that opening fails, only less clearly.
 
+mod rdma;
+
 use super::exit::ExitCode;
-use crate::config::{LogKind, NodeConfig, VolumeConfig};
+use crate::config::{LogKind, NodeConfig, TransportKind, VolumeConfig};
 use std::fmt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
@@ -62,6 +64,9 @@ pub fn preflight(config: &NodeConfig) -> Result<(), Preflight> {
     let mut found = require_root().err().unwrap_or_default();
     for volume in &config.volumes {
         check_log(&mut found, volume);
+        if volume.transport == TransportKind::Verbs {
+            rdma::check(&mut found, volume);
+        }
         check_directory(&mut found, volume, "base directory", &volume.base);
         if let Some(mount) = &volume.fuse.mount {
             check_mount_point(&mut found, volume, mount);

@@ -12,6 +12,8 @@ use toml::de::DeValue;
 
 /// Longest name of a network interface (the kernel's IFNAMSIZ less the terminating zero).
 const MAX_INTERFACE_NAME_BYTES: usize = 15;
+/// Longest name of an RDMA device (the kernel's IB_DEVICE_NAME_MAX less the terminating zero).
+const MAX_DEVICE_NAME_BYTES: usize = 63;
 
 /// A value of the file.
 pub(super) trait Field: Sized {
@@ -150,7 +152,7 @@ impl Field for CommandLine {
 }
 
 /// One of a few names.
-fn choice<T: Copy>(value: &DeValue<'_>, choices: &[(&'static str, T)]) -> Result<T, String> {
+pub(super) fn choice<T: Copy>(value: &DeValue<'_>, choices: &[(&'static str, T)]) -> Result<T, String> {
     let text = text(value)?;
     if let Some((_, choice)) = choices.iter().find(|(name, _)| *name == text) {
         return Ok(*choice);
@@ -179,13 +181,31 @@ impl Field for LogFormat {
 }
 
 impl Field for TransportKind {
-    const WANTED: &'static str = "one of \"tcp\", \"shm\"";
+    const WANTED: &'static str = "one of \"tcp\", \"verbs\", \"shm\"";
     const EXAMPLE: &'static str = "\"tcp\"";
     fn read(value: &DeValue<'_>) -> Result<TransportKind, String> {
-        if value.as_str() == Some("verbs") {
-            return Err("\"verbs\" (RDMA) is not part of this build".to_owned());
+        let kinds = [TransportKind::Tcp, TransportKind::Verbs, TransportKind::Shm];
+        choice(value, &["tcp", "verbs", "shm"].into_iter().zip(kinds).collect::<Vec<_>>())
+    }
+}
+
+/// The name of an RDMA device.
+pub(super) struct DeviceName(pub(super) String);
+
+impl Field for DeviceName {
+    const WANTED: &'static str = "the name of an RDMA device (`rdma link` lists them)";
+    const EXAMPLE: &'static str = "\"mlx5_0\"";
+    fn read(value: &DeValue<'_>) -> Result<DeviceName, String> {
+        let name = text(value)?;
+        let usable = !name.is_empty()
+            && name.len() <= MAX_DEVICE_NAME_BYTES
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+            && !matches!(name, "." | "..");
+        if usable {
+            Ok(DeviceName(name.to_owned()))
+        } else {
+            Err(format!("{name:?} can not name an RDMA device"))
         }
-        choice(value, &[("tcp", TransportKind::Tcp), ("shm", TransportKind::Shm)])
     }
 }
 

@@ -5,6 +5,7 @@
 
 use super::error::Problem;
 use super::fields::InterfaceName;
+use super::link::{self, LinkConfig, RdmaConfig};
 use super::model::*;
 use super::section::{Located, Section, Source};
 use super::units::{ByteSize, HumanDuration};
@@ -133,7 +134,7 @@ fn volume(
     if let Some(base) = &base {
         claims.claim_tree(&section, "base directory", &base.value, base.line);
     }
-    let transport = section.or("transport", TransportKind::default());
+    let transport = section.optional::<TransportKind>("transport");
     let peer = section.required_table("peer").and_then(|section| peer(section, own));
     let preferred = section.optional::<ids::NodeName>("preferred_primary");
     if let (Some(preferred), Some(peer), Some(own)) = (&preferred, &peer, own)
@@ -157,6 +158,14 @@ fn volume(
         },
     };
     let timers = section.table("timers").map_or_else(TimerConfig::default, timers);
+    let chosen = link::Chosen {
+        transport: transport.map_or(TransportKind::default(), |located| located.value),
+        line: transport.map_or(section.line(), |located| located.line),
+        log: log.as_ref().map(|log| log.kind),
+    };
+    link::check_transport(&section, &chosen);
+    let rdma = section.table("rdma").map_or_else(RdmaConfig::default, |section| link::rdma(section, &chosen));
+    let link = section.table("link").map_or_else(LinkConfig::default, link::link);
     let log_bytes = log.as_ref().map(|log| log.capacity_bytes);
     let consistency_point = match section.table("consistency_point") {
         Some(section) => consistency_point(section, log_bytes),
@@ -170,7 +179,9 @@ fn volume(
         id: id?.value,
         base: base?.value,
         peer: peer?,
-        transport,
+        transport: chosen.transport,
+        rdma,
+        link,
         log: log?,
         fuse,
         timers,

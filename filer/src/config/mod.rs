@@ -10,6 +10,7 @@
 
 mod error;
 mod fields;
+mod link;
 mod load;
 mod model;
 mod section;
@@ -20,6 +21,7 @@ mod witness;
 mod tests;
 
 pub use error::{ConfigError, Problem};
+pub use link::{LinkConfig, Persistence, RdmaConfig};
 pub use model::{
     CommandLine, ConsistencyPointConfig, FloatingIpConfig, FuseConfig, HooksConfig, LogConfig, LogFormat,
     LogKind, NodeConfig, PeerConfig, TimerConfig, TransportKind, VolumeConfig, VolumeName, WitnessConfig,

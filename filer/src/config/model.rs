@@ -2,6 +2,7 @@
 //!
 //! docs/configuration.md describes every key; a test compares the keys here with the keys there.
 
+use super::link::{LinkConfig, Persistence, RdmaConfig};
 use super::units::AddressPrefix;
 use crate::witness::etcd::EtcdSettings;
 use ids::{NodeName, VolumeId};
@@ -116,6 +117,10 @@ pub struct VolumeConfig {
     pub peer: PeerConfig,
     /// How log bytes reach the partner.
     pub transport: TransportKind,
+    /// RDMA, for [`TransportKind::Verbs`].
+    pub rdma: RdmaConfig,
+    /// Waits on the link.
+    pub link: LinkConfig,
     /// The log.
     pub log: LogConfig,
     /// The mount.
@@ -235,6 +240,14 @@ impl Default for TimerConfig {
 }
 
 impl VolumeConfig {
+    /// What makes log bytes durable at the partner.
+    pub fn persistence(&self) -> Persistence {
+        match self.transport {
+            TransportKind::Verbs => self.rdma.persistence,
+            TransportKind::Tcp | TransportKind::Shm => Persistence::Message,
+        }
+    }
+
     /// What the pair's state machine is configured with, on the node called `me`.
     pub fn pair(&self, me: &NodeName, witness: bool) -> pair::Config {
         let whole_ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);

@@ -3,6 +3,8 @@
 use super::*;
 use std::time::Duration;
 
+mod link;
+
 const GOOD: &str = r#"
 [node]
 name = "a"
@@ -57,6 +59,22 @@ time_limit = "3s"
 [volume.floating_ip]
 address = "10.0.0.9/24"
 interface = "eth0"
+
+[volume.link]
+spin = "50us"
+handshake_timeout = "3s"
+dead_peer_timeout = "4s"
+"#;
+
+/// What stands in a file whose nodes have RDMA.
+const RDMA: &str = r#"
+[volume.rdma]
+device = "mlx5_0"
+port = 1
+gid_index = 3
+traffic_class = 106
+persistence = "read"
+ddio_off = true
 "#;
 
 const MINIMAL: &str = r#"
@@ -110,6 +128,10 @@ fn every_key_is_read() {
     assert_eq!(volume.floating_ip.as_ref().unwrap().address.to_string(), "10.0.0.9/24");
     assert_eq!(volume.pair(&config.name, true).check(), Ok(()));
     assert_eq!(volume.pair(&config.name, true).timers.failure_timeout_ms, 200);
+    let tuning = volume.link.tuning(volume.timers.peer_timeout);
+    assert_eq!((tuning.spin, tuning.handshake_timeout), (Duration::from_micros(50), Duration::from_secs(3)));
+    assert_eq!(tuning.dead_peer_timeout, Duration::from_secs(4));
+    assert_eq!((volume.persistence(), &volume.rdma), (Persistence::Message, &RdmaConfig::default()));
 }
 
 #[test]
@@ -199,8 +221,8 @@ fn bad_lines_and_their_messages() {
         ),
         (
             "transport = \"tcp\"",
-            "transport = \"verbs\"",
-            "18: volume \"home\": `transport`: \"verbs\" (RDMA) is not part of this build => write one of \"tcp\", \"shm\": `transport = \"tcp\"`",
+            "transport = \"verb\"",
+            "18: volume \"home\": `transport`: \"verb\" is not known here; did you mean \"verbs\"? => write one of \"tcp\", \"verbs\", \"shm\": `transport = \"tcp\"`",
         ),
         (
             "preferred_primary = \"b\"",
@@ -379,7 +401,7 @@ fn files_that_can_not_be_read() {
 #[test]
 fn the_documentation_describes_every_key() {
     let documentation = include_str!("../../../docs/configuration.md");
-    for line in GOOD.lines() {
+    for line in GOOD.lines().chain(RDMA.lines()) {
         let key = line.split('=').next().unwrap_or_default().trim();
         if !key.is_empty() {
             assert!(documentation.contains(&format!("`{key}`")), "docs/configuration.md lacks `{key}`");

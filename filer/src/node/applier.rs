@@ -162,6 +162,8 @@ pub(super) fn run(shared: &Arc<Shared>) {
                 let remedy =
                     if full { "free space in the base filesystem" } else { "check the disk and its log" };
                 shared.report(&format!("{FAULT_PREFIX}: {error}"), remedy);
+                // The partner hears with the next heartbeat how much room there really is.
+                shared.local_space();
                 shared.tell(NodeEvent::Fault(if full { LocalFault::BaseFull } else { LocalFault::BaseIo }));
                 shared.applier.failed(retry);
                 retry = (retry * 2).min(RETRY_MAX);

@@ -18,6 +18,8 @@ pub(super) enum NodeEvent {
     Message { id: u64, bytes: Vec<u8> },
     /// Mirroring to the partner, or receiving from it, failed.
     MirrorLost { id: u64, reason: String },
+    /// The primary's bytes are not what they should be, and it may have acknowledged them.
+    ReceivedWrong { id: u64, reason: String },
     /// The witness answered, or did not.
     Witness { request: RequestId, outcome: WitnessOutcome },
     /// An operator's wish; whether it can be met is answered at once.

@@ -9,6 +9,7 @@ use super::NodeError;
 use super::event::{NodeEvent, WitnessQuestion};
 use super::front::Front;
 use super::peer::Peer;
+use super::receiver::Landing;
 use super::shared::Shared;
 use crate::commit::{Journal, NotServing, SpaceBudget};
 use crate::control::{ControlError, ErrorKind};
@@ -40,6 +41,8 @@ pub(super) struct Executor {
     peer: Option<Peer>,
     await_peer: Option<(LinkId, Lsn)>,
     draining: bool,
+    /// The pair's, after the last event.
+    mode: PairMode,
     /// Why the newest claim began.
     reason: &'static str,
     tick_at: Instant,
@@ -57,8 +60,10 @@ impl Executor {
         witness: Sender<WitnessQuestion>,
         front: Front,
     ) -> Executor {
+        let status = pair.status(MonoMs(shared.now_ms()));
         let mut executor = Executor {
             shared,
+            mode: status.mode,
             pair,
             inbox,
             witness,
@@ -73,6 +78,7 @@ impl Executor {
             stopped: false,
         };
         executor.carry_out(first);
+        *executor.shared.pair.lock() = Some(status);
         executor
     }
 
@@ -80,7 +86,6 @@ impl Executor {
     pub fn run(mut self) {
         super::be_urgent();
         while !self.stopped {
-            self.publish_status();
             self.watch();
             if let Some(answer) = self.answers.pop_front() {
                 self.apply(answer);
@@ -99,10 +104,7 @@ impl Executor {
                 self.apply(Event::Tick { vitals });
             }
         }
-        self.publish_status();
-        if let Some(peer) = self.peer.take() {
-            peer.close(&self.shared);
-        }
+        self.close_peer();
         self.front.end();
     }
 
@@ -119,20 +121,26 @@ impl Executor {
     }
 
     fn apply(&mut self, event: Event) {
-        let before = self.pair.status(self.now()).mode;
+        let before = self.mode;
         let reason = takeover_reason(&event, before);
         let commands = self.pair.apply(self.now(), event);
+        // Commands do not change it: one status for each event is enough.
         let after = self.pair.status(self.now());
+        self.mode = after.mode;
         if after.mode == PairMode::TakingOver && (before != after.mode || reason == FORCED) {
             self.reason = reason;
         }
         if after.mode != before {
             let (from, to, epoch) = (before.to_string(), after.mode.to_string(), after.epoch.0);
             tracing::info!(volume = self.shared.name(), from, to, epoch, detail = after.detail, "pair");
+            if after.mode == PairMode::Mirrored {
+                self.shared.healed(WRONG_BYTES);
+            }
         }
         self.carry_out(commands);
         // A failed pair says no more; there is nothing to hand over.
         self.stopped |= self.stop_wanted && after.mode == PairMode::Failed;
+        *self.shared.pair.lock() = Some(after);
     }
 
     fn carry_out(&mut self, commands: Vec<Command>) {
@@ -150,18 +158,14 @@ impl Executor {
     fn heard(&mut self, event: NodeEvent) {
         match event {
             NodeEvent::LinkUp { id, link } => {
-                if let Some(old) = self.peer.take() {
-                    old.close(&self.shared);
-                }
-                self.peer = Some(Peer::new(id, *link));
+                self.close_peer();
+                self.peer = Some(Peer::new(id, *link, Landing::of(&self.shared)));
                 let log = self.shared.log_summary();
                 self.apply(Event::LinkUp { link: LinkId(id), log });
             }
             NodeEvent::LinkDown { id } => {
-                if self.peer.as_ref().is_some_and(|peer| peer.id() == id)
-                    && let Some(peer) = self.peer.take()
-                {
-                    peer.close(&self.shared);
+                if self.peer.as_ref().is_some_and(|peer| peer.id() == id) {
+                    self.close_peer();
                     self.apply(Event::LinkDown { link: LinkId(id) });
                 }
             }
@@ -182,6 +186,13 @@ impl Executor {
                 tracing::info!(volume = self.shared.name(), link = id, reason, "mirroring ended");
                 self.apply(Event::MirrorLost { link: LinkId(id) });
             }
+            NodeEvent::ReceivedWrong { id, reason } => {
+                self.shared.report(
+                    &format!("{WRONG_BYTES}: {reason}"),
+                    "it catches up again by itself; if this comes back, check memory, NIC and cabling of both nodes",
+                );
+                self.apply(Event::ReceivedWrong { link: LinkId(id) });
+            }
             NodeEvent::Witness { request, outcome } => self.apply(Event::WitnessAnswer { request, outcome }),
             NodeEvent::Operator { wish, answer } => {
                 let possible = self.pair.can(wish).map_err(|why| ControlError::new(ErrorKind::Refused, why));
@@ -198,6 +209,17 @@ impl Executor {
                 self.stop_wanted = true;
                 self.apply(Event::Shutdown);
             }
+        }
+    }
+
+    /// Ends the link. Where the partner's right to write into this log can not be taken away, this node must
+    /// not go on: whatever it would do with the log, the other may write into it.
+    fn close_peer(&mut self) {
+        let Some(peer) = self.peer.take() else { return };
+        if let Err(error) = peer.close(&self.shared.path) {
+            let remedy = "end the partner's process, then restart this node";
+            self.shared.report(&format!("the link could not be ended in order: {error}"), remedy);
+            self.apply(Event::CommandFailed { error: error.to_string() });
         }
     }
 
@@ -302,7 +324,7 @@ impl Executor {
             Command::AwaitPeer { link, lsn } => self.await_peer = Some((link, lsn)),
             Command::StartReceiving { link, at } => {
                 if let Some(peer) = self.peer_of(link) {
-                    peer.receive(shared, at)?;
+                    peer.receive(at)?;
                 }
             }
             Command::SetHold(from) => {
@@ -420,29 +442,22 @@ impl Executor {
         if let Some(committed) = committed {
             shared.path.committed_by_primary(committed)?;
         } else if shared.path.cursors().rule() == AckRule::Both {
-            let local = shared.local_space();
             // Totals are not told: they bind through what is free.
             let space = SpaceBudget {
                 free_bytes: vitals.free_bytes,
                 available_bytes: vitals.free_bytes,
                 free_inodes: vitals.free_inodes,
-                ..local
+                ..shared.known_space()
             };
             shared.gate.set_peer_space(Some((vitals.applied, space)));
         }
         Ok(())
     }
-
-    fn publish_status(&self) {
-        let status = self.pair.status(self.now());
-        let mut published = self.shared.pair.lock();
-        if published.as_ref() != Some(&status) {
-            *published = Some(status);
-        }
-    }
 }
 
 const FORCED: &str = "forced";
+/// Faults that begin so are over when the pair is mirrored again.
+const WRONG_BYTES: &str = "what the primary wrote does not continue this log";
 
 /// Why a claim begins with this event, in the words of [`crate::status::TakeoverTiming`].
 fn takeover_reason(event: &Event, before: PairMode) -> &'static str {

@@ -6,9 +6,10 @@
 //! again at intervals), or refuses (told once, then tried at intervals).
 
 use super::event::NodeEvent;
+use super::rdma::Rdma;
 use super::shared::Shared;
 use crate::config::TransportKind;
-use rdma_transport::{Acceptor, Control, Link, LinkError, LinkParams, Tuning, shm, tcp};
+use rdma_transport::{Acceptor, Control, Link, LinkError, LinkParams, shm, tcp};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +24,8 @@ pub(super) enum Source {
     ConnectTcp(String),
     /// This node connects through a socket of this host.
     ConnectShm(PathBuf),
+    /// This node connects over TCP and then uses RDMA.
+    ConnectRdma(String),
     /// The partner connects.
     Accept(Acceptor),
 }
@@ -37,8 +40,9 @@ impl Listeners {
     /// Listens where the transports of `volumes` need it.
     pub fn bind(config: &crate::config::NodeConfig) -> Result<Listeners, LinkError> {
         let uses = |kind| config.volumes.iter().any(|volume| volume.transport == kind);
-        let tcp =
-            uses(TransportKind::Tcp).then(|| tcp::Listener::bind(&config.listen.to_string())).transpose()?;
+        let tcp = (uses(TransportKind::Tcp) || uses(TransportKind::Verbs))
+            .then(|| tcp::Listener::bind(&config.listen.to_string()))
+            .transpose()?;
         let shm =
             uses(TransportKind::Shm).then(|| shm::Listener::bind(&shm_path(config.listen))).transpose()?;
         Ok(Listeners { tcp, shm })
@@ -49,19 +53,26 @@ impl Listeners {
         let address = shared.config.peer.address;
         let connects = params.local < params.peer;
         let memory = shared.log.memory();
+        let params = params.clone();
         Ok(match (shared.config.transport, connects) {
             (TransportKind::Tcp, true) => Source::ConnectTcp(address.to_string()),
             (TransportKind::Shm, true) => Source::ConnectShm(shm_path(address)),
-            (TransportKind::Tcp, false) => match &self.tcp {
-                Some(listener) => Source::Accept(listener.register(params.clone(), memory)?),
-                None => unreachable!("bound, because a volume uses it"),
-            },
-            (TransportKind::Shm, false) => match &self.shm {
-                Some(listener) => Source::Accept(listener.register(params.clone(), memory)?),
-                None => unreachable!("bound, because a volume uses it"),
-            },
+            (TransportKind::Verbs, true) => Source::ConnectRdma(address.to_string()),
+            (TransportKind::Tcp, false) => Source::Accept(bound(&self.tcp).register(params, memory)?),
+            (TransportKind::Shm, false) => Source::Accept(bound(&self.shm).register(params, memory)?),
+            (TransportKind::Verbs, false) => {
+                Source::Accept(opened(shared).register(bound(&self.tcp), params)?)
+            }
         })
     }
+}
+
+fn bound<T>(listener: &Option<T>) -> &T {
+    listener.as_ref().expect("bound, because a volume uses it")
+}
+
+fn opened(shared: &Shared) -> &Rdma {
+    shared.rdma.as_ref().expect("opened before the volume starts, because it uses it")
 }
 
 /// Both nodes are on this host: the port of the listening node names its socket.
@@ -71,15 +82,11 @@ fn shm_path(listen: std::net::SocketAddr) -> PathBuf {
 
 /// What both ends must agree on.
 pub(super) fn params(shared: &Shared) -> LinkParams {
-    let timers = &shared.config.timers;
     LinkParams {
         volume: shared.config.id,
         local: shared.me.clone(),
         peer: shared.config.peer.name.clone(),
-        tuning: Tuning {
-            dead_peer_timeout: (timers.peer_timeout * 4).max(Duration::from_secs(1)),
-            ..Tuning::default()
-        },
+        tuning: shared.config.link.tuning(shared.config.timers.peer_timeout),
         counters: shared.counters.clone(),
     }
 }
@@ -132,6 +139,7 @@ fn next_link(shared: &Shared, source: &Source, params: &LinkParams) -> Result<Op
         Source::Accept(acceptor) => acceptor.accept(LOOK_AROUND),
         Source::ConnectTcp(address) => tcp::connect(address, params, memory).map(Some),
         Source::ConnectShm(path) => shm::connect(path, params, memory).map(Some),
+        Source::ConnectRdma(address) => opened(shared).connect(address, params).map(Some),
     }
 }
 

@@ -16,6 +16,7 @@ mod front;
 mod link;
 mod open;
 mod peer;
+mod rdma;
 mod receiver;
 mod report;
 mod shared;
@@ -74,6 +75,15 @@ pub enum NodeError {
         #[source]
         source: apply_engine::base::OpenError,
     },
+    /// RDMA can not be used.
+    #[error("volume {volume}: RDMA can not be used")]
+    Rdma {
+        /// The volume.
+        volume: String,
+        /// Why, and what to do.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The pair can not work so.
     #[error("volume {volume}: {why}")]
     Pair {
@@ -119,6 +129,12 @@ pub enum NodeError {
     /// The order of the cursors would break.
     #[error(transparent)]
     Cursor(#[from] ids::CursorError),
+    /// What landed can not be taken in.
+    #[error(transparent)]
+    Landed(#[from] nvlog::ChainError),
+    /// What landed can not be made durable.
+    #[error("what the partner wrote can not be made durable: {0}")]
+    Persist(#[source] nvlog::PersistError),
     /// The log could not be cut.
     #[error(transparent)]
     Truncate(#[from] nvlog::TruncateError),

@@ -1,6 +1,7 @@
 //! Opens what a volume has on this node, before anything runs or is changed.
 
 use super::NodeError;
+use super::rdma::Rdma;
 use crate::config::{NodeConfig, VolumeConfig};
 use apply_engine::Base;
 use nvlog::{Log, OpenMode, RecoveryReport};
@@ -11,6 +12,7 @@ pub(super) struct Opened {
     pub config: VolumeConfig,
     pub log: Log,
     pub recovery: RecoveryReport,
+    pub rdma: Option<Rdma>,
     pub base: Base,
     pub role_state: DurableState,
 }
@@ -43,5 +45,6 @@ fn one(config: &VolumeConfig) -> Result<Opened, NodeError> {
         volume, tail = %recovery.tail, end = %recovery.end, records = recovery.records,
         cut = %recovery.cut, memory_lost = recovery.memory_lost, "log opened"
     );
-    Ok(Opened { config: config.clone(), log, recovery, base, role_state })
+    let rdma = Rdma::open(config, log.memory())?;
+    Ok(Opened { config: config.clone(), log, recovery, rdma, base, role_state })
 }

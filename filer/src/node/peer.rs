@@ -2,12 +2,13 @@
 //!
 //! The sender is lent to the commit path while this node mirrors, the receiver to its thread while it
 //! receives; both come back, because roles can change over one link. Invariant: when [`Peer::revoke`] or
-//! [`Peer::close`] returns, nothing of the partner lands in the log any more, and what had landed is part of
-//! it.
+//! [`Peer::close`] returns well, nothing of the partner lands in the log any more, and what had landed is part
+//! of it, announced or not. What can go wrong: the right to write can not be taken away; then both say so, and
+//! whoever asked must not go on.
 
 use super::NodeError;
-use super::receiver::Receiving;
-use super::shared::Shared;
+use super::receiver::{Landing, Receiving};
+use crate::commit::CommitPath;
 use ids::LogPoint;
 use pair::Message;
 use rdma_transport::{Closer, Control, Fence, Link, MirrorReceiver, MirrorSender};
@@ -22,12 +23,14 @@ pub(super) struct Peer {
     sender: Option<Box<dyn MirrorSender>>,
     receiver: Option<Box<dyn MirrorReceiver>>,
     receiving: Option<Receiving>,
+    landing: Landing,
 }
 
 impl Peer {
-    pub fn new(id: u64, link: Link) -> Peer {
+    pub fn new(id: u64, link: Link, landing: Landing) -> Peer {
         Peer {
             id,
+            landing,
             control: link.control,
             fence: link.fence,
             closer: link.closer,
@@ -61,26 +64,27 @@ impl Peer {
     }
 
     /// Begins to receive at `at`; what was being received before is over.
-    pub fn receive(&mut self, shared: Arc<Shared>, at: LogPoint) -> Result<(), NodeError> {
+    pub fn receive(&mut self, at: LogPoint) -> Result<(), NodeError> {
         self.stop_receiving();
         if let Some(receiver) = self.receiver.take() {
+            let landing = self.landing.clone();
             self.receiving =
-                Some(Receiving::start(shared, self.id, receiver, at).map_err(NodeError::Thread)?);
+                Some(Receiving::start(landing, self.id, receiver, at).map_err(NodeError::Thread)?);
         }
         Ok(())
     }
 
-    /// Takes the partner's right to write away, and takes in what had landed.
+    /// Takes the partner's right to write away, then takes in what had landed.
     pub fn revoke(&mut self) -> Result<(), NodeError> {
         self.fence.revoke()?;
-        self.stop_receiving();
-        Ok(())
+        if self.stop_receiving() { self.landing.take_in_the_rest() } else { Ok(()) }
     }
 
-    fn stop_receiving(&mut self) {
-        if let Some(receiving) = self.receiving.take() {
-            self.receiver = receiving.stop();
-        }
+    /// Whether something was being received.
+    fn stop_receiving(&mut self) -> bool {
+        let Some(receiving) = self.receiving.take() else { return false };
+        self.receiver = receiving.stop();
+        true
     }
 
     pub fn drop_link(&self) {
@@ -88,15 +92,11 @@ impl Peer {
     }
 
     /// Ends the link and everything that runs over it.
-    pub fn close(mut self, shared: &Shared) {
-        if let Err(error) = self.revoke() {
-            shared.report(
-                &format!("the partner's right to write could not be taken away: {error}"),
-                "end its process",
-            );
-        }
+    pub fn close(mut self, path: &CommitPath) -> Result<(), NodeError> {
+        let revoked = self.revoke();
         self.closer.close();
         self.stop_receiving();
-        drop(shared.path.stop_mirror_of(self.id));
+        drop(path.stop_mirror_of(self.id));
+        revoked
     }
 }

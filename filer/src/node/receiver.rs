@@ -1,13 +1,21 @@
 //! The partner's receiving thread: bytes land in the ring, the chain is checked, they are made durable, the
-//! primary is told.
+//! primary is told. And what a takeover does first: take in everything that has landed, announced or not.
 //!
-//! Invariant: only what continues the chain and is durable is acknowledged. What can go wrong: a sender whose
-//! bytes do not continue the chain, or whose claim differs from what the bytes say (the link is given up, the
-//! log keeps what was good); the link ends.
+//! Invariants: only what continues the chain and is durable is acknowledged. Where the primary itself learns
+//! from its NIC that its bytes are durable here (verbs, modes `read` and `flush`), it acknowledges without this
+//! processor; so once it may write here no more, [`Landing::take_in_the_rest`] walks the ring beyond the last
+//! arrival that was announced. What can go wrong: a sender whose bytes do not continue the chain, or whose claim
+//! differs from what the bytes say (the link is given up, the log keeps what was good; where the primary may have
+//! acknowledged those bytes, this node is not fit to take over until it has caught up again); the link ends.
 
+use super::NodeError;
 use super::event::NodeEvent;
 use super::shared::Shared;
+use crate::commit::CommitPath;
+use crate::metrics::VolumeMetrics;
+use crossbeam::channel::Sender;
 use ids::LogPoint;
+use nvlog::Log;
 use rdma_transport::MirrorReceiver;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,6 +27,89 @@ const WAIT: Duration = Duration::from_millis(50);
 /// Arrivals taken in after a stop was asked for; more than the transport lets travel at once.
 const MAX_LAST_ARRIVALS: usize = 2 * rdma_transport::MAX_IN_FLIGHT;
 
+/// Where the primary's bytes go.
+#[derive(Clone)]
+pub(super) struct Landing {
+    log: Arc<Log>,
+    path: Arc<CommitPath>,
+    metrics: Arc<VolumeMetrics>,
+    events: Sender<NodeEvent>,
+    /// The primary may acknowledge what lies here before this processor has seen it.
+    one_sided: bool,
+}
+
+impl Landing {
+    /// Into this volume's log.
+    pub fn of(shared: &Shared) -> Landing {
+        Landing {
+            log: shared.log.clone(),
+            path: shared.path.clone(),
+            metrics: shared.metrics.clone(),
+            events: shared.events.clone(),
+            one_sided: shared.config.persistence().is_one_sided(),
+        }
+    }
+
+    fn tell(&self, event: NodeEvent) {
+        let _ended = self.events.send(event);
+    }
+
+    fn take_in(&self, receiver: &mut dyn MirrorReceiver, claimed: LogPoint) -> Result<(), Refused> {
+        let before = self.log.end();
+        if claimed.lsn <= before.lsn {
+            return Err(Refused::Wrong(format!(
+                "the primary sent up to {claimed}, but this log ends at {before} already"
+            )));
+        }
+        let landed = self.log.ingest(claimed.lsn).map_err(|error| Refused::Wrong(error.to_string()))?;
+        if landed != claimed {
+            return Err(Refused::Wrong(format!(
+                "the primary claimed {claimed}, but the records say {landed}"
+            )));
+        }
+        self.keep(before, landed).map_err(|error| Refused::Other(error.to_string()))?;
+        receiver.acknowledge(landed).map_err(|error| Refused::Other(error.to_string()))
+    }
+
+    /// Makes what was taken in durable, and part of what this node holds.
+    fn keep(&self, before: LogPoint, landed: LogPoint) -> Result<(), NodeError> {
+        let started = std::time::Instant::now();
+        if let Err(error) = self.log.persist(before.lsn, landed.lsn) {
+            self.tell(NodeEvent::LogFailed(error.to_string()));
+            return Err(NodeError::Persist(error));
+        }
+        self.metrics.persist.observe(started.elapsed());
+        // A primary that overruns this log's tail would be found here.
+        Ok(self.path.extended(landed)?)
+    }
+
+    /// Takes in every record in the ring that continues the log, whether it was announced or not, and makes it
+    /// durable. Nobody may write here any more, and no receiver run.
+    ///
+    /// What lies beyond and does not continue the log stays where it is: looking for it would cost a takeover the
+    /// time to read the whole ring, and the first record of the new epoch starts a chain that it can not continue.
+    pub fn take_in_the_rest(&self) -> Result<(), NodeError> {
+        let before = self.log.end();
+        let (landed, cut) = self.log.ingest_all()?;
+        if cut.is_newer_program() {
+            return Err(NodeError::Unreadable { lsn: landed.lsn, why: cut.to_string() });
+        }
+        if landed.lsn > before.lsn {
+            tracing::info!(from = %before, to = %landed, "records had landed that nobody announced");
+            self.keep(before, landed)?;
+        }
+        Ok(())
+    }
+}
+
+/// Why an arrival was not taken in.
+enum Refused {
+    /// The bytes are not what they should be.
+    Wrong(String),
+    /// The link or this node failed.
+    Other(String),
+}
+
 /// A running receiver.
 pub(super) struct Receiving {
     stop: Arc<AtomicBool>,
@@ -28,7 +119,7 @@ pub(super) struct Receiving {
 impl Receiving {
     /// Receives from `at`, this log's end.
     pub fn start(
-        shared: Arc<Shared>,
+        landing: Landing,
         link: u64,
         mut receiver: Box<dyn MirrorReceiver>,
         at: LogPoint,
@@ -37,12 +128,18 @@ impl Receiving {
         let stopped = stop.clone();
         let run = move || {
             super::be_urgent();
-            let reason = match receiver.start(at) {
-                Ok(()) => receive(&shared, receiver.as_mut(), &stopped),
-                Err(error) => Some(error.to_string()),
+            let refused = match receiver.start(at) {
+                Ok(()) => receive(&landing, receiver.as_mut(), &stopped),
+                Err(error) => Some(Refused::Other(error.to_string())),
             };
-            if let Some(reason) = reason {
-                shared.tell(NodeEvent::MirrorLost { id: link, reason });
+            match refused {
+                Some(Refused::Wrong(reason)) if landing.one_sided => {
+                    landing.tell(NodeEvent::ReceivedWrong { id: link, reason });
+                }
+                Some(Refused::Wrong(reason) | Refused::Other(reason)) => {
+                    landing.tell(NodeEvent::MirrorLost { id: link, reason });
+                }
+                None => {}
             }
             receiver
         };
@@ -50,7 +147,7 @@ impl Receiving {
         Ok(Receiving { stop, thread })
     }
 
-    /// Takes in what has landed, and ends. The peer's right to write must be revoked, or the link closed.
+    /// Takes in what was announced, and ends. The peer's right to write must be revoked, or the link closed.
     pub fn stop(self) -> Option<Box<dyn MirrorReceiver>> {
         self.stop.store(true, Ordering::Release);
         self.thread.join().ok()
@@ -58,43 +155,26 @@ impl Receiving {
 }
 
 /// Why it ended, unless it was asked to.
-fn receive(shared: &Shared, receiver: &mut dyn MirrorReceiver, stop: &AtomicBool) -> Option<String> {
+fn receive(landing: &Landing, receiver: &mut dyn MirrorReceiver, stop: &AtomicBool) -> Option<Refused> {
     while !stop.load(Ordering::Acquire) {
         match receiver.next(WAIT) {
             Ok(None) => {}
             Ok(Some(arrival)) => {
-                if let Err(reason) = take_in(shared, receiver, arrival.to) {
-                    return Some(reason);
+                if let Err(refused) = landing.take_in(receiver, arrival.to) {
+                    return Some(refused);
                 }
             }
-            Err(error) => return Some(error.to_string()),
+            Err(error) => return Some(Refused::Other(error.to_string())),
         }
     }
     for _ in 0..MAX_LAST_ARRIVALS {
         match receiver.next(Duration::ZERO) {
-            Ok(Some(arrival)) if take_in(shared, receiver, arrival.to).is_ok() => {}
+            Ok(Some(arrival)) if landing.take_in(receiver, arrival.to).is_ok() => {}
             _ => break,
         }
     }
     None
 }
 
-fn take_in(shared: &Shared, receiver: &mut dyn MirrorReceiver, claimed: LogPoint) -> Result<(), String> {
-    let before = shared.log.end();
-    if claimed.lsn <= before.lsn {
-        return Err(format!("the primary sent up to {claimed}, but this log ends at {before} already"));
-    }
-    let landed = shared.log.ingest(claimed.lsn).map_err(|error| error.to_string())?;
-    if landed != claimed {
-        return Err(format!("the primary claimed {claimed}, but the records say {landed}"));
-    }
-    let started = std::time::Instant::now();
-    shared.log.persist(before.lsn, landed.lsn).map_err(|error| {
-        shared.tell(NodeEvent::LogFailed(error.to_string()));
-        error.to_string()
-    })?;
-    shared.metrics.persist.observe(started.elapsed());
-    // A primary that overruns this log's tail would be found here.
-    shared.path.extended(landed).map_err(|error| error.to_string())?;
-    receiver.acknowledge(landed).map_err(|error| error.to_string())
-}
+#[cfg(test)]
+mod tests;

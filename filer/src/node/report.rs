@@ -1,5 +1,6 @@
 //! What `twinfiler status` and the metrics are told of a volume.
 
+use super::rdma::Rdma;
 use super::shared::Shared;
 use crate::commit::Journal;
 use crate::status::{
@@ -124,6 +125,13 @@ fn transport(shared: &Shared) -> TransportCounters {
     let counts = shared.counters.snapshot();
     TransportCounters {
         kind: shared.config.transport.to_string(),
+        persistence: shared.config.persistence().to_string(),
+        ddio_off_declared: shared.config.rdma.ddio_off,
+        rdma: shared.rdma.as_ref().map(Rdma::status),
+        writes: counts.writes,
+        acknowledgements: counts.acknowledgements,
+        spins: counts.spins,
+        sleeps: counts.sleeps,
         sent_bytes: counts.bytes_sent,
         received_bytes: counts.bytes_received,
         sent_batches: counts.batches_sent,

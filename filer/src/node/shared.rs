@@ -3,6 +3,7 @@
 use super::applier::ApplierState;
 use super::event::NodeEvent;
 use super::follower::Follower;
+use super::rdma::Rdma;
 use crate::commit::{CommitPath, Gate, Journal, SpaceBudget};
 use crate::config::VolumeConfig;
 use crate::hooks::RoleHooks;
@@ -29,6 +30,8 @@ pub(super) struct Shared {
     pub config: VolumeConfig,
     pub me: NodeName,
     pub log: Arc<Log>,
+    /// With the log's ring registered.
+    pub rdma: Option<Rdma>,
     pub base: Arc<Base>,
     pub stack: Arc<DeltaStack>,
     pub path: Arc<CommitPath>,
@@ -45,6 +48,8 @@ pub(super) struct Shared {
     pub volume: Mutex<Option<Arc<Volume>>>,
     pub pair: Mutex<Option<PairStatus>>,
     pub peer_durability: Mutex<Option<Durability>>,
+    /// What the local filesystem could store when it was last asked.
+    pub space: Mutex<SpaceBudget>,
     pub mounted_at: Mutex<Option<String>>,
     pub last_point: Mutex<Option<ConsistencyPointStatus>>,
     pub last_takeover: Mutex<Option<TakeoverTiming>>,
@@ -94,7 +99,7 @@ impl Shared {
 
     pub fn vitals(&self) -> Vitals {
         let cursors = self.path.cursors();
-        let space = self.local_space();
+        let space = self.known_space();
         let used = self.log.reserved().since(cursors.trimmed());
         Vitals {
             committed: cursors.committed(),
@@ -110,8 +115,20 @@ impl Shared {
         }
     }
 
+    /// What the last look at the local filesystem found, which is what admission goes by: heartbeats tell it, and
+    /// ask no filesystem that may hang.
+    pub fn known_space(&self) -> SpaceBudget {
+        *self.space.lock()
+    }
+
     /// What the local filesystem can still store; nothing when it can not be asked.
     pub fn local_space(&self) -> SpaceBudget {
+        let space = self.ask_for_space();
+        *self.space.lock() = space;
+        space
+    }
+
+    fn ask_for_space(&self) -> SpaceBudget {
         match self.base.space() {
             Ok(space) => SpaceBudget {
                 total_bytes: space.total_bytes,

@@ -67,7 +67,7 @@ impl VolumeNode {
         listeners: &Listeners,
         started: Instant,
     ) -> Result<VolumeNode, NodeError> {
-        let Opened { config, log, recovery, base, role_state } = opened;
+        let Opened { config, log, recovery, rdma, base, role_state } = opened;
         let (log, base) = (Arc::new(log), Arc::new(base));
         let (events, inbox) = unbounded();
         let (tail, end) = (log.tail(), log.end());
@@ -83,6 +83,7 @@ impl VolumeNode {
             hooks: Arc::new(RoleHooks::new(&config)),
             config,
             log,
+            rdma,
             base,
             stack,
             path: Arc::new(path),
@@ -97,6 +98,7 @@ impl VolumeNode {
             volume: Mutex::new(None),
             pair: Mutex::new(None),
             peer_durability: Mutex::new(None),
+            space: Mutex::default(),
             mounted_at: Mutex::new(None),
             last_point: Mutex::new(None),
             last_takeover: Mutex::new(None),

@@ -229,8 +229,17 @@ pub struct LeaseStatus {
 /// What went over the link since the daemon started.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct TransportCounters {
-    /// "tcp", "shm".
+    /// "tcp", "shm", "verbs".
     pub kind: String,
+    /// What makes bytes durable at the partner: "message" (its processor says so), "read", "flush".
+    #[serde(default)]
+    pub persistence: String,
+    /// The operator declares that DMA bypasses the caches on both nodes; "read" rests on that.
+    #[serde(default)]
+    pub ddio_off_declared: bool,
+    /// The RDMA device, for "verbs".
+    #[serde(default)]
+    pub rdma: Option<RdmaStatus>,
     /// Log bytes sent.
     pub sent_bytes: u64,
     /// Log bytes received.
@@ -243,6 +252,37 @@ pub struct TransportCounters {
     pub connects: u64,
     /// Links that broke.
     pub breaks: u64,
+    /// Ranges given to the link; fewer batches than writes when they gathered.
+    #[serde(default)]
+    pub writes: u64,
+    /// Acknowledgements sent to the partner.
+    #[serde(default)]
+    pub acknowledgements: u64,
+    /// Waits for the partner that ended while polling.
+    #[serde(default)]
+    pub spins: u64,
+    /// Waits that slept.
+    #[serde(default)]
+    pub sleeps: u64,
+}
+
+/// The RDMA device of a volume.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RdmaStatus {
+    /// Its name.
+    pub device: String,
+    /// Its port, counted from 1.
+    pub port: u8,
+    /// Entry of the GID table.
+    pub gid_index: u8,
+    /// That GID.
+    pub gid: String,
+    /// "roce" or "infiniband".
+    pub link_layer: String,
+    /// Active MTU of the port.
+    pub mtu_bytes: u32,
+    /// How the partner's right to write is taken away: "memory window" or "registration".
+    pub fencing: String,
 }
 
 /// Quantiles of a latency.

@@ -175,6 +175,22 @@ fn render_others(page: &mut Page, volume: &VolumeStatus, now_unix_ms: u64) {
             link.breaks
         ),
     );
+    page.line("", &persistence_line(link));
+    if let Some(rdma) = &link.rdma {
+        page.line(
+            "",
+            &format!(
+                "{} port {}, {}, GID {} ({}), MTU {}, fenced by {}",
+                rdma.device,
+                rdma.port,
+                rdma.link_layer,
+                rdma.gid_index,
+                rdma.gid,
+                rdma.mtu_bytes,
+                rdma.fencing
+            ),
+        );
+    }
     page.line("witness", &volume.witness.as_ref().map_or_else(no_witness, witness_line));
     if let Some(takeover) = &volume.last_takeover {
         page.line(
@@ -220,6 +236,22 @@ fn acknowledgement(volume: &VolumeStatus) -> String {
     let means = survives(level.weakest());
     let when = if volume.writeback_cache { "an fsync that returned" } else { "an answered write" };
     format!("{level}: {when} survives {means}")
+}
+
+/// What an acknowledgement rests on at the partner.
+fn persistence_line(link: &TransportCounters) -> String {
+    let means = match link.persistence.as_str() {
+        "read" if link.ddio_off_declared => {
+            "a READ behind each write; durable because you declared that DDIO is off on both nodes"
+        }
+        "read" => "a READ behind each write",
+        "flush" => "the device's FLUSH behind each write",
+        _ => "the partner's processor writes back and says so",
+    };
+    format!(
+        "persistence {}: {means}",
+        if link.persistence.is_empty() { "message" } else { &link.persistence }
+    )
 }
 
 fn survives(durability: ids::Durability) -> &'static str {

@@ -69,7 +69,17 @@ pub(crate) fn sample() -> NodeStatus {
             }),
             lease: Some(LeaseStatus { valid: true, remaining_ms: Some(250) }),
             transport: TransportCounters {
-                kind: "tcp".into(),
+                kind: "verbs".into(),
+                persistence: "message".into(),
+                rdma: Some(RdmaStatus {
+                    device: "mlx5_0".into(),
+                    port: 1,
+                    gid_index: 3,
+                    gid: "::ffff:10.0.0.1".into(),
+                    link_layer: "roce".into(),
+                    mtu_bytes: 4096,
+                    fencing: "memory window".into(),
+                }),
                 sent_bytes: 5 << 20,
                 sent_batches: 900,
                 ..Default::default()
@@ -118,6 +128,19 @@ fn the_page() {
     assert_eq!(page, include_str!("page.txt"), "\n{page}");
     assert!(page.lines().all(|line| line.chars().count() <= render::WIDTH));
     assert!(!page.contains('\x1b'), "text from elsewhere moves the cursor");
+}
+
+#[test]
+fn what_an_acknowledgement_rests_on_is_told() {
+    let mut status = sample();
+    let mut shown = |persistence: &str, declared: bool| {
+        let transport = &mut status.volumes[0].transport;
+        (transport.persistence, transport.ddio_off_declared) = (persistence.into(), declared);
+        render(&status)
+    };
+    let page = shown("read", true);
+    assert!(page.contains("persistence read") && page.contains("because you declared"), "{page}");
+    assert!(!shown("flush", false).contains("declared"));
 }
 
 #[test]

@@ -62,7 +62,8 @@ impl Log {
 
     /// Takes over every complete record that continues the chain, as far as it goes: what a node does that
     /// takes over, after its peer can write here no more. Returns the new end and why it stopped there.
-    /// [`Log::scrub_beyond_end`] must follow before this node writes.
+    /// [`Log::scrub_beyond_end`] must follow before this node writes in the epoch of those records; the first
+    /// record of a new epoch begins a chain that nothing beyond the end can continue.
     ///
     /// # Errors
     /// [`ChainError::Writing`] only.
