@@ -212,6 +212,11 @@ impl Running {
     pub fn is_over(&self) -> bool {
         self.inbox.is_over()
     }
+
+    /// Whether it has ended, or its guest is gone; what it wrote may not be read yet.
+    pub fn has_ended(&self) -> bool {
+        self.inbox.has_ended()
+    }
 }
 
 impl Drop for Running {
@@ -314,6 +319,11 @@ impl Inbox {
     fn is_over(&self) -> bool {
         let state = self.lock();
         state.events.is_empty() && (state.ended || state.lost)
+    }
+
+    fn has_ended(&self) -> bool {
+        let state = self.lock();
+        state.ended || state.lost
     }
 
     fn lose(&self) {

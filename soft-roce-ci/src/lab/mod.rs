@@ -19,13 +19,12 @@ mod wire;
 
 pub use channel::{Finished, GuestGone, Moment, Running};
 pub use guest::Guest;
-pub use process::{HostProcess, INTERRUPTED_EXIT_CODE, Start, end_with_us};
+pub use process::{HostProcess, INTERRUPTED_EXIT_CODE, LabDirectory, Start, end_with_us};
 pub use spec::{GuestSpec, NvdimmMode, Side, Spec, WireKind};
 pub use wire::{Cut, Wire};
 
 use anyhow::{Context, Result, bail};
 use kernel::Kernel;
-use process::LabDirectory;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -36,6 +35,11 @@ pub const HOST_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 
 /// The harness's own binary in the lab's directory, kept there so that a new build does not change it under a guest.
 const AGENT_FILE: &str = "soft-roce-ci";
+
+/// The program under test.
+pub const PROGRAM_NAME: &str = "twinfiler";
+
+const NO_EXECUTABLE: &str = "cannot find this program's own file";
 
 /// What a guest has of its own; a path of the host beneath these is not seen in it.
 const HIDDEN: [&str; 4] = ["/proc", "/sys", "/dev", "/run"];
@@ -71,7 +75,7 @@ impl Lab {
         fs::create_dir_all(logs).with_context(|| format!("cannot create {}", logs.display()))?;
         let logs = logs.canonicalize().with_context(|| format!("cannot find {}", logs.display()))?;
         let directory = LabDirectory::create(&prepared.cache.join("labs"))?;
-        place_agent(directory.path())?;
+        place(&std::env::current_exe().context(NO_EXECUTABLE)?, &directory.path().join(AGENT_FILE))?;
         let accelerator = emulator::accelerator(&prepared.cache, directory.path(), &prepared.kernel)?;
         let directory = Arc::new(directory);
         let guest = |side| Guest::create(side, spec, &prepared.kernel, accelerator, &directory, &logs);
@@ -143,13 +147,23 @@ fn prepare() -> Result<&'static Prepared> {
     Ok(PREPARED.get_or_init(|| Prepared { cache, kernel }))
 }
 
+/// Where kernels and the labs' files are kept.
+pub fn cache() -> Result<&'static Path> {
+    Ok(&prepare()?.cache)
+}
+
 /// A directory beside what cargo builds, so that `cargo clean` removes it.
 fn default_cache() -> Result<PathBuf> {
-    let executable = std::env::current_exe().context("cannot find this program's own file")?;
-    let profile = executable.ancestors().find(|directory| directory.join(".fingerprint").exists());
-    let target = profile.and_then(Path::parent);
-    let target = target.context("this program is not in cargo's target directory: say where with --cache")?;
+    let target = target_directory().context("say with --cache where to keep kernels")?;
     Ok(target.join("soft-roce-ci"))
+}
+
+/// Where cargo built this program.
+pub fn target_directory() -> Result<PathBuf> {
+    let executable = std::env::current_exe().context(NO_EXECUTABLE)?;
+    let profile = executable.ancestors().find(|directory| directory.join(".fingerprint").exists());
+    let target = profile.and_then(Path::parent).context("this program is not in cargo's target directory")?;
+    Ok(target.to_owned())
 }
 
 /// An error when guests do not see a path of the host.
@@ -163,13 +177,12 @@ pub fn require_visible(path: &Path) -> Result<()> {
     }
 }
 
-/// Puts this program into the lab's directory: as a link where that is possible.
-fn place_agent(directory: &Path) -> Result<()> {
-    let executable = std::env::current_exe().context("cannot find this program's own file")?;
-    let target = directory.join(AGENT_FILE);
-    fs::hard_link(&executable, &target)
-        .or_else(|_| fs::copy(&executable, &target).map(drop))
-        .with_context(|| format!("cannot copy {}", executable.display()))
+/// Puts a program at another place: as a link where that is possible.
+pub fn place(program: &Path, target: &Path) -> Result<()> {
+    let program = program.canonicalize().with_context(|| format!("cannot find {}", program.display()))?;
+    fs::hard_link(&program, target)
+        .or_else(|_| fs::copy(&program, target).map(drop))
+        .with_context(|| format!("cannot copy {} to {}", program.display(), target.display()))
 }
 
 #[cfg(test)]
