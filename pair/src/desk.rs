@@ -6,7 +6,7 @@
 
 use crate::state::Known;
 use crate::witness::{Register, Request, WitnessOutcome};
-use crate::{MonoMs, RequestId, Timers};
+use crate::{MonoMs, Name, RequestId, Timers};
 use ids::VolumeId;
 
 /// What a request is for.
@@ -29,6 +29,8 @@ pub(crate) struct Asked {
     pub request: RequestId,
     pub purpose: Purpose,
     pub since: MonoMs,
+    /// The register's generation as it was known when this was asked.
+    known: Option<u64>,
     /// `None`: a read. Else what was expected, and the new value.
     pub swap: Option<(Option<Register>, Register)>,
 }
@@ -97,7 +99,8 @@ impl Desk {
             None => Request::Read { volume },
             Some((expected, new)) => Request::CompareAndSwap { expected: expected.clone(), new: new.clone() },
         };
-        self.asked = Some(Asked { request, purpose, since: now, swap });
+        let known = self.register().map(|register| register.generation);
+        self.asked = Some(Asked { request, purpose, since: now, known, swap });
         self.looked = now;
         (request, ask)
     }
@@ -113,7 +116,13 @@ impl Desk {
         match outcome {
             WitnessOutcome::Is(Some(register))
             | WitnessOutcome::Swapped(register)
-            | WitnessOutcome::Conflict(Some(register)) => self.observe(register),
+            | WitnessOutcome::Conflict(Some(register)) => {
+                if self.began_anew(request, register) {
+                    self.known = Known::Nothing;
+                    self.uncertain = None;
+                }
+                self.observe(register);
+            }
             WitnessOutcome::Is(None) | WitnessOutcome::Conflict(None) => self.observe_absent(request),
             WitnessOutcome::Unreachable { .. } => {}
         }
@@ -142,6 +151,22 @@ impl Desk {
         self.answered(now, timers, request, &WitnessOutcome::Unreachable { maybe_applied: true })
     }
 
+    /// The witness has lost the register since, and someone made it anew: the answer to a question is younger than
+    /// what was known when it was asked, so only that can have lowered the generation. Without this the node
+    /// would believe its old value and ask for ever what can not be granted.
+    fn began_anew(&self, request: RequestId, register: &Register) -> bool {
+        let known = self.register().map(|register| register.generation);
+        self.asked.as_ref().is_some_and(|asked| asked.request == request && asked.known == known)
+            && known.is_some_and(|known| known > register.generation)
+    }
+
+    /// Is this value older than the known one by its generation, and not by its epoch? Then the witness may
+    /// have begun anew; only it can tell.
+    pub fn in_doubt(&self, register: &Register) -> bool {
+        self.register()
+            .is_some_and(|known| known.generation > register.generation && known.epoch <= register.epoch)
+    }
+
     /// The register was seen with this value (perhaps some time ago).
     pub fn observe(&mut self, register: &Register) {
         if self.uncertain.as_ref().is_some_and(|expected| {
@@ -151,6 +176,18 @@ impl Desk {
         }
         if self.register().is_none_or(|known| known.generation <= register.generation) {
             self.known = Known::Is(register.clone());
+        }
+    }
+
+    /// For [`crate::naming`]: every moment; requests are numbered anew.
+    pub fn visit_moments(&mut self, timers: &Timers, visit: &mut dyn FnMut(Name<'_>)) {
+        visit(Name::Moment(&mut self.not_before, 0));
+        visit(Name::Moment(&mut self.looked, timers.witness_check_ms));
+        self.next_request = 1;
+        if let Some(asked) = &mut self.asked {
+            visit(Name::Moment(&mut asked.since, timers.witness_timeout_ms));
+            asked.request = RequestId(1);
+            self.next_request = 2;
         }
     }
 

@@ -25,6 +25,7 @@ mod links;
 mod machine;
 mod meeting;
 pub mod message;
+mod naming;
 mod partner;
 mod primary;
 mod rejoin;
@@ -41,6 +42,7 @@ pub use durable::{DurableState, LogSummary, MAX_STATE_BYTES, StateError};
 pub use event::{Event, LocalFault, Operator, PointVerdict};
 pub use machine::Pair;
 pub use message::{Hello, JoinRefusal, Message, MessageError, PROTOCOL_VERSION, Posture, Vitals};
+pub use naming::Name;
 pub use status::{PairMode, PairStatus, Refusal, ResyncReason, RoleName, Split, TakeoverTimes};
 pub use witness::WitnessOutcome;
 

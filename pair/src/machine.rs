@@ -38,7 +38,7 @@ use crate::{
 use ids::{AckRule, Epoch};
 
 /// The state machine of one volume on one node.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Pair {
     pub(crate) config: Config,
     pub(crate) now: MonoMs,
@@ -366,6 +366,7 @@ impl Pair {
             in_sync: self.durable.in_sync,
             solo: self.durable.solo,
             origin_empty: self.durable.origin_empty.unwrap_or(false),
+            base_filesystem: self.config.base_filesystem.clone(),
         }
     }
 

@@ -3,6 +3,7 @@
 //! Invariant: only in this role may the other node write into this log, and only in this role is a read lease
 //! promised to it.
 
+use crate::desk::Purpose;
 use crate::meeting::{Meeting, meet};
 use crate::state::{Partner, PartnerStage, Role, Why};
 use crate::witness::{Mode, Register};
@@ -102,6 +103,11 @@ impl Pair {
             // The primary is back over another link: begin anew from what has landed.
             return self.leave_partner();
         }
+        if self.desk.register().is_some_and(|register| register.epoch > partner.epoch) {
+            // A swap of this node, or of an operator, that came late: its epoch must be opened, for the register
+            // grants nothing to the primary of an older one.
+            return self.leave_partner();
+        }
         let heard = partner.heard;
         if self.now.since(heard) >= self.config.timers.failure_timeout_ms {
             return self.primary_lost(heard);
@@ -147,6 +153,9 @@ impl Pair {
     pub(crate) fn register_is(&mut self, register: Register) {
         let Role::Partner(mut partner) = self.role else { return };
         if self.config.witness {
+            if self.desk.in_doubt(&register) && self.desk.ready(self.now) {
+                self.ask(Purpose::Look, None);
+            }
             self.desk.observe(&register);
         } else if register.epoch == partner.epoch {
             self.store(|state| state.register = Some(register.clone()));

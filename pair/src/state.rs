@@ -89,7 +89,7 @@ pub(crate) enum ClaimStage {
 }
 
 /// The moments that a takeover is made of.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub(crate) struct TakeoverClock {
     pub silent_since: MonoMs,
     pub detected: MonoMs,

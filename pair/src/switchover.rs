@@ -97,6 +97,9 @@ impl Pair {
 
     /// Mirrored: a fault of this node, or its end, is a reason to hand over.
     pub(crate) fn run_mirrored(&mut self) {
+        // A claim that the partner made before it crashed may reach the witness late; and an operator should see
+        // that the witness is away before it is needed.
+        self.look();
         let Role::Primary(primary) = &mut self.role else { return };
         let due = self.now >= primary.fault_retry;
         if (self.fault || self.stopping.is_some()) && due {

@@ -73,7 +73,7 @@ impl Pair {
     }
 
     /// Asks the witness what the register says, now and then.
-    fn look(&mut self) {
+    pub(crate) fn look(&mut self) {
         let pause_ms = match self.desk.known {
             Known::Nothing => 0,
             Known::Absent | Known::Is(_) => self.config.timers.witness_check_ms,
@@ -136,11 +136,12 @@ impl Pair {
     fn may_follow(&self) -> bool {
         let Role::Waiting(waiting) = &self.role else { return false };
         let Some(epoch) = self.peer_epoch() else { return false };
-        let newest = self.desk.register().or(self.durable.register.as_ref());
+        // Both: what the partner said last may be older than what this node stored before it restarted.
+        let mut registers = self.desk.register().into_iter().chain(&self.durable.register);
         self.now >= waiting.join_not_before
             && !self.desk.swap_pending()
             && !self.durable.discarded
-            && newest.is_none_or(|register| register.epoch <= epoch)
+            && registers.all(|register| register.epoch <= epoch)
     }
 
     /// Repeats, once per heartbeat, what may have been lost.
