@@ -124,6 +124,9 @@ pub struct Config {
     pub witness: bool,
     /// Who becomes primary of a fresh pair; the lower name when `None`. Must be the same on both nodes.
     pub preferred: Option<NodeName>,
+    /// What the base tree lies on, in words that tell filesystems with other limits apart. Both nodes apply the
+    /// same records, so what the one can hold the other must: a partner that says something else is refused.
+    pub base_filesystem: String,
     /// Timers.
     pub timers: Timers,
 }
@@ -131,7 +134,14 @@ pub struct Config {
 impl Config {
     /// A pair with a witness and default timers.
     pub fn new(me: NodeName, peer: NodeName) -> Config {
-        Config { me, peer, witness: true, preferred: None, timers: Timers::default() }
+        Config {
+            me,
+            peer,
+            witness: true,
+            preferred: None,
+            base_filesystem: String::new(),
+            timers: Timers::default(),
+        }
     }
 
     /// Checks names and timers.

@@ -77,6 +77,9 @@ impl Pair {
                 Refusal::Capacity { ours_bytes, theirs_bytes } => {
                     Refusal::Capacity { ours_bytes: theirs_bytes, theirs_bytes: ours_bytes }
                 }
+                Refusal::BaseFilesystem { ours, theirs } => {
+                    Refusal::BaseFilesystem { ours: theirs, theirs: ours }
+                }
                 Refusal::Node(_) => Refusal::Node(self.config.me.clone()),
                 other => other,
             };

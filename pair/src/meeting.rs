@@ -27,6 +27,12 @@ pub(crate) fn refuse(config: &Config, ours: &Hello, theirs: &Hello) -> Result<()
             theirs_bytes: theirs.log.capacity_bytes,
         });
     }
+    if theirs.base_filesystem != ours.base_filesystem {
+        return Err(Refusal::BaseFilesystem {
+            ours: ours.base_filesystem.clone(),
+            theirs: theirs.base_filesystem.clone(),
+        });
+    }
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use ids::{Epoch, LogPoint, Lsn, NodeName};
 use serde::{Deserialize, Serialize};
 
 /// Version of the messages (and of the rules behind them).
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 
 /// How a node is, told with every heartbeat.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
@@ -74,6 +74,8 @@ pub struct Hello {
     pub solo: Option<Epoch>,
     /// See [`DurableState::origin_empty`](crate::DurableState::origin_empty).
     pub origin_empty: bool,
+    /// See [`Config::base_filesystem`](crate::Config::base_filesystem).
+    pub base_filesystem: String,
 }
 
 /// Why a primary does not let a node join.

@@ -92,6 +92,17 @@ pub enum Refusal {
         /// The other's.
         theirs_bytes: u64,
     },
+    /// Its base filesystem can hold other things than ours.
+    #[error(
+        "the partner's base directory lies on {theirs}, ours on {ours}; what the one can hold the other must: use \
+         the same kind of filesystem on both nodes"
+    )]
+    BaseFilesystem {
+        /// This node's.
+        ours: String,
+        /// The other's.
+        theirs: String,
+    },
     /// It is not the configured partner.
     #[error("node {0} is not the configured partner; check the names on both nodes")]
     Node(NodeName),

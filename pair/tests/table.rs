@@ -12,6 +12,7 @@ use std::fmt::Write;
 
 const VOLUME: VolumeId = VolumeId([1; 16]);
 const LINK: LinkId = LinkId(1);
+const BASE: &str = "ext4";
 
 fn name(text: &str) -> NodeName {
     text.parse().unwrap()
@@ -48,6 +49,7 @@ fn hello(number: u64, posture: Posture, log: LogSummary) -> Event {
         in_sync: true,
         solo: None,
         origin_empty: true,
+        base_filesystem: BASE.to_owned(),
     })))
 }
 
@@ -66,7 +68,8 @@ struct Bench {
 
 impl Bench {
     fn new(witness: bool, log: LogSummary, state: DurableState) -> Bench {
-        let config = Config { witness, ..Config::new(name("a"), name("b")) };
+        let config =
+            Config { witness, base_filesystem: BASE.to_owned(), ..Config::new(name("a"), name("b")) };
         let now = MonoMs(10_000);
         let (pair, commands) = Pair::new(config, state, log.clone(), now).unwrap();
         let mut bench = Bench { pair, now, request: None, log };
@@ -268,6 +271,50 @@ fn short(command: &Command) -> String {
 fn short_name(prefix: &str, text: &str) -> String {
     let end = text.find(['(', ' ', '{']).unwrap_or(text.len());
     format!("{prefix}{}", &text[..end])
+}
+
+/// What the one base filesystem can hold the other must: both apply the same records.
+#[test]
+fn a_partner_on_another_kind_of_filesystem_is_refused() {
+    let mut bench = Bench::new(true, log(&[(2, 0)], 640), in_sync(2));
+    bench.give(Event::LinkUp { link: LINK, log: bench.log.clone() });
+    let mut other = hello(1, Posture::Waiting, log(&[(2, 0)], 640));
+    if let Event::Message { message: Message::Hello(hello), .. } = &mut other {
+        hello.base_filesystem = "xfs".to_owned();
+    }
+    let commands = bench.give(other);
+    // Told to the other in its own view.
+    let told = Refusal::BaseFilesystem { ours: "xfs".to_owned(), theirs: BASE.to_owned() };
+    let message = Message::Refused(told);
+    assert!(commands.contains(&Command::Send { link: LINK, message }), "{commands:?}");
+    assert!(commands.contains(&Command::DropLink { link: LINK }), "{commands:?}");
+    let refusal = bench.pair.status(bench.now).refusal.expect("told to the operator");
+    assert!(refusal.to_string().contains("lies on xfs, ours on ext4"), "{refusal}");
+    assert!(refusal.to_string().contains("same kind of filesystem"), "{refusal}");
+}
+
+/// A partner whose ring holds bytes that break the chain, while its primary may have acknowledged them.
+#[test]
+fn wrong_bytes_make_a_partner_unfit() {
+    let state = |wanted| states().into_iter().find(|(name, _)| *name == wanted).unwrap().1;
+    let mut partner = state("mirrored partner");
+    assert!(partner.pair.status(partner.now).eligible);
+    let commands = partner.give(Event::ReceivedWrong { link: LINK });
+    let stored = |command: &Command| matches!(command, Command::Store(state) if !state.in_sync);
+    assert!(stored(&commands[0]), "remembered before anything else: {commands:?}");
+    assert!(commands.contains(&Command::DropLink { link: LINK }), "{commands:?}");
+    assert!(!partner.pair.status(partner.now).eligible);
+    partner.wait(5_000);
+    let mode = partner.mode();
+    assert!(mode.starts_with("outdated"), "it does not take over: {mode}");
+    // Over another link, or for a primary, it says nothing.
+    let mut stale = state("mirrored partner");
+    stale.give(Event::ReceivedWrong { link: LinkId(0) });
+    let mut primary = state("mirrored primary");
+    primary.give(Event::ReceivedWrong { link: LINK });
+    for bench in [stale, primary] {
+        assert!(bench.pair.status(bench.now).eligible);
+    }
 }
 
 #[test]

@@ -248,8 +248,9 @@ impl VolumeConfig {
         }
     }
 
-    /// What the pair's state machine is configured with, on the node called `me`.
-    pub fn pair(&self, me: &NodeName, witness: bool) -> pair::Config {
+    /// What the pair's state machine is configured with, on the node called `me` whose base lies on
+    /// `base_filesystem`.
+    pub fn pair(&self, me: &NodeName, witness: bool, base_filesystem: String) -> pair::Config {
         let whole_ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let timers = pair::Timers {
             heartbeat_ms: whole_ms(self.timers.heartbeat),
@@ -263,6 +264,7 @@ impl VolumeConfig {
             peer: self.peer.name.clone(),
             witness,
             preferred: self.preferred_primary.clone(),
+            base_filesystem,
             timers,
         }
     }

@@ -87,6 +87,31 @@ impl Collector for StatusGauges {
                 metric.encode_family(&labels)?.encode_gauge(&value)?;
             }
         }
+        let mut metric = encoder.encode_descriptor(
+            "transport_info",
+            "1 for what mirrors the log, and what makes it durable at the partner",
+            None,
+            MetricType::Gauge,
+        )?;
+        for volume in &status.volumes {
+            let link = &volume.transport;
+            let rdma = link.rdma.as_ref();
+            let (port, mtu) = (
+                rdma.map_or(String::new(), |rdma| rdma.port.to_string()),
+                rdma.map_or(String::new(), |rdma| rdma.mtu_bytes.to_string()),
+            );
+            let labels = [
+                ("volume", volume.name.as_str()),
+                ("transport", link.kind.as_str()),
+                ("persistence", link.persistence.as_str()),
+                ("device", rdma.map_or("", |rdma| rdma.device.as_str())),
+                ("port", port.as_str()),
+                ("gid", rdma.map_or("", |rdma| rdma.gid.as_str())),
+                ("mtu_bytes", mtu.as_str()),
+                ("fencing", rdma.map_or("", |rdma| rdma.fencing.as_str())),
+            ];
+            metric.encode_family(&labels)?.encode_gauge(&1i64)?;
+        }
         let roles = ROLES.map(|role| (role_name(role).to_owned(), role));
         state(&mut encoder, status, "role", "1 for the role of this node", &roles, |v| v.role)?;
         let modes = MODES.map(|mode| (mode.to_string(), mode));

@@ -12,6 +12,7 @@
 mod gauges;
 mod histogram;
 mod http;
+mod link;
 mod volume;
 
 #[cfg(test)]
@@ -19,6 +20,7 @@ mod tests;
 
 pub use histogram::LatencyHistogram;
 pub use http::{MetricsServer, ServeError};
+pub use link::LinkMetrics;
 pub use volume::{Counter, LeveledLatency, VolumeMetrics};
 
 use crate::status::NodeStatus;

@@ -24,6 +24,11 @@ fn latencies_carry_the_level_in_force() {
     home.set_level(Some(AckLevel { local: Durability::Power, peer: Some(Durability::Process) }));
     home.commit.observe(Duration::from_micros(20));
     home.operations.add(3);
+    home.set_link(LinkMetrics {
+        counters: Arc::default(),
+        transport: "verbs".into(),
+        persistence: "message".into(),
+    });
     assert!(Arc::ptr_eq(&home, &metrics.volume("home")));
     metrics.observe_status(crate::status::sample());
     let text = metrics.encode();
@@ -31,6 +36,12 @@ fn latencies_carry_the_level_in_force() {
         "twinfiler_commit_latency_seconds_count{volume=\"home\",durability=\"none\",nodes=\"0\"} 1",
         "twinfiler_commit_latency_seconds_count{volume=\"home\",durability=\"process\",nodes=\"2\"} 1",
         "twinfiler_operations_total{volume=\"home\"} 3",
+        "twinfiler_link_sent_bytes_total{volume=\"home\",transport=\"verbs\",persistence=\"message\"} 0",
+        "twinfiler_link_resets_total{volume=\"home\",transport=\"verbs\",persistence=\"message\"} 0",
+        "twinfiler_link_round_trip_seconds_count{volume=\"home\",transport=\"verbs\",persistence=\"message\"} 0",
+        "twinfiler_link_batch_bytes_sum{volume=\"home\",transport=\"verbs\",persistence=\"message\"} 0.0",
+        "twinfiler_transport_info{volume=\"home\",transport=\"verbs\",persistence=\"message\",device=\"mlx5_0\",\
+         port=\"1\",gid=\"::ffff:10.0.0.1\",mtu_bytes=\"4096\",fencing=\"memory window\"} 1",
         "twinfiler_epoch{volume=\"home\",durability=\"process\",nodes=\"2\"} 7.0",
         "twinfiler_role{volume=\"home\",role=\"primary\"} 1",
         "twinfiler_role{volume=\"home\",role=\"partner\"} 0",

@@ -1,6 +1,7 @@
 //! What is counted for one volume.
 
 use super::histogram::{HistogramSnapshot, LatencyHistogram};
+use super::link::{self, LinkMetrics};
 use crate::status::{AckLevel, LatencySummary};
 use ids::Durability;
 use parking_lot::RwLock;
@@ -9,8 +10,8 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// The levels that a latency is told under: (durability, nodes), as labels.
@@ -100,6 +101,7 @@ pub struct VolumeMetrics {
     pub throttled: Counter,
     /// Times that this node became primary.
     pub takeovers: Counter,
+    link: OnceLock<LinkMetrics>,
 }
 
 impl VolumeMetrics {
@@ -119,7 +121,13 @@ impl VolumeMetrics {
             apply_failures: Counter::default(),
             throttled: Counter::default(),
             takeovers: Counter::default(),
+            link: OnceLock::new(),
         }
+    }
+
+    /// Tells what the volume's link counts. The first one stays.
+    pub fn set_link(&self, link: LinkMetrics) {
+        let _first = self.link.set(link);
     }
 
     /// What an acknowledgement survives from now on; `None` = nothing is acknowledged.
@@ -197,6 +205,8 @@ impl Collector for Volumes {
                 metric.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, f64>(&value, None)?;
             }
         }
-        Ok(())
+        let links: Vec<link::Named<'_>> =
+            volumes.iter().filter_map(|volume| Some((volume.name.as_str(), volume.link.get()?))).collect();
+        link::encode(&mut encoder, &links)
     }
 }

@@ -10,11 +10,10 @@ use super::shared::{Shared, unix_ms};
 use crate::commit::Journal;
 use crate::fuse::{MountHandle, MountOptions};
 use crate::status::{Role, TakeoverTiming};
-use crate::volume::{Limits, Volume};
+use crate::volume::Volume;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use ids::Epoch;
 use pair::{StopReason, TakeoverTimes};
-use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -27,10 +26,6 @@ const HANDOVER_GRACE: Duration = Duration::from_millis(500);
 const RETRY: Duration = Duration::from_secs(1);
 /// Faults that begin so are forgotten when the mount succeeds.
 const FAULT_PREFIX: &str = "the volume can not be mounted";
-
-const EXT4_SUPER_MAGIC: u64 = 0xEF53;
-/// Block size that ext4 has unless it is tiny.
-const USUAL_BLOCK_BYTES: u64 = 4096;
 
 /// How long it took, and why.
 type Takeover = (TakeoverTimes, &'static str);
@@ -116,7 +111,7 @@ impl Door {
 
     fn make_volume(&self) -> Volume {
         let shared = &self.shared;
-        let limits = limits_of(&shared.config.base);
+        let limits = shared.base_filesystem.limits();
         let journal: Arc<dyn Journal> = shared.path.clone();
         Volume::new(shared.stack.clone(), journal, limits, shared.next_oid())
     }
@@ -186,19 +181,6 @@ impl Door {
         if served {
             let role = if reason == StopReason::HandedOver { Role::Partner } else { Role::None };
             self.shared.hooks.ceased_to_be_primary(role, self.epoch);
-        }
-    }
-}
-
-/// What this node's filesystem can hold, and no more than ext4 can: the partner's is not known to be roomier.
-fn limits_of(base: &Path) -> Limits {
-    let ext4 = Limits::of_filesystem(EXT4_SUPER_MAGIC, USUAL_BLOCK_BYTES);
-    match rustix::fs::statfs(base) {
-        Ok(own) => Limits::of_filesystem(own.f_type as u64, own.f_bsize as u64).weaker(ext4),
-        // The base is open; what it can hold will be told when it is applied.
-        Err(error) => {
-            tracing::warn!(base = %base.display(), %error, "the filesystem does not tell what it is");
-            ext4
         }
     }
 }

@@ -18,6 +18,11 @@ use std::time::{Duration, Instant};
 /// How often the threads look whether the node stops.
 const LOOK_AROUND: Duration = Duration::from_millis(100);
 
+/// Faults that begin so are over with the next link.
+const DEVICE_FAILS: &str = "no link over RDMA";
+const DEVICE_REMEDY: &str = "look at `rdma link` and the kernel's log; a device that was taken away and came back is \
+                             used again after a restart of this node";
+
 /// Where links come from.
 pub(super) enum Source {
     /// This node connects over TCP.
@@ -107,6 +112,7 @@ pub(super) fn run(shared: &Arc<Shared>, source: &Source, params: &LinkParams) {
             Ok(Some(link)) => {
                 id += 1;
                 told = None;
+                shared.healed(DEVICE_FAILS);
                 let alive = Arc::new(AtomicBool::new(true));
                 current = Some(alive.clone());
                 start(shared, id, link, alive);
@@ -115,8 +121,16 @@ pub(super) fn run(shared: &Arc<Shared>, source: &Source, params: &LinkParams) {
                 let text = error.to_string();
                 if told.as_ref() != Some(&text) {
                     tracing::info!(volume = shared.name(), peer = %params.peer, error = text, "no link to the partner");
-                    if matches!(error, LinkError::Refused(_) | LinkError::Stranger { .. }) {
-                        shared.tell(NodeEvent::LinkRefused { reason: text.clone() });
+                    match error {
+                        LinkError::Refused(_)
+                        | LinkError::Stranger { .. }
+                        | LinkError::SettingsDiffer { .. } => {
+                            shared.tell(NodeEvent::LinkRefused { reason: text.clone() });
+                        }
+                        LinkError::Rdma(_) => {
+                            shared.report(&format!("{DEVICE_FAILS}: {text}"), DEVICE_REMEDY)
+                        }
+                        _ => {}
                     }
                     told = Some(text);
                 }

@@ -75,6 +75,15 @@ pub enum NodeError {
         #[source]
         source: apply_engine::base::OpenError,
     },
+    /// The base filesystem does not tell what it is.
+    #[error("volume {volume}: the base filesystem does not tell what it is")]
+    Statfs {
+        /// The volume.
+        volume: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// RDMA can not be used.
     #[error("volume {volume}: RDMA can not be used")]
     Rdma {

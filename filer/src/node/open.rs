@@ -3,9 +3,11 @@
 use super::NodeError;
 use super::rdma::Rdma;
 use crate::config::{NodeConfig, VolumeConfig};
+use crate::volume::Limits;
 use apply_engine::Base;
 use nvlog::{Log, OpenMode, RecoveryReport};
 use pair::DurableState;
+use std::path::Path;
 
 /// A volume's parts.
 pub(super) struct Opened {
@@ -14,7 +16,32 @@ pub(super) struct Opened {
     pub recovery: RecoveryReport,
     pub rdma: Option<Rdma>,
     pub base: Base,
+    pub base_filesystem: BaseFilesystem,
     pub role_state: DurableState,
+}
+
+/// What a base tree lies on.
+#[derive(Clone, Copy)]
+pub(super) struct BaseFilesystem {
+    magic: u64,
+    block_bytes: u64,
+}
+
+impl BaseFilesystem {
+    fn of(base: &Path) -> std::io::Result<BaseFilesystem> {
+        let found = rustix::fs::statfs(base)?;
+        Ok(BaseFilesystem { magic: found.f_type as u64, block_bytes: found.f_bsize as u64 })
+    }
+
+    /// What it can hold.
+    pub fn limits(self) -> Limits {
+        Limits::of_filesystem(self.magic, self.block_bytes)
+    }
+
+    /// In words that both nodes must agree on.
+    pub fn describe(self) -> String {
+        Limits::describe(self.magic, self.block_bytes)
+    }
 }
 
 /// Opens all volumes, or none.
@@ -45,6 +72,8 @@ fn one(config: &VolumeConfig) -> Result<Opened, NodeError> {
         volume, tail = %recovery.tail, end = %recovery.end, records = recovery.records,
         cut = %recovery.cut, memory_lost = recovery.memory_lost, "log opened"
     );
+    let base_filesystem = BaseFilesystem::of(&config.base)
+        .map_err(|source| NodeError::Statfs { volume: config.name.to_string(), source })?;
     let rdma = Rdma::open(config, log.memory())?;
-    Ok(Opened { config: config.clone(), log, recovery, rdma, base, role_state })
+    Ok(Opened { config: config.clone(), log, recovery, rdma, base, base_filesystem, role_state })
 }

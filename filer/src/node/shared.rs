@@ -3,6 +3,7 @@
 use super::applier::ApplierState;
 use super::event::NodeEvent;
 use super::follower::Follower;
+use super::open::BaseFilesystem;
 use super::rdma::Rdma;
 use crate::commit::{CommitPath, Gate, Journal, SpaceBudget};
 use crate::config::VolumeConfig;
@@ -33,6 +34,7 @@ pub(super) struct Shared {
     /// With the log's ring registered.
     pub rdma: Option<Rdma>,
     pub base: Arc<Base>,
+    pub base_filesystem: BaseFilesystem,
     pub stack: Arc<DeltaStack>,
     pub path: Arc<CommitPath>,
     pub gate: Arc<Gate>,

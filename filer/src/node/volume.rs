@@ -13,7 +13,7 @@ use crate::commit::{CommitEvents, CommitPath, Gate};
 use crate::config::NodeConfig;
 use crate::control::{ControlError, ErrorKind};
 use crate::hooks::RoleHooks;
-use crate::metrics::Metrics;
+use crate::metrics::{LinkMetrics, Metrics};
 use crate::stack::DeltaStack;
 use crate::status::{ConsistencyPointStatus, VolumeStatus};
 use crate::witness::Asker;
@@ -67,13 +67,19 @@ impl VolumeNode {
         listeners: &Listeners,
         started: Instant,
     ) -> Result<VolumeNode, NodeError> {
-        let Opened { config, log, recovery, rdma, base, role_state } = opened;
+        let Opened { config, log, recovery, rdma, base, base_filesystem, role_state } = opened;
         let (log, base) = (Arc::new(log), Arc::new(base));
         let (events, inbox) = unbounded();
         let (tail, end) = (log.tail(), log.end());
         let cursors = Cursors::new(log.capacity_bytes(), tail.lsn, tail.lsn, end.lsn)?;
         let gate = Gate::new(log.capacity_bytes(), log.max_payload_bytes() + LOG_RESERVE_BYTES, tail.lsn);
         let metrics = metrics.volume(config.name.as_str());
+        let counters = Arc::new(Counters::default());
+        metrics.set_link(LinkMetrics {
+            counters: counters.clone(),
+            transport: config.transport.to_string(),
+            persistence: config.persistence().to_string(),
+        });
         let late = Arc::new(std::sync::OnceLock::new());
         let to_executor = Box::new(ToExecutor(events.clone(), late.clone()));
         let path = CommitPath::new(log.clone(), cursors, gate.clone(), metrics.clone(), to_executor, started);
@@ -85,11 +91,12 @@ impl VolumeNode {
             log,
             rdma,
             base,
+            base_filesystem,
             stack,
             path: Arc::new(path),
             gate,
             metrics,
-            counters: Arc::new(Counters::default()),
+            counters,
             events,
             follower: Follower::new(tail, end.lsn),
             applier: ApplierState::default(),
@@ -117,7 +124,7 @@ impl VolumeNode {
         let volume_name = shared.name().to_owned();
         let pair_error = |why: String| NodeError::Pair { volume: volume_name.clone(), why };
         let (pair, first) = Pair::new(
-            shared.config.pair(&node.name, node.witness.is_some()),
+            shared.config.pair(&node.name, node.witness.is_some(), base_filesystem.describe()),
             role_state,
             shared.log_summary(),
             MonoMs(shared.now_ms()),

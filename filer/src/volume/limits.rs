@@ -1,7 +1,7 @@
 //! What the base filesystems can hold: hard limits that a client must meet at once, with the errno the base
 //! would have given, because a record that the base then refuses could never be applied (invariant 7).
 //!
-//! Limits are those of the weaker of both nodes ([`Limits::weaker`]). Sources: ext4 `EXT4_LINK_MAX`,
+//! Both nodes' limits are the same: a partner on another kind of filesystem is refused ([`Limits::describe`]). Sources: ext4 `EXT4_LINK_MAX`,
 //! `ext4_max_size`, xattr block layout (Documentation/filesystems/ext4/attributes.rst); xfs
 //! `XFS_SYMLINK_MAXLEN`, `XFS_MAXLINK`; btrfs `BTRFS_LINK_MAX`, `BTRFS_MAX_XATTR_SIZE`.
 
@@ -15,10 +15,11 @@ pub const MAX_XATTR_VALUE_BYTES: usize = 64 * 1024;
 /// Largest list of xattr names, in bytes (Linux `XATTR_LIST_MAX`).
 pub const MAX_XATTR_LIST_BYTES: usize = 64 * 1024;
 
+const EXT4_SUPER_MAGIC: u64 = 0xEF53;
 const XFS_SUPER_MAGIC: u64 = 0x5846_5342;
 const BTRFS_SUPER_MAGIC: u64 = 0x9123_683E;
 
-/// Limits of a base filesystem, or of the weaker of two.
+/// Limits of a base filesystem.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
     /// Hard links to one object that is not a directory.
@@ -73,19 +74,14 @@ impl Limits {
         }
     }
 
-    /// Limits that both nodes can keep.
-    pub fn weaker(self, other: Limits) -> Limits {
-        let smaller = |a: Option<usize>, b: Option<usize>| match (a, b) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
-        Limits {
-            max_links: self.max_links.min(other.max_links),
-            max_file_bytes: self.max_file_bytes.min(other.max_file_bytes),
-            max_symlink_bytes: self.max_symlink_bytes.min(other.max_symlink_bytes),
-            max_xattrs_bytes: smaller(self.max_xattrs_bytes, other.max_xattrs_bytes),
-            max_xattr_value_bytes: self.max_xattr_value_bytes.min(other.max_xattr_value_bytes),
-            seconds: (self.seconds.0.max(other.seconds.0), self.seconds.1.min(other.seconds.1)),
+    /// The filesystem in words that differ where limits differ: what the nodes of a pair compare.
+    pub fn describe(magic: u64, block_bytes: u64) -> String {
+        match magic {
+            XFS_SUPER_MAGIC => "XFS".to_owned(),
+            BTRFS_SUPER_MAGIC => "btrfs".to_owned(),
+            EXT4_SUPER_MAGIC => format!("ext4 with blocks of {block_bytes} bytes"),
+            libc_tmpfs if libc_tmpfs == libc::TMPFS_MAGIC as u64 => "tmpfs".to_owned(),
+            other => format!("a filesystem of type {other:#x} with blocks of {block_bytes} bytes"),
         }
     }
 }
@@ -113,21 +109,33 @@ pub fn checked_name(name: &[u8]) -> Result<NameRef<'_>> {
 mod tests {
     use super::*;
 
-    const EXT4_SUPER_MAGIC: u64 = 0xEF53;
+    #[test]
+    fn each_filesystem_has_its_limits() {
+        let ext4 = Limits::of_filesystem(EXT4_SUPER_MAGIC, 4096);
+        assert_eq!((ext4.max_links, ext4.max_file_bytes), (65_000, 17_592_186_040_320));
+        assert_eq!((ext4.max_xattrs_bytes, ext4.max_symlink_bytes), (Some(3932), 4095));
+        assert_eq!(Limits::of_filesystem(XFS_SUPER_MAGIC, 4096).max_symlink_bytes, 1023);
+        assert_eq!(Limits::of_filesystem(BTRFS_SUPER_MAGIC, 4096).max_xattr_value_bytes, 15 * 1024);
+    }
 
     #[test]
-    fn the_weaker_of_two_filesystems_binds() {
-        let ext4 = Limits::of_filesystem(EXT4_SUPER_MAGIC, 4096);
-        let xfs = Limits::of_filesystem(XFS_SUPER_MAGIC, 4096);
-        let both = ext4.weaker(xfs);
-        assert_eq!(both, xfs.weaker(ext4));
-        assert_eq!(both.max_links, 65_000);
-        assert_eq!(both.max_symlink_bytes, 1023);
-        assert_eq!(both.max_file_bytes, 17_592_186_040_320);
-        assert_eq!(both.max_xattrs_bytes, Some(3932));
-        assert_eq!(
-            both.weaker(Limits::of_filesystem(BTRFS_SUPER_MAGIC, 4096)).max_xattr_value_bytes,
-            15 * 1024
-        );
+    fn filesystems_with_other_limits_have_other_descriptions() {
+        let kinds = [
+            (EXT4_SUPER_MAGIC, 4096),
+            (EXT4_SUPER_MAGIC, 1024),
+            (XFS_SUPER_MAGIC, 4096),
+            (XFS_SUPER_MAGIC, 1024),
+            (BTRFS_SUPER_MAGIC, 4096),
+            (libc::TMPFS_MAGIC as u64, 4096),
+            (0x1234, 4096),
+            (0x1234, 1024),
+        ];
+        for (a, a_block) in kinds {
+            for (b, b_block) in kinds {
+                let same_limits = Limits::of_filesystem(a, a_block) == Limits::of_filesystem(b, b_block);
+                let same_words = Limits::describe(a, a_block) == Limits::describe(b, b_block);
+                assert!(same_limits || !same_words, "{a:#x} {a_block}, {b:#x} {b_block}");
+            }
+        }
     }
 }

@@ -132,6 +132,27 @@ fn a_partner_of_another_volume_is_told_on_both_nodes() {
     told_on_both(&mut pair, "it does not serve this volume");
 }
 
+#[test]
+fn a_partner_on_another_kind_of_filesystem_is_told_on_both_nodes() {
+    let spec = Spec { disk_mib: [Some(512), Some(512)], filesystem: ["ext4", "xfs"], ..Spec::default() };
+    let mut pair = Cluster::prepare(spec);
+    for side in Side::BOTH {
+        pair.start_node(side);
+    }
+    for (side, words) in
+        [(Side::A, "lies on XFS, ours on ext4"), (Side::B, "lies on ext4 with blocks of 4096")]
+    {
+        let reason = "use the same kind of filesystem";
+        let volume = pair.wait_volume(side, reason, |volume| volume.detail.contains(reason));
+        assert!(volume.detail.contains(words), "{}", volume.detail);
+    }
+    std::thread::sleep(Duration::from_secs(3));
+    for side in Side::BOTH {
+        let volume = pair.volume(side).unwrap();
+        assert!(volume.role == Role::None && volume.mounted_at.is_none(), "{volume:?}");
+    }
+}
+
 /// Both nodes run, and neither serves. The one that connects has the reason in its status, the other in its log.
 fn told_on_both(pair: &mut Cluster, reason: &str) {
     for side in Side::BOTH {
@@ -219,6 +240,17 @@ fn a_missing_device_is_named() {
     replace_in_config(&pair, Side::A, "kind = \"emulated\"", "kind = \"block\"");
     std::fs::remove_file(pair.log(Side::A)).unwrap();
     refuses(&mut pair, 69, &["the log", "can not be used"]);
+}
+
+#[cfg(feature = "verbs")]
+#[test]
+fn verbs_without_a_device_is_refused_with_what_to_do() {
+    let mut pair = stopped_pair();
+    replace_in_config(&pair, Side::A, "preferred_primary", "transport = \"verbs\"\npreferred_primary");
+    let text = std::fs::read_to_string(pair.config(Side::A)).unwrap();
+    // A name that no machine has, so that this holds on one with adapters too.
+    std::fs::write(pair.config(Side::A), format!("{text}\n[volume.rdma]\ndevice = \"nosuch0\"\n")).unwrap();
+    refuses(&mut pair, 69, &["there is no RDMA device \"nosuch0\"", "correct `rdma.device`", "rdma link"]);
 }
 
 #[test]

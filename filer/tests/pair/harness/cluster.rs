@@ -73,8 +73,9 @@ impl Cluster {
         };
         for side in Side::BOTH {
             std::fs::create_dir_all(cluster.disk_path(side)).unwrap();
-            if let Some(mib) = cluster.spec.disk_mib[side.index()] {
-                let disk = Disk::make(&cluster.image(side), mib, &cluster.disk_path(side));
+            if let Some(mib) = cluster.spec.disk_mib_of(side) {
+                let kind = cluster.spec.filesystem[side.index()];
+                let disk = Disk::make(kind, &cluster.image(side), mib, &cluster.disk_path(side));
                 cluster.disks[side.index()] = Some(disk);
             }
             for volume in cluster.spec.volumes.clone() {

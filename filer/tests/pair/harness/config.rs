@@ -32,8 +32,10 @@ pub struct Spec {
     pub more: [String; 2],
     /// Lines of `[node]`.
     pub node: [String; 2],
-    /// Size of the node's own filesystem; `None`: a plain directory.
+    /// Size of the node's own filesystem; `None`: a plain directory, unless the other node has one.
     pub disk_mib: [Option<u64>; 2],
+    /// Its kind.
+    pub filesystem: [&'static str; 2],
     /// The volumes.
     pub volumes: Vec<VolumeSpec>,
 }
@@ -52,12 +54,24 @@ impl Default for Spec {
             more: Default::default(),
             node: Default::default(),
             disk_mib: [None, None],
+            filesystem: ["ext4", "ext4"],
             volumes: vec![VolumeSpec {
                 name: "v",
                 id: "00112233445566778899aabbccddeeff",
                 preferred: Side::A,
             }],
         }
+    }
+}
+
+/// Size of a filesystem that is there only because the partner has one.
+const ROOMY_MIB: u64 = 4096;
+
+impl Spec {
+    /// The nodes of a pair lie on the same kind of filesystem: where one has its own, the other has too.
+    pub fn disk_mib_of(&self, side: Side) -> Option<u64> {
+        let any = self.disk_mib.iter().any(Option::is_some);
+        self.disk_mib[side.index()].or(any.then_some(ROOMY_MIB))
     }
 }
 

@@ -1,4 +1,4 @@
-//! A small filesystem of a node's own: an ext4 image on a loop device.
+//! A filesystem of a node's own: an image on a loop device.
 
 use super::process::run;
 use std::fs::File;
@@ -12,14 +12,22 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Makes an ext4 of `mib` in `image` and mounts it at `at`.
-    pub fn make(image: &Path, mib: u64, at: &Path) -> Disk {
+    /// Makes a filesystem of `mib` in `image` and mounts it at `at`.
+    pub fn make(kind: &str, image: &Path, mib: u64, at: &Path) -> Disk {
         File::create(image).unwrap().set_len(mib << 20).unwrap();
-        run("mkfs.ext4", &["-q", "-m", "0", &image.display().to_string()]);
-        Disk::mount(image, at)
+        let path = image.display().to_string();
+        match kind {
+            // Small ones would get small blocks, and with them other limits than the partner's.
+            "ext4" => run("mkfs.ext4", &["-q", "-m", "0", "-b", "4096", &path]),
+            "xfs" => run("mkfs.xfs", &["-q", &path]),
+            other => panic!("no tests run on {other}"),
+        };
+        let options = if kind == "ext4" { "loop,errors=remount-ro" } else { "loop" };
+        run("mount", &["-o", options, &path, &at.display().to_string()]);
+        Disk { at: at.to_owned() }
     }
 
-    /// Mounts it again.
+    /// Mounts an ext4 again.
     pub fn mount(image: &Path, at: &Path) -> Disk {
         run(
             "mount",
