@@ -17,6 +17,10 @@ use std::fmt;
 
 /// Bytes that are checksummed at a time; they are copied out of the ring first, because a peer may be writing.
 const CHECK_CHUNK_BYTES: usize = 16 * 1024;
+/// Likewise for short payloads: clearing a long buffer would take longer than checksumming them.
+const SHORT_CHUNK_BYTES: usize = 512;
+/// A block with the head of its record.
+const BLOCK_CHUNK_BYTES: usize = 4096 + 512;
 
 /// Where the bytes of a ring come from.
 pub(crate) trait RingBytes {
@@ -276,12 +280,20 @@ impl Walker {
 }
 
 fn payload_crc(ring: &impl RingBytes, header: &Header) -> u32 {
-    let mut chunk = [0; CHECK_CHUNK_BYTES];
+    match header.payload_len as usize {
+        ..=SHORT_CHUNK_BYTES => payload_crc_in::<SHORT_CHUNK_BYTES>(ring, header),
+        ..=BLOCK_CHUNK_BYTES => payload_crc_in::<BLOCK_CHUNK_BYTES>(ring, header),
+        _ => payload_crc_in::<CHECK_CHUNK_BYTES>(ring, header),
+    }
+}
+
+fn payload_crc_in<const CHUNK_BYTES: usize>(ring: &impl RingBytes, header: &Header) -> u32 {
+    let mut chunk = [0; CHUNK_BYTES];
     let mut crc = PayloadCrc::default();
     let mut lsn = header.lsn.plus(HEADER_BYTES as u64);
     let mut left = header.payload_len as usize;
     while left > 0 {
-        let piece = &mut chunk[..left.min(CHECK_CHUNK_BYTES)];
+        let piece = &mut chunk[..left.min(CHUNK_BYTES)];
         ring.copy_contiguous(lsn, piece);
         crc.add(piece);
         lsn = lsn.plus(piece.len() as u64);

@@ -30,12 +30,30 @@ const MAX_PENDING_SPANS: usize = 256;
 /// How long a client waits for a consistency point to show how much space there really is.
 const STARVED_PATIENCE: Duration = Duration::from_secs(4);
 
-/// What one consistency point has to place on disk.
+/// What has to be placed on disk, at most.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Needs {
+    disk_bytes: u64,
+    inodes: u64,
+}
+
+impl Needs {
+    fn add(&mut self, other: Needs) {
+        self.disk_bytes += other.disk_bytes;
+        self.inodes += other.inodes;
+    }
+
+    fn take_off(&mut self, other: Needs) {
+        self.disk_bytes -= other.disk_bytes;
+        self.inodes -= other.inodes;
+    }
+}
+
+/// What the consistency point that ends at `end` has to place on disk.
 #[derive(Debug, Clone, Copy)]
 struct Span {
     end: Lsn,
-    disk_bytes: u64,
-    inodes: u64,
+    needs: Needs,
 }
 
 #[derive(Debug)]
@@ -47,9 +65,11 @@ struct State {
     /// Admitted and not yet returned: log bytes that reservations may still take.
     admitted_bytes: u64,
     /// Logged since the last seal.
-    open: Span,
+    open: Needs,
     /// Sealed and not known to be applied on both nodes.
     spans: VecDeque<Span>,
+    /// The sum of `open` and `spans`, kept beside them because every admission asks for it.
+    pending: Needs,
     local: SpaceBudget,
     peer: Option<SpaceBudget>,
     local_applied: Lsn,
@@ -75,8 +95,9 @@ impl Gate {
             floor,
             hold: None,
             admitted_bytes: 0,
-            open: Span { end: floor, disk_bytes: 0, inodes: 0 },
+            open: Needs::default(),
             spans: VecDeque::new(),
+            pending: Needs::default(),
             local: SpaceBudget::default(),
             peer: None,
             local_applied: floor,
@@ -168,7 +189,7 @@ impl Gate {
                 continue;
             }
             let disk_bytes = payload_bytes.next_multiple_of(4096) + DISK_BYTES_PER_RECORD;
-            if !asked && state.pending().disk_bytes > 0 && state.budget().free_bytes < disk_bytes {
+            if !asked && state.pending.disk_bytes > 0 && state.budget().free_bytes < disk_bytes {
                 // Much of what is pending may turn out to need nothing: let a consistency point show it.
                 asked = true;
                 starved();
@@ -182,8 +203,9 @@ impl Gate {
                 continue;
             }
             state.admitted_bytes += log_bytes;
-            state.open.disk_bytes += disk_bytes;
-            state.open.inodes += 1;
+            let needs = Needs { disk_bytes, inodes: 1 };
+            state.open.add(needs);
+            state.pending.add(needs);
             return Ok(Admission { bytes: payload_bytes, held: Some((self.clone(), log_bytes)) });
         }
     }
@@ -206,17 +228,14 @@ impl Gate {
     /// What is logged so far belongs to a consistency point that ends at `end`.
     pub fn sealed(&self, end: Lsn) {
         let mut state = self.state.lock();
-        let span = std::mem::replace(&mut state.open, Span { end, disk_bytes: 0, inodes: 0 });
-        if state.spans.len() == MAX_PENDING_SPANS
-            && let Some(last) = state.spans.back_mut()
-        {
-            *last = Span {
-                end,
-                disk_bytes: last.disk_bytes + span.disk_bytes,
-                inodes: last.inodes + span.inodes,
-            };
-        } else {
-            state.spans.push_back(Span { end, ..span });
+        let needs = std::mem::take(&mut state.open);
+        let full = state.spans.len() == MAX_PENDING_SPANS;
+        match state.spans.back_mut() {
+            Some(last) if full => {
+                last.end = end;
+                last.needs.add(needs);
+            }
+            _ => state.spans.push_back(Span { end, needs }),
         }
     }
 
@@ -225,7 +244,8 @@ impl Gate {
     pub fn nothing_sealed(&self, unchanged: impl Fn() -> bool, space: SpaceBudget) {
         let mut state = self.state.lock();
         if state.admitted_bytes == 0 && unchanged() {
-            state.open = Span { disk_bytes: 0, inodes: 0, ..state.open };
+            let nothing = std::mem::take(&mut state.open);
+            state.pending.take_off(nothing);
         }
         state.local = space;
         self.moved.notify_all();
@@ -235,7 +255,8 @@ impl Gate {
     pub fn forget_pending(&self) {
         let mut state = self.state.lock();
         state.spans.clear();
-        state.open = Span { disk_bytes: 0, inodes: 0, ..state.open };
+        state.open = Needs::default();
+        state.pending = Needs::default();
     }
 
     /// This node's filesystem holds everything before `applied` and has `space` left.
@@ -278,17 +299,9 @@ impl State {
 
     fn forget_applied(&mut self) {
         let applied = self.both_applied();
-        while self.spans.front().is_some_and(|span| span.end <= applied) {
-            self.spans.pop_front();
+        while let Some(span) = self.spans.pop_front_if(|span| span.end <= applied) {
+            self.pending.take_off(span.needs);
         }
-    }
-
-    fn pending(&self) -> Span {
-        self.spans.iter().fold(self.open, |sum, span| Span {
-            end: sum.end,
-            disk_bytes: sum.disk_bytes + span.disk_bytes,
-            inodes: sum.inodes + span.inodes,
-        })
     }
 
     fn budget(&self) -> SpaceBudget {
@@ -296,12 +309,11 @@ impl State {
             Some(peer) => self.local.smaller(peer),
             None => self.local,
         };
-        let pending = self.pending();
-        let keep = pending.disk_bytes + DISK_MARGIN_BYTES;
+        let keep = self.pending.disk_bytes + DISK_MARGIN_BYTES;
         SpaceBudget {
             free_bytes: smaller.free_bytes.saturating_sub(keep),
             available_bytes: smaller.available_bytes.saturating_sub(keep),
-            free_inodes: smaller.free_inodes.saturating_sub(pending.inodes),
+            free_inodes: smaller.free_inodes.saturating_sub(self.pending.inodes),
             ..smaller
         }
     }
@@ -369,6 +381,34 @@ mod tests {
         // Space that somebody freed outside of the volume is seen too.
         gate.nothing_sealed(|| true, budget(DISK_MARGIN_BYTES + 200_000));
         assert_eq!(gate.space().free_bytes, 200_000);
+    }
+
+    #[test]
+    fn what_is_pending_is_the_sum_of_its_parts_whatever_happens() {
+        let gate = open_gate(1 << 30);
+        gate.set_peer_space(Some((Lsn(0), budget(1 << 40))));
+        let mut end = 0;
+        // More seals than spans are remembered, and a partner that lags behind by some of them.
+        for round in 0..3 * MAX_PENDING_SPANS as u64 {
+            drop(gate.admit(round * 100, || Lsn(0), || ()).unwrap());
+            match round % 5 {
+                0..3 => {
+                    end += 64;
+                    gate.sealed(Lsn(end));
+                }
+                3 => gate.nothing_sealed(|| round % 2 == 0, budget(1 << 40)),
+                _ => gate.set_local_space(Lsn(end), budget(1 << 40)),
+            }
+            if round % 400 == 399 {
+                gate.set_peer_space(Some((Lsn(end / 2), budget(1 << 40))));
+            }
+            let state = gate.state.lock();
+            let mut sum = state.open;
+            state.spans.iter().for_each(|span| sum.add(span.needs));
+            assert_eq!(state.pending, sum, "round {round}");
+        }
+        gate.forget_pending();
+        assert_eq!(gate.state.lock().pending, Needs::default());
     }
 
     #[test]

@@ -48,6 +48,16 @@ struct Mirror {
     sent: LogPoint,
 }
 
+/// What is known of the partner's log.
+struct Partner {
+    /// It catches up: what it has not got yet must stay in the log.
+    holding: bool,
+    /// The last point that it acknowledged.
+    at: LogPoint,
+    /// When it did, to within the time that a driver waits for an answer.
+    seen: Instant,
+}
+
 const OPEN: u8 = 0;
 
 /// The commit path of one volume on one node.
@@ -62,10 +72,7 @@ pub struct CommitPath {
     local: Mutex<LogPoint>,
     mirror: Mutex<Option<Mirror>>,
     waiters: Waiters,
-    /// A partner catches up: what it has not got yet must stay in the log.
-    holding: Mutex<bool>,
-    /// The last point that a partner acknowledged, and when.
-    peer: Mutex<(LogPoint, Instant)>,
+    partner: Mutex<Partner>,
     /// `OPEN`, or why nobody is served (see [`code`]).
     closed: AtomicU8,
     rule: AtomicU8,
@@ -94,8 +101,7 @@ impl CommitPath {
             cursors: Mutex::new(cursors),
             mirror: Mutex::new(None),
             waiters: Waiters::default(),
-            holding: Mutex::new(false),
-            peer: Mutex::new((log_end, started)),
+            partner: Mutex::new(Partner { holding: false, at: log_end, seen: started }),
             closed: AtomicU8::new(code(NotServing::NotPrimary)),
             rule: AtomicU8::new(AckRule::Nobody as u8),
             started,
@@ -177,7 +183,7 @@ impl CommitPath {
         let mut mirror = self.mirror.lock();
         sender.start(from)?;
         *mirror = Some(Mirror { link, sender, sent: from });
-        self.peer_durable(from);
+        self.peer_durable(from, Instant::now());
         drop(mirror);
         self.waiters.wake_next();
         Ok(())
@@ -196,9 +202,9 @@ impl CommitPath {
     /// # Errors
     /// When it is overwritten already.
     pub fn set_hold(&self, from: Option<Lsn>) -> Result<(), Trimmed> {
-        let mut holding = self.holding.lock();
+        let mut partner = self.partner.lock();
         self.hold_from(from)?;
-        *holding = from.is_some();
+        partner.holding = from.is_some();
         Ok(())
     }
 
@@ -299,10 +305,13 @@ impl CommitPath {
     /// What this log holds and the last partner's does not, and how long ago that partner was last seen to
     /// advance. At most 100,000 are counted.
     pub fn partner_lag(&self) -> (u64, u64, Duration) {
-        let (at, when) = *self.peer.lock();
+        let (at, seen) = {
+            let partner = self.partner.lock();
+            (partner.at, partner.seen)
+        };
         let end = self.log.end().lsn;
         let records = self.log.records(at, end).take(MAX_COUNTED_RECORDS).take_while(Result::is_ok).count();
-        let behind = if end > at.lsn { when.elapsed() } else { Duration::ZERO };
+        let behind = if end > at.lsn { seen.elapsed() } else { Duration::ZERO };
         (records as u64, end.since(at.lsn), behind)
     }
 

@@ -18,13 +18,15 @@ const PEER_FULL_PAUSE: Duration = Duration::from_millis(1);
 /// How long the driver blocks for the partner's answer before it looks around.
 const POLL_WAIT: Duration = Duration::from_millis(20);
 
+const NEVER_OVERRUN: &str = "the log never seals more than its capacity holds";
+
 impl CommitPath {
     /// One step of driving: seal, send, persist, and hear the partner for up to `wait`.
     pub(super) fn exchange(&self, mirror: &mut Mirror, wait: Duration) -> Result<(), LinkError> {
         let sealed = self.log.seal();
-        self.note_sealed(sealed.lsn);
+        let peer_room_end = self.note_sealed(sealed.lsn);
         if sealed.lsn > mirror.sent.lsn && mirror.sender.in_flight() < MAX_IN_FLIGHT {
-            let to = self.batch_end(mirror.sent, sealed);
+            let to = self.batch_end(mirror.sent, sealed, peer_room_end);
             if to.lsn > mirror.sent.lsn {
                 mirror.sender.write(to)?;
                 mirror.sent = to;
@@ -32,22 +34,19 @@ impl CommitPath {
                 std::thread::sleep(PEER_FULL_PAUSE);
             }
         }
-        self.persist_sealed(sealed);
+        let persisted_at = self.persist_sealed(sealed);
         if mirror.sender.in_flight() > 0
             && let Some(durable) = mirror.sender.poll(wait)?
         {
-            self.peer_durable(durable);
+            // Where there is no usable TSC, as in many guests, reading the clock costs more than all else here.
+            self.peer_durable(durable, persisted_at.unwrap_or_else(Instant::now));
         }
         Ok(())
     }
 
     /// Where a batch that starts at `from` ends: everything, unless that is far behind, or the partner's ring has
     /// no room. What the partner has not applied is kept by nothing but this from being overwritten there.
-    pub(super) fn batch_end(&self, from: LogPoint, sealed: LogPoint) -> LogPoint {
-        let room_end = {
-            let cursors = self.cursors.lock();
-            Lsn(cursors.peer_trimmed().0.saturating_add(cursors.capacity_bytes()))
-        };
+    fn batch_end(&self, from: LogPoint, sealed: LogPoint, room_end: Lsn) -> LogPoint {
         if sealed.lsn.since(from.lsn) <= CATCH_UP_BATCH_BYTES && sealed.lsn <= room_end {
             return sealed;
         }
@@ -66,42 +65,51 @@ impl CommitPath {
         end
     }
 
-    pub(super) fn note_sealed(&self, sealed: Lsn) {
+    /// Moves the cursors to what is sealed; tells where the room in the partner's ring ends.
+    fn note_sealed(&self, sealed: Lsn) -> Lsn {
         let mut cursors = self.cursors.lock();
-        if sealed > cursors.appended() {
-            let moved = cursors.set_reserved(sealed).and_then(|()| cursors.set_appended(sealed));
-            moved.expect("the log never seals more than its capacity holds");
-        }
+        cursors.set_sealed(sealed).expect(NEVER_OVERRUN);
+        Lsn(cursors.peer_trimmed().0.saturating_add(cursors.capacity_bytes()))
     }
 
-    pub(super) fn persist_sealed(&self, sealed: LogPoint) {
+    /// Makes durable here what is sealed; tells when that was done, if there was something to do.
+    pub(super) fn persist_sealed(&self, sealed: LogPoint) -> Option<Instant> {
         let mut local = self.local.lock();
         if sealed.lsn <= local.lsn {
-            return;
+            return None;
         }
         let begun = Instant::now();
         if let Err(error) = self.log.persist(local.lsn, sealed.lsn) {
             drop(local);
             self.close(NotServing::LogFailed);
             self.events.log_failed(error.to_string());
-            return;
+            return None;
         }
+        let done = Instant::now();
         *local = sealed;
-        self.note_sealed(sealed.lsn);
-        let moved = self.cursors.lock().set_local_durable(sealed.lsn);
+        let moved = {
+            let mut cursors = self.cursors.lock();
+            // A solo node comes here without a look at its partner's ring.
+            cursors.set_sealed(sealed.lsn).expect(NEVER_OVERRUN);
+            cursors.set_local_durable(sealed.lsn)
+        };
         let committed = moved.expect("whoever persists holds `local` until the cursor has followed");
         drop(local);
-        self.metrics.persist.observe(begun.elapsed());
+        self.metrics.persist.observe(done.duration_since(begun));
         self.publish_committed(committed);
+        Some(done)
     }
 
-    pub(super) fn peer_durable(&self, durable: LogPoint) {
-        let holding = self.holding.lock();
-        if *holding && let Err(error) = self.hold_from(Some(durable.lsn)) {
-            tracing::warn!(%error, "the log no longer holds what the partner acknowledged");
+    pub(super) fn peer_durable(&self, durable: LogPoint, seen: Instant) {
+        {
+            let mut partner = self.partner.lock();
+            if partner.holding
+                && let Err(error) = self.hold_from(Some(durable.lsn))
+            {
+                tracing::warn!(%error, "the log no longer holds what the partner acknowledged");
+            }
+            (partner.at, partner.seen) = (durable, seen);
         }
-        drop(holding);
-        *self.peer.lock() = (durable, Instant::now());
         let moved = self.cursors.lock().set_peer_durable(durable);
         let committed = moved.expect("the sender reports only what it was given");
         self.publish_committed(committed);
