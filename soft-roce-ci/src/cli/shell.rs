@@ -8,13 +8,14 @@ use rustix::termios::{OptionalActions, Termios};
 use soft_roce_ci::lab::{Lab, Running, Side, Spec};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::Mutex;
 
 /// Ctrl-].
 const CHANGE: u8 = 0x1d;
 
 /// In the guest: a login shell on the terminal that the harness is connected to.
-const SHELL: &str = "exec setsid -c bash -l </dev/hvc0 >/dev/hvc0 2>&1";
+const SHELL: &str = "exec setsid -w -c bash -l </dev/hvc0 >/dev/hvc0 2>&1";
 
 /// The terminal's settings before we changed them, for an end by a signal.
 static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
@@ -25,6 +26,9 @@ pub struct Arguments {
     /// A scenario, for its machines, or `pair`
     #[arg(default_value = "pair")]
     name: String,
+    /// Keep the consoles and logs here
+    #[arg(long, value_name = "DIR")]
+    logs: Option<PathBuf>,
 }
 
 /// Brings up the machines and connects the terminal to them.
@@ -36,8 +40,9 @@ pub fn run(arguments: &Arguments) -> Result<i32> {
         bail!("shell needs a terminal; for a single command use exec");
     }
     eprintln!("booting two guests");
-    let logs = tempfile::tempdir().context("cannot make a directory for logs")?;
-    let lab = Lab::start(&Spec { terminals: true, ..machines }, logs.path())?;
+    let scratch = tempfile::tempdir().context("cannot make a directory for logs")?;
+    let logs = arguments.logs.as_deref().unwrap_or(scratch.path());
+    let lab = Lab::start(&Spec { terminals: true, ..machines }, logs)?;
     let terminals = [lab.guest(Side::A).terminal()?, lab.guest(Side::B).terminal()?];
     let size = rustix::termios::tcgetwinsize(&stdin).map_or((24, 80), |size| (size.ws_row, size.ws_col));
     let shells = [start_shell(&lab, Side::A, size)?, start_shell(&lab, Side::B, size)?];
@@ -48,7 +53,7 @@ pub fn run(arguments: &Arguments) -> Result<i32> {
         Side::A.address(),
         Side::B.address(),
         soft_roce_ci::lab::HOST_ADDRESS,
-        logs.path().display()
+        logs.display()
     );
     let before = rustix::termios::tcgetattr(&stdin).context("cannot read the terminal's settings")?;
     let mut raw = before.clone();

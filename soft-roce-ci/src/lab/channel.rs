@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -34,11 +34,16 @@ pub struct Channel {
     inboxes: Arc<Inboxes>,
     next_id: AtomicU64,
     guest: String,
+    last_words: LastWords,
+    switched_off: AtomicBool,
 }
+
+/// What a guest that ended by itself left behind: the ends of its console and of its emulator's output.
+pub type LastWords = Box<dyn Fn() -> String + Send + Sync>;
 
 impl Channel {
     /// Starts to listen to the agent.
-    pub fn new(stream: UnixStream, guest: &str) -> Result<Arc<Channel>> {
+    pub fn new(stream: UnixStream, guest: &str, last_words: LastWords) -> Result<Arc<Channel>> {
         stream.set_write_timeout(Some(WRITE_LIMIT)).context("cannot set a time limit")?;
         let from_guest = stream.try_clone().context("cannot share a socket")?;
         let inboxes = Arc::new(Inboxes::default());
@@ -48,14 +53,29 @@ impl Channel {
             read_events(from_guest, &for_reader);
             for_reader.lose_all();
         });
-        let next_id = AtomicU64::new(GREETING + 1);
-        Ok(Arc::new(Channel { to_guest: Mutex::new(stream), inboxes, next_id, guest: guest.to_owned() }))
+        Ok(Arc::new(Channel {
+            to_guest: Mutex::new(stream),
+            inboxes,
+            next_id: AtomicU64::new(GREETING + 1),
+            guest: guest.to_owned(),
+            last_words,
+            switched_off: AtomicBool::new(false),
+        }))
+    }
+
+    /// The guest is about to end because we want it: its end needs no explanation.
+    pub fn expect_end(&self) {
+        self.switched_off.store(true, Ordering::Relaxed);
     }
 
     /// Waits until the agent has said that the guest is up.
     pub fn wait_ready(&self, limit: Duration) -> Result<()> {
         let inbox = self.inboxes.get(GREETING).context("nobody waits for the greeting")?;
-        match inbox.next(limit).map_err(|why| self.explain(why, limit))? {
+        let greeting = inbox.next(limit).map_err(|why| match why {
+            NoEvent::TooLate => self.explain(why, limit).context((self.last_words)()),
+            _ => self.explain(why, limit),
+        });
+        match greeting? {
             Event::Ready => Ok(()),
             other => bail!("guest {} greeted with {other:?}", self.guest),
         }
@@ -96,15 +116,23 @@ impl Channel {
         let written = self.to_guest.lock().unwrap_or_else(PoisonError::into_inner).write_all(&line);
         if let Err(error) = written {
             self.inboxes.close(id);
-            return Err(anyhow!(error).context(format!("guest {} takes no orders: it is gone", self.guest)));
+            return Err(self.gone().context(format!("cannot order anything: {error}")));
         }
         Ok((id, inbox))
+    }
+
+    fn gone(&self) -> anyhow::Error {
+        let gone = anyhow!(GuestGone(self.guest.clone()));
+        match self.switched_off.load(Ordering::Relaxed) {
+            true => gone,
+            false => gone.context(format!("it ended by itself\n{}", (self.last_words)())),
+        }
     }
 
     fn explain(&self, why: NoEvent, limit: Duration) -> anyhow::Error {
         let guest = &self.guest;
         match why {
-            NoEvent::Lost => anyhow!(GuestGone(guest.clone())),
+            NoEvent::Lost => self.gone(),
             NoEvent::TooLate => anyhow!("guest {guest} did not answer within {limit:.0?}"),
             NoEvent::TooMuch => anyhow!("a program in guest {guest} wrote more than {MAX_KEPT_BYTES} bytes"),
         }

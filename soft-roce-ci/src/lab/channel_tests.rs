@@ -7,7 +7,7 @@ const LONG: Duration = Duration::from_secs(20);
 
 fn connected() -> (Arc<Channel>, UnixStream) {
     let (ours, guests) = UnixStream::pair().unwrap();
-    (Channel::new(ours, "t").unwrap(), guests)
+    (Channel::new(ours, "t", Box::new(|| "kernel panic".to_owned())).unwrap(), guests)
 }
 
 fn say(guest: &mut UnixStream, event: &Event) {
@@ -21,7 +21,8 @@ fn output(id: u64, text: &str) -> Event {
 #[test]
 fn the_greeting_is_waited_for() {
     let (channel, mut guest) = connected();
-    assert!(channel.wait_ready(SHORT).unwrap_err().to_string().contains("did not answer"));
+    let error = format!("{:#}", channel.wait_ready(SHORT).unwrap_err());
+    assert!(error.contains("did not answer") && error.contains("kernel panic"), "{error}");
     say(&mut guest, &Event::Ready);
     channel.wait_ready(LONG).unwrap();
 }
@@ -38,6 +39,20 @@ fn lines_that_arrived_are_read_before_the_loss_of_the_guest() {
     let error = running.next_line(LONG).unwrap_err();
     assert!(error.root_cause().downcast_ref::<GuestGone>().is_some(), "{error:#}");
     assert!(running.is_over());
+}
+
+#[test]
+fn an_end_by_itself_is_explained_and_a_wanted_one_is_not() {
+    for wanted in [false, true] {
+        let (channel, guest) = connected();
+        if wanted {
+            channel.expect_end();
+        }
+        drop(guest);
+        let error = channel.wait_ready(LONG).unwrap_err();
+        assert_eq!(format!("{error:#}").contains("kernel panic"), !wanted);
+        assert!(error.chain().any(|cause| cause.is::<GuestGone>()));
+    }
 }
 
 #[test]
@@ -83,7 +98,7 @@ fn output_with_a_file_goes_there_as_it_comes() {
 fn a_guest_that_says_nonsense_is_lost() {
     let (channel, mut guest) = connected();
     guest.write_all(b"login: \n").unwrap();
-    assert!(channel.wait_ready(LONG).unwrap_err().downcast_ref::<GuestGone>().is_some());
+    assert!(channel.wait_ready(LONG).unwrap_err().chain().any(|cause| cause.is::<GuestGone>()));
 }
 
 #[test]

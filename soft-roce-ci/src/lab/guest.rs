@@ -24,7 +24,7 @@ const BOOT_LIMIT: Duration = Duration::from_secs(180);
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
 /// How many of the console's last lines are shown with an error.
-const TAIL_LINES: usize = 30;
+const TAIL_LINES: usize = 60;
 
 /// What every guest loads besides its first root's modules. crc32_generic comes before rdma_rxe, which fails without.
 const MODULES: &str = "crc32_generic virtio_net virtio_blk virtio_console virtio_rng ib_uverbs rdma_ucm rdma_rxe \
@@ -105,8 +105,7 @@ impl Guest {
         }
         let console = self.logs.join(file_name(self.side, "console.log"));
         let up = self.try_boot(&console).map_err(|error| {
-            let error =
-                anyhow!("guest {} does not boot: {error:#}\n{}", self.side.name(), self.tails(&console));
+            let error = anyhow!("guest {} does not boot: {error:#}", self.side.name());
             let none_ever = !ANY_WAS_UP.load(Ordering::Relaxed);
             if none_ever { CannotRun::new(format!("{error:#}")).into() } else { error }
         })?;
@@ -138,7 +137,10 @@ impl Guest {
             output: self.append("emulator.log")?,
         })?;
         let deadline = Instant::now() + BOOT_LIMIT;
-        let channel = Channel::new(accept(&listener, &process, deadline)?, self.side.name())?;
+        let logs = [self.logs.join(file_name(self.side, "emulator.log")), console.to_owned()];
+        let last_words = move || logs.iter().map(|log| tail(log)).collect::<String>();
+        let stream = accept(&listener, &process, deadline).with_context(&last_words)?;
+        let channel = Channel::new(stream, self.side.name(), Box::new(last_words))?;
         channel.wait_ready(deadline.saturating_duration_since(Instant::now()))?;
         Ok(Up { process, channel })
     }
@@ -147,6 +149,7 @@ impl Guest {
     /// files stay. Whoever waits for the guest gets an error.
     pub fn power_cut(&self) -> Result<()> {
         let up = self.lock().take().with_context(|| format!("guest {} is off", self.side.name()))?;
+        up.channel.expect_end();
         up.process.kill();
         Ok(())
     }
@@ -169,7 +172,7 @@ impl Guest {
     /// Runs a program to its end, at most for `limit`, and gives what it wrote.
     pub fn run(&self, argv: &[&str], limit: Duration) -> Result<Finished> {
         let running = self.channel()?.start(argv, Some(limit), OutputFiles::default())?;
-        self.explained(running.wait(limit + ANSWER_LIMIT))
+        running.wait(limit + ANSWER_LIMIT)
     }
 
     /// Starts a program. Lines of its standard output arrive here as they are written, and are kept until they are
@@ -199,13 +202,13 @@ impl Guest {
             );
         }
         let order = Order::Write { path: path.to_owned(), hex: to_hex(bytes) };
-        self.explained(self.channel()?.call(order, ANSWER_LIMIT)).map(drop)
+        self.channel()?.call(order, ANSWER_LIMIT).map(drop)
     }
 
     /// The contents of a file of at most 16 MiB.
     pub fn read_file(&self, path: &str) -> Result<Vec<u8>> {
         let order = Order::Read { path: path.to_owned() };
-        match self.explained(self.channel()?.call(order, ANSWER_LIMIT))? {
+        match self.channel()?.call(order, ANSWER_LIMIT)? {
             Event::Contents { hex, .. } => from_hex(&hex).context("the agent sent something else than bytes"),
             other => bail!("the agent answered a read with {other:?}"),
         }
@@ -234,21 +237,6 @@ impl Guest {
     fn with<T>(&self, act: impl FnOnce(&Up) -> Result<T>) -> Result<T> {
         let machine = self.lock();
         act(machine.as_ref().with_context(|| format!("guest {} is off", self.side.name()))?)
-    }
-
-    /// Adds the console's end to an error when the machine has died by itself.
-    fn explained<T>(&self, result: Result<T>) -> Result<T> {
-        result.map_err(|error| {
-            let died = self.with(|up| Ok(up.process.ended())).ok().flatten();
-            let Some(status) = died else { return error };
-            let console = self.logs.join(file_name(self.side, "console.log"));
-            error.context(format!("the emulator ended by itself ({status})\n{}", self.tails(&console)))
-        })
-    }
-
-    fn tails(&self, console: &Path) -> String {
-        let emulator = self.logs.join(file_name(self.side, "emulator.log"));
-        format!("{}{}", tail(&emulator), tail(console))
     }
 
     fn append(&self, kind: &str) -> Result<File> {

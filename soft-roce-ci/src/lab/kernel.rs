@@ -8,7 +8,7 @@
 //! without asking apt whether there is a newer one, so that runs are repeatable and need no network.
 
 use super::CannotRun;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -38,8 +38,13 @@ impl Kernel {
         if let Some(kernel) = newest(&kernels) {
             return Ok(kernel);
         }
-        fs::create_dir_all(&kernels).with_context(|| format!("cannot create {}", kernels.display()))?;
-        let aside = tempfile::Builder::new().prefix(".unpacking-").tempdir_in(&kernels)?;
+        Kernel::make(&kernels)
+            .map_err(|error| CannotRun::new(format!("there is no kernel for the guests: {error:#}")).into())
+    }
+
+    fn make(kernels: &Path) -> Result<Kernel> {
+        fs::create_dir_all(kernels).with_context(|| format!("cannot create {}", kernels.display()))?;
+        let aside = tempfile::Builder::new().prefix(".unpacking-").tempdir_in(kernels)?;
         let package = download(aside.path())?;
         unpack(aside.path(), &package)?;
         let name = package.file_stem().context("the package has no name")?;
@@ -82,7 +87,7 @@ fn download(directory: &Path) -> Result<PathBuf> {
     let updated = run(Command::new("apt-get").args(["update", "-q"]));
     try_download(directory).map_err(|error| {
         let update = updated.err().map(|error| format!("; apt-get update: {error:#}")).unwrap_or_default();
-        CannotRun::new(format!("no kernel for the guests: {error:#}{update}")).into()
+        anyhow!("{error:#}{update}")
     })
 }
 
