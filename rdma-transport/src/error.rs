@@ -181,7 +181,9 @@ pub enum FenceError {
         waited: Duration,
     },
     /// The RDMA device did not take the right away.
-    #[error("the RDMA device did not take the peer's right to write away: {source}; stop this node or its adapter")]
+    #[error(
+        "the RDMA device did not take the peer's right to write away: {source}; stop this node or its adapter"
+    )]
     Device {
         /// Its answer.
         source: io::Error,

@@ -46,3 +46,4 @@ pub use link::{
     MirrorSender, PeerInfo, TransportKind, Tuning,
 };
 pub use rendezvous::Acceptor;
+pub use spin::Spin;

@@ -207,7 +207,8 @@ pub trait MirrorReceiver: Send {
 
 /// The peer's right to write into my ring. A new link starts without it.
 pub trait Fence: Send + Sync {
-    /// Lets the peer write.
+    /// Lets the peer write. The peer may rely on it once it has received a control message that was sent after
+    /// this call.
     fn grant(&self);
 
     /// Takes the right away. After `Ok` no byte of the peer lands in my ring, until [`grant`](Self::grant) is

@@ -16,8 +16,8 @@ const MOST: u32 = 8;
 const ENOUGH: u32 = 2;
 const COST_OF_A_MISS: u32 = 2;
 
-/// What one waiting place has learnt.
-pub(crate) struct Spin {
+/// What one waiting place has learnt. Public because the bare loops of the benches wait in the same way.
+pub struct Spin {
     limit: Duration,
     credit: u32,
     skipped: u32,
@@ -25,12 +25,13 @@ pub(crate) struct Spin {
 }
 
 impl Spin {
-    pub(crate) fn new(limit: Duration) -> Spin {
+    /// Polls for at most `limit` at a time.
+    pub fn new(limit: Duration) -> Spin {
         Spin { limit, credit: MOST / 2, skipped: 0, probe_every: FIRST_PROBE }
     }
 
     /// How long to poll this time. When it is not zero, [`hit`](Self::hit) or [`missed`](Self::missed) follows.
-    pub(crate) fn limit(&mut self) -> Duration {
+    pub fn limit(&mut self) -> Duration {
         if self.credit >= ENOUGH {
             return self.limit;
         }
@@ -43,7 +44,7 @@ impl Spin {
     }
 
     /// The answer came while polling.
-    pub(crate) fn hit(&mut self) {
+    pub fn hit(&mut self) {
         self.credit = (self.credit + 1).min(MOST);
         if self.credit < ENOUGH {
             // One hit may be chance: look again soon.
@@ -54,7 +55,7 @@ impl Spin {
     }
 
     /// It did not.
-    pub(crate) fn missed(&mut self) {
+    pub fn missed(&mut self) {
         if self.credit < ENOUGH {
             self.probe_every = (self.probe_every * 2).min(LAST_PROBE);
         }

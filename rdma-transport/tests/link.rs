@@ -4,12 +4,11 @@
 
 mod common;
 
-use common::{Ends, Kind, WAIT, link, pattern, point};
+use common::{Ends, Kind, WAIT, kinds, link, pattern, point};
 use rdma_transport::{Control, Link, LinkError, MAX_CONTROL_BYTES, MAX_IN_FLIGHT, MirrorReceiver};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-const KINDS: [Kind; 2] = [Kind::Tcp, Kind::Shm];
 const NOW: Duration = Duration::ZERO;
 const SHORT: Duration = Duration::from_millis(30);
 const RING: u64 = 64 << 10;
@@ -44,7 +43,7 @@ fn mirror(ends: &mut Ends, at: u64, to: u64) {
 
 #[test]
 fn bytes_land_at_the_same_offset_also_past_the_rings_end() {
-    for kind in KINDS {
+    for kind in kinds() {
         let mut ends = link(kind, RING, |_| {}).started(RING * 7 - 640);
         let mut at = RING * 7 - 640;
         // Small, past the ring's end, longer than the receiver takes at once, the whole ring, and past again.
@@ -64,7 +63,7 @@ fn bytes_land_at_the_same_offset_also_past_the_rings_end() {
 #[test]
 fn both_directions_work_at_once_with_writes_in_flight() {
     const WRITES: u64 = 2000;
-    for kind in KINDS {
+    for kind in kinds() {
         let Ends { a, b, memory_a, memory_b, .. } = link(kind, RING, |_| {}).started(0);
         let run = |mut link: Link, memory: &std::sync::Arc<common::TestMemory>| {
             let (mut sent, mut landed) = (0u64, 0u64);
@@ -93,7 +92,7 @@ fn both_directions_work_at_once_with_writes_in_flight() {
 
 #[test]
 fn misuse_is_refused_and_leaves_the_link_usable() {
-    for kind in KINDS {
+    for kind in kinds() {
         let mut ends = link(kind, RING, |_| {});
         assert!(matches!(ends.a.sender.write(point(64)), Err(LinkError::NotStarted)));
         assert!(matches!(ends.a.receiver.next(NOW), Err(LinkError::NotStarted)));
@@ -126,7 +125,7 @@ fn misuse_is_refused_and_leaves_the_link_usable() {
 
 #[test]
 fn control_messages_keep_their_bounds_and_order() {
-    for kind in KINDS {
+    for kind in kinds() {
         let ends = link(kind, RING, |_| {});
         let messages = [vec![], vec![1], vec![2; MAX_CONTROL_BYTES], vec![3; 70_000]];
         std::thread::scope(|scope| {
@@ -143,7 +142,7 @@ fn control_messages_keep_their_bounds_and_order() {
 
 #[test]
 fn a_new_link_may_not_write_and_a_revoked_one_neither() {
-    for kind in KINDS {
+    for kind in kinds() {
         for grant_and_revoke in [false, true] {
             let mut ends = link(kind, RING, |_| {});
             ends.a.sender.start(point(0)).unwrap();
@@ -154,6 +153,7 @@ fn a_new_link_may_not_write_and_a_revoked_one_neither() {
                 mirror(&mut ends, 0, 640);
                 ends.b.fence.revoke().unwrap();
                 ends.b.fence.grant();
+                ends.told();
                 mirror(&mut ends, 640, 1280);
                 ends.b.fence.revoke().unwrap();
             }
@@ -176,7 +176,7 @@ fn a_new_link_may_not_write_and_a_revoked_one_neither() {
 #[test]
 fn nothing_lands_after_revoke_in_the_middle_of_transfers() {
     const BIG: u64 = 8 << 20;
-    for kind in KINDS {
+    for kind in kinds() {
         for round in 0..8u64 {
             let Ends { a, b, memory_a, memory_b, .. } = link(kind, BIG, |_| {}).started(0);
             let (mut sender, mut receiver, fence) = (a.sender, b.receiver, b.fence);
@@ -226,7 +226,7 @@ fn nothing_lands_after_revoke_in_the_middle_of_transfers() {
 
 #[test]
 fn closing_wakes_everybody_who_waits() {
-    for kind in KINDS {
+    for kind in kinds() {
         let Ends { mut a, b, .. } = link(kind, RING, |_| {}).started(0);
         let closer = a.closer.clone();
         let began = Instant::now();
@@ -247,7 +247,7 @@ fn closing_wakes_everybody_who_waits() {
 
 #[test]
 fn a_peer_that_goes_away_is_noticed_by_every_part() {
-    for kind in KINDS {
+    for kind in kinds() {
         let Ends { a, mut b, params_b, .. } = link(kind, RING, |_| {}).started(0);
         a.control.send(b"good bye").unwrap();
         drop(a);
@@ -261,7 +261,7 @@ fn a_peer_that_goes_away_is_noticed_by_every_part() {
 
 #[test]
 fn a_sender_that_is_used_by_many_threads_in_turn_works() {
-    for kind in KINDS {
+    for kind in kinds() {
         let Ends { a, mut b, memory_a, memory_b, .. } = link(kind, RING, |_| {}).started(0);
         memory_a.put(0, &pattern(0, RING as usize));
         let closer = a.closer.clone();

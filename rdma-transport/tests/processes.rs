@@ -4,7 +4,9 @@
 
 mod common;
 
-use common::{Kind, TestMemory, WAIT, params, pattern, point};
+use common::{Kind, TestMemory, WAIT, kinds, params, pattern, point};
+#[cfg(feature = "verbs")]
+use rdma_transport::verbs;
 use rdma_transport::{Acceptor, Link, LinkError, shm, tcp};
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader};
@@ -13,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const RING: u64 = 1 << 20;
-/// Where the partner connects: `tcp ADDRESS` or `shm PATH`.
+/// Where the partner connects: `tcp ADDRESS`, `verbs ADDRESS` or `shm PATH`.
 const ADDRESS: &str = "LINK_TEST_ADDRESS";
 
 /// Not a test of its own: what the partner's process runs. It writes without end.
@@ -26,6 +28,8 @@ fn partner_process() {
     let params = params("a", "b");
     let mut link = match kind {
         "tcp" => tcp::connect(address, &params, memory),
+        #[cfg(feature = "verbs")]
+        "verbs" => verbs::connect(address, &params, common::domain(&verbs::Settings::default(), &memory)),
         _ => shm::connect(address.as_ref(), &params, memory),
     }
     .unwrap();
@@ -99,6 +103,13 @@ fn with_partner(kind: Kind, test: impl FnOnce(&mut Link, &mut Partner, &TestMemo
             let acceptor = listener.register(params("b", "a"), memory.clone()).unwrap();
             run(acceptor, format!("shm {}", path.display()), memory);
         }
+        #[cfg(feature = "verbs")]
+        Kind::Verbs => {
+            let listener = tcp::Listener::bind("127.0.0.1:0").unwrap();
+            let domain = common::domain(&verbs::Settings::default(), &memory);
+            let acceptor = verbs::register(&listener, params("b", "a"), domain).unwrap();
+            run(acceptor, format!("verbs {}", listener.local_addr()), memory);
+        }
     }
 }
 
@@ -131,7 +142,7 @@ fn serve(link: &mut Link, time: Duration) -> u64 {
 
 #[test]
 fn a_partner_that_is_killed_is_noticed_and_can_be_revoked() {
-    for kind in [Kind::Tcp, Kind::Shm] {
+    for kind in kinds() {
         with_partner(kind, |link, partner, _| {
             assert!(serve(link, Duration::from_millis(50)) > 0);
             partner.signal(Signal::KILL);
@@ -144,7 +155,7 @@ fn a_partner_that_is_killed_is_noticed_and_can_be_revoked() {
 
 #[test]
 fn a_partner_that_is_stopped_is_revoked_in_bounded_time_and_writes_nothing_when_it_wakes() {
-    for kind in [Kind::Tcp, Kind::Shm] {
+    for kind in kinds() {
         with_partner(kind, |link, partner, memory| {
             assert!(serve(link, Duration::from_millis(50)) > 0);
             partner.signal(Signal::STOP);

@@ -2,6 +2,10 @@
 #![allow(dead_code, missing_docs, clippy::unwrap_used)]
 
 use ids::{ChainCrc, LogMemory, LogPoint, Lsn, VolumeId};
+#[cfg(feature = "verbs")]
+use rdma_transport::LinkError;
+#[cfg(feature = "verbs")]
+use rdma_transport::verbs;
 use rdma_transport::{Link, LinkParams, shm, tcp};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
@@ -53,16 +57,27 @@ impl TestMemory {
     }
 
     pub fn put(&self, at: u64, bytes: &[u8]) {
-        for (i, byte) in bytes.iter().enumerate() {
-            // SAFETY: inside the mapping.
-            unsafe { self.base.add(((at + i as u64) % self.len_bytes) as usize).write_volatile(*byte) }
+        assert!(bytes.len() as u64 <= self.len_bytes);
+        let offset = (at % self.len_bytes) as usize;
+        let (first, second) = bytes.split_at(bytes.len().min(self.len_bytes as usize - offset));
+        // SAFETY: both parts lie inside the mapping, as is asserted.
+        unsafe {
+            self.base.add(offset).copy_from_nonoverlapping(first.as_ptr(), first.len());
+            self.base.copy_from_nonoverlapping(second.as_ptr(), second.len());
         }
     }
 
     pub fn get(&self, at: u64, len: usize) -> Vec<u8> {
-        // SAFETY: inside the mapping.
-        let byte = |i| unsafe { self.base.add(((at + i as u64) % self.len_bytes) as usize).read_volatile() };
-        (0..len).map(byte).collect()
+        assert!(len as u64 <= self.len_bytes);
+        let offset = (at % self.len_bytes) as usize;
+        let mut bytes = vec![0; len];
+        let (first, second) = bytes.split_at_mut(len.min(self.len_bytes as usize - offset));
+        // SAFETY: both parts lie inside the mapping.
+        unsafe {
+            self.base.add(offset).copy_to_nonoverlapping(first.as_mut_ptr(), first.len());
+            self.base.copy_to_nonoverlapping(second.as_mut_ptr(), second.len());
+        }
+        bytes
     }
 }
 
@@ -79,13 +94,65 @@ pub fn point(lsn: u64) -> LogPoint {
 
 /// Bytes whose place shows.
 pub fn pattern(at: u64, len: usize) -> Vec<u8> {
-    (0..len as u64).map(|i| ((at + i).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect()
+    let words = at / 8..(at + len as u64).div_ceil(8);
+    let bytes: Vec<u8> =
+        words.flat_map(|word| (word + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes()).collect();
+    bytes[(at % 8) as usize..][..len].to_vec()
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     Tcp,
     Shm,
+    #[cfg(feature = "verbs")]
+    Verbs,
+}
+
+/// Says that the tests shall use this machine's RDMA device, and fail where there is none.
+pub const RDMA: &str = "TWINFILER_RDMA";
+
+/// Whether tests that need an RDMA device run here; says so when they do not.
+pub fn has_rdma(test: &str) -> bool {
+    let wanted = std::env::var_os(RDMA).is_some_and(|value| value == "1");
+    if !wanted {
+        eprintln!("SKIPPED over verbs: {test} ({RDMA}=1 is not set: no RDMA device is promised here)");
+    }
+    wanted
+}
+
+/// The transports that can be tested here.
+pub fn kinds() -> Vec<Kind> {
+    #[allow(unused_mut)]
+    let mut kinds = vec![Kind::Tcp, Kind::Shm];
+    #[cfg(feature = "verbs")]
+    if has_rdma(std::thread::current().name().unwrap_or("this test")) {
+        kinds.push(Kind::Verbs);
+    }
+    kinds
+}
+
+/// A ring in the RDMA device that is chosen without configuration.
+#[cfg(feature = "verbs")]
+pub fn domain(settings: &verbs::Settings, memory: &Arc<TestMemory>) -> Arc<verbs::Domain> {
+    match verbs::Domain::open(settings, memory.clone()) {
+        Ok(domain) => domain,
+        Err(error) => panic!("{RDMA}=1 promises an RDMA device: {error}"),
+    }
+}
+
+/// A link between two rings in RDMA devices of this machine; `a` connects.
+#[cfg(feature = "verbs")]
+pub fn verbs_link(
+    (params_a, params_b): (&LinkParams, &LinkParams),
+    (domain_a, domain_b): (&Arc<verbs::Domain>, &Arc<verbs::Domain>),
+) -> (Result<Link, LinkError>, Result<Option<Link>, LinkError>) {
+    let listener = tcp::Listener::bind("127.0.0.1:0").unwrap();
+    let acceptor = verbs::register(&listener, params_b.clone(), domain_b.clone()).unwrap();
+    std::thread::scope(|scope| {
+        let accepting = scope.spawn(|| acceptor.accept(WAIT));
+        let a = verbs::connect(&listener.local_addr().to_string(), params_a, domain_a.clone());
+        (a, accepting.join().unwrap())
+    })
 }
 
 pub struct Ends {
@@ -127,11 +194,26 @@ pub fn link(kind: Kind, capacity_bytes: u64, change: impl Fn(&mut LinkParams)) -
                 (a, accepting.join().unwrap())
             })
         }
+        #[cfg(feature = "verbs")]
+        Kind::Verbs => {
+            let settings = verbs::Settings::default();
+            let (domain_a, domain_b) = (domain(&settings, &memory_a), domain(&settings, &memory_b));
+            let (a, b) = verbs_link((&params_a, &params_b), (&domain_a, &domain_b));
+            (a.unwrap(), b.unwrap().unwrap())
+        }
     };
     Ends { a, b, memory_a, memory_b, params_a, params_b }
 }
 
 impl Ends {
+    /// Lets both know that the other has done what it did: a right to write is relied on only after a message.
+    pub fn told(&self) {
+        for (from, to) in [(&self.a, &self.b), (&self.b, &self.a)] {
+            from.control.send(b"done").unwrap();
+            assert_eq!(to.control.recv(WAIT).unwrap().as_deref(), Some(&b"done"[..]));
+        }
+    }
+
     /// Both directions positioned at `lsn`, both fences open.
     pub fn started(mut self, lsn: u64) -> Ends {
         for link in [&mut self.a, &mut self.b] {
@@ -139,6 +221,7 @@ impl Ends {
             link.receiver.start(point(lsn)).unwrap();
             link.fence.grant();
         }
+        self.told();
         self
     }
 }

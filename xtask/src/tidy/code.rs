@@ -14,6 +14,7 @@ const UNSAFE_ALLOWED: &[(&str, &str)] = &[
     ("rdma-transport/src/memory.rs", "copies into and out of rings that others change"),
     ("rdma-transport/src/shm/", "memory shared with another process"),
     ("rdma-transport/src/tcp/uring.rs", "submits io_uring requests on log memory"),
+    ("rdma-transport/src/verbs/", "calls the RDMA library, which works on registered memory"),
     ("apply-engine/src/base/handles.rs", "file handle system calls"),
     ("apply-engine/src/base/private_mount.rs", "mount system calls"),
     ("apply-engine/src/executor/uring.rs", "submits io_uring requests on log memory"),

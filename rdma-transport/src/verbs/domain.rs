@@ -1,0 +1,220 @@
+//! The open device and the log's ring in it.
+
+use super::device::{Device, DeviceList, library_available};
+use super::error::VerbsError;
+use super::pieces;
+use super::port::{Choice, choose, mtu_bytes, survey};
+use super::queue_pair::{Depths, RECEIVE_CHAIN};
+use super::registration::{ProtectionDomain, Purpose, Registration};
+use super::settings::{DeviceInfo, Fencing, Persistence, Settings};
+use super::window::Right;
+use super::{answers, budget};
+use crate::MAX_IN_FLIGHT;
+use ids::LogMemory;
+use rustix::io::Errno;
+use std::io;
+use std::sync::Arc;
+
+/// Acknowledgements that the peer may send before one is taken: one for each batch under way, and those whose place
+/// is not free again yet.
+pub(super) const ANSWER_SLOTS: u32 = 2 * MAX_IN_FLIGHT as u32;
+/// Reads that are under way at once, at most.
+const MOST_READS: u8 = 16;
+
+/// An open RDMA device and one log's ring, registered with it. Lives as long as the log is open; each link of
+/// the volume uses it.
+pub struct Domain {
+    pub(super) ring: Arc<Registration>,
+    pub(super) protection: Arc<ProtectionDomain>,
+    pub(super) device: Arc<Device>,
+    pub(super) choice: Choice,
+    pub(super) memory: Arc<dyn LogMemory>,
+    pub(super) persistence: Persistence,
+    pub(super) traffic_class: u8,
+    fencing: Fencing,
+}
+
+impl Domain {
+    /// Opens the device that `settings` choose and registers `memory` with it.
+    ///
+    /// # Errors
+    /// Each [`VerbsError`] says what to do.
+    pub fn open(settings: &Settings, memory: Arc<dyn LogMemory>) -> Result<Arc<Domain>, VerbsError> {
+        library_available()?;
+        check_mode(settings)?;
+        let list = DeviceList::read()?;
+        let choice = choose(&survey(&list, settings)?, settings)?;
+        let device = Arc::new(list.open(choice.device)?);
+        let depths = Sizes::of(memory.capacity_bytes());
+        depths.check(&device, choice.port.max_message_bytes)?;
+        let protection = Arc::new(ProtectionDomain::new(Arc::clone(&device))?);
+        let fencing = if device.limits.windows { Fencing::MemoryWindow } else { Fencing::Registration };
+        let purpose = Purpose::Local { windows: fencing == Fencing::MemoryWindow };
+        let ring = Registration::of_log(&protection, Arc::clone(&memory), purpose)
+            .map_err(|source| memory_refused(&device.name, memory.capacity_bytes(), source))?;
+        Ok(Arc::new(Domain {
+            ring: Arc::new(ring),
+            protection,
+            device,
+            choice,
+            memory,
+            persistence: settings.persistence,
+            traffic_class: settings.traffic_class,
+            fencing,
+        }))
+    }
+
+    /// What is used.
+    pub fn describe(&self) -> DeviceInfo {
+        DeviceInfo {
+            device: self.device.name.clone(),
+            port: self.choice.port.number,
+            gid_index: self.choice.gid.index,
+            gid: self.choice.gid.text(),
+            link_layer: self.choice.port.layer,
+            mtu_bytes: mtu_bytes(self.choice.port.mtu),
+            persistence: self.persistence,
+            fencing: self.fencing,
+        }
+    }
+
+    pub(super) fn capacity_bytes(&self) -> u64 {
+        self.memory.capacity_bytes()
+    }
+
+    /// The peer must also read the ring.
+    pub(super) fn peer_reads(&self) -> bool {
+        self.persistence == Persistence::Read
+    }
+
+    pub(super) fn reads_asked(&self) -> u8 {
+        self.device.limits.reads_asked.clamp(1, MOST_READS)
+    }
+
+    pub(super) fn reads_answered(&self) -> u8 {
+        self.device.limits.reads_answered.clamp(1, MOST_READS)
+    }
+
+    pub(super) fn sizes(&self) -> Sizes {
+        Sizes::of(self.capacity_bytes())
+    }
+
+    /// A new right to write into the ring, through `incoming`.
+    pub(super) fn right(&self, incoming: &Arc<super::queue_pair::QueuePair>) -> io::Result<Right> {
+        match self.fencing {
+            Fencing::MemoryWindow => Right::window(&self.protection, Arc::clone(incoming)),
+            Fencing::Registration => {
+                Right::registration(&self.protection, Arc::clone(&self.memory), self.peer_reads())
+            }
+        }
+    }
+}
+
+/// How many requests the queue pairs of a link hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Sizes {
+    /// Pieces of log bytes under way.
+    pub pieces: u32,
+    pub outgoing: Depths,
+    pub incoming: Depths,
+}
+
+impl Sizes {
+    pub(super) fn of(capacity_bytes: u64) -> Sizes {
+        let pieces = pieces::most_in_flight(capacity_bytes);
+        let confirmations = MAX_IN_FLIGHT as u32;
+        Sizes {
+            pieces,
+            outgoing: Depths {
+                send: pieces + confirmations + 2 * budget::SIGNAL_EVERY,
+                receive: ANSWER_SLOTS,
+            },
+            incoming: Depths { send: answers::SEND_DEPTH, receive: pieces + RECEIVE_CHAIN as u32 },
+        }
+    }
+
+    fn check(&self, device: &Device, max_message_bytes: u32) -> Result<(), VerbsError> {
+        let requests = self.outgoing.send.max(self.incoming.receive);
+        let completions = self.outgoing.send + self.outgoing.receive;
+        let needs = [
+            ("work requests in a queue", device.limits.work_requests, requests),
+            ("entries in a completion queue", device.limits.completions, completions),
+            ("bytes in a message", max_message_bytes, pieces::PIECE_BYTES as u32),
+        ];
+        for (what, offered, needed) in needs {
+            if offered < needed {
+                let (device, offered, needed) = (device.name.clone(), offered.into(), needed.into());
+                return Err(VerbsError::Limit { device, what, offered, needed });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What can be said of a persistence mode before a device is looked at.
+fn check_mode(settings: &Settings) -> Result<(), VerbsError> {
+    let refused =
+        |reason: &str| Err(VerbsError::ModeRefused { mode: settings.persistence, reason: reason.to_owned() });
+    match settings.persistence {
+        Persistence::Message => Ok(()),
+        Persistence::Read if settings.peer_ddio_off => Ok(()),
+        Persistence::Read => refused(
+            "a read proves that bytes are in the peer's memory only where its adapter writes past the processor's \
+             caches; turn DDIO off there (firmware or PCIe root port) and declare it with rdma.peer_ddio_off = \
+             true, or use \"message\"",
+        ),
+        Persistence::Flush => refused(
+            "this build has no RDMA FLUSH: it needs a kernel from 6.2 on, rdma-core from 46 on and a device with \
+             IB_DEVICE_FLUSH_PERSISTENT; use \"message\"",
+        ),
+    }
+}
+
+/// What the kernel's refusal to register means, and what to do.
+fn memory_refused(device: &str, bytes: u64, source: io::Error) -> VerbsError {
+    let device = device.to_owned();
+    match source.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::OPNOTSUPP) => VerbsError::MemoryFsdax { device },
+        Some(Errno::FAULT) => VerbsError::MemoryFile { device },
+        Some(Errno::NOMEM | Errno::AGAIN) => VerbsError::MemoryLimit { device, bytes, source },
+        _ => VerbsError::Os { what: "registering the log's memory", source },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_that_can_not_be_honoured_are_refused_with_the_reason() {
+        let with =
+            |persistence, peer_ddio_off| Settings { persistence, peer_ddio_off, ..Settings::default() };
+        assert!(check_mode(&with(Persistence::Message, false)).is_ok());
+        assert!(check_mode(&with(Persistence::Read, true)).is_ok());
+        let text = check_mode(&with(Persistence::Read, false)).unwrap_err().to_string();
+        assert!(text.contains("rdma.peer_ddio_off"), "{text}");
+        let text = check_mode(&with(Persistence::Flush, true)).unwrap_err().to_string();
+        assert!(text.contains("IB_DEVICE_FLUSH_PERSISTENT"), "{text}");
+    }
+
+    #[test]
+    fn each_refusal_of_memory_has_its_remedy() {
+        let says = |errno: Errno, what: &str| {
+            let text = memory_refused("rxe0", 1 << 30, errno.into()).to_string();
+            assert!(text.contains(what) && text.contains("rxe0") != (errno == Errno::PERM), "{text}");
+        };
+        says(Errno::OPNOTSUPP, "devdax");
+        says(Errno::FAULT, "mapped file");
+        says(Errno::NOMEM, "LimitMEMLOCK=infinity");
+        says(Errno::PERM, "registering the log's memory");
+    }
+
+    #[test]
+    fn queues_hold_what_may_be_under_way() {
+        let small = Sizes::of(64 << 10);
+        assert_eq!(small.pieces, MAX_IN_FLIGHT as u32 + 2);
+        let large = Sizes::of(1 << 30);
+        assert_eq!(large.pieces, MAX_IN_FLIGHT as u32 + 256 + 2);
+        assert!(large.outgoing.send >= large.pieces + MAX_IN_FLIGHT as u32 + budget::SIGNAL_EVERY);
+    }
+}
