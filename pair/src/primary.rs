@@ -5,6 +5,7 @@
 //! go wrong: a swap whose answer is lost. Then nothing is resumed until the register was seen.
 
 use crate::desk::{Asked, Purpose};
+use crate::meeting::{Meeting, meet};
 use crate::state::{BarrierStage, HandOverStage, Known, Primary, PrimaryMode, Role, Why};
 use crate::witness::{Mode, Register};
 use crate::{Command, Lease, LinkId, LogSummary, MonoMs, Pair, Posture, StopReason, WitnessOutcome};
@@ -81,7 +82,12 @@ impl Pair {
                 self.stop_now();
             }
             PrimaryMode::Frozen { .. } if self.passed_over(primary.epoch) => {
-                self.open(self.next_epoch(self.config.rank_of_me()), false, None);
+                if self.reports.split.is_none() {
+                    self.open(self.next_epoch(self.config.rank_of_me()), false, None);
+                } else if self.is_prefix_of_partner() {
+                    // An operator let it acknowledge alone. This log lacks that, and holds nothing that it lacks.
+                    self.deposed();
+                }
             }
             PrimaryMode::Frozen { claim_at, .. } => {
                 self.run_catching();
@@ -97,13 +103,20 @@ impl Pair {
         }
     }
 
-    /// Without a witness: the waiting partner knows a later epoch, in which nothing was acknowledged that this
-    /// log lacks (else the join would be a split). It can only follow a still later one.
+    /// Without a witness: the waiting partner knows a later epoch. It can only follow a still later one; or, when
+    /// something was acknowledged in it, be followed.
     fn passed_over(&self, epoch: Epoch) -> bool {
         !self.config.witness
             && self
                 .peer_hello()
                 .is_some_and(|hello| hello.posture == Posture::Waiting && hello.epoch_seen > epoch)
+    }
+
+    /// Could this node join the partner, were that the primary?
+    fn is_prefix_of_partner(&self) -> bool {
+        self.peer_hello().is_some_and(|theirs| {
+            matches!(meet(&self.hello(), theirs, theirs.epoch_seen), Meeting::JoinAt(_))
+        })
     }
 
     /// The current link is gone.

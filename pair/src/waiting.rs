@@ -46,6 +46,8 @@ impl Pair {
         if alone && theirs {
             self.store(|state| state.in_sync = false);
         }
+        // What this primary made of a node that wanted to join it; it now wants to join that node.
+        self.reports.split = None;
         self.wait(Why::Deposed, StopReason::Deposed, None);
     }
 

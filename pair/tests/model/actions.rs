@@ -108,9 +108,10 @@ impl State {
         let lively = self.link.as_ref().is_some_and(|link| !link.cut);
         let asks = |node: &usize| self.nodes[*node].awake() && self.nodes[*node].ask.is_some();
         let busy = |node: &usize| if lively { self.has_something(*node) } else { asks(node) };
-        let full = self.link.as_ref().is_some_and(|link| {
-            link.messages.iter().any(|messages| messages.len() > MAX_HELD_MESSAGES)
-        });
+        let full = self
+            .link
+            .as_ref()
+            .is_some_and(|link| link.messages.iter().any(|messages| messages.len() > MAX_HELD_MESSAGES));
         !full && ![0, 1].iter().any(busy)
     }
 
@@ -279,6 +280,7 @@ impl Executor<'_> {
             if self.state.nodes[node].awake() {
                 let n = &mut self.state.nodes[node];
                 n.durable = n.disk.log.len();
+                self.commit(node);
                 let vitals = self.vitals(node);
                 self.apply(node, Event::Tick { vitals });
             }

@@ -229,7 +229,10 @@ impl Executor<'_> {
             let record = self.state.nodes[node].disk.log[index];
             match self.state.acknowledged.get(index) {
                 Some(known) if *known == record => {}
-                Some(_) if self.state.forced => self.state.acknowledged[index] = record,
+                Some(_) if self.state.forced => {
+                    let other = std::mem::replace(&mut self.state.acknowledged[index], record);
+                    self.state.set_aside.push(other);
+                }
                 Some(_) => self.breach(Breach::AcknowledgedMissing),
                 None => self.state.acknowledged.push(record),
             }
@@ -260,10 +263,14 @@ impl Executor<'_> {
 
     /// What holds at every moment, whatever happens next.
     pub fn check(&mut self) {
-        if self.state.forced {
+        let state = &*self.state;
+        let kept = |record| state.nodes.iter().any(|node| node.disk.log.contains(record));
+        if !state.acknowledged.iter().chain(&state.set_aside).all(kept) {
+            return self.breach(Breach::Lost);
+        }
+        if state.forced {
             return;
         }
-        let state = &*self.state;
         let all = &state.acknowledged;
         let ignored = self.canary == Some(Canary::LeaseIgnored);
         let mut found = None;

@@ -25,25 +25,104 @@ use canary::Canary;
 use faults::Faults;
 use scope::Scope;
 
+/// All kinds, one of each.
+const EVERY: Faults = Faults {
+    total: 1,
+    crashes: 1,
+    cuts: 1,
+    holds: 1,
+    pauses: 1,
+    witness: 1,
+    operator: 1,
+    forces: 1,
+    forgets: 1,
+};
+const NONE: Faults = Faults {
+    total: 0,
+    crashes: 0,
+    cuts: 0,
+    holds: 0,
+    pauses: 0,
+    witness: 0,
+    operator: 0,
+    forces: 0,
+    forgets: 0,
+};
+
+fn search(scopes: Vec<(&str, Scope)>) {
+    let mut failed = false;
+    for (name, scope) in scopes {
+        let outcome = scope.search();
+        println!("{name}: {outcome}");
+        failed |= outcome.failed.is_some();
+    }
+    assert!(!failed, "a property does not hold; the shortest way there is printed above");
+}
+
 #[test]
-fn probe() {
-    let env = |name: &str, or: u8| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(or);
-    let total = env("TOTAL", 2);
-    let faults = Faults {
-        total,
-        crashes: env("CRASHES", 2),
-        cuts: env("CUTS", 2),
-        holds: env("HOLDS", 0),
-        pauses: env("PAUSES", 0),
-        witness: env("WITNESS", 0),
-        operator: env("OPERATOR", 0),
-        forces: env("FORCES", 0),
-        forgets: env("FORGETS", 0),
-    };
-    let canary = match env("CANARY", 9) {
-        n @ 0..5 => Some(Canary::ALL[n as usize]),
-        _ => None,
-    };
-    let outcome = Scope { faults, writes: env("WRITES", 1), witness: env("NOWITNESS", 0) == 0, canary, ..Scope::default() }.search();
-    println!("{outcome}");
+fn model_check() {
+    let some = Scope::default;
+    let two = Faults { total: 2, ..NONE };
+    search(vec![
+        ("two formatted logs, one fault", Scope { faults: EVERY, mirrored: false, writes: 0, ..some() }),
+        ("a mirrored pair, one write, one fault", Scope { faults: EVERY, writes: 1, ..some() }),
+        (
+            "two of: crash, cut, witness",
+            Scope { faults: Faults { crashes: 2, cuts: 2, witness: 2, ..two }, writes: 0, ..some() },
+        ),
+        (
+            "two of: crash, pause, switchover or stop",
+            Scope { faults: Faults { crashes: 1, pauses: 1, operator: 1, ..two }, writes: 0, ..some() },
+        ),
+        (
+            "two of: cut, crash, forced takeover, register lost",
+            Scope {
+                faults: Faults { crashes: 1, cuts: 1, forces: 1, forgets: 1, ..two },
+                writes: 0,
+                ..some()
+            },
+        ),
+        (
+            "without a witness, two of every kind",
+            Scope { faults: Faults { total: 2, ..EVERY }, witness: false, writes: 0, ..some() },
+        ),
+    ]);
+}
+
+/// Minutes, and some gigabytes: `cargo test -p pair --test model -- --ignored --nocapture`.
+#[test]
+#[ignore = "takes minutes"]
+fn model_check_large() {
+    let two = Faults { total: 2, ..EVERY };
+    search(vec![
+        (
+            "two formatted logs, one write, one fault",
+            Scope { faults: EVERY, mirrored: false, ..Scope::default() },
+        ),
+        (
+            "a mirrored pair, one write, two of: crash, witness",
+            Scope { faults: Faults { total: 2, crashes: 2, witness: 1, ..NONE }, ..Scope::default() },
+        ),
+        ("a mirrored pair, two faults of every kind", Scope { faults: two, writes: 0, ..Scope::default() }),
+        (
+            "without a witness, one write, two faults of every kind",
+            Scope { faults: two, witness: false, ..Scope::default() },
+        ),
+    ]);
+}
+
+/// A search that finds nothing is worth something only if it would.
+#[test]
+fn every_canary_is_found() {
+    for canary in Canary::ALL {
+        let faults = match canary {
+            // Data must be late while messages are not: else it always arrives before the register changes.
+            Canary::BarrierWaitSkipped => Faults { total: 2, cuts: 1, holds: 1, ..NONE },
+            _ => Faults { total: 1, cuts: 1, crashes: 1, ..NONE },
+        };
+        let writes = u8::from(canary != Canary::BarrierWaitSkipped);
+        let outcome = Scope { faults, writes, canary: Some(canary), ..Scope::default() }.search();
+        println!("{canary:?}: {outcome}");
+        assert!(outcome.failed.is_some(), "{canary:?} was not found in {} states", outcome.states);
+    }
 }

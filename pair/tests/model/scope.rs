@@ -130,8 +130,7 @@ impl Scope {
         let begun = Instant::now();
         let hook = std::panic::take_hook();
         std::panic::set_hook(Box::new(|_| {}));
-        let checker =
-            self.checker().finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
+        let checker = self.checker().finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
         std::panic::set_hook(hook);
         let found = checker.discoveries();
         let failed = found
@@ -181,8 +180,11 @@ fn is_mirrored(scope: &Scope, state: &State) -> bool {
 fn is_settled(scope: &Scope, state: &State) -> bool {
     is_mirrored(scope, state)
         || state.forced && {
-            let modes = status(state).map(|status| status.map(|status| status.mode));
-            modes.contains(&Some(PairMode::Solo)) && modes.contains(&Some(PairMode::Split))
+            let split = |status: &pair::PairStatus| status.mode == PairMode::Split;
+            let primary =
+                |status: &pair::PairStatus| status.role == RoleName::Primary && status.split.is_some();
+            let status = status(state);
+            status.iter().flatten().any(split) && status.iter().flatten().any(primary)
         }
 }
 
@@ -234,7 +236,10 @@ impl Model for Scope {
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
             Property::always("one node acknowledges in an epoch", never(Breach::TwoAcknowledge)),
-            Property::always("a deposed primary acknowledges nothing new", never(Breach::DeposedAcknowledges)),
+            Property::always(
+                "a deposed primary acknowledges nothing new",
+                never(Breach::DeposedAcknowledges),
+            ),
             Property::always("who serves holds all acknowledged", never(Breach::AcknowledgedMissing)),
             Property::always("who may claim holds all acknowledged", never(Breach::ClaimantLacks)),
             Property::always("nothing acknowledged is lost", never(Breach::Lost)),
@@ -284,12 +289,20 @@ impl fmt::Display for Outcome {
                     writeln!(f, "    without faults, at the end: {:?}", failure.stuck)?;
                 }
                 for status in status(&failure.end).into_iter().flatten() {
-                    writeln!(f, "  {:?} {:?} {:?} register {:?} {}", status.role, status.mode, status.epoch, status.register, status.detail)?;
+                    writeln!(
+                        f,
+                        "  {:?} {:?} {:?} register {:?} {}",
+                        status.role, status.mode, status.epoch, status.register, status.detail
+                    )?;
                 }
                 for node in &failure.end.nodes {
                     writeln!(f, "  log {:?}", node.disk.log)?;
                 }
-                writeln!(f, "  acknowledged {:?}, register {:?}", failure.end.acknowledged, failure.end.register)
+                writeln!(
+                    f,
+                    "  acknowledged {:?}, register {:?}",
+                    failure.end.acknowledged, failure.end.register
+                )
             }
         }
     }

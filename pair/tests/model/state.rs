@@ -150,6 +150,8 @@ pub struct State {
     pub late: Vec<Request>,
     /// The oracle: what clients were told is safe, in order.
     pub acknowledged: Vec<Record>,
+    /// The other side's, after an operator has split the volume.
+    pub set_aside: Vec<Record>,
     pub acknowledgers: Vec<(Epoch, usize)>,
     /// An operator decided against what the protocol knows.
     pub forced: bool,
@@ -173,6 +175,7 @@ impl State {
             witness_up: true,
             late: Vec::new(),
             acknowledged: Vec::new(),
+            set_aside: Vec::new(),
             acknowledgers: Vec::new(),
             forced: false,
             quick: 0,
