@@ -221,32 +221,33 @@ fn kvm_works(scratch: &Path, kernel: &Kernel) -> Result<bool> {
     Ok(fs::read_to_string(&console).is_ok_and(|text| text.contains(PROBE_ANSWER)))
 }
 
+/// What must be installed: a program and the packages that bring it.
+const NEEDS: [(&str, &str); 8] = [
+    (PROGRAM, "qemu-system-x86"),
+    ("busybox", "busybox-static"),
+    ("depmod", "kmod"),
+    ("xz", "xz-utils"),
+    ("ndctl", "ndctl"),
+    ("rdma", "iproute2"),
+    ("setpriv", "util-linux"),
+    ("ibv_rc_pingpong", "ibverbs-utils ibverbs-providers"),
+];
+
 /// An error that names the packages when the programs are not here.
 pub fn require_programs() -> Result<()> {
-    const NEEDS: [(&str, &str); 8] = [
-        (PROGRAM, "qemu-system-x86"),
-        ("busybox", "busybox-static"),
-        ("depmod", "kmod"),
-        ("xz", "xz-utils"),
-        ("ndctl", "ndctl"),
-        ("rdma", "iproute2"),
-        ("setpriv", "util-linux"),
-        ("ibv_rc_pingpong", "ibverbs-utils ibverbs-providers"),
-    ];
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let directories: Vec<PathBuf> = std::env::split_paths(&path)
-        .chain(["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from))
-        .collect();
-    let missing: Vec<&str> = NEEDS
-        .iter()
-        .filter(|(program, _)| !directories.iter().any(|directory| directory.join(program).is_file()))
-        .map(|(_, package)| *package)
-        .collect();
-    if missing.is_empty() {
-        return Ok(());
+    let directories: Vec<PathBuf> = std::env::split_paths(&super::search_path()).collect();
+    let exists = |program: &str| directories.iter().any(|directory| directory.join(program).is_file());
+    match missing_packages(exists) {
+        missing if missing.is_empty() => Ok(()),
+        missing => {
+            let list = missing.join(" ");
+            Err(CannotRun::new(format!("packages are missing: apt-get install {list}")).into())
+        }
     }
-    let list = missing.join(" ");
-    Err(CannotRun::new(format!("guests need these packages: apt-get install {list}")).into())
+}
+
+fn missing_packages(exists: impl Fn(&str) -> bool) -> Vec<&'static str> {
+    NEEDS.iter().filter(|(program, _)| !exists(program)).map(|(_, packages)| *packages).collect()
 }
 
 #[cfg(test)]
@@ -294,6 +295,12 @@ mod tests {
         assert!(!bare.contains("memory-backend-file") && !bare.contains("extra") && bare.contains("-smp 2"));
         assert!(full.contains("size=256M,mem-path=b.nvdimm") && full.contains("file=b.extra"));
         assert!(full.contains("-smp 1") && !full.contains("label-size"));
+    }
+
+    #[test]
+    fn what_is_missing_is_named_by_its_package() {
+        assert_eq!(missing_packages(|program| program != PROGRAM), ["qemu-system-x86"]);
+        assert!(missing_packages(|_| true).is_empty());
     }
 
     #[test]

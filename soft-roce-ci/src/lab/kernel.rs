@@ -172,6 +172,7 @@ fn decompress(payload: &[u8], target: &Path) -> Result<()> {
 fn run(command: &mut Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command
+        .env("PATH", super::search_path())
         .env("LC_ALL", "C")
         .env("DEBIAN_FRONTEND", "noninteractive")
         .stdin(Stdio::null())

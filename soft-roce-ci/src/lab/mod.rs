@@ -25,6 +25,7 @@ pub use wire::{Cut, Wire};
 
 use anyhow::{Context, Result, bail};
 use kernel::Kernel;
+use std::ffi::OsString;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -33,7 +34,7 @@ use std::sync::{Arc, OnceLock};
 /// Where a guest reaches the host's loopback interface, through its second network interface.
 pub const HOST_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 
-/// The harness's own binary in the lab's directory, kept there so that a new build does not change it under a guest.
+/// The harness's own binary in the lab's directory, so that a new build does not change it under a guest.
 const AGENT_FILE: &str = "soft-roce-ci";
 
 /// The program under test.
@@ -75,7 +76,8 @@ impl Lab {
         fs::create_dir_all(logs).with_context(|| format!("cannot create {}", logs.display()))?;
         let logs = logs.canonicalize().with_context(|| format!("cannot find {}", logs.display()))?;
         let directory = LabDirectory::create(&prepared.cache.join("labs"))?;
-        place(&std::env::current_exe().context(NO_EXECUTABLE)?, &directory.path().join(AGENT_FILE))?;
+        // Not by its path: a build may have put another program there since we were started.
+        fs::copy("/proc/self/exe", directory.path().join(AGENT_FILE)).context("cannot copy this program")?;
         let accelerator = emulator::accelerator(&prepared.cache, directory.path(), &prepared.kernel)?;
         let directory = Arc::new(directory);
         let guest = |side| Guest::create(side, spec, &prepared.kernel, accelerator, &directory, &logs);
@@ -175,6 +177,14 @@ pub fn require_visible(path: &Path) -> Result<()> {
         ),
         None => Ok(()),
     }
+}
+
+/// Where programs are looked for: besides PATH, where a user's PATH often ends.
+fn search_path() -> OsString {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from);
+    // It cannot be joined only when PATH holds what no PATH can.
+    std::env::join_paths(std::env::split_paths(&path).chain(system)).unwrap_or(path)
 }
 
 /// Puts a program at another place: as a link where that is possible.

@@ -205,7 +205,7 @@ fn spawner() -> &'static Spawner {
 impl Spawner {
     fn spawn(&self, start: Start) -> Result<Child> {
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--"]).args(&start.argv);
+        command.args(["--pdeathsig", "KILL", "--"]).args(&start.argv).env("PATH", super::search_path());
         if let Some(directory) = start.directory {
             command.current_dir(directory);
         }
