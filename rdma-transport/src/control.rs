@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use rustix::event::PollFlags;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"TwCt");
 const PRIVATE_MAGIC: u32 = u32::from_le_bytes(*b"TwPv");
@@ -168,6 +168,9 @@ impl Control for StreamControl {
                 }
             } else if partial.is_private() {
                 self.take_in(&mut partial)?;
+                if Instant::now() >= deadline {
+                    return Ok(None);
+                }
             } else {
                 let mut message = std::mem::take(&mut partial.bytes);
                 message.drain(..HEAD_BYTES);

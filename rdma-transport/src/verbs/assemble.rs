@@ -75,6 +75,15 @@ pub(super) fn assemble(
     params: &LinkParams,
     domain: Arc<Domain>,
 ) -> Result<Link, LinkError> {
+    assemble_shared(complete, params, domain).map(|(link, _)| link)
+}
+
+/// Also gives what the parts share.
+pub(super) fn assemble_shared(
+    complete: Complete,
+    params: &LinkParams,
+    domain: Arc<Domain>,
+) -> Result<(Link, Arc<Shared>), LinkError> {
     let tuning = params.tuning;
     let socket = complete.sockets.into_iter().next().map(Arc::new);
     let socket: Arc<OwnedFd> = socket.expect("a session is complete with one socket of each kind");
@@ -137,7 +146,7 @@ fn join(
     domain: Arc<Domain>,
     pairs: Pairs,
     ring_address: u64,
-) -> Result<Link, LinkError> {
+) -> Result<(Link, Arc<Shared>), LinkError> {
     let tuning = params.tuning;
     let bell = || Bell::new().map_err(LinkError::os("making an eventfd"));
     let (sender_bell, receiver_bell) = (bell()?, bell()?);
@@ -156,7 +165,7 @@ fn join(
     let (incoming, outgoing) = (pairs.incoming.pointer() as usize, pairs.outgoing.pointer() as usize);
     let watch = domain.device.watch(incoming, outgoing, domain.choice.port.number, &ending);
     let capacity_bytes = domain.capacity_bytes();
-    let link = Arc::new(Shared {
+    let shared = Arc::new(Shared {
         ending: Arc::clone(&ending),
         domain,
         socket: Arc::clone(&socket),
@@ -169,7 +178,7 @@ fn join(
         outgoing: pairs.outgoing,
         incoming: pairs.incoming,
     });
-    let answers = Arc::new(Mutex::new(Answers::new(Arc::clone(&link.incoming))));
+    let answers = Arc::new(Mutex::new(Answers::new(Arc::clone(&shared.incoming))));
     let peer = PeerInfo {
         volume: params.volume,
         node: params.peer.clone(),
@@ -180,14 +189,15 @@ fn join(
     };
     crate::counters::count(&params.counters.links, 1);
     let receiver_waiter = Waiter::new(receiver_bell, tuning.spin);
-    Ok(Link {
+    let link = Link {
         control: Box::new(ControlPart { control, socket }),
-        sender: Box::new(VerbsSender::new(Arc::clone(&link), Waiter::new(sender_bell, tuning.spin))),
-        receiver: Box::new(VerbsReceiver::new(Arc::clone(&link), Arc::clone(&answers), receiver_waiter)),
-        fence: Arc::new(VerbsFence::new(link, answers)),
+        sender: Box::new(VerbsSender::new(Arc::clone(&shared), Waiter::new(sender_bell, tuning.spin))),
+        receiver: Box::new(VerbsReceiver::new(Arc::clone(&shared), Arc::clone(&answers), receiver_waiter)),
+        fence: Arc::new(VerbsFence::new(Arc::clone(&shared), answers)),
         peer,
         closer: Closer::new(ending),
-    })
+    };
+    Ok((link, shared))
 }
 
 /// The control messages as the link's owner has them; other parts send through the same channel.

@@ -12,6 +12,7 @@ use rdma_sys::{
     ibv_get_async_event, ibv_get_device_list, ibv_get_device_name, ibv_open_device, ibv_query_device,
     ibv_wc_status_str,
 };
+use rustix::io::Errno;
 use std::ffi::CStr;
 use std::io;
 use std::mem::MaybeUninit;
@@ -35,6 +36,11 @@ pub(super) fn library_available() -> Result<(), VerbsError> {
     let text = unsafe { ibv_wc_status_str(0) };
     if text.is_null() { Err(VerbsError::NoLibrary) } else { Ok(()) }
 }
+
+// Vendor ids of adapters that are kernel software: Soft-RoCE and Soft-iWARP.
+const SOFTWARE_VENDORS: [u32; 2] = [0xff_ffff, 0x62_6d74];
+/// `MEMBARRIER_CMD_GLOBAL` of membarrier(2).
+const MEMBARRIER_GLOBAL: libc::c_int = 1;
 
 /// The kernel's list of RDMA devices.
 pub(super) struct DeviceList {
@@ -107,6 +113,8 @@ pub(super) struct Limits {
     pub reads_answered: u8,
     /// Type-2 memory windows.
     pub windows: bool,
+    /// The kernel does the adapter's work.
+    pub software: bool,
 }
 
 /// A link that wants to know of events.
@@ -155,7 +163,23 @@ impl Device {
             reads_asked: u8::try_from(attributes.max_qp_init_rd_atom.max(0)).unwrap_or(u8::MAX),
             reads_answered: u8::try_from(attributes.max_qp_rd_atom.max(0)).unwrap_or(u8::MAX),
             windows: attributes.device_cap_flags & windows != 0 && attributes.max_mw > 0,
+            software: SOFTWARE_VENDORS.contains(&attributes.vendor_id),
         })
+    }
+
+    /// Waits until accesses that were under way when a key was taken back are over. An adapter does that itself;
+    /// Soft-RoCE looks the key up for each packet, and may on another processor be copying one that it looked up
+    /// before. It does so with interrupts' bottom halves held off, and this waits until every processor has left such
+    /// a section (membarrier(2) waits for an RCU grace period, some 10 ms).
+    pub(super) fn settle(&self) -> Result<(), Errno> {
+        if !self.limits.software {
+            return Ok(());
+        }
+        // SAFETY: the call takes numbers only and changes no memory.
+        match unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_GLOBAL, 0, 0) } {
+            0 => Ok(()),
+            _ => Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)),
+        }
     }
 
     /// Readable when there is an event.

@@ -40,6 +40,17 @@ impl Domain {
     /// # Errors
     /// Each [`VerbsError`] says what to do.
     pub fn open(settings: &Settings, memory: Arc<dyn LogMemory>) -> Result<Arc<Domain>, VerbsError> {
+        Domain::open_fenced(settings, memory, |device| {
+            if device.limits.windows { Fencing::MemoryWindow } else { Fencing::Registration }
+        })
+    }
+
+    /// As [`open`](Self::open), with the peer's right made as `fencing` says.
+    pub(super) fn open_fenced(
+        settings: &Settings,
+        memory: Arc<dyn LogMemory>,
+        fencing: impl FnOnce(&Device) -> Fencing,
+    ) -> Result<Arc<Domain>, VerbsError> {
         library_available()?;
         check_mode(settings)?;
         let list = DeviceList::read()?;
@@ -48,7 +59,7 @@ impl Domain {
         let depths = Sizes::of(memory.capacity_bytes());
         depths.check(&device, choice.port.max_message_bytes)?;
         let protection = Arc::new(ProtectionDomain::new(Arc::clone(&device))?);
-        let fencing = if device.limits.windows { Fencing::MemoryWindow } else { Fencing::Registration };
+        let fencing = fencing(&device);
         let purpose = Purpose::Local { windows: fencing == Fencing::MemoryWindow };
         let ring = Registration::of_log(&protection, Arc::clone(&memory), purpose)
             .map_err(|source| memory_refused(&device.name, memory.capacity_bytes(), source))?;

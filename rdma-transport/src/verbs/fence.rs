@@ -67,13 +67,13 @@ impl Fence for VerbsFence {
         let mut right = self.right.lock();
         self.link.granted.store(false, Ordering::SeqCst);
         let Some(given) = right.as_mut() else { return Ok(()) };
-        match given.withdraw() {
+        match given.withdraw().and_then(|()| self.link.domain.device.settle()) {
             Ok(()) => {
                 *right = None;
                 Ok(())
             }
             Err(errno) => {
-                tracing::warn!(%errno, "the peer's right to write could not be taken back; its queue pair is stopped");
+                tracing::warn!(%errno, "the peer's right to write was not taken back cleanly; its queue pair is stopped");
                 self.link.ending.end(End::Revoked);
                 self.link.incoming.stop().map_err(|errno| FenceError::Device { source: errno.into() })
             }

@@ -1,16 +1,16 @@
 //! Links over RDMA: log bytes go straight from ring to ring, through reliable connected queue pairs.
 //!
-//! Follow one batch: [`sender`] cuts it into [`pieces`] and posts them as WRITE_WITH_IMM from the registered ring;
-//! the peer's adapter puts them into its ring and tells [`receiver`]; that node's owner makes them durable and
-//! acknowledges; [`answers`] sends 16 bytes back; [`sender`] finds them in its completion queue.
+//! Follow one batch: `sender` cuts it into `pieces` and posts them as WRITE_WITH_IMM from the registered ring;
+//! the peer's adapter puts them into its ring and tells `receiver`; that node's owner makes them durable and
+//! acknowledges; `answers` sends 16 bytes back; `sender` finds them in its completion queue.
 //!
 //! The node's one TCP listener makes the link; that socket stays as the control channel, carries the key to the
 //! peer's ring, and its end is the first sign that the peer is gone. Each side has two queue pairs, one for each
 //! direction of log bytes, so the parts of a link share none.
 //!
-//! One file per object: [`device`], [`port`], [`registration`] (with the protection domain), [`window`] (the peer's
-//! right to write), [`completion`], [`queue_pair`]; each is given back when dropped, in an order that the types
-//! force: whatever needs another object holds it. Pure parts: [`pieces`], [`budget`], [`exchange`], [`grant`].
+//! One file per object: `device`, `port`, `registration` (with the protection domain), `window` (the peer's
+//! right to write), `completion`, `queue_pair`; each is given back when dropped, in an order that the types
+//! force: whatever needs another object holds it. Pure parts: `pieces`, `budget`, `exchange`, `grant`.
 //!
 //! What can go wrong: a queue pair, port or device fails, the peer does not answer, the control channel ends, the
 //! peer's adapter refuses the key: each ends the link once, with a typed reason; the [`Domain`] stays, and the next
@@ -35,6 +35,8 @@ mod registration;
 mod sender;
 mod settings;
 mod shared;
+#[cfg(test)]
+mod tests;
 mod wait;
 mod window;
 

@@ -28,8 +28,8 @@ use std::time::Duration;
 pub(super) const MAX_CHAIN: usize = 8;
 /// Receives handed over with one call.
 pub(super) const RECEIVE_CHAIN: usize = 16;
-/// Attempts after the first, before the peer counts as gone.
-const RETRIES: u8 = 7;
+/// Attempts after the first, before the peer counts as gone. Not 7: Soft-RoCE takes that for no end at all.
+const RETRIES: u8 = 6;
 /// `rnr_retry` without an end: a peer without room for a message is slow, not gone.
 const RETRIES_NOT_READY: u8 = 7;
 /// `min_rnr_timer`: such a peer is asked again after 0.64 ms.
@@ -421,7 +421,9 @@ mod tests {
     /// All attempts together stay within the limit, and one is never shorter than a slow machine's answer.
     #[test]
     fn a_silent_peer_is_given_up_within_the_limit() {
-        for (dead_after_ms, expected) in [(3000, 16), (1600, 15), (1000, 14), (100, 12), (3_600_000, 21)] {
+        for (dead_after_ms, expected) in
+            [(3000, 16), (1600, 15), (1000, 15), (900, 14), (100, 12), (3_600_000, 21)]
+        {
             let timeout = ack_timeout(Duration::from_millis(dead_after_ms));
             assert_eq!(timeout, expected, "{dead_after_ms} ms");
         }
