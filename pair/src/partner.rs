@@ -103,8 +103,14 @@ impl Pair {
             // The primary is back over another link: begin anew from what has landed.
             return self.leave_partner();
         }
-        if self.desk.register().is_some_and(|register| register.epoch > partner.epoch) {
-            // A swap of this node, or of an operator, that came late: its epoch must be opened, for the register
+        let me = &self.config.me;
+        let handed_over = |register: &Register| register.mode == Mode::Mirrored && register.primary == *me;
+        let newer = self
+            .desk
+            .register()
+            .is_some_and(|register| register.epoch > partner.epoch && !handed_over(register));
+        if newer {
+            // (Not a switchover, whose register may be heard of before the `HandOver` itself comes.) A swap of this node, or of an operator, that came late: its epoch must be opened, for the register
             // grants nothing to the primary of an older one.
             return self.leave_partner();
         }

@@ -273,6 +273,18 @@ fn short_name(prefix: &str, text: &str) -> String {
     format!("{prefix}{}", &text[..end])
 }
 
+/// The old primary's `Hello` tells of the register before its `HandOver` comes: that is no reason to claim.
+#[test]
+fn a_switchover_that_the_register_announces_first_is_still_one() {
+    let mut partner = states().into_iter().find(|(name, _)| *name == "mirrored partner").unwrap().1;
+    partner.give(message(Message::RegisterIs(register(4, "a", Mode::Mirrored, 6))));
+    assert!(partner.mode().ends_with("partner"), "{}", partner.mode());
+    let end = partner.log.end;
+    partner.give(message(Message::HandOver { from: Epoch(3), epoch: Epoch(4), end }));
+    assert!(partner.mode().ends_with("primary"), "it opens the epoch at once: {}", partner.mode());
+    assert_eq!(partner.pair.status(partner.now).epoch, Epoch(4));
+}
+
 /// What the one base filesystem can hold the other must: both apply the same records.
 #[test]
 fn a_partner_on_another_kind_of_filesystem_is_refused() {
