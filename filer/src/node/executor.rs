@@ -5,21 +5,19 @@
 //! can go wrong: a command fails (the rest of its batch is dropped and the pair is told), a link dies at any
 //! moment (its parts are given up).
 
+mod acts;
+
 use super::NodeError;
 use super::event::{NodeEvent, WitnessQuestion};
 use super::front::Front;
 use super::peer::Peer;
 use super::receiver::Landing;
 use super::shared::Shared;
-use crate::commit::{Journal, NotServing, SpaceBudget};
 use crate::control::{ControlError, ErrorKind};
-use crate::status::AckLevel;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
-use ids::{AckRule, Epoch, Lsn};
-use nvlog::UpdateError;
+use ids::Lsn;
 use pair::{
     Command, Event, Lease, LinkId, LogSummary, Message, MonoMs, Operator, Pair, PairMode, PointVerdict,
-    StopReason, Vitals,
 };
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -354,104 +352,6 @@ impl Executor {
 
     fn peer_of(&mut self, link: LinkId) -> Option<&mut Peer> {
         self.peer.as_mut().filter(|peer| peer.id() == link.0)
-    }
-
-    /// Writes the epoch's first record. A primary that goes on in a new epoch has clients inside: newcomers are
-    /// held back, and those who are writing their records are waited for.
-    fn open_epoch(&mut self, epoch: Epoch) -> Result<(), NodeError> {
-        let shared = &self.shared;
-        shared.path.pause();
-        let deadline = Instant::now() + LEAVE_WITHIN;
-        let opened = loop {
-            match shared.log.append_epoch_record(epoch, &[]) {
-                Err(UpdateError::Epoch { now, .. }) if now < epoch && Instant::now() < deadline => {
-                    std::thread::sleep(WATCH_INTERVAL);
-                }
-                result => break result,
-            }
-        };
-        if !self.draining {
-            shared.gate.resume();
-        }
-        opened?;
-        shared.path.persist_all();
-        self.answers.push_back(Event::EpochOpened { log: shared.log_summary() });
-        Ok(())
-    }
-
-    fn set_rule(&mut self, rule: AckRule) -> Result<(), NodeError> {
-        let shared = &self.shared;
-        shared.path.set_rule(rule)?;
-        if rule != AckRule::Both {
-            shared.gate.set_peer_space(None);
-        }
-        shared.path.update(|_| Ok(()))?;
-        let local = shared.log.durability();
-        shared.metrics.set_level(match rule {
-            AckRule::Nobody => None,
-            AckRule::Local => Some(AckLevel { local, peer: None }),
-            AckRule::Both => Some(AckLevel { local, peer: Some(shared.peer_durability()) }),
-        });
-        self.answers.push_back(Event::RuleSet { rule, committed: shared.path.committed() });
-        Ok(())
-    }
-
-    fn stop_serving(&mut self, reason: StopReason) -> Result<(), NodeError> {
-        let shared = &self.shared;
-        self.draining = false;
-        shared.path.close(match reason {
-            StopReason::Stopping => NotServing::Stopping,
-            StopReason::Failed => NotServing::LogFailed,
-            StopReason::HandedOver | StopReason::Deposed => NotServing::NotPrimary,
-        });
-        self.front.leave(reason);
-        let deadline = Instant::now() + LEAVE_WITHIN;
-        while !shared.gate.is_empty() {
-            if Instant::now() > deadline {
-                return Err(NodeError::StillInside);
-            }
-            std::thread::sleep(WATCH_INTERVAL);
-        }
-        match reason {
-            StopReason::Deposed => {
-                shared.path.persist_all();
-                shared.rebuild()?;
-            }
-            StopReason::HandedOver | StopReason::Stopping => shared.follower.stop_serving(shared.log.end()),
-            StopReason::Failed => {}
-        }
-        Ok(())
-    }
-
-    fn truncate(&self, to: Lsn) -> Result<(), NodeError> {
-        let shared = &self.shared;
-        let point = shared.log.point_at(to).ok_or(NodeError::NoRecordBoundary { lsn: to })?;
-        {
-            let _no_consistency_point = shared.applier.exclusive();
-            shared.path.check_truncation(to)?;
-            shared.log.truncate(point)?;
-            shared.path.truncated(point)?;
-        }
-        shared.follower.truncated(to);
-        Ok(())
-    }
-
-    fn peer_vitals(&mut self, vitals: Vitals, committed: Option<Lsn>) -> Result<(), NodeError> {
-        let shared = &self.shared;
-        shared.path.update(|cursors| cursors.set_peer_trimmed(vitals.trimmed))?;
-        if let Some(committed) = committed {
-            shared.path.committed_by_primary(committed)?;
-        } else if shared.path.cursors().rule() == AckRule::Both {
-            // Totals are not told: they bind through what is free.
-            let space = SpaceBudget {
-                free_bytes: vitals.free_bytes,
-                available_bytes: vitals.free_bytes,
-                free_inodes: vitals.free_inodes,
-                ..shared.known_space()
-            };
-            shared.gate.set_peer_space(Some((vitals.applied, space)));
-        }
-        Ok(())
     }
 }
 

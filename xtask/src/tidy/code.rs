@@ -18,6 +18,10 @@ const UNSAFE_ALLOWED: &[(&str, &str)] = &[
     ("apply-engine/src/base/handles.rs", "file handle system calls"),
     ("apply-engine/src/base/private_mount.rs", "mount system calls"),
     ("apply-engine/src/executor/uring.rs", "submits io_uring requests on log memory"),
+    (
+        "bench/src/verbs_loop/raw.rs",
+        "the bare loop over the RDMA library that the transport is measured against",
+    ),
     // Test doubles of the unsafe traits above.
     ("apply-engine/src/base/tests/applying.rs", "log bytes in a vector"),
     ("nvlog/src/log/tests/peer.rs", "a peer that writes into the ring from outside"),

@@ -1,0 +1,110 @@
+//! What single commands of the pair mean for this node's log, path and front door.
+
+use super::{Executor, LEAVE_WITHIN, WATCH_INTERVAL};
+use crate::commit::{Journal, NotServing, SpaceBudget};
+use crate::node::NodeError;
+use crate::status::AckLevel;
+use ids::{AckRule, Epoch, Lsn};
+use nvlog::UpdateError;
+use pair::{Event, StopReason, Vitals};
+use std::time::Instant;
+
+impl Executor {
+    /// Writes the epoch's first record. A primary that goes on in a new epoch has clients inside: newcomers are
+    /// held back, and those who are writing their records are waited for.
+    pub(super) fn open_epoch(&mut self, epoch: Epoch) -> Result<(), NodeError> {
+        let shared = &self.shared;
+        shared.path.pause();
+        let deadline = Instant::now() + LEAVE_WITHIN;
+        let opened = loop {
+            match shared.log.append_epoch_record(epoch, &[]) {
+                Err(UpdateError::Epoch { now, .. }) if now < epoch && Instant::now() < deadline => {
+                    std::thread::sleep(WATCH_INTERVAL);
+                }
+                result => break result,
+            }
+        };
+        if !self.draining {
+            shared.gate.resume();
+        }
+        opened?;
+        shared.path.persist_all();
+        self.answers.push_back(Event::EpochOpened { log: shared.log_summary() });
+        Ok(())
+    }
+
+    pub(super) fn set_rule(&mut self, rule: AckRule) -> Result<(), NodeError> {
+        let shared = &self.shared;
+        shared.path.set_rule(rule)?;
+        if rule != AckRule::Both {
+            shared.gate.set_peer_space(None);
+        }
+        shared.path.update(|_| Ok(()))?;
+        let local = shared.log.durability();
+        shared.metrics.set_level(match rule {
+            AckRule::Nobody => None,
+            AckRule::Local => Some(AckLevel { local, peer: None }),
+            AckRule::Both => Some(AckLevel { local, peer: Some(shared.peer_durability()) }),
+        });
+        self.answers.push_back(Event::RuleSet { rule, committed: shared.path.committed() });
+        Ok(())
+    }
+
+    pub(super) fn stop_serving(&mut self, reason: StopReason) -> Result<(), NodeError> {
+        let shared = &self.shared;
+        self.draining = false;
+        shared.path.close(match reason {
+            StopReason::Stopping => NotServing::Stopping,
+            StopReason::Failed => NotServing::LogFailed,
+            StopReason::HandedOver | StopReason::Deposed => NotServing::NotPrimary,
+        });
+        self.front.leave(reason);
+        let deadline = Instant::now() + LEAVE_WITHIN;
+        while !shared.gate.is_empty() {
+            if Instant::now() > deadline {
+                return Err(NodeError::StillInside);
+            }
+            std::thread::sleep(WATCH_INTERVAL);
+        }
+        match reason {
+            StopReason::Deposed => {
+                shared.path.persist_all();
+                shared.rebuild()?;
+            }
+            StopReason::HandedOver | StopReason::Stopping => shared.follower.stop_serving(shared.log.end()),
+            StopReason::Failed => {}
+        }
+        Ok(())
+    }
+
+    pub(super) fn truncate(&self, to: Lsn) -> Result<(), NodeError> {
+        let shared = &self.shared;
+        let point = shared.log.point_at(to).ok_or(NodeError::NoRecordBoundary { lsn: to })?;
+        {
+            let _no_consistency_point = shared.applier.exclusive();
+            shared.path.check_truncation(to)?;
+            shared.log.truncate(point)?;
+            shared.path.truncated(point)?;
+        }
+        shared.follower.truncated(to);
+        Ok(())
+    }
+
+    pub(super) fn peer_vitals(&mut self, vitals: Vitals, committed: Option<Lsn>) -> Result<(), NodeError> {
+        let shared = &self.shared;
+        shared.path.update(|cursors| cursors.set_peer_trimmed(vitals.trimmed))?;
+        if let Some(committed) = committed {
+            shared.path.committed_by_primary(committed)?;
+        } else if shared.path.cursors().rule() == AckRule::Both {
+            // Totals are not told: they bind through what is free.
+            let space = SpaceBudget {
+                free_bytes: vitals.free_bytes,
+                available_bytes: vitals.free_bytes,
+                free_inodes: vitals.free_inodes,
+                ..shared.known_space()
+            };
+            shared.gate.set_peer_space(Some((vitals.applied, space)));
+        }
+        Ok(())
+    }
+}
