@@ -4,9 +4,10 @@
 //! that set them, never of the node that applies it.
 
 use ids::Oid;
+use serde::{Deserialize, Serialize};
 
 /// A point in time, as POSIX shows it: seconds since 1970 (may be negative) and nanoseconds.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct Timestamp {
     /// Seconds since the epoch of 1970.
     pub secs: i64,
@@ -26,7 +27,7 @@ impl Timestamp {
 }
 
 /// What an object is.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum ObjectKind {
     /// A regular file.
     File,

@@ -27,7 +27,7 @@ mod private_mount;
 mod reader;
 mod root;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use adopt::AdoptReport;
 pub use error::{OpenError, TreeError};
@@ -172,6 +172,26 @@ impl Base {
         self.remember(&inode)?;
         self.cache.insert(Arc::new(inode));
         Ok(())
+    }
+
+    /// OIDs that the index knows, ascending from `from` on.
+    pub(crate) fn known(&self, from: Oid, max: usize) -> Result<Vec<Oid>, IndexError> {
+        self.index.known(from, max)
+    }
+
+    /// The object of one OID is from now on that of another one.
+    pub(crate) fn renumber(&self, from: Oid, to: Oid) -> Result<(), TreeError> {
+        let inode = self.inode(from)?;
+        let label = inode.label().map_err(TreeError::at("read the label of", from))?;
+        inode.set_label(&Label { oid: to, ..label }).map_err(TreeError::at("label", from))?;
+        let handle = FileHandle::of(inode.fd()).map_err(TreeError::at("get the handle of", from))?;
+        self.forget(from)?;
+        self.index.set(to, Some(handle)).map_err(|error| self.index_failed(&error))
+    }
+
+    /// Finds every labelled object by a walk.
+    pub(crate) fn rebuild_index(&self) -> Result<(), OpenError> {
+        adopt::rebuild_index(self)
     }
 
     /// The object is gone.

@@ -94,7 +94,7 @@ pub struct ObjectDelta {
 }
 
 impl ObjectDelta {
-    fn untouched(lsn: Lsn) -> ObjectDelta {
+    pub(crate) fn untouched(lsn: Lsn) -> ObjectDelta {
         ObjectDelta {
             born: None,
             state: ObjectState::Linked,
@@ -177,6 +177,16 @@ impl Delta {
             records: 0,
             logged_data_bytes: 0,
         }
+    }
+
+    /// Puts an object in that no record describes.
+    pub(crate) fn describe(&mut self, oid: Oid, object: ObjectDelta) {
+        self.objects.insert(oid, Box::new(object));
+    }
+
+    /// Likewise a slot.
+    pub(crate) fn describe_slot(&mut self, parent: Oid, name: Name, slot: Slot) {
+        self.directories.entry(parent).or_default().insert(name, slot);
     }
 
     /// Where its run of records begins.

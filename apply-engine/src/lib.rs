@@ -5,6 +5,7 @@
 //! - [`view`]: reads that look through the active Delta, the sealed ones, and the base.
 //! - [`base`]: the local tree by OID.
 //! - [`consistency`]: applying a sealed Delta to the base; it looks (`survey`), decides (`plan`), acts (`executor`).
+//! - [`resync`]: bringing a base to the state of the partner's: compare labels, capture, install.
 //!
 //! Nothing in `op`, `delta`, `extents` and `view` touches a disk; the base is behind [`view::BaseReader`].
 
@@ -22,6 +23,7 @@ pub mod op;
 pub mod oracle;
 mod plan;
 mod pool;
+pub mod resync;
 mod survey;
 mod tree;
 pub mod view;

@@ -78,6 +78,13 @@ impl Index {
         self.write(&mut self.pending.lock(), Durability::Immediate)
     }
 
+    /// The OIDs from `from` on, ascending, at most `max`.
+    pub(crate) fn known(&self, from: Oid, max: usize) -> Result<Vec<Oid>, IndexError> {
+        self.write(&mut self.pending.lock(), Durability::None)?;
+        let table = self.database.begin_read()?.open_table(HANDLES)?;
+        table.range(from.0..)?.take(max).map(|entry| Ok(Oid(entry?.0.value()))).collect()
+    }
+
     /// Number of objects.
     pub(crate) fn len(&self) -> Result<u64, IndexError> {
         use redb::ReadableTableMetadata;

@@ -90,6 +90,13 @@ impl SimTree {
         sim.fuse = None;
     }
 
+    /// Finds every labelled object again, as a walk over a real tree does.
+    pub(crate) fn reindex(&self) {
+        let state = &mut self.sim.lock().now;
+        let found = state.nodes.iter().filter_map(|(inode, node)| Some((node.label?.oid, *inode)));
+        state.index = found.collect();
+    }
+
     /// Whether nothing waits in staging.
     pub(crate) fn staging_is_empty(&self) -> bool {
         self.sim.lock().now.nodes[&STAGING].children.is_empty()
@@ -301,5 +308,27 @@ impl Tree for SimTree {
     }
     fn set_label(&self, oid: Oid, label: &Label) -> Result<(), TreeError> {
         self.on(oid, |inode| vec![Effect::Label { inode, label: *label }])
+    }
+}
+
+impl crate::resync::site::Site for SimTree {
+    fn reader(&self) -> &dyn crate::view::BaseReader {
+        self
+    }
+    fn known(&self, from: Oid, max: usize) -> Result<Vec<Oid>, crate::resync::ResyncError> {
+        Ok(self.sim.lock().now.index.range(from..).take(max).map(|(oid, _)| *oid).collect())
+    }
+    fn renumber(&self, from: Oid, to: Oid) -> Result<(), TreeError> {
+        let label = Tree::attributes(self, from)?.label;
+        self.set_label(from, &Label { oid: to, ..label })?;
+        self.read(from, |state| {
+            let inode = state.index.remove(&from).ok_or(Errno::NOENT)?;
+            state.index.insert(to, inode);
+            Ok(())
+        })
+    }
+    fn write_bytes(&self, oid: Oid, offset: u64, bytes: &[u8]) -> Result<(), TreeError> {
+        let bytes = bytes.to_vec();
+        self.on(oid, |inode| vec![Effect::Write { inode, offset, bytes }])
     }
 }

@@ -12,7 +12,10 @@ use crate::base::inode::{self, Inode, open_child};
 use crate::base::{Base, Label, TreeError, examine};
 use crate::delta::Birth;
 use crate::name::Name;
+use crate::resync::ResyncError;
+use crate::resync::site::Site;
 use crate::tree::{FileWrite, Fill, LocalAttributes, Occupant, Parent, Place, Tree};
+use crate::view::BaseReader;
 
 /// Mode of what has just been made, until its own is set.
 const FRESH_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
@@ -261,5 +264,34 @@ impl<S: PayloadSource> Tree for BaseTree<'_, S> {
 
     fn set_label(&self, oid: Oid, label: &Label) -> Result<(), TreeError> {
         self.on(oid, "label", |inode| inode.set_label(label))
+    }
+}
+
+impl<S: PayloadSource> Site for BaseTree<'_, S> {
+    fn reader(&self) -> &dyn BaseReader {
+        self.base
+    }
+
+    fn known(&self, from: Oid, max: usize) -> Result<Vec<Oid>, ResyncError> {
+        Ok(self.base.known(from, max)?)
+    }
+
+    fn renumber(&self, from: Oid, to: Oid) -> Result<(), TreeError> {
+        self.base.renumber(from, to)
+    }
+
+    fn write_bytes(&self, oid: Oid, offset: u64, bytes: &[u8]) -> Result<(), TreeError> {
+        self.on(oid, "write", |inode| {
+            let (file, mut done) = (inode.file()?, 0);
+            while done < bytes.len() {
+                match rustix::io::pwrite(file, &bytes[done..], offset + done as u64) {
+                    Ok(0) => return Err(Errno::IO),
+                    Ok(written) => done += written,
+                    Err(Errno::INTR) => {}
+                    Err(errno) => return Err(errno),
+                }
+            }
+            Ok(())
+        })
     }
 }

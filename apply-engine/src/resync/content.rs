@@ -1,0 +1,108 @@
+//! Contents of files: where they have data, bytes, holes, and the end.
+//!
+//! A receiver makes everything a hole that is one at the source, and compares or fetches the rest piece by piece. A
+//! file that changes at the source meanwhile is installed as a mixture; the source knows that it changed, and it
+//! comes again.
+
+use ids::Oid;
+use serde::{Deserialize, Serialize};
+use std::io;
+
+use super::ResyncError;
+use super::capture::Capture;
+use super::site::Site;
+use crate::tree::Fill;
+use crate::view::BaseReader;
+
+/// Longest range that is compared or sent as one.
+pub const MAX_PIECE_BYTES: u64 = 128 << 10;
+
+/// Where a file has data.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct FileMap {
+    /// Length of the whole file in bytes.
+    pub size: u64,
+    /// Ranges with data, `(offset, length)` in bytes, ascending; everything else before `end` is a hole.
+    pub data: Vec<(u64, u64)>,
+    /// The map is complete up to here.
+    pub end: u64,
+}
+
+/// 128 bits that tell two pieces of content apart.
+pub fn digest(bytes: &[u8]) -> u128 {
+    xxhash_rust::xxh3::xxh3_128(bytes)
+}
+
+fn unless_gone<T: Default>(oid: Oid, result: io::Result<T>) -> Result<T, ResyncError> {
+    match result {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(T::default()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(T::default()),
+        other => other.map_err(|error| ResyncError::Read(oid, error)),
+    }
+}
+
+/// See [`super::data_map`].
+pub(super) fn data_map(
+    reader: &dyn BaseReader,
+    oid: Oid,
+    from: u64,
+    max: usize,
+) -> Result<FileMap, ResyncError> {
+    let size = unless_gone(oid, reader.attributes(oid).map(|attributes| attributes.size))?;
+    let mut map = FileMap { size, data: Vec::new(), end: from.min(size) };
+    while map.end < size && map.data.len() < max {
+        let start = unless_gone(oid, reader.seek_data(oid, map.end))?.unwrap_or(size).min(size);
+        if start == size {
+            map.end = size;
+            break;
+        }
+        let end = unless_gone(oid, reader.seek_hole(oid, start))?.unwrap_or(size).min(size);
+        if end <= start {
+            // It became shorter just now.
+            map.end = size;
+            break;
+        }
+        map.data.push((start, end - start));
+        map.end = end;
+    }
+    Ok(map)
+}
+
+/// See [`super::read`].
+pub(super) fn read(
+    reader: &dyn BaseReader,
+    oid: Oid,
+    offset: u64,
+    len_bytes: usize,
+) -> Result<Vec<u8>, ResyncError> {
+    let mut bytes = vec![0; len_bytes];
+    let len = unless_gone(oid, reader.read_at(oid, offset, &mut bytes))?;
+    bytes.truncate(len);
+    Ok(bytes)
+}
+
+/// See [`super::punch`].
+pub(super) fn punch(site: &impl Site, oid: Oid, offset: u64, len_bytes: u64) -> Result<(), ResyncError> {
+    if len_bytes > 0 {
+        site.fill(oid, offset, len_bytes, Fill::Hole)?;
+    }
+    Ok(())
+}
+
+/// See [`super::write`].
+pub(super) fn write(site: &impl Site, oid: Oid, offset: u64, bytes: &[u8]) -> Result<(), ResyncError> {
+    Ok(site.write_bytes(oid, offset, bytes)?)
+}
+
+/// See [`super::finish_file`].
+pub(super) fn finish(site: &impl Site, file: &Capture) -> Result<(), ResyncError> {
+    if site.attributes(file.oid)?.size != file.size {
+        site.truncate(file.oid, file.size)?;
+    }
+    // A write takes file capabilities away.
+    for (name, value) in &file.xattrs {
+        site.set_xattr(file.oid, name, value)?;
+    }
+    site.set_mode(file.oid, file.mode)?;
+    Ok(site.set_times(file.oid, Some(file.atime), Some(file.mtime))?)
+}

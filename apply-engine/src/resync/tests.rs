@@ -1,0 +1,218 @@
+//! Whatever two trees are like, and wherever the receiver was cut off before: one pass makes them the same.
+
+mod real;
+
+use std::sync::Arc;
+
+use ids::{Lsn, Oid};
+use parking_lot::RwLock;
+use proptest::prelude::*;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::site::Site;
+use super::{Capture, INCOMPLETE, ObjectLabel, ResyncError, Surveyed, capture, content, install, site};
+use crate::attributes::ObjectKind;
+use crate::consistency::sim::SimTree;
+use crate::consistency::{ApplyError, apply_to};
+use crate::delta::{Delta, Vanished};
+use crate::oracle::{Generator, MemoryLog, Model, difference};
+use crate::view::Layers;
+
+/// Times that a receiver is cut off before it may come to its end.
+const MAX_CUTS: usize = 5;
+/// Few, so that walks are continued.
+const LABELS_AT_ONCE: usize = 7;
+
+fn all_labels(site: &impl Site) -> Vec<ObjectLabel> {
+    let (mut all, mut from) = (Vec::new(), Some(Oid(0)));
+    while let Some(oid) = from {
+        let (some, next) = site::labels(site, oid, LABELS_AT_ONCE).expect("labels can be read");
+        all.extend(some);
+        from = next;
+    }
+    all
+}
+
+/// What the receiver can not know to be the same: labels that differ, or that it has no reason to trust.
+fn suspects(source: &impl Site, receiver: &impl Site, trusted_below: Lsn) -> Vec<Oid> {
+    let theirs: std::collections::HashSet<ObjectLabel> =
+        all_labels(source).into_iter().filter(|label| label.last_lsn < trusted_below).collect();
+    let ours: std::collections::HashSet<ObjectLabel> = all_labels(receiver).into_iter().collect();
+    let same: std::collections::HashSet<Oid> = theirs.intersection(&ours).map(|label| label.oid).collect();
+    let both = all_labels(source).into_iter().chain(all_labels(receiver)).map(|label| label.oid);
+    let differing: std::collections::BTreeSet<Oid> = both.filter(|oid| !same.contains(oid)).collect();
+    differing.into_iter().collect()
+}
+
+/// As a receiver does it over the wire.
+fn copy_content(source: &impl Site, receiver: &impl Site, file: &Capture) -> Result<u64, ResyncError> {
+    let (mut at, mut sent) = (0, 0);
+    while at < file.size {
+        let map = content::data_map(source.reader(), file.oid, at, 2)?;
+        for &(offset, len) in &map.data {
+            content::punch(receiver, file.oid, at, offset - at)?;
+            at = offset;
+            while at < offset + len {
+                let piece = (offset + len - at).min(content::MAX_PIECE_BYTES) as usize;
+                let theirs = content::read(source.reader(), file.oid, at, piece)?;
+                if content::digest(&theirs)
+                    != content::digest(&content::read(receiver.reader(), file.oid, at, piece)?)
+                {
+                    content::write(receiver, file.oid, at, &theirs)?;
+                    sent += theirs.len() as u64;
+                }
+                at += piece as u64;
+            }
+        }
+        content::punch(receiver, file.oid, at, map.end - at)?;
+        at = map.end;
+    }
+    content::finish(receiver, file)?;
+    Ok(sent)
+}
+
+/// One comparison and all that follows from it. Returns how many bytes of content differed.
+fn pass(
+    source: &impl Site,
+    receiver: &impl Site,
+    trusted_below: Lsn,
+    flush: &dyn Fn(),
+) -> Result<u64, ResyncError> {
+    let survey: Vec<Surveyed> = suspects(source, receiver, trusted_below)
+        .into_iter()
+        .map(|oid| capture::capture(source, oid))
+        .collect::<Result<_, _>>()?;
+    install::names(receiver, &survey)?;
+    let here = survey.iter().filter_map(|surveyed| match surveyed {
+        Surveyed::Here(capture) => Some(&**capture),
+        Surveyed::Gone(_) => None,
+    });
+    let (files, others): (Vec<&Capture>, Vec<&Capture>) =
+        here.partition(|capture| capture.kind == ObjectKind::File);
+    for capture in files.iter().chain(&others) {
+        let label = receiver.find(capture.oid)?.and_then(|found| found.label).expect("it was installed");
+        assert_eq!(label.last_lsn, INCOMPLETE, "not whole before it is sealed");
+    }
+    flush();
+    let labels = |captures: &[&Capture]| captures.iter().map(|capture| capture.label()).collect::<Vec<_>>();
+    install::seal(receiver, &labels(&others))?;
+    let mut sent = 0;
+    for file in &files {
+        sent += copy_content(source, receiver, file)?;
+    }
+    flush();
+    install::seal(receiver, &labels(&files))?;
+    Ok(sent)
+}
+
+struct Side {
+    log: Arc<MemoryLog>,
+    tree: Arc<SimTree>,
+    generator: Generator,
+    delta: Delta,
+}
+
+impl Side {
+    fn new(seed: u64) -> Side {
+        let log = Arc::new(MemoryLog::default());
+        let tree = Arc::new(SimTree::new(log.clone()));
+        let delta = Delta::new(Lsn::ZERO, Vanished::Forget);
+        Side { tree, generator: Generator::new(seed), log, delta }
+    }
+
+    fn steps(&mut self, count: usize) {
+        for step in self.generator.steps(count) {
+            self.delta.absorb(self.log.append(&step), &step.operation());
+        }
+    }
+
+    fn end(&self) -> Lsn {
+        self.delta.end()
+    }
+
+    fn apply(&mut self) {
+        let end = self.end();
+        let delta = std::mem::replace(&mut self.delta, Delta::new(end, Vanished::Forget));
+        apply_to(&*self.tree, &delta).expect("nothing fails");
+        self.tree.sync();
+    }
+
+    /// From here on this side's operations are others.
+    fn part(&mut self, seed: u64) {
+        let next = self.generator.first_unused();
+        self.generator = Generator::over(seed, self.generator.model().clone(), next);
+    }
+}
+
+fn check_like(tree: &Arc<SimTree>, source: &Side) {
+    let layers = Layers {
+        active: Arc::new(RwLock::new(Delta::new(Lsn::ZERO, Vanished::Forget).into())),
+        sealed: Vec::new(),
+        base: tree.clone(),
+        log: source.log.clone(),
+    };
+    let model: &Model = source.generator.model();
+    if let Some(found) = difference(&layers, model) {
+        panic!("{found}");
+    }
+    assert!(tree.staging_is_empty(), "something stayed in staging");
+    let mut shown = tree.oids();
+    shown.sort_unstable();
+    let expected: Vec<Option<Oid>> = model.nodes.keys().copied().map(Some).collect();
+    assert_eq!(shown, expected, "inodes that the source does not have, or too few");
+    assert_eq!(all_labels(&**tree), all_labels(&*source.tree), "labels");
+}
+
+/// Two sides with a common past (maybe none) and a different present; the receiver is cut off again and again while
+/// the source goes on.
+fn bring_together(seed: u64, common: usize, ours: usize, theirs: usize) {
+    let mut rng = StdRng::seed_from_u64(seed ^ 0x5eed);
+    let (mut source, mut receiver) = (Side::new(seed), Side::new(if common > 0 { seed } else { !seed }));
+    source.steps(common);
+    receiver.steps(common);
+    let trusted_below = if common > 0 { source.end() } else { Lsn::ZERO };
+    source.apply();
+    receiver.apply();
+    source.part(seed ^ 1);
+    receiver.part(seed ^ 2);
+    source.steps(theirs);
+    receiver.steps(ours);
+    source.apply();
+    receiver.apply();
+    let tree = receiver.tree.clone();
+    for _ in 0..rng.random_range(0..=MAX_CUTS) {
+        tree.crash_after(rng.random_range(0..(common + ours + theirs) * 4 + 4));
+        match pass(&*source.tree, &*tree, trusted_below, &|| tree.sync()) {
+            Ok(_) => {}
+            Err(ResyncError::Apply(ApplyError::Io(_))) => {}
+            Err(other) => panic!("{other}"),
+        }
+        let survival = [0.0, 0.2, 0.5, 0.8, 1.0][rng.random_range(0..5)];
+        tree.restart(&mut rng, survival);
+        tree.reindex();
+        source.steps(rng.random_range(0..=theirs / 2));
+        source.apply();
+    }
+    pass(&*source.tree, &*tree, trusted_below, &|| tree.sync()).expect("nothing fails any more");
+    check_like(&tree, &source);
+    // What is the same is not sent again, and a second pass changes nothing.
+    let everything = pass(&*source.tree, &*tree, Lsn::ZERO, &|| {}).expect("compares by content");
+    assert_eq!(everything, 0, "bytes that were the same were sent");
+    check_like(&tree, &source);
+    assert!(suspects(&*source.tree, &*tree, Lsn(u64::MAX)).is_empty());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, max_shrink_iters: 100, ..ProptestConfig::default() })]
+
+    #[test]
+    fn related_trees_are_brought_together(seed: u64, common in 1..80usize, ours in 0..40usize, theirs in 0..40usize) {
+        bring_together(seed, common, ours, theirs);
+    }
+
+    #[test]
+    fn unrelated_trees_are_brought_together(seed: u64, ours in 0..60usize, theirs in 0..60usize) {
+        bring_together(seed, 0, ours, theirs);
+    }
+}
