@@ -14,6 +14,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const RING: u64 = 64 << 10;
+/// Names the network interface below the RDMA device, which a test may take down.
+const INTERFACE: &str = "TWINFILER_RDMA_INTERFACE";
 /// Set in the process that runs without the RDMA library.
 const WITHOUT_LIBRARY: &str = "VERBS_TEST_WITHOUT_LIBRARY";
 
@@ -212,6 +214,35 @@ fn a_peer_that_is_gone_ends_the_link_once_and_the_next_one_goes_on() {
         assert_eq!(ends.params_a.counters.snapshot().link_resets, 1);
         assert!(ends.a.sender.write(point(acknowledged + 2048)).is_err());
     }
+}
+
+/// The cable is pulled, as far as software can: both ends hear of it by themselves, and come back.
+#[test]
+fn a_port_that_goes_down_ends_its_links_and_the_next_one_goes_on() {
+    let Ok(interface) = std::env::var(INTERFACE) else {
+        eprintln!("SKIPPED: {INTERFACE} names no network interface that may be taken down");
+        return;
+    };
+    let set = |state: &str| {
+        let done = Command::new("ip").args(["link", "set", &interface, state]).status().unwrap();
+        assert!(done.success());
+    };
+    let pair = Pair::new(&Settings::default(), RING);
+    let mut ends = pair.link(0);
+    mirror(&mut ends, 0, 4096);
+    set("down");
+    let ended = [ends.b.receiver.next(WAIT).map(drop), ends.a.sender.poll(WAIT).map(drop)];
+    set("up");
+    for ended in ended {
+        let error = ended.unwrap_err();
+        assert!(matches!(&error, LinkError::Rdma(what) if what.contains("went down")), "{error:?}");
+    }
+    for params in [&ends.params_a, &ends.params_b] {
+        assert_eq!(params.counters.snapshot().link_resets, 1);
+    }
+    drop(ends);
+    let mut ends = pair.link(4096);
+    mirror(&mut ends, 4096, 8192);
 }
 
 #[test]

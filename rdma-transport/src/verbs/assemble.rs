@@ -9,6 +9,7 @@ use super::domain::{ANSWER_SLOTS, Domain};
 use super::exchange::{Address, Endpoint, Meeting};
 use super::fence::VerbsFence;
 use super::grant::{Bell, Grant};
+use super::port::Choice;
 use super::queue_pair::{Depths, Parts, QueuePair, Role, Terms};
 use super::receiver::VerbsReceiver;
 use super::registration::Registration;
@@ -36,7 +37,7 @@ struct Pairs {
 }
 
 impl Pairs {
-    fn new(domain: &Domain) -> Result<Pairs, LinkError> {
+    fn new(domain: &Domain, choice: &Choice) -> Result<Pairs, LinkError> {
         let sizes = domain.sizes();
         let slots = |count| {
             Registration::of_slots(&domain.protection, count)
@@ -45,7 +46,7 @@ impl Pairs {
         let make = |role, depths: Depths, slots, queues: [&Arc<CompletionQueue>; 2]| {
             let parts = Parts {
                 domain: &domain.protection,
-                choice: &domain.choice,
+                choice,
                 ring: &domain.ring,
                 slots,
                 send_queue: queues[0],
@@ -88,15 +89,16 @@ pub(super) fn assemble_shared(
     let socket = complete.sockets.into_iter().next().map(Arc::new);
     let socket: Arc<OwnedFd> = socket.expect("a session is complete with one socket of each kind");
     tune_tcp(&socket, &tuning)?;
-    let pairs = Pairs::new(&domain)?;
-    let mine = endpoint(&domain, &pairs)?;
+    let choice = domain.choose_again().map_err(|error| LinkError::Rdma(error.to_string()))?;
+    let pairs = Pairs::new(&domain, &choice)?;
+    let mine = endpoint(&domain, &choice, &pairs)?;
     let meeting =
         Meeting { socket: &socket, deadline: complete.deadline, address: &complete.address, params };
     let theirs = meeting.swap(&mine)?;
     let terms = Terms {
         reads_asked: domain.reads_asked().min(theirs.reads_answered.max(1)),
         reads_answered: domain.reads_answered(),
-        traffic_class: domain.traffic_class,
+        traffic_class: domain.traffic_class(),
         dead_after: tuning.dead_peer_timeout,
     };
     // What is outgoing here is incoming there.
@@ -118,18 +120,18 @@ pub(super) fn assemble_shared(
     join(socket, complete.session, complete.address, params, domain, pairs, theirs.ring_address)
 }
 
-fn endpoint(domain: &Domain, pairs: &Pairs) -> Result<Endpoint, LinkError> {
+fn endpoint(domain: &Domain, choice: &Choice, pairs: &Pairs) -> Result<Endpoint, LinkError> {
     // Sixteen random bytes, of which two 24-bit numbers are taken.
     let random = SessionId::random().map_err(LinkError::io("reading /dev/urandom"))?.0;
     let psn = |at| u32::from_le_bytes(array_at(&random, at)) & 0xff_ffff;
-    let port = &domain.choice.port;
+    let port = &choice.port;
     Ok(Endpoint {
         layer: port.layer,
-        persistence: domain.persistence,
+        persistence: domain.persistence(),
         mtu: port.mtu,
         reads_answered: domain.reads_answered(),
         lid: port.lid,
-        gid: domain.choice.gid.raw,
+        gid: choice.gid.raw,
         outgoing: Address { number: pairs.outgoing.number(), psn: psn(0) },
         incoming: Address { number: pairs.incoming.number(), psn: psn(4) },
         ring_address: domain.ring.address(0, 0),
@@ -163,7 +165,7 @@ fn join(
         Box::new(move |frame| to_grant.receive(frame)),
     ));
     let (incoming, outgoing) = (pairs.incoming.pointer() as usize, pairs.outgoing.pointer() as usize);
-    let watch = domain.device.watch(incoming, outgoing, domain.choice.port.number, &ending);
+    let watch = domain.device.watch(incoming, outgoing, pairs.outgoing.port(), &ending);
     let capacity_bytes = domain.capacity_bytes();
     let shared = Arc::new(Shared {
         ending: Arc::clone(&ending),

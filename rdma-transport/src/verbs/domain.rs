@@ -3,7 +3,7 @@
 use super::device::{Device, DeviceList, library_available};
 use super::error::VerbsError;
 use super::pieces;
-use super::port::{Choice, choose, mtu_bytes, survey};
+use super::port::{Choice, choose, mtu_bytes, survey, survey_open};
 use super::queue_pair::{Depths, RECEIVE_CHAIN};
 use super::registration::{ProtectionDomain, Purpose, Registration};
 use super::settings::{DeviceInfo, Fencing, Persistence, Settings};
@@ -11,6 +11,7 @@ use super::window::Right;
 use super::{answers, budget};
 use crate::MAX_IN_FLIGHT;
 use ids::LogMemory;
+use parking_lot::Mutex;
 use rustix::io::Errno;
 use std::io;
 use std::sync::Arc;
@@ -27,10 +28,10 @@ pub struct Domain {
     pub(super) ring: Arc<Registration>,
     pub(super) protection: Arc<ProtectionDomain>,
     pub(super) device: Arc<Device>,
-    pub(super) choice: Choice,
+    choice: Mutex<Choice>,
+    /// As configured, with the device and port that were chosen.
+    settings: Settings,
     pub(super) memory: Arc<dyn LogMemory>,
-    pub(super) persistence: Persistence,
-    pub(super) traffic_class: u8,
     fencing: Fencing,
 }
 
@@ -66,25 +67,29 @@ impl Domain {
         Ok(Arc::new(Domain {
             ring: Arc::new(ring),
             protection,
+            settings: Settings {
+                device: Some(device.name.clone()),
+                port: Some(choice.port.number),
+                ..settings.clone()
+            },
             device,
-            choice,
+            choice: Mutex::new(choice),
             memory,
-            persistence: settings.persistence,
-            traffic_class: settings.traffic_class,
             fencing,
         }))
     }
 
     /// What is used.
     pub fn describe(&self) -> DeviceInfo {
+        let choice = self.choice.lock();
         DeviceInfo {
             device: self.device.name.clone(),
-            port: self.choice.port.number,
-            gid_index: self.choice.gid.index,
-            gid: self.choice.gid.text(),
-            link_layer: self.choice.port.layer,
-            mtu_bytes: mtu_bytes(self.choice.port.mtu),
-            persistence: self.persistence,
+            port: choice.port.number,
+            gid_index: choice.gid.index,
+            gid: choice.gid.text(),
+            link_layer: choice.port.layer,
+            mtu_bytes: mtu_bytes(choice.port.mtu),
+            persistence: self.persistence(),
             fencing: self.fencing,
         }
     }
@@ -93,9 +98,24 @@ impl Domain {
         self.memory.capacity_bytes()
     }
 
+    /// Port and GID as they are now: addresses come and go while a log is open.
+    pub(super) fn choose_again(&self) -> Result<Choice, VerbsError> {
+        let choice = choose(&[survey_open(&self.device)?], &self.settings)?;
+        *self.choice.lock() = choice.clone();
+        Ok(choice)
+    }
+
+    pub(super) fn persistence(&self) -> Persistence {
+        self.settings.persistence
+    }
+
+    pub(super) fn traffic_class(&self) -> u8 {
+        self.settings.traffic_class
+    }
+
     /// The peer must also read the ring.
     pub(super) fn peer_reads(&self) -> bool {
-        self.persistence == Persistence::Read
+        self.persistence() == Persistence::Read
     }
 
     pub(super) fn reads_asked(&self) -> u8 {

@@ -90,6 +90,11 @@ pub(super) fn survey(list: &DeviceList, settings: &Settings) -> Result<Vec<Surve
     Ok(devices)
 }
 
+/// What an open device's port and GIDs are now.
+pub(super) fn survey_open(device: &Device) -> Result<Surveyed, VerbsError> {
+    Ok(Surveyed { name: device.name.clone(), ports: read_ports(device)? })
+}
+
 /// Chooses among `devices`.
 pub(super) fn choose(devices: &[Surveyed], settings: &Settings) -> Result<Choice, VerbsError> {
     let mut inactive = Vec::new();

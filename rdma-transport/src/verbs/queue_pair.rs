@@ -172,6 +172,11 @@ impl QueuePair {
         unsafe { (*self.pointer()).qp_num }
     }
 
+    /// The port that it uses.
+    pub(super) fn port(&self) -> u8 {
+        self.choice.port.number
+    }
+
     /// Where what was posted to send is reported.
     pub(super) fn send_queue(&self) -> &CompletionQueue {
         &self.send_queue

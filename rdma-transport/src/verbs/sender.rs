@@ -145,7 +145,7 @@ impl State {
             self.pieces -= pieces;
             self.taken.pop_front();
         }
-        match link.domain.persistence {
+        match link.domain.persistence() {
             Persistence::Message => self.durable(link, point),
             Persistence::Read | Persistence::Flush => Ok(()),
         }
@@ -210,7 +210,7 @@ impl State {
     fn post(&mut self, link: &Shared) -> Result<bool, LinkError> {
         let Some((mut batch, key, mut stage)) = self.posting else { return Ok(true) };
         let capacity_bytes = link.domain.capacity_bytes();
-        let confirms = link.domain.persistence != Persistence::Message;
+        let confirms = link.domain.persistence() != Persistence::Message;
         loop {
             let idle = Request { id: 0, signalled: false, work: Work::Send { slot: 0 } };
             let (mut chain, mut len) = ([idle; MAX_CHAIN], 0);
