@@ -30,8 +30,10 @@ const PROBE_ANSWER: &str = "GUEST-PROBED";
 /// kernel's check of its timer fails and ends the boot (`no_timer_check`), and it distrusts the time stamp counter,
 /// which is the host's own and right, for a clock that takes 4 µs to read instead of a tenth of that (`tsc=reliable`).
 /// A kernel that fails ends the machine (`-no-reboot`). Nobody attacks these guests.
-const KERNEL_ARGUMENTS: &str = "console=ttyS0 quiet loglevel=4 panic=-1 oops=panic no_timer_check tsc=reliable \
-                                nowatchdog cryptomgr.notests nokaslr mitigations=off random.trust_cpu=on";
+/// The other processors are started by the guest's second script.
+const KERNEL_ARGUMENTS: &str = "console=ttyS0 quiet loglevel=4 panic=-1 oops=panic maxcpus=1 no_timer_check \
+                                tsc=reliable nowatchdog cryptomgr.notests nokaslr mitigations=off \
+                                random.trust_cpu=on";
 
 /// What executes the guest's instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

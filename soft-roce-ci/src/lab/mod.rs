@@ -67,6 +67,7 @@ impl std::error::Error for CannotRun {}
 pub struct Lab {
     guests: [Guest; 2],
     wire: Wire,
+    harness: PathBuf,
 }
 
 impl Lab {
@@ -77,13 +78,14 @@ impl Lab {
         let logs = logs.canonicalize().with_context(|| format!("cannot find {}", logs.display()))?;
         let directory = LabDirectory::create(&prepared.cache.join("labs"))?;
         // Not by its path: a build may have put another program there since we were started.
-        fs::copy("/proc/self/exe", directory.path().join(AGENT_FILE)).context("cannot copy this program")?;
+        let harness = directory.path().join(AGENT_FILE);
+        fs::copy("/proc/self/exe", &harness).context("cannot copy this program")?;
         let accelerator = emulator::accelerator(&prepared.cache, directory.path(), &prepared.kernel)?;
         let directory = Arc::new(directory);
         let guest = |side| Guest::create(side, spec, &prepared.kernel, accelerator, &directory, &logs);
         let guests = [guest(Side::A)?, guest(Side::B)?];
         let wire = Wire::start(&directory, spec.wire)?;
-        let lab = Lab { guests, wire };
+        let lab = Lab { guests, wire, harness };
         if spec.only_a {
             lab.guest(Side::A).boot()?;
         } else {
@@ -95,6 +97,11 @@ impl Lab {
     /// One of the machines.
     pub fn guest(&self, side: Side) -> &Guest {
         &self.guests[side.index()]
+    }
+
+    /// Where guests find this program, for commands of ours that are to run in them.
+    pub fn harness(&self) -> &Path {
+        &self.harness
     }
 
     /// The link between them.

@@ -66,8 +66,7 @@ impl<'lab> Pair<'lab> {
 
     /// As [`Pair::start`], without starting the nodes.
     pub fn make(run: &Run, lab: &'lab Lab, plan: Plan) -> Result<Pair<'lab>> {
-        let harness = std::env::current_exe().context("cannot find this program's own file")?;
-        let harness = harness.to_str().context("the path of this program is not UTF-8")?.to_owned();
+        let harness = lab.harness().to_str().context("the path of this program is not UTF-8")?.to_owned();
         let program = run.program()?;
         let witness = Witness::start(program, &run.logs().join("witness"))?;
         let nodes = Side::BOTH.map(|side| Node::new(side, program, run.logs()));
