@@ -26,6 +26,9 @@ const WATCH_INTERVAL_MS: u64 = 150;
 /// The last lines of a log that are shown with an error.
 const TAIL_LINES: usize = 25;
 
+/// The exit code for a configuration that can not be.
+const CONFIGURATION: i32 = 78;
+
 /// The signal that ends a daemon cleanly.
 const SIGTERM: i32 = 15;
 
@@ -68,6 +71,11 @@ impl Node {
     pub fn make(&self, guest: &Guest, plan: &Plan, witness: SocketAddr) -> Result<()> {
         shell(guest, &plan.format_script())?;
         self.mount(guest, plan, witness)?;
+        self.init(guest, plan)
+    }
+
+    /// Makes a log, and the local tree if there is none yet.
+    pub fn init(&self, guest: &Guest, plan: &Plan) -> Result<()> {
         let mut argv = vec![self.program()?.to_owned()];
         argv.extend(plan.init_arguments());
         let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
@@ -154,13 +162,13 @@ impl Node {
         Ok(())
     }
 
-    /// Starts the daemon, which must refuse to run with an error that has these words in it.
+    /// Starts the daemon, which must refuse to run: with the exit code for a wrong configuration, and an error that has
+    /// these words in it.
     pub fn expect_refusal(&self, guest: &Guest, words: &[&str]) -> Result<()> {
         let refused = guest.run(&[self.program()?, "serve", "--config", CONFIG], COMMAND_LIMIT)?;
         let said = format!("{}{}", refused.stdout, refused.stderr);
-        match refused.end {
-            End::Exited(code) if code != 0 => {}
-            other => bail!("twinfiler should have refused to run, but: {other:?}\n{said}"),
+        if refused.end != End::Exited(CONFIGURATION) {
+            bail!("twinfiler should have refused to run, but: {:?}\n{said}", refused.end);
         }
         match words.iter().find(|word| !said.contains(**word)) {
             Some(word) => bail!("the refusal does not say {word:?}:\n{said}"),

@@ -38,8 +38,8 @@ pub enum LogPlace {
     Devdax,
     /// A file on ext4 with direct access on the NVDIMM.
     Fsdax,
-    /// An ordinary file on the node's disk.
-    BlockFile,
+    /// An ordinary file on the node's disk, mapped.
+    PlainFile,
 }
 
 impl LogPlace {
@@ -48,7 +48,7 @@ impl LogPlace {
         match self {
             LogPlace::Devdax => "devdax",
             LogPlace::Fsdax => "fsdax",
-            LogPlace::BlockFile => "block",
+            LogPlace::PlainFile => "emulated",
         }
     }
 
@@ -57,7 +57,7 @@ impl LogPlace {
         match self {
             LogPlace::Devdax => "/dev/dax0.0",
             LogPlace::Fsdax => "/srv/pmem/log",
-            LogPlace::BlockFile => "/srv/disk/log",
+            LogPlace::PlainFile => "/srv/disk/log",
         }
     }
 }
@@ -178,7 +178,7 @@ impl Plan {
     pub fn format_script(&self) -> String {
         let pmem = match self.log {
             LogPlace::Fsdax => "mkfs.ext4 -q -F -b 4096 /dev/pmem0",
-            LogPlace::Devdax | LogPlace::BlockFile => "",
+            LogPlace::Devdax | LogPlace::PlainFile => "",
         };
         format!("set -e\nmkfs.ext4 -q -F /dev/vda\n{pmem}\n")
     }
@@ -187,7 +187,7 @@ impl Plan {
     pub fn mount_script(&self) -> String {
         let pmem = match self.log {
             LogPlace::Fsdax => format!("mkdir -p {PMEM}\nmount -t ext4 -o dax /dev/pmem0 {PMEM}"),
-            LogPlace::Devdax | LogPlace::BlockFile => String::new(),
+            LogPlace::Devdax | LogPlace::PlainFile => String::new(),
         };
         format!(
             "set -e\nmkdir -p {DISK} {MOUNT} /run/lock\nmount -t ext4 /dev/vda {DISK}\nmkdir -p {BASE}\n{pmem}\n"

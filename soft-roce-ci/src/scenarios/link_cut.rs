@@ -94,7 +94,7 @@ fn flap(run: &Context) -> Result<()> {
         pair.pass(Duration::from_millis(whole_ms))?;
     }
     let primary = pair.wait_mirrored(LIMIT)?;
-    if primary == load.side && load.errors().is_empty() && !load.is_over() {
+    if pair.primaries().since(epoch).all(|(_, side)| side == load.side) {
         load.wait_progress(50, PROGRESS)?;
     }
     end_load(&pair, &load, epoch)?;

@@ -40,7 +40,7 @@ fn works(pair: &mut Pair<'_>, lab: &Lab, plan: Plan, mode: &str) -> Result<()> {
     load.wait_progress(100, PROGRESS)?;
     load.stop(lab.guest(primary))?;
     let view = pair.wait_view(primary, "a status", LIMIT, |view| view.mode() == "mirrored")?;
-    if view.transport("/rdma/persistence") != mode {
+    if view.transport("/persistence") != mode {
         bail!("status does not name the persistence mode {mode}: {}", view.pretty());
     }
     pair.expect_equal()?;

@@ -50,9 +50,12 @@ fn run(run: &Context) -> Result<()> {
     lab.wire().heal();
     pair.witness.resume()?;
     let primary = pair.wait_mirrored(LIMIT)?;
-    if primary == load.side && pair.primaries().since(epoch).all(|(_, side)| side == primary) {
+    if pair.primaries().since(epoch).all(|(_, side)| side == load.side) {
         load.wait_progress(50, PROGRESS)?;
     }
     end_load(&pair, &load, epoch)?;
+    let after = pair.start_load(primary)?;
+    after.wait_progress(50, PROGRESS)?;
+    after.stop(pair.guest(primary))?;
     pair.expect_equal()
 }
