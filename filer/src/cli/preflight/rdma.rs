@@ -166,7 +166,8 @@ fn may_lock(status: &str) -> bool {
     mask.is_some_and(|mask| mask >> CAP_IPC_LOCK & 1 == 1)
 }
 
-#[cfg(all(test, feature = "verbs"))]
+#[cfg(test)]
+#[cfg(feature = "verbs")]
 mod tests {
     use super::*;
     use crate::config::NodeConfig;
