@@ -6,18 +6,14 @@
 //!
 //! Every wait has a limit; what is kept for a program is bounded, and losing the bound is an error, never silence.
 
+use super::inbox::{Inbox, Inboxes, MAX_KEPT_BYTES, NoEvent, OutputFiles};
 use crate::agent::protocol::{End, Event, MAX_FILE_BYTES, Order, Request, Stream};
 use anyhow::{Context, Result, anyhow, bail};
-use std::collections::{BTreeMap, VecDeque};
-use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-
-/// The most output of one program that is kept for who reads it later.
-const MAX_KEPT_BYTES: usize = 256 << 20;
 
 /// The longest line of the agent: a file as hexadecimal text, and what is around it.
 const MAX_EVENT_BYTES: u64 = 2 * MAX_FILE_BYTES as u64 + (64 << 10);
@@ -103,7 +99,7 @@ impl Channel {
             argv: argv.iter().map(|part| (*part).to_owned()).collect(),
             limit_ms: limit.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)),
         };
-        let (id, inbox) = self.send(order, Inbox { files, ..Inbox::default() })?;
+        let (id, inbox) = self.send(order, Inbox::with(files))?;
         Ok(Running { channel: Arc::clone(self), id, inbox, program: argv.join(" ") })
     }
 
@@ -150,15 +146,6 @@ impl std::fmt::Display for GuestGone {
 }
 
 impl std::error::Error for GuestGone {}
-
-/// Where a program's output goes; `None` keeps it to be read.
-#[derive(Default)]
-pub struct OutputFiles {
-    /// For standard output.
-    pub stdout: Option<File>,
-    /// For standard error.
-    pub stderr: Option<File>,
-}
 
 /// A program in a guest. Dropping this does not end it.
 pub struct Running {
@@ -265,142 +252,6 @@ impl Finished {
             return Ok(self.stdout);
         }
         bail!("{}: {:?}\n{}{}", self.program, self.end, self.stdout, self.stderr)
-    }
-}
-
-/// Why there is no event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum NoEvent {
-    Lost,
-    TooLate,
-    TooMuch,
-}
-
-/// What the agent said about one order and nobody has taken yet.
-#[derive(Default)]
-struct Inbox {
-    state: Mutex<InboxState>,
-    arrived: Condvar,
-    files: OutputFiles,
-}
-
-#[derive(Default)]
-struct InboxState {
-    events: VecDeque<Event>,
-    kept_bytes: usize,
-    ended: bool,
-    lost: bool,
-    too_much: bool,
-}
-
-impl Inbox {
-    fn put(&self, event: Event) {
-        if let Event::Output { stream, text, .. } = &event {
-            let file = match stream {
-                Stream::Stdout => &self.files.stdout,
-                Stream::Stderr => &self.files.stderr,
-            };
-            if let Some(mut file) = file.as_ref() {
-                // A full disk of the host shows in what the scenario itself writes.
-                let _ = file.write_all(text.as_bytes());
-                return;
-            }
-        }
-        let mut state = self.lock();
-        match &event {
-            Event::Output { text, .. } => state.kept_bytes += text.len(),
-            Event::Ended { .. } => state.ended = true,
-            _ => {}
-        }
-        if state.kept_bytes > MAX_KEPT_BYTES {
-            state.too_much = true;
-        } else {
-            state.events.push_back(event);
-        }
-        self.arrived.notify_all();
-    }
-
-    fn next(&self, limit: Duration) -> Result<Event, NoEvent> {
-        let deadline = Instant::now() + limit;
-        let mut state = self.lock();
-        loop {
-            if let Some(event) = state.events.pop_front() {
-                if let Event::Output { text, .. } = &event {
-                    state.kept_bytes -= text.len();
-                }
-                return Ok(event);
-            }
-            if state.too_much {
-                return Err(NoEvent::TooMuch);
-            }
-            if state.lost {
-                return Err(NoEvent::Lost);
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(NoEvent::TooLate);
-            }
-            state = self.arrived.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-    }
-
-    fn is_over(&self) -> bool {
-        let state = self.lock();
-        state.events.is_empty() && (state.ended || state.lost)
-    }
-
-    fn has_ended(&self) -> bool {
-        let state = self.lock();
-        state.ended || state.lost
-    }
-
-    fn lose(&self) {
-        self.lock().lost = true;
-        self.arrived.notify_all();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, InboxState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Who waits for what.
-#[derive(Default)]
-struct Inboxes(Mutex<InboxTable>);
-
-#[derive(Default)]
-struct InboxTable {
-    open: BTreeMap<u64, Arc<Inbox>>,
-    lost: bool,
-}
-
-impl Inboxes {
-    fn open(&self, id: u64, inbox: Arc<Inbox>) {
-        let mut table = self.lock();
-        if table.lost {
-            inbox.lose();
-        }
-        table.open.insert(id, inbox);
-    }
-
-    fn close(&self, id: u64) {
-        self.lock().open.remove(&id);
-    }
-
-    fn get(&self, id: u64) -> Option<Arc<Inbox>> {
-        self.lock().open.get(&id).cloned()
-    }
-
-    fn lose_all(&self) {
-        let mut table = self.lock();
-        table.lost = true;
-        for inbox in table.open.values() {
-            inbox.lose();
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, InboxTable> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

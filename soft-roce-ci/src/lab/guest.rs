@@ -1,9 +1,10 @@
 //! One machine of a lab: on or off, running or paused, and what can be done in it.
 
 use super::CannotRun;
-use super::channel::{Channel, Finished, OutputFiles, Running};
+use super::channel::{Channel, Finished, Running};
 use super::emulator::{Accelerator, Machine, file_name};
 use super::first_root;
+use super::inbox::OutputFiles;
 use super::kernel::Kernel;
 use super::process::{HostProcess, LabDirectory, Start};
 use super::spec::{GuestSpec, Side, Spec};

@@ -12,6 +12,7 @@ mod channel;
 mod emulator;
 mod first_root;
 mod guest;
+mod inbox;
 mod kernel;
 mod process;
 mod spec;
