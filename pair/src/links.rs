@@ -97,9 +97,13 @@ impl Pair {
             self.durable.epoch_seen = hello.epoch_seen;
         }
         if let Some(register) = &hello.register {
+            let stored = self.durable.register.as_ref().map(|ours| ours.epoch);
             if self.config.witness {
-                self.desk.observe(register);
-            } else if self.durable.register.as_ref().is_none_or(|ours| ours.epoch < register.epoch) {
+                // Older than what was stored here before a restart: hearsay, perhaps our own.
+                if stored.is_none_or(|ours| ours <= register.epoch) {
+                    self.desk.observe(register);
+                }
+            } else if stored.is_none_or(|ours| ours < register.epoch) {
                 self.durable.register = Some(register.clone());
             }
         }

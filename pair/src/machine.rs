@@ -31,6 +31,7 @@
 
 use crate::desk::Desk;
 use crate::state::{Effects, LinkState, Reports, Role, Waiting, Why};
+use crate::witness::Register;
 use crate::{
     Command, Config, ConfigError, DurableState, Event, Hello, Lease, LinkId, LogSummary, Message, MonoMs,
     Posture, ResyncReason, Vitals,
@@ -338,13 +339,18 @@ impl Pair {
 
     /// The highest epoch heard of.
     pub(crate) fn epoch_seen(&self) -> Epoch {
-        let register = self.desk.register().or(self.durable.register.as_ref());
+        let register = self.newest_register();
         let opened = self.log.history.last().map(|entry| entry.epoch);
         [Some(self.durable.epoch_seen), register.map(|r| r.epoch), opened]
             .into_iter()
             .flatten()
             .max()
             .unwrap_or_default()
+    }
+
+    /// The register as last known. What this node stored before it restarted may be newer than what others say.
+    pub(crate) fn newest_register(&self) -> Option<&Register> {
+        self.durable.register.iter().chain(self.desk.register()).max_by_key(|register| register.epoch)
     }
 
     pub(crate) fn hello(&self) -> Hello {
@@ -361,7 +367,7 @@ impl Pair {
             node: self.config.me.clone(),
             log: self.log.clone(),
             posture,
-            register: self.desk.register().or(self.durable.register.as_ref()).cloned(),
+            register: self.newest_register().cloned(),
             epoch_seen: self.epoch_seen(),
             in_sync: self.durable.in_sync,
             solo: self.durable.solo,

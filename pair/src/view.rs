@@ -24,7 +24,7 @@ impl Pair {
             epoch,
             linked: self.peer_hello().is_some(),
             witness_reachable: self.desk.reachable.filter(|_| self.config.witness),
-            register: self.desk.register().or(self.durable.register.as_ref()).cloned(),
+            register: self.newest_register().cloned(),
             eligible: self.durable.in_sync
                 && self.reports.needs_resync.is_none()
                 && self.reports.split.is_none()

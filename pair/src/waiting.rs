@@ -138,12 +138,10 @@ impl Pair {
     fn may_follow(&self) -> bool {
         let Role::Waiting(waiting) = &self.role else { return false };
         let Some(epoch) = self.peer_epoch() else { return false };
-        // Both: what the partner said last may be older than what this node stored before it restarted.
-        let mut registers = self.desk.register().into_iter().chain(&self.durable.register);
         self.now >= waiting.join_not_before
             && !self.desk.swap_pending()
             && !self.durable.discarded
-            && registers.all(|register| register.epoch <= epoch)
+            && self.newest_register().is_none_or(|register| register.epoch <= epoch)
     }
 
     /// Repeats, once per heartbeat, what may have been lost.

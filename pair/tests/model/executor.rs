@@ -283,14 +283,14 @@ impl Executor<'_> {
         if holds == [true, true] {
             return;
         }
-        for node in 0..2 {
+        for (node, complete) in holds.into_iter().enumerate() {
             let n = &state.nodes[node];
             let reads = n.serving && (ignored || n.may_read(state.now));
-            find(reads && !holds[node], Breach::AcknowledgedMissing);
+            find(reads && !complete, Breach::AcknowledgedMissing);
             let named = state.register.as_ref().is_some_and(|register| {
                 register.mode == pair::witness::Mode::Mirrored || register.primary == name(node)
             });
-            find(!holds[node] && named && n.durable_state().in_sync, Breach::ClaimantLacks);
+            find(!complete && named && n.durable_state().in_sync, Breach::ClaimantLacks);
         }
         find(holds == [false, false], Breach::Lost);
         if let Some(breach) = found {

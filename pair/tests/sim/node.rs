@@ -1,30 +1,8 @@
-//! A node of the simulation: the machine, and around it what the runtime would do, over a log that is a
-//! vector of record ids.
+//! A node of the simulation: the machine, and around it what the runtime would hold.
 
-use ids::{
-    AckRule, ChainCrc, Durability, Epoch, EpochHistory, EpochStart, LogPoint, Lsn, NodeName, VolumeId,
-};
+use crate::disk::{Disk, RECORD_BYTES, VOLUME};
+use ids::{AckRule, Epoch, LogPoint, Lsn, NodeName, VolumeId};
 use pair::{Command, Config, DurableState, Lease, LinkId, LogSummary, MonoMs, Pair, Vitals};
-
-pub const VOLUME: VolumeId = VolumeId([7; 16]);
-pub const RECORD_BYTES: u64 = 64;
-
-/// A record: who wrote it, in which epoch, and a number that is never used twice.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Record {
-    pub epoch: Epoch,
-    pub id: u64,
-}
-
-/// What survives a crash.
-#[derive(Clone)]
-pub struct Disk {
-    pub state: Vec<u8>,
-    pub log: Vec<Record>,
-    pub history: EpochHistory,
-    pub survived: bool,
-    pub base_empty: bool,
-}
 
 pub struct Node {
     pub name: NodeName,
@@ -37,6 +15,8 @@ pub struct Node {
     /// Clock rate in thousandths, and offset: clocks drift and never agree.
     pub rate_permille: u64,
     pub offset_ms: u64,
+    /// The process stands still (SIGSTOP) until then.
+    pub paused_until_ms: u64,
     // What the runtime holds in memory.
     pub rule: AckRule,
     pub lease: Lease,
@@ -61,13 +41,7 @@ impl Node {
         let mut config = Config::new(name.clone(), peer.parse().unwrap());
         config.witness = witness;
         config.timers.barrier_lag_bytes = 8 * RECORD_BYTES;
-        let disk = Disk {
-            state: Vec::new(),
-            log: Vec::new(),
-            history: EpochHistory::default(),
-            survived: true,
-            base_empty: true,
-        };
+        let disk = Disk::formatted();
         Node {
             name,
             config,
@@ -78,6 +52,7 @@ impl Node {
             incarnation: 0,
             rate_permille: 1000,
             offset_ms: 0,
+            paused_until_ms: 0,
             rule: AckRule::Nobody,
             lease: Lease::None,
             serving: false,
@@ -120,24 +95,11 @@ impl Node {
     }
 
     pub fn point(&self, len: usize) -> LogPoint {
-        let crc = self.disk.log[..len].iter().fold(17u32, |crc, record| {
-            crc.rotate_left(5).wrapping_mul(31).wrapping_add((record.id * 1000 + record.epoch.0) as u32)
-        });
-        LogPoint { lsn: Lsn(len as u64 * RECORD_BYTES), crc: ChainCrc(crc) }
+        self.disk.point(len)
     }
 
     pub fn summary(&self) -> LogSummary {
-        LogSummary {
-            volume: self.volume,
-            capacity_bytes: self.capacity_bytes,
-            tail: self.point(0),
-            end: self.point(self.disk.log.len()),
-            committed: Lsn(self.committed as u64 * RECORD_BYTES),
-            history: self.disk.history.clone(),
-            survived: self.disk.survived,
-            durability: Durability::Power,
-            base_empty: self.disk.base_empty,
-        }
+        self.disk.summary(self.volume, self.capacity_bytes, self.committed)
     }
 
     pub fn vitals(&self) -> Vitals {
@@ -160,26 +122,23 @@ impl Node {
 
     pub fn open_epoch(&mut self, epoch: Epoch, id: u64) {
         self.epoch = epoch;
-        let first_lsn = Lsn(self.disk.log.len() as u64 * RECORD_BYTES);
-        self.disk.history.push(EpochStart { epoch, first_lsn }).expect("epochs ascend");
-        self.disk.log.push(Record { epoch, id });
+        self.disk.open_epoch(epoch, id);
         self.durable_len = self.disk.log.len();
     }
 
-    pub fn truncate(&mut self, to: Lsn) -> Result<LogSummary, String> {
-        let len = (to.0 / RECORD_BYTES) as usize;
-        assert!(len >= self.committed, "{} cuts at {len} what is committed to {}", self.name, self.committed);
-        self.disk.log.truncate(len);
-        self.disk.history.truncate(to);
-        self.durable_len = len;
-        Ok(self.summary())
+    /// Another boot of a machine whose log was in volatile memory.
+    pub fn lose_log(&mut self) {
+        self.disk =
+            Disk { state: self.disk.state.clone(), survived: false, base_empty: false, ..Disk::formatted() };
+        self.durable_len = 0;
     }
 
-    /// What the acknowledgement rule releases.
-    pub fn releasable(&self) -> usize {
+    /// What the acknowledgement rule releases. `early`: a planted bug.
+    pub fn releasable(&self, early: bool) -> usize {
         match self.rule {
             AckRule::Nobody => self.committed,
             AckRule::Local => self.durable_len,
+            AckRule::Both if early => self.durable_len,
             AckRule::Both => self.durable_len.min(self.peer_durable),
         }
     }

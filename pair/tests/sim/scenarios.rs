@@ -1,6 +1,6 @@
 //! Scenarios by name, over a network without faults unless the scenario makes one.
 
-use crate::node::Disk;
+use crate::disk::Disk;
 use crate::world::World;
 use ids::EpochHistory;
 use pair::{Event, Operator, PairMode, ResyncReason, RoleName};
@@ -24,9 +24,9 @@ fn status(world: &World, node: usize) -> pair::PairStatus {
 }
 
 fn progresses(world: &mut World) -> bool {
-    let before = world.acknowledged.len();
+    let before = world.oracle.acknowledged.len();
     world.run_for(300);
-    world.acknowledged.len() > before
+    world.oracle.acknowledged.len() > before
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn an_outdated_partner_that_was_forced_splits_the_volume_and_nothing_is_merged()
     world.crash(A);
     world.start(B);
     world.run_for(4_000);
-    world.check_acknowledged = false;
+    world.oracle.forced = true;
     world.apply(B, Event::Operator(Operator::ForceTakeover));
     world.run_for(1_000);
     assert_eq!(world.modes()[B], Some((RoleName::Primary, PairMode::Solo)));
