@@ -20,6 +20,19 @@ const META_PACKAGE: &str = "linux-image-amd64";
 /// What is left when a kernel is complete.
 const IMAGE: &str = "vmlinux";
 
+/// Directories of drivers for what no guest has: half of all modules.
+const NO_SUCH_HARDWARE: [&str; 9] = [
+    "sound",
+    "drivers/gpu",
+    "drivers/iio",
+    "drivers/infiniband/hw",
+    "drivers/media",
+    "drivers/net/ethernet",
+    "drivers/net/wireless",
+    "drivers/staging",
+    "drivers/usb",
+];
+
 /// A kernel that can be booted.
 #[derive(Clone, Debug)]
 pub struct Kernel {
@@ -124,10 +137,13 @@ fn unpack(directory: &Path, package: &Path) -> Result<()> {
     let modules = kernel.join("lib/modules");
     let release =
         fs::read_dir(&modules)?.flatten().next().context("the package holds no modules")?.file_name();
-    run(Command::new("depmod").arg("-b").arg(&kernel).arg(&release))?;
-    for unneeded in [boot, kernel.join("usr")] {
-        let _ = fs::remove_dir_all(unneeded);
+    let drivers = modules.join(&release).join("kernel");
+    let unneeded = NO_SUCH_HARDWARE.iter().map(|directory| drivers.join(directory));
+    for directory in unneeded.chain([boot, kernel.join("usr")]) {
+        // What another version of the package has elsewhere or not at all only takes space.
+        let _ = fs::remove_dir_all(directory);
     }
+    run(Command::new("depmod").arg("-b").arg(&kernel).arg(&release))?;
     Ok(())
 }
 
