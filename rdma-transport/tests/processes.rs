@@ -85,7 +85,7 @@ fn with_partner(kind: Kind, test: impl FnOnce(&mut Link, &mut Partner, &TestMemo
     let memory = TestMemory::new(RING);
     let run = |acceptor: Acceptor, address: String, memory: Arc<TestMemory>| {
         let mut partner = Partner::start(&address);
-        let mut link = acceptor.accept(WAIT).unwrap().unwrap();
+        let mut link = acceptor.accept(4 * WAIT).unwrap().unwrap();
         link.receiver.start(point(0)).unwrap();
         link.fence.grant();
         link.control.send(b"start").unwrap();

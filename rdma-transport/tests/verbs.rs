@@ -123,6 +123,8 @@ fn the_device_is_chosen_and_described() {
     assert!(named("nothing0", None, None).contains(&format!("there is: {}", chosen.device)));
     assert!(named(&chosen.device, Some(9), None).contains("no port 9"));
     assert!(named(&chosen.device, None, Some(200)).contains(&chosen.gid));
+    let text = refusal(&Settings { persistence: Persistence::Flush, ..Settings::default() }).to_string();
+    assert!(text.contains(&chosen.device) && text.contains("FLUSH"), "{text}");
 }
 
 #[test]

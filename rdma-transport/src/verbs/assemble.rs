@@ -10,7 +10,7 @@ use super::exchange::{Address, Endpoint, Meeting};
 use super::fence::VerbsFence;
 use super::grant::{Bell, Grant};
 use super::port::Choice;
-use super::queue_pair::{Depths, Parts, QueuePair, Role, Terms};
+use super::queue_pair::{Depths, Parts, QueuePair, Role, Terms, given_up_after};
 use super::receiver::VerbsReceiver;
 use super::registration::Registration;
 use super::sender::{SLOTS, VerbsSender};
@@ -175,7 +175,7 @@ fn join(
         grant,
         ring_address,
         granted: AtomicBool::new(false),
-        dead_after: tuning.dead_peer_timeout,
+        silence: given_up_after(tuning.dead_peer_timeout),
         _watch: watch,
         outgoing: pairs.outgoing,
         incoming: pairs.incoming,

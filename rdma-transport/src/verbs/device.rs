@@ -8,9 +8,9 @@ use super::error::VerbsError;
 use crate::ending::{End, Ending};
 use parking_lot::Mutex;
 use rdma_sys::{
-    ibv_ack_async_event, ibv_close_device, ibv_context, ibv_device, ibv_device_attr, ibv_free_device_list,
-    ibv_get_async_event, ibv_get_device_list, ibv_get_device_name, ibv_open_device, ibv_query_device,
-    ibv_wc_status_str,
+    ibv_ack_async_event, ibv_close_device, ibv_context, ibv_device, ibv_device_attr, ibv_device_attr_ex,
+    ibv_free_device_list, ibv_get_async_event, ibv_get_device_list, ibv_get_device_name, ibv_open_device,
+    ibv_query_device, ibv_query_device_ex, ibv_wc_status_str,
 };
 use rustix::io::Errno;
 use std::ffi::CStr;
@@ -39,6 +39,8 @@ pub(super) fn library_available() -> Result<(), VerbsError> {
 
 // Vendor ids of adapters that are kernel software: Soft-RoCE and Soft-iWARP.
 const SOFTWARE_VENDORS: [u32; 2] = [0xff_ffff, 0x62_6d74];
+/// `IB_UVERBS_DEVICE_FLUSH_PERSISTENT`.
+const FLUSH_PERSISTENT: u64 = 1 << 39;
 /// `MEMBARRIER_CMD_GLOBAL` of membarrier(2).
 const MEMBARRIER_GLOBAL: libc::c_int = 1;
 
@@ -165,6 +167,15 @@ impl Device {
             windows: attributes.device_cap_flags & windows != 0 && attributes.max_mw > 0,
             software: SOFTWARE_VENDORS.contains(&attributes.vendor_id),
         })
+    }
+
+    /// Whether it can flush to persistent memory (the FLUSH verb), as far as the library tells.
+    pub(super) fn flushes(&self) -> bool {
+        let mut attributes = MaybeUninit::<ibv_device_attr_ex>::zeroed();
+        // SAFETY: the context is open, no input is needed, and the structure takes the answer.
+        let errno = unsafe { ibv_query_device_ex(self.context(), std::ptr::null(), attributes.as_mut_ptr()) };
+        // SAFETY: zeroed bytes are a valid value of this structure of integers.
+        errno == 0 && unsafe { attributes.assume_init_ref() }.device_cap_flags_ex & FLUSH_PERSISTENT != 0
     }
 
     /// Waits until accesses that were under way when a key was taken back are over. An adapter does that itself;

@@ -40,13 +40,23 @@ const HOP_LIMIT: u8 = 64;
 const LEAST_ACK_TIMEOUT: u8 = 12;
 const MOST_ACK_TIMEOUT: u8 = 21;
 
-/// The `timeout` with which a peer that never answers is given up within `dead_after`, all attempts together.
-pub(super) fn ack_timeout(dead_after: Duration) -> u8 {
-    let total_ns = |n: u8| u128::from(RETRIES + 1) * (4096_u128 << n);
+/// The `timeout` with which a peer that never answers is given up within half of `dead_after`, all attempts together.
+/// Short, because a packet that is lost behind all others is sent again only after it; not shorter, because a peer
+/// that pauses is not gone.
+fn ack_timeout(dead_after: Duration) -> u8 {
     (LEAST_ACK_TIMEOUT..=MOST_ACK_TIMEOUT)
         .rev()
-        .find(|n| total_ns(*n) <= dead_after.as_nanos())
+        .find(|n| all_attempts(*n) <= dead_after / 2)
         .unwrap_or(LEAST_ACK_TIMEOUT)
+}
+
+fn all_attempts(timeout: u8) -> Duration {
+    Duration::from_nanos(4096 << timeout) * (u32::from(RETRIES) + 1)
+}
+
+/// When a peer that never answers is given up.
+pub(super) fn given_up_after(dead_after: Duration) -> Duration {
+    all_attempts(ack_timeout(dead_after))
 }
 
 /// What a queue pair is for.
@@ -427,10 +437,12 @@ mod tests {
     #[test]
     fn a_silent_peer_is_given_up_within_the_limit() {
         for (dead_after_ms, expected) in
-            [(3000, 16), (1600, 15), (1000, 15), (900, 14), (100, 12), (3_600_000, 21)]
+            [(3000, 15), (1600, 14), (1000, 14), (900, 13), (100, 12), (3_600_000, 21)]
         {
-            let timeout = ack_timeout(Duration::from_millis(dead_after_ms));
-            assert_eq!(timeout, expected, "{dead_after_ms} ms");
+            let dead_after = Duration::from_millis(dead_after_ms);
+            assert_eq!(ack_timeout(dead_after), expected, "{dead_after_ms} ms");
+            // The pair's own detection, by default a quarter of this, comes first.
+            assert!(dead_after_ms > 10_000 || given_up_after(dead_after) > dead_after / 4);
         }
     }
 }

@@ -12,7 +12,7 @@ pub enum Persistence {
     /// A read of the last bytes follows each write: when it returns, what was written before it is in the peer's
     /// memory. Durable only where the peer's adapter writes past the processor's caches (DDIO off).
     Read,
-    /// The native RDMA FLUSH follows each write.
+    /// The native RDMA FLUSH follows each write. Refused: no device and library were there to prove it with.
     Flush,
 }
 

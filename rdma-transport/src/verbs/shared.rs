@@ -33,7 +33,8 @@ pub(super) struct Shared {
     pub ring_address: u64,
     /// The peer has the right to write into this node's ring.
     pub granted: AtomicBool,
-    pub dead_after: Duration,
+    /// When a peer that does not answer is given up.
+    pub silence: Duration,
     /// Ends the link when the device says so; dropped before the queue pairs that it names.
     pub _watch: super::device::Watch,
     pub outgoing: Arc<QueuePair>,
@@ -46,7 +47,7 @@ impl Shared {
         let end = match (failure, side) {
             (Failure::Access, Side::Outgoing) => End::NotGranted,
             (Failure::Access, Side::Incoming) => End::Revoked,
-            (Failure::NoAnswer, _) => End::PeerDead(self.dead_after),
+            (Failure::NoAnswer, _) => End::PeerDead(self.silence),
             (Failure::TooLong, _) => End::Protocol("a message is longer than any can be".into()),
             (Failure::Other(status), _) => {
                 End::Rdma(format!("a request failed with work completion status {status}"))
