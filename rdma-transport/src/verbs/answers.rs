@@ -9,9 +9,10 @@
 //! there is room. The receiving thread acknowledges and any thread grants: both come here one at a time.
 
 use super::budget::Budget;
-use super::queue_pair::{QueuePair, Request, Work};
+use super::queue_pair::QueuePair;
 use super::registration::SLOT_BYTES;
 use super::shared::{Shared, Side};
+use super::work::{Request, Work};
 use crate::LinkError;
 use crate::handshake::{array_at, u64_at};
 use ids::{ChainCrc, LogPoint, Lsn};

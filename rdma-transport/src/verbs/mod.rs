@@ -9,7 +9,7 @@
 //! direction of log bytes, so the parts of a link share none.
 //!
 //! One file per object: `device`, `port`, `registration` (with the protection domain), `window` (the peer's
-//! right to write), `completion`, `queue_pair`; each is given back when dropped, in an order that the types
+//! right to write), `completion`, `queue_pair` (and `work`, what it is given to do); each is given back when dropped, in an order that the types
 //! force: whatever needs another object holds it. Pure parts: `pieces`, `budget`, `exchange`, `grant`.
 //!
 //! What can go wrong: a queue pair, port or device fails, the peer does not answer, the control channel ends, the
@@ -39,6 +39,7 @@ mod shared;
 mod tests;
 mod wait;
 mod window;
+mod work;
 
 pub use domain::Domain;
 pub use error::VerbsError;

@@ -2,8 +2,8 @@
 //! can not be had through the public interface. They run where `TWINFILER_RDMA=1` promises a device.
 
 use super::assemble::assemble_shared;
-use super::queue_pair::{Remote, Request, RingRange, Work};
 use super::shared::Shared;
+use super::work::{Remote, Request, RingRange, Work};
 use super::{CHANNELS, Domain, Fencing, Settings};
 use crate::common::{TestMemory, WAIT, has_rdma, params, pattern, point};
 use crate::{Acceptor, Link, LinkError, LinkParams, tcp};

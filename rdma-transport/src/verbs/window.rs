@@ -1,8 +1,8 @@
 //! The peer's right to write into the ring, as an object: it exists or it does not.
 //!
 //! A type-2 memory window over the ring's registration, bound to the queue pair that the peer writes through; where
-//! the device has none, a second registration with the right to be written. Either is given with a key that was
-//! never used before, and taken by giving the object back to the kernel.
+//! the device has none, a second registration with the right to be written. Either is made anew each time, with a key
+//! of its own, and taken by giving the object back to the kernel.
 //!
 //! Why not by a local invalidate, which is faster: it travels in the send queue, behind acknowledgements that a
 //! stopped peer does not take, and then completes only when the queue pair has failed. Giving back is a call that
@@ -11,8 +11,9 @@
 //! What can go wrong: the kernel refuses to take it back. Then the caller stops the queue pair, which has the same
 //! effect.
 
-use super::queue_pair::{QueuePair, Work};
+use super::queue_pair::QueuePair;
 use super::registration::{ProtectionDomain, Purpose, Registration};
+use super::work::Work;
 use ids::LogMemory;
 use rdma_sys::{ibv_alloc_mw, ibv_dealloc_mw, ibv_mw, ibv_mw_type};
 use rustix::io::Errno;
