@@ -20,6 +20,7 @@ mod executor;
 mod faults;
 mod scope;
 mod state;
+mod steps;
 
 use canary::Canary;
 use faults::Faults;
