@@ -26,6 +26,9 @@ mod error;
 pub mod faulty;
 mod flight;
 mod frame;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gate;
 mod handshake;
 mod link;

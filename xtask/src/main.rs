@@ -8,6 +8,7 @@ mod bench;
 mod ci;
 mod cluster;
 mod demo;
+mod fuzz;
 mod interrupt;
 mod load;
 mod oracle;
@@ -41,6 +42,8 @@ enum Command {
     Soak(soak::Arguments),
     /// Run pjdfstest and fsx on the mount
     Posix(posix::Arguments),
+    /// Feed hostile bytes to everything that reads them (libFuzzer)
+    Fuzz(fuzz::Arguments),
     /// Check formatting, clippy, documentation and the repository's rules; changes nothing
     Verify,
     /// Repair formatting and what clippy can
@@ -59,6 +62,7 @@ fn main() {
             Command::Test(arguments) => ci::run(&workspace, &arguments),
             Command::Soak(arguments) => soak::run(&workspace, &arguments),
             Command::Posix(arguments) => posix::run(&workspace, &arguments),
+            Command::Fuzz(arguments) => fuzz::run(&workspace, &arguments),
             Command::Verify => verify::run(&workspace),
             Command::Fix => verify::fix(&workspace),
             Command::Tidy => tidy::run(&workspace),

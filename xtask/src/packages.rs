@@ -45,6 +45,7 @@ pub const WORKLOAD: &[Need] =
 /// What builds our dependencies. The last two are for the RDMA library's bindings (cargo feature `verbs`).
 pub const BUILD: &[Need] = &[
     program("cc", "gcc"),
+    program("c++", "g++"),
     program("cmake", "cmake"),
     Need { sign: Sign::Libclang, package: "libclang-14-dev" },
 ];

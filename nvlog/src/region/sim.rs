@@ -128,7 +128,8 @@ impl SimRegion {
         durable[offset as usize..offset as usize + bytes.len()].copy_from_slice(bytes);
     }
 
-    fn memory(&self) -> Vec<u8> {
+    /// What the memory holds now, durable or not.
+    pub fn memory(&self) -> Vec<u8> {
         let mut copy = vec![0; self.len_bytes() as usize];
         // SAFETY: the memory has this length; the copy is a distinct buffer.
         unsafe { std::ptr::copy_nonoverlapping(self.shared.memory, copy.as_mut_ptr(), copy.len()) };

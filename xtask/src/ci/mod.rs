@@ -9,13 +9,16 @@ mod runner;
 use crate::cluster::disk::Filesystem;
 use crate::steps::{Counts, Report};
 use crate::workspace::Workspace;
-use crate::{bench, demo, packages, posix, soak, verify};
+use crate::{bench, demo, fuzz, packages, posix, soak, verify};
 use anyhow::{Result, bail};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Processes killed by the short soak.
 const SOAK_KILLS: u64 = 15;
+
+/// Seconds for each fuzz target.
+const FUZZ_SECONDS: u64 = 4;
 
 /// Seconds of work before the kill in the short demos.
 const DEMO_SECONDS: u64 = 4;
@@ -40,6 +43,8 @@ pub enum Part {
     Unit,
     /// The demo over both transports
     Demo,
+    /// A short run of every fuzz target
+    Fuzz,
     /// A short soak
     Soak,
     /// pjdfstest and fsx
@@ -65,6 +70,11 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     if wanted(Part::Unit) && ready {
         report.counted("unit and property tests", || runner::unit_tests(workspace));
         report.counted("documentation tests", || runner::doc_tests(workspace));
+    }
+    if wanted(Part::Fuzz) && ready {
+        report.counted("fuzzing, short", || {
+            Ok(Counts { passed: fuzz::run_short(workspace, FUZZ_SECONDS)?, failed: 0 })
+        });
     }
     let guests = wanted(Part::Guests) && !arguments.without_guests;
     let scenarios = guests || [Part::Demo, Part::Soak, Part::Posix].into_iter().any(wanted);
