@@ -70,6 +70,9 @@ pub fn run(workspace: &Workspace) -> Result<()> {
     bail!("{} tidy rules broken:\n  {}", findings.errors.len(), findings.errors.join("\n  "))
 }
 
+/// Inputs of fuzz targets: bytes that follow no rule, which is what they are for.
+const FUZZ_CORPUS: &str = "fuzz/corpus/";
+
 /// All text files that git tracks or would track, as they are in the work tree. Without a repository (a release
 /// archive) there is nothing to check against, which is said and not passed over.
 fn tracked(workspace: &Workspace) -> Result<Vec<Source>> {
@@ -83,7 +86,8 @@ fn tracked(workspace: &Workspace) -> Result<Vec<Source>> {
     }
     let names = String::from_utf8_lossy(&output.stdout).into_owned();
     let mut sources: Vec<Source> = Vec::new();
-    for path in names.split('\0').filter(|path| !path.is_empty()) {
+    let ours = |path: &&str| !path.is_empty() && !path.starts_with(FUZZ_CORPUS);
+    for path in names.split('\0').filter(ours) {
         let real: PathBuf = workspace.root().join(path);
         // A file that is deleted but not yet committed, a link, or something that is not text has no rules.
         if let Ok(text) = std::fs::read_to_string(&real) {
