@@ -12,12 +12,17 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long the output of a program that ended may still come: a child of it can hold the pipe for ever.
-const OUTPUT_GRACE: Duration = Duration::from_millis(500);
+/// How long a program that ended may be silent before its output counts as complete, though its pipe is still open: a
+/// child of it can hold that for ever. What it wrote itself comes without such pauses, however long it takes.
+const OUTPUT_GRACE: Duration = Duration::from_secs(2);
+
+/// A child that writes on and on is not waited for longer than so many times that.
+const MAX_GRACES: u32 = 30;
 
 /// The programs that run, by the id of their order.
 #[derive(Clone, Default)]
@@ -39,21 +44,25 @@ impl Programs {
         self.table().insert(id, pid);
 
         let (finished, output_ended) = mpsc::channel();
+        let lines = Arc::new(AtomicU64::new(0));
         let stdout = child.stdout.take().context("no pipe for the output")?;
         let stderr = child.stderr.take().context("no pipe for the errors")?;
-        pass_on(stdout, id, Stream::Stdout, to_host.clone(), finished.clone());
-        pass_on(stderr, id, Stream::Stderr, to_host.clone(), finished);
+        let output = |stream| Output { id, stream, to_host: to_host.clone(), lines: Arc::clone(&lines) };
+        pass_on(stdout, output(Stream::Stdout), finished.clone());
+        pass_on(stderr, output(Stream::Stderr), finished);
 
         let (programs, to_host) = (self.clone(), to_host.clone());
         std::thread::spawn(move || {
             let end = wait(&mut child, pid, limit);
             programs.table().remove(&id);
-            let deadline = Instant::now() + OUTPUT_GRACE;
-            let left = || deadline.saturating_duration_since(Instant::now());
-            while !matches!(
-                output_ended.recv_timeout(left()),
-                Err(RecvTimeoutError::Disconnected | RecvTimeoutError::Timeout)
-            ) {}
+            let mut passed_on = lines.load(Ordering::Relaxed);
+            for _ in 0..MAX_GRACES {
+                let silent = output_ended.recv_timeout(OUTPUT_GRACE) == Err(RecvTimeoutError::Timeout);
+                let now = lines.load(Ordering::Relaxed);
+                if !silent || std::mem::replace(&mut passed_on, now) == now {
+                    break;
+                }
+            }
             to_host.say(&Event::Ended { id, end });
         });
         Ok(())
@@ -73,15 +82,19 @@ impl Programs {
     }
 }
 
-/// Passes on what a program writes, line by line, until the pipe ends. Dropping `finished` tells so.
-fn pass_on(
-    pipe: impl Read + Send + 'static,
+/// Where a program's output comes from and goes.
+struct Output {
     id: u64,
     stream: Stream,
     to_host: ToHost,
-    finished: mpsc::Sender<()>,
-) {
+    /// Counts what was passed on.
+    lines: Arc<AtomicU64>,
+}
+
+/// Passes on what a program writes, line by line, until the pipe ends. Dropping `finished` tells so.
+fn pass_on(pipe: impl Read + Send + 'static, output: Output, finished: mpsc::Sender<()>) {
     std::thread::spawn(move || {
+        let Output { id, stream, to_host, lines } = output;
         let mut pipe = BufReader::new(pipe);
         let mut line = Vec::new();
         loop {
@@ -91,6 +104,7 @@ fn pass_on(
                 Ok(_) => {
                     let text = String::from_utf8_lossy(&line).into_owned();
                     to_host.say(&Event::Output { id, stream, text });
+                    lines.fetch_add(1, Ordering::Relaxed);
                 }
             }
         }

@@ -55,9 +55,25 @@ fn the_time_limit_ends_the_whole_group() {
 #[test]
 fn a_detached_child_that_keeps_the_pipe_does_not_keep_the_end() {
     let started = Instant::now();
-    let events = answers(vec![start(&["sh", "-c", "sleep 3 & echo up"], None)], 1);
+    let events = answers(vec![start(&["sh", "-c", "sleep 20 & echo up"], None)], 1);
     assert_eq!(events.last(), Some(&Event::Ended { id: 1, end: End::Exited(0) }));
-    assert!(started.elapsed() < Duration::from_secs(3));
+    assert!(started.elapsed() < Duration::from_secs(15));
+}
+
+#[test]
+fn output_that_comes_slowly_comes_before_the_end() {
+    // The program itself ends at once; what writes on behind it has its pipe.
+    let script = "(for n in 1 2 3; do sleep 0.6; echo $n; done) & exit 0";
+    let events = answers(vec![start(&["sh", "-c", script], None)], 1);
+    let said: Vec<&str> = events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Output { text, .. } => Some(text.as_str()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(said, ["1\n", "2\n", "3\n"]);
+    assert!(matches!(events.last(), Some(Event::Ended { .. })), "{events:?}");
 }
 
 #[test]

@@ -26,14 +26,42 @@ const PROBE_LIMIT: Duration = Duration::from_secs(6);
 /// What the guest's first script says when it is only asked whether it runs.
 const PROBE_ANSWER: &str = "GUEST-PROBED";
 
-/// For every kernel. Two of them are there because the emulated processor does not run evenly: on a busy host the
-/// kernel's check of its timer fails and ends the boot (`no_timer_check`), and it distrusts the time stamp counter,
-/// which is the host's own and right, for a clock that takes 4 µs to read instead of a tenth of that (`tsc=reliable`).
-/// A kernel that fails ends the machine (`-no-reboot`). Nobody attacks these guests.
-/// The other processors are started by the guest's second script.
+/// For every kernel. On a busy host the kernel's check of its timer fails and ends the boot (`no_timer_check`): the
+/// emulated processor does not run evenly. A kernel that fails ends the machine (`-no-reboot`). Nobody attacks these
+/// guests. The other processors are started by the guest's second script.
 const KERNEL_ARGUMENTS: &str = "console=ttyS0 quiet loglevel=4 panic=-1 oops=panic maxcpus=1 no_timer_check \
-                                tsc=reliable nowatchdog cryptomgr.notests nokaslr mitigations=off \
-                                random.trust_cpu=on";
+                                nowatchdog cryptomgr.notests nokaslr mitigations=off random.trust_cpu=on";
+
+/// What the kernel is told, the clock included. The emulator's time stamp counter is the host's own and right, but
+/// the kernel distrusts it for a clock that takes 4 µs to read instead of a tenth of that; and when it measures the
+/// counter's frequency at boot on a busy host, it may be wrong by a factor of ten, and then its clock and all its
+/// timers are. So it is told both to trust the counter and how fast it runs. Where that is not known it keeps the
+/// slow clock.
+fn kernel_arguments(accelerator: Accelerator) -> String {
+    match (accelerator, time_stamp_counter_khz()) {
+        (Accelerator::Tcg, Some(khz)) => format!("{KERNEL_ARGUMENTS} tsc=reliable tsc_early_khz={khz}"),
+        (Accelerator::Tcg, None) => format!("{KERNEL_ARGUMENTS} tsc=unstable"),
+        (Accelerator::Kvm, _) => KERNEL_ARGUMENTS.to_owned(),
+    }
+}
+
+/// The frequency of the host's time stamp counter. What the host calls its processor's frequency is that of the
+/// counter where the host is a virtual machine itself; elsewhere it changes with the load.
+fn time_stamp_counter_khz() -> Option<u64> {
+    frequency_khz(&fs::read_to_string("/proc/cpuinfo").ok()?)
+}
+
+fn frequency_khz(cpuinfo: &str) -> Option<u64> {
+    let value = |name: &str| {
+        let line =
+            cpuinfo.lines().find(|line| line.split(':').next().is_some_and(|key| key.trim() == name))?;
+        line.split_once(':').map(|(_, value)| value.trim())
+    };
+    value("flags")?.split(' ').find(|flag| *flag == "hypervisor")?;
+    let (mhz, thousandths) = value("cpu MHz")?.split_once('.')?;
+    let khz = mhz.parse::<u64>().ok()? * 1000 + thousandths.get(..3)?.parse::<u64>().ok()?;
+    (khz > 0).then_some(khz)
+}
 
 /// What executes the guest's instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +117,7 @@ impl Machine<'_> {
             format!("{}M,slots=2,maxmem={}M", spec.memory_mib, spec.memory_mib + spec.nvdimm_mib + 1024),
         );
         line.option("-initrd", file("initrd"));
-        line.option("-append", KERNEL_ARGUMENTS);
+        line.option("-append", kernel_arguments(self.accelerator));
         line.option("-chardev", format!("file,id=console,append=on,path={}", escaped(self.console)));
         line.option("-serial", "chardev:console");
         line.option("-fsdev", "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap");
@@ -211,7 +239,7 @@ fn kvm_works(scratch: &Path, kernel: &Kernel) -> Result<bool> {
     let mut line = CommandLine::new(Accelerator::Kvm, kernel);
     line.option("-m", "512M");
     line.option("-initrd", initrd.as_os_str());
-    line.option("-append", KERNEL_ARGUMENTS);
+    line.option("-append", kernel_arguments(Accelerator::Kvm));
     line.option("-serial", "stdio");
     let output = File::create(&console).with_context(|| format!("cannot write {}", console.display()))?;
     let probe = HostProcess::start(Start { argv: line.0, directory: None, output })?;
@@ -270,6 +298,17 @@ mod tests {
         let parts: Vec<String> =
             machine.command().iter().map(|part| part.to_string_lossy().into_owned()).collect();
         parts.join(" ")
+    }
+
+    #[test]
+    fn the_counters_frequency_is_believed_only_where_it_is_constant() {
+        let cpuinfo = |flags: &str, mhz: &str| {
+            format!("processor\t: 0\ncpu MHz\t\t: {mhz}\nflags\t\t: fpu {flags}\nbogomips\t: 1.0\n\n")
+        };
+        assert_eq!(frequency_khz(&cpuinfo("hypervisor lahf_lm", "2596.122")), Some(2_596_122));
+        assert_eq!(frequency_khz(&cpuinfo("lahf_lm", "2596.122")), None);
+        assert_eq!(frequency_khz(&cpuinfo("hypervisor", "0.000")), None);
+        assert_eq!(frequency_khz("nothing of the kind"), None);
     }
 
     #[test]
