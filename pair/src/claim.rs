@@ -14,6 +14,7 @@ impl Pair {
     /// Begins a claim. `formed`: both nodes agreed that this one may create the register.
     pub(crate) fn claim(&mut self, forced: bool, formed: bool, silent_since: MonoMs) {
         self.emit(Command::Revoke);
+        self.desk.fresh = false;
         let now = self.now;
         let clock = TakeoverClock { silent_since, detected: now, fenced: now, lease_over: now, granted: now };
         let stage = ClaimStage::Revoking { handed: None };
@@ -97,6 +98,10 @@ impl Pair {
             Known::Absent => return self.wait(Why::Starting, StopReason::Deposed, None),
             Known::Is(register) => {
                 let allowed = forced || register.mode == Mode::Mirrored || register.primary == me;
+                if !allowed && !self.desk.fresh {
+                    // The news that the pair is mirrored may not have come: the witness's own word decides.
+                    return self.ask(Purpose::Look, None);
+                }
                 if !allowed {
                     return self.claim_lost();
                 }

@@ -44,6 +44,8 @@ pub(crate) struct Desk {
     pub reachable: Option<bool>,
     uncertain: Option<Option<Register>>,
     pub known: Known,
+    /// The witness itself has answered since the claim that is under way began.
+    pub fresh: bool,
     pub looked: MonoMs,
 }
 
@@ -57,6 +59,7 @@ impl Desk {
             reachable: None,
             uncertain: None,
             known: Known::Nothing,
+            fresh: false,
             looked: now,
         }
     }
@@ -138,6 +141,7 @@ impl Desk {
             }
         } else {
             self.reachable = Some(true);
+            self.fresh = true;
             self.pause_ms = 0;
             self.not_before = now;
         }

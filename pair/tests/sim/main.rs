@@ -106,6 +106,16 @@ fn random_schedules_lose_nothing_and_heal() {
     }
 }
 
+/// What found a bug once: who stops finds a partner that restarts; a restarted node believes its partner's older
+/// register; a partner that missed the news of being mirrored gives its claim up.
+#[test]
+fn seeds_that_failed_once() {
+    for seed in [82, 3_943, 5_457, 12_427] {
+        let plan = plan(seed);
+        run(&plan, &plan.schedule, None);
+    }
+}
+
 #[test]
 fn one_seed() {
     let number = |text: String| text.parse().expect("a number");
