@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 
 /// Longest encoding of a [`DurableState`].
 pub const MAX_STATE_BYTES: usize = 1024;
-const STATE_VERSION: u8 = 1;
+const STATE_VERSION: u8 = 2;
+/// The same without the last field.
+const STATE_VERSION_WITHOUT_RESYNC: u8 = 1;
 
 /// What the role machine keeps over a restart.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
@@ -30,6 +32,8 @@ pub struct DurableState {
     pub origin_empty: Option<bool>,
     /// The operator gave up this node's side after a split, or its log was lost: it waits for a resync.
     pub discarded: bool,
+    /// The base tree is being replaced by the primary's: until it is whole it belongs to no point of any log.
+    pub resync: bool,
 }
 
 /// Bytes that are no usable [`DurableState`].
@@ -61,6 +65,11 @@ impl DurableState {
             None => Ok(DurableState::default()),
             Some((&STATE_VERSION, rest)) => {
                 postcard::from_bytes(rest).map_err(|error| StateError::Damaged(error.to_string()))
+            }
+            Some((&STATE_VERSION_WITHOUT_RESYNC, rest)) => {
+                let mut bytes = rest.to_vec();
+                bytes.extend(postcard::to_stdvec(&false).expect("plain data always encodes"));
+                postcard::from_bytes(&bytes).map_err(|error| StateError::Damaged(error.to_string()))
             }
             Some((&version, _)) => Err(StateError::Version(version)),
         }

@@ -151,6 +151,14 @@ pub enum Event {
     LocalHealed,
     /// SIGTERM: hand over if possible, and stop. Ends with `Command::Stopped`.
     Shutdown,
+    /// The base tree is about to be replaced by the primary's. When the commands are executed, ask
+    /// [`Pair::is_resyncing`](crate::Pair::is_resyncing) whether it may be.
+    ResyncBegan,
+    /// It is the primary's at a point of the log, where this node's log was begun anew.
+    Resynced {
+        /// The log, empty, at that point.
+        log: LogSummary,
+    },
     /// A blocking command failed (the log's memory or superblock). The rest of its batch was dropped.
     CommandFailed {
         /// For the status line.

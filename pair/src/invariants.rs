@@ -51,6 +51,13 @@ impl Pair {
             }
             assert!(primary.epoch.0 % 2 == self.config.rank_of_me(), "an epoch of our own: {self:?}");
         }
+        if self.durable.resync {
+            assert!(!self.durable.in_sync, "a tree that is half replaced takes nothing over: {self:?}");
+            assert!(
+                matches!(self.role, Role::Waiting(_) | Role::Failed(_) | Role::Stopped),
+                "nor does anything else with it: {self:?}"
+            );
+        }
         let follows = matches!(self.role, Role::Partner(_));
         assert!(effects.granted.is_none() || follows, "only a partner lets the other write: {self:?}");
         if let Role::Claiming(claiming) = &self.role

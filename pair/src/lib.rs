@@ -29,6 +29,7 @@ mod naming;
 mod partner;
 mod primary;
 mod rejoin;
+mod resync;
 mod state;
 mod status;
 mod switchover;

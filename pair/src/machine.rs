@@ -112,6 +112,8 @@ impl Pair {
                 pair.durable.discarded = true;
                 pair.reports.needs_resync = Some(ResyncReason::LogLost);
             }
+        } else if pair.durable.resync {
+            pair.reports.needs_resync = Some(ResyncReason::Unfinished);
         } else if pair.durable.discarded {
             pair.reports.needs_resync = Some(ResyncReason::Discarded);
         }
@@ -189,6 +191,8 @@ impl Pair {
             Event::Operator(wish) => self.operator(wish),
             Event::LocalFault(_) => self.fault = true,
             Event::LocalHealed => self.fault = false,
+            Event::ResyncBegan => self.resync_began(),
+            Event::Resynced { log } => self.resynced(log),
             Event::Shutdown => self.shutdown(),
             Event::CommandFailed { error } => self.failed(error),
         }

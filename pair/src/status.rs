@@ -132,6 +132,9 @@ pub enum ResyncReason {
     /// The operator discarded this side of a split.
     #[error("this side of a split was discarded")]
     Discarded,
+    /// A resync was begun and has not come to its end.
+    #[error("a resync was begun and is not finished")]
+    Unfinished,
 }
 
 /// Both sides of a split volume.

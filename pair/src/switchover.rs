@@ -35,6 +35,9 @@ impl Pair {
             (Operator::ForceTakeover, Role::Failed(_) | Role::Stopped | Role::Opening(_)) => {
                 no("this node can not serve now")
             }
+            (Operator::ForceTakeover, _) if self.durable.resync => no(
+                "this node's tree is half replaced by the primary's; it can not serve before the resync has ended",
+            ),
             (Operator::ForceTakeover, _) => Ok(()),
             (Operator::DiscardLocal, Role::Waiting(_)) if self.reports.split.is_some() => Ok(()),
             (Operator::DiscardLocal, _) => no("the volume is not split here; there is nothing to discard"),

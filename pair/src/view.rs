@@ -81,7 +81,13 @@ impl Pair {
                 .to_owned();
         }
         if let Some(reason) = self.reports.needs_resync {
-            return format!("{reason}; this node needs a resync");
+            return match self.holds_something_alone(reason) {
+                true => format!(
+                    "{reason}; this node needs a resync, which does not begin by itself: what only this node \
+                     acknowledged would be lost. Copy what you need from its base, then make base and log anew"
+                ),
+                false => format!("{reason}; this node needs a resync, which begins when a primary is there"),
+            };
         }
         if let Some(refusal) = &self.reports.refusal {
             return refusal.to_string();

@@ -141,6 +141,7 @@ impl Pair {
         self.now >= waiting.join_not_before
             && !self.desk.swap_pending()
             && !self.durable.discarded
+            && !self.durable.resync
             && self.newest_register().is_none_or(|register| register.epoch <= epoch)
     }
 

@@ -22,6 +22,7 @@ fn largest_state() -> DurableState {
         solo: Some(Epoch(u64::MAX)),
         origin_empty: Some(true),
         discarded: true,
+        resync: true,
     }
 }
 

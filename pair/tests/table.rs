@@ -358,3 +358,42 @@ fn every_state_and_event_is_as_written_down() {
     }
     assert_eq!(table.lines().count(), golden.lines().count(), "BLESS=1 writes table.golden anew");
 }
+
+/// Stored before the first change, over a restart, until the tree is whole: it follows nobody and serves nobody.
+#[test]
+fn a_tree_that_is_being_replaced_is_good_for_nothing_until_it_is_whole() {
+    let away = DurableState { in_sync: false, ..in_sync(2) };
+    let ahead = || log(&[(9, 640)], 7040);
+    let mut bench = Bench::new(true, log(&[(2, 0)], 640), away);
+    bench.link(Posture::Primary(Epoch(9)), ahead());
+    assert_eq!(bench.pair.status(bench.now).needs_resync, Some(pair::ResyncReason::NoCommonPoint));
+    assert_eq!(bench.pair.wants_resync(), None, "what only this node has would be lost");
+
+    let lost = LogSummary { survived: false, ..log(&[(2, 0)], 640) };
+    let mut bench = Bench::new(true, lost, DurableState { in_sync: false, ..in_sync(2) });
+    bench.link(Posture::Primary(Epoch(9)), ahead());
+    assert_eq!(bench.pair.wants_resync(), Some(LINK));
+    let commands = bench.give(Event::ResyncBegan);
+    let stored = commands.iter().find_map(|command| match command {
+        Command::Store(state) => Some(state.clone()),
+        _ => None,
+    });
+    let stored = stored.expect("it is stored");
+    assert!(stored.resync && !stored.in_sync);
+    assert!(bench.pair.can(Operator::ForceTakeover).is_err());
+    bench.wait(60_000);
+    assert_eq!(bench.mode(), "needs-resync none", "it joins nobody");
+
+    // A restart changes nothing, though the log is in order now.
+    let mut bench = Bench::new(true, ahead(), stored);
+    assert_eq!(bench.pair.status(bench.now).needs_resync, Some(pair::ResyncReason::Unfinished));
+    bench.link(Posture::Primary(Epoch(9)), ahead());
+    bench.wait(60_000);
+    assert_eq!(bench.mode(), "needs-resync none");
+    assert_eq!(bench.pair.wants_resync(), Some(LINK));
+    let whole = ahead();
+    let commands = bench.give(Event::Resynced { log: whole });
+    assert!(commands.iter().any(|command| matches!(command, Command::Store(state) if !state.resync)));
+    assert!(bench.mode().ends_with("partner"), "it joins: {}", bench.mode());
+    assert!(!bench.pair.status(bench.now).eligible, "not before the barrier");
+}

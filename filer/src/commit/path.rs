@@ -282,6 +282,21 @@ impl CommitPath {
         Ok(())
     }
 
+    /// The log begins anew at `at`, empty, and the base tree stands there. Nobody may be served.
+    pub fn begun_anew(&self, at: LogPoint) -> Result<(), CursorError> {
+        let mut local = self.local.lock();
+        let floor = {
+            let mut cursors = self.cursors.lock();
+            *cursors = Cursors::new(cursors.capacity_bytes(), at.lsn, at.lsn, at.lsn)?;
+            self.committed.store(at.lsn.0, Ordering::SeqCst);
+            cursors.space_floor()
+        };
+        *local = at;
+        self.log.set_space_floor(floor);
+        self.gate.set_floor(floor);
+        Ok(())
+    }
+
     /// Changes the cursors that consistency points move, and tells gate and log what may be overwritten.
     pub fn update(
         &self,

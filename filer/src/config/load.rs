@@ -167,6 +167,7 @@ fn volume(
     let rdma = section.table("rdma").map_or_else(RdmaConfig::default, |section| link::rdma(section, &chosen));
     let link = section.table("link").map_or_else(LinkConfig::default, link::link);
     let log_bytes = log.as_ref().map(|log| log.capacity_bytes);
+    let resync = section.table("resync").map_or_else(ResyncConfig::default, resync);
     let consistency_point = match section.table("consistency_point") {
         Some(section) => consistency_point(section, log_bytes),
         None => ConsistencyPointConfig::default(),
@@ -186,6 +187,7 @@ fn volume(
         fuse,
         timers,
         consistency_point,
+        resync,
         hooks,
         floating_ip: match floating_ip {
             Some(floating_ip) => Some(floating_ip?),
@@ -330,6 +332,34 @@ fn consistency_point(mut section: Section<'_, '_>, log_bytes: Option<u64>) -> Co
     }
     section.finish();
     ConsistencyPointConfig { interval, bytes: bytes.map_or(default.bytes, |located| located.value.0) }
+}
+
+/// One answer of a source must come within the receiver's patience.
+const MIN_RESYNC_RATE_BYTES: u64 = 64 << 10;
+
+fn resync(mut section: Section<'_, '_>) -> ResyncConfig {
+    let default = ResyncConfig::default();
+    let min = section.optional::<ByteSize>("min_rate");
+    let max = section.optional::<ByteSize>("max_rate");
+    let config = ResyncConfig {
+        min_rate_bytes: min.map_or(default.min_rate_bytes, |located| located.value.0),
+        max_rate_bytes: max.map_or(default.max_rate_bytes, |located| located.value.0),
+    };
+    if let Some(line) = max.or(min).map(|located| located.line)
+        && (config.min_rate_bytes < MIN_RESYNC_RATE_BYTES || config.min_rate_bytes > config.max_rate_bytes)
+    {
+        section.problem(
+            line,
+            format!(
+                "`min_rate` {} and `max_rate` {}",
+                ByteSize(config.min_rate_bytes),
+                ByteSize(config.max_rate_bytes)
+            ),
+            "write sizes per second, `min_rate` at least 64KiB and `max_rate` not below it",
+        );
+    }
+    section.finish();
+    config
 }
 
 fn hooks(mut section: Section<'_, '_>) -> HooksConfig {

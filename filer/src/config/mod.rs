@@ -24,8 +24,8 @@ pub use error::{ConfigError, Problem};
 pub use link::{LinkConfig, Persistence, RdmaConfig};
 pub use model::{
     CommandLine, ConsistencyPointConfig, FloatingIpConfig, FuseConfig, HooksConfig, LogConfig, LogFormat,
-    LogKind, NodeConfig, PeerConfig, TimerConfig, TransportKind, VolumeConfig, VolumeName, WitnessConfig,
-    WitnessKeeper,
+    LogKind, NodeConfig, PeerConfig, ResyncConfig, TimerConfig, TransportKind, VolumeConfig, VolumeName,
+    WitnessConfig, WitnessKeeper,
 };
 pub use units::{AddressPrefix, ByteSize, HumanDuration, UnitError};
 

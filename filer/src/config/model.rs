@@ -129,6 +129,8 @@ pub struct VolumeConfig {
     pub timers: TimerConfig,
     /// When the local tree is brought up to date.
     pub consistency_point: ConsistencyPointConfig,
+    /// How fast the partner's tree is brought up to date when the log can not do it.
+    pub resync: ResyncConfig,
     /// Commands run when the role changes.
     pub hooks: HooksConfig,
     /// An address that follows the primary.
@@ -282,6 +284,21 @@ pub struct ConsistencyPointConfig {
 impl Default for ConsistencyPointConfig {
     fn default() -> ConsistencyPointConfig {
         ConsistencyPointConfig { interval: Duration::from_secs(1), bytes: 64 << 20 }
+    }
+}
+
+/// How fast the primary sends its tree to a partner.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ResyncConfig {
+    /// Bytes per second while clients write.
+    pub min_rate_bytes: u64,
+    /// Bytes per second while they do not.
+    pub max_rate_bytes: u64,
+}
+
+impl Default for ResyncConfig {
+    fn default() -> ResyncConfig {
+        ResyncConfig { min_rate_bytes: 10 << 20, max_rate_bytes: 1 << 30 }
     }
 }
 

@@ -64,6 +64,10 @@ interface = "eth0"
 spin = "50us"
 handshake_timeout = "3s"
 dead_peer_timeout = "4s"
+
+[volume.resync]
+min_rate = "1MiB"
+max_rate = "100MiB"
 "#;
 
 /// What stands in a file whose nodes have RDMA.
@@ -123,6 +127,7 @@ fn every_key_is_read() {
     assert_eq!(volume.fuse, fuse);
     assert_eq!(volume.timers.handover, Duration::from_secs(5));
     assert_eq!(volume.consistency_point.bytes, 32 << 20);
+    assert_eq!((volume.resync.min_rate_bytes, volume.resync.max_rate_bytes), (1 << 20, 100 << 20));
     assert_eq!(volume.hooks.on_primary.as_ref().unwrap().arguments, ["up"]);
     assert_eq!(volume.hooks.time_limit, Duration::from_secs(3));
     assert_eq!(volume.floating_ip.as_ref().unwrap().address.to_string(), "10.0.0.9/24");
@@ -313,6 +318,11 @@ fn bad_lines_and_their_messages() {
             "interface = \"eth0\"",
             "interface = \"a-name-that-is-too-long\"",
             "54: volume \"home\" [volume.floating_ip]: `interface`: \"a-name-that-is-too-long\" can not name an interface => write the name of a network interface: `interface = \"eth0\"`",
+        ),
+        (
+            "min_rate = \"1MiB\"",
+            "min_rate = \"1GiB\"",
+            "63: volume \"home\" [volume.resync]: `min_rate` 1GiB and `max_rate` 100MiB => write sizes per second, `min_rate` at least 64KiB and `max_rate` not below it",
         ),
         (
             "[volume.hooks]",

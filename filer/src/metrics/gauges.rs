@@ -52,6 +52,13 @@ const GAUGES: &[(&str, &str, Read)] = &[
         Some(f64::from(u8::from(v.witness.as_ref()?.reachable)))
     }),
     ("faults", "Things that are wrong now", |v| Some(v.faults.len() as f64)),
+    ("resync_round", "Round of the resync that is under way", |v| Some(f64::from(v.resync.as_ref()?.round))),
+    ("resync_objects", "Objects of the round", |v| Some(v.resync.as_ref()?.objects_total as f64)),
+    ("resync_done_bytes", "File content of the round, compared or sent", |v| {
+        Some(v.resync.as_ref()?.bytes_done as f64)
+    }),
+    ("resync_total_bytes", "File content of the round", |v| Some(v.resync.as_ref()?.bytes_total as f64)),
+    ("resync_eta_seconds", "Time until the round ends", |v| Some(v.resync.as_ref()?.eta_s? as f64)),
     ("last_takeover_seconds", "Length of the last takeover by this node", |v| {
         Some(v.last_takeover.as_ref()?.total_us() as f64 / 1e6)
     }),

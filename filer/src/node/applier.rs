@@ -19,7 +19,7 @@ use ids::Lsn;
 use pair::LocalFault;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// First and longest pause between two attempts at a filesystem that fails.
@@ -52,6 +52,8 @@ pub(super) struct ApplierState {
     behind_since: Mutex<Option<Instant>>,
     /// Raised by those who want the lock, so that a wait inside gives it up.
     interrupted: AtomicU64,
+    /// The base tree may stand between two consistency points: one failed, or was cut off before a restart.
+    half_applied: AtomicBool,
 }
 
 /// No consistency point runs while this lives, and none is half done, except one that failed.
@@ -67,6 +69,16 @@ impl Drop for Exclusive<'_> {
 }
 
 impl ApplierState {
+    /// After a restart: with records in the log, some of them may be half applied.
+    pub fn new(may_be_half_applied: bool) -> ApplierState {
+        ApplierState { half_applied: AtomicBool::new(may_be_half_applied), ..ApplierState::default() }
+    }
+
+    /// Whether the base tree may stand between two consistency points. Steady under [`ApplierState::exclusive`].
+    pub fn is_half_applied(&self) -> bool {
+        self.half_applied.load(Ordering::Acquire)
+    }
+
     /// Asks for a consistency point now.
     pub fn request(&self) {
         self.wanted.lock().now = true;
@@ -133,6 +145,12 @@ pub(super) fn run(shared: &Arc<Shared>) {
     let mut last = Instant::now();
     let mut retry = RETRY_MIN;
     while !shared.is_stopping() {
+        if shared.resync.is_replacing() {
+            // The base tree is another node's: nothing of this log belongs there.
+            shared.applier.finished();
+            std::thread::sleep(ABSORB_INTERVAL);
+            continue;
+        }
         if let Err(error) = shared.absorb(shared.path.committed()) {
             shared.report(&error.to_string(), "bring both nodes to the same version, or resync this node");
         }
@@ -201,7 +219,7 @@ fn wants_point(shared: &Shared) -> bool {
 
 fn consistency_point(shared: &Shared) -> Result<(), ApplyFailure> {
     let _working = shared.applier.working.lock();
-    if shared.applier.is_interrupted() || !shared.follower.may_seal() {
+    if shared.applier.is_interrupted() || shared.resync.is_replacing() || !shared.follower.may_seal() {
         return Err(ApplyFailure::Interrupted);
     }
     // One that failed before is still sealed, and goes first.
@@ -209,6 +227,7 @@ fn consistency_point(shared: &Shared) -> Result<(), ApplyFailure> {
         let before = shared.log.reserved();
         let Some((sealed, retired)) = shared.stack.seal() else {
             shared.gate.nothing_sealed(|| shared.log.reserved() == before, shared.local_space());
+            shared.applier.half_applied.store(false, Ordering::Release);
             return Ok(());
         };
         shared.gate.sealed(sealed.end());
@@ -235,6 +254,8 @@ fn wait_committed(shared: &Shared, end: Lsn) -> Result<(), ApplyFailure> {
 
 fn apply(shared: &Shared, delta: &Delta) -> Result<(), ApplyFailure> {
     let started = Instant::now();
+    shared.resync.tracker.note(delta);
+    shared.applier.half_applied.store(true, Ordering::Release);
     let report = apply_engine::consistency::apply(&shared.base, &shared.log, delta)?;
     shared.base.raise_next_oid(shared.next_oid());
     shared.base.sync().map_err(ApplyError::from)?;
@@ -247,6 +268,7 @@ fn apply(shared: &Shared, delta: &Delta) -> Result<(), ApplyFailure> {
         shared.tell(NodeEvent::LogFailed(error.to_string()));
         return Err(ApplyFailure::Interrupted);
     }
+    shared.applier.half_applied.store(false, Ordering::Release);
     shared.stack.drop_oldest().wait();
     shared.path.update(|cursors| cursors.set_trimmed(end)).expect("the tail follows what is applied");
     *shared.applier.behind_since.lock() = None;

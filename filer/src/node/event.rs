@@ -2,6 +2,7 @@
 
 use crate::control::ControlError;
 use crossbeam::channel::Sender;
+use ids::LogPoint;
 use pair::witness::Request;
 use pair::{LocalFault, Operator, RequestId, WitnessOutcome};
 use rdma_transport::Link;
@@ -30,6 +31,10 @@ pub(super) enum NodeEvent {
     Healed,
     /// The log's memory failed.
     LogFailed(String),
+    /// The resync of this node came to its end: its log begins at this point now, or why not.
+    ResyncEnded { link: u64, result: Result<LogPoint, String> },
+    /// The thread that answers the partner's resync has ended.
+    ResyncSourceEnded { link: u64 },
     /// Stop cleanly.
     Shutdown,
 }

@@ -6,12 +6,14 @@
 //! moment (its parts are given up).
 
 mod acts;
+mod resync;
 
 use super::NodeError;
 use super::event::{NodeEvent, WitnessQuestion};
 use super::front::Front;
 use super::peer::Peer;
 use super::receiver::Landing;
+use super::resync::Resync;
 use super::shared::Shared;
 use crate::control::{ControlError, ErrorKind};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
@@ -38,6 +40,7 @@ pub(super) struct Executor {
     answers: VecDeque<Event>,
     peer: Option<Peer>,
     await_peer: Option<(LinkId, Lsn)>,
+    resync: Resync,
     draining: bool,
     /// The pair's, after the last event.
     mode: PairMode,
@@ -59,6 +62,7 @@ impl Executor {
         front: Front,
     ) -> Executor {
         let status = pair.status(MonoMs(shared.now_ms()));
+        let resync = Resync::new(shared.clone());
         let mut executor = Executor {
             shared,
             mode: status.mode,
@@ -68,6 +72,7 @@ impl Executor {
             front,
             answers: VecDeque::new(),
             peer: None,
+            resync,
             await_peer: None,
             draining: false,
             reason: FORCED,
@@ -96,6 +101,7 @@ impl Executor {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             let now = Instant::now();
+            self.begin_resync();
             if now >= self.tick_at || self.now() >= self.pair.next_deadline() {
                 self.tick_at = now + self.shared.config.timers.heartbeat;
                 let vitals = self.shared.vitals();
@@ -168,6 +174,9 @@ impl Executor {
                 }
             }
             NodeEvent::LinkRefused { reason } => self.apply(Event::LinkRefused { reason }),
+            NodeEvent::Message { id, bytes } if Resync::is_about(&bytes) => self.heard_resync(id, bytes),
+            NodeEvent::ResyncEnded { link, result } => self.resync_ended(link, result),
+            NodeEvent::ResyncSourceEnded { link } => self.resync_source_ended(link),
             NodeEvent::Message { id, bytes } => {
                 let link = LinkId(id);
                 self.apply(match Message::decode(&bytes) {
@@ -213,6 +222,7 @@ impl Executor {
     /// Ends the link. Where the partner's right to write into this log can not be taken away, this node must
     /// not go on: whatever it would do with the log, the other may write into it.
     fn close_peer(&mut self) {
+        self.resync.link_ended();
         let Some(peer) = self.peer.take() else { return };
         if let Err(error) = peer.close(&self.shared.path) {
             let remedy = "end the partner's process, then restart this node";

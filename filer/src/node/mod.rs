@@ -19,6 +19,7 @@ mod peer;
 mod rdma;
 mod receiver;
 mod report;
+mod resync;
 mod shared;
 mod volume;
 mod witness;

@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// See the module.
 pub(super) struct Peer {
     id: u64,
-    control: Box<dyn Control>,
+    control: Arc<dyn Control>,
     fence: Arc<dyn Fence>,
     closer: Closer,
     sender: Option<Box<dyn MirrorSender>>,
@@ -31,7 +31,7 @@ impl Peer {
         Peer {
             id,
             landing,
-            control: link.control,
+            control: Arc::from(link.control),
             fence: link.fence,
             closer: link.closer,
             sender: Some(link.sender),
@@ -42,6 +42,11 @@ impl Peer {
 
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    /// Where messages that are not the pair's go out too.
+    pub fn control(&self) -> Arc<dyn Control> {
+        self.control.clone()
     }
 
     /// A link that does not take it ends, and its reader tells.

@@ -10,6 +10,7 @@ use crate::status::{
 use ids::{AckRule, Cursors, Epoch};
 use pair::witness::Mode as RegisterMode;
 use pair::{PairStatus, RoleName};
+use std::sync::atomic::Ordering;
 
 /// The volume as it is now. Takes only locks that nobody holds across I/O.
 pub(super) fn volume(shared: &Shared, witness_address: Option<&str>) -> VolumeStatus {
@@ -45,6 +46,7 @@ pub(super) fn volume(shared: &Shared, witness_address: Option<&str>) -> VolumeSt
             free_bytes: space.free_bytes,
             free_inodes: space.free_inodes,
         }),
+        resync: shared.resync.status(),
         partner: partner(shared, pair.as_ref()),
         witness: witness_address.map(|address| witness(shared, address, pair.as_ref())),
         lease: lease(shared, pair.as_ref()),
@@ -138,5 +140,7 @@ fn transport(shared: &Shared) -> TransportCounters {
         received_batches: counts.batches_received,
         connects: counts.links,
         breaks: counts.link_resets,
+        resync_sent_bytes: shared.resync.sent_bytes.load(Ordering::Relaxed),
+        resync_received_bytes: shared.resync.received_bytes.load(Ordering::Relaxed),
     }
 }

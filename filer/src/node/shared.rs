@@ -5,6 +5,7 @@ use super::event::NodeEvent;
 use super::follower::Follower;
 use super::open::BaseFilesystem;
 use super::rdma::Rdma;
+use super::resync::state::ResyncState;
 use crate::commit::{CommitPath, Gate, Journal, SpaceBudget};
 use crate::config::VolumeConfig;
 use crate::hooks::RoleHooks;
@@ -44,6 +45,7 @@ pub(super) struct Shared {
     pub events: Sender<NodeEvent>,
     pub follower: Follower,
     pub applier: ApplierState,
+    pub resync: ResyncState,
     pub started: Instant,
     pub stopping: AtomicBool,
     /// The volume while this node serves it.

@@ -7,6 +7,7 @@ use super::follower::Follower;
 use super::front::Front;
 use super::link::{self, Listeners};
 use super::open::Opened;
+use super::resync::state::ResyncState;
 use super::shared::{Shared, fresh_layers};
 use super::{NodeError, applier, report, witness};
 use crate::commit::{CommitEvents, CommitPath, Gate};
@@ -99,7 +100,8 @@ impl VolumeNode {
             counters,
             events,
             follower: Follower::new(tail, end.lsn),
-            applier: ApplierState::default(),
+            applier: ApplierState::new(end.lsn > tail.lsn),
+            resync: ResyncState::default(),
             started,
             stopping: AtomicBool::new(false),
             volume: Mutex::new(None),
@@ -113,6 +115,7 @@ impl VolumeNode {
             faults: Mutex::new(Vec::new()),
         });
         let _first = late.set(shared.clone());
+        shared.resync.set_replacing(role_state.resync);
         shared.gate.set_local_space(tail.lsn, shared.local_space());
         if recovery.memory_lost {
             shared.report(

@@ -15,8 +15,8 @@ mod tests;
 pub use format::{bytes, duration_us, percent};
 pub use model::{
     AckLevel, ConsistencyPointStatus, Fault, FloatingIpStatus, HookStatus, Lag, LatencySummary, LeaseStatus,
-    LogStatus, Mode, NodeStatus, PartnerView, RdmaStatus, Role, SpaceStatus, TakeoverTiming,
-    TransportCounters, VolumeStatus, WitnessStatus, role_name,
+    LogStatus, Mode, NodeStatus, PartnerView, RdmaStatus, ResyncSide, ResyncStatus, Role, SpaceStatus,
+    TakeoverTiming, TransportCounters, VolumeStatus, WitnessStatus, role_name,
 };
 pub use render::render;
 

@@ -99,6 +99,9 @@ pub struct VolumeStatus {
     pub last_consistency_point: Option<ConsistencyPointStatus>,
     /// What clients can still store.
     pub space: Option<SpaceStatus>,
+    /// Resync of this node or of its partner; `None` when none is under way and none has failed.
+    #[serde(default)]
+    pub resync: Option<ResyncStatus>,
     /// The partner as this node sees it.
     pub partner: PartnerView,
     /// The witness as this node sees it; `None` when none is configured.
@@ -145,6 +148,41 @@ pub struct LogStatus {
     pub used_bytes: u64,
     /// The log did not survive the last restart of the machine: no takeover by itself.
     pub lost_at_boot: bool,
+}
+
+/// Which side of a resync this node is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ResyncSide {
+    /// Its tree is being replaced.
+    Receiving,
+    /// Its tree is what the partner gets.
+    Sending,
+}
+
+/// How far a resync is.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ResyncStatus {
+    /// `None`: nothing is under way; the last attempt failed.
+    pub side: Option<ResyncSide>,
+    /// What it does, in words.
+    pub doing: String,
+    /// Which round it is; each is about what changed in the one before.
+    pub round: u32,
+    /// Objects of this round that are whole.
+    pub objects_done: u64,
+    /// Objects of this round.
+    pub objects_total: u64,
+    /// File content of this round that was compared or sent.
+    pub bytes_done: u64,
+    /// File content of this round, holes included.
+    pub bytes_total: u64,
+    /// Compared or sent in this round, per second.
+    pub bytes_per_s: u64,
+    /// Seconds until the round ends at that rate; `None` when nothing moves.
+    pub eta_s: Option<u64>,
+    /// Why the last attempt ended, until one succeeds.
+    pub error: Option<String>,
 }
 
 /// A consistency point that was finished.
@@ -264,6 +302,12 @@ pub struct TransportCounters {
     /// Waits that slept.
     #[serde(default)]
     pub sleeps: u64,
+    /// File content sent to the partner by resyncs.
+    #[serde(default)]
+    pub resync_sent_bytes: u64,
+    /// File content received from it.
+    #[serde(default)]
+    pub resync_received_bytes: u64,
 }
 
 /// The RDMA device of a volume.

@@ -101,6 +101,9 @@ fn render_volume(page: &mut Page, volume: &VolumeStatus, now_unix_ms: u64) {
             ),
         );
     }
+    if let Some(resync) = &volume.resync {
+        render_resync(page, resync);
+    }
     page.line("lag, local tree", &lag(&volume.apply_lag));
     if let Some(partner_lag) = &volume.partner_lag {
         page.line("lag, partner's log", &lag(partner_lag));
@@ -228,6 +231,33 @@ fn render_others(page: &mut Page, volume: &VolumeStatus, now_unix_ms: u64) {
             "floating address",
             &format!("{} on {}: {held}{error}", address.address, address.interface),
         );
+    }
+}
+
+fn render_resync(page: &mut Page, resync: &ResyncStatus) {
+    if let Some(side) = resync.side {
+        let from = match side {
+            ResyncSide::Receiving => "from the primary",
+            ResyncSide::Sending => "to the partner",
+        };
+        let eta =
+            resync.eta_s.map_or(String::new(), |eta_s| format!(", {} left", duration_us(eta_s as f64 * 1e6)));
+        page.line(
+            "resync",
+            &format!("{from}: {}, round {}, {} objects", resync.doing, resync.round, resync.objects_total),
+        );
+        page.line(
+            "",
+            &format!(
+                "{} of {} at {}/s{eta}",
+                bytes(resync.bytes_done),
+                bytes(resync.bytes_total),
+                bytes(resync.bytes_per_s)
+            ),
+        );
+    }
+    if let Some(error) = &resync.error {
+        page.line("resync, last try", &format!("{error}; it is tried again"));
     }
 }
 

@@ -46,6 +46,18 @@ pub(crate) fn sample() -> NodeStatus {
                 applied: Lsn(1024),
             }),
             space: Some(SpaceStatus { total_bytes: 1 << 40, free_bytes: 1 << 39, free_inodes: 1_000_000 }),
+            resync: Some(ResyncStatus {
+                side: Some(ResyncSide::Sending),
+                doing: "sending".into(),
+                round: 2,
+                objects_done: 0,
+                objects_total: 1200,
+                bytes_done: 3 << 20,
+                bytes_total: 12 << 20,
+                bytes_per_s: 1 << 20,
+                eta_s: Some(9),
+                error: Some("the link to the primary ended".into()),
+            }),
             partner: PartnerView {
                 name: "b".parse().unwrap(),
                 address: "10.0.0.2:7400".into(),

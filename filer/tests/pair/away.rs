@@ -1,40 +1,8 @@
 //! A node that is away, or stands still, for shorter and for longer than the pair can bear.
 
 use crate::harness::{ANSWER_LIMIT, Cluster, Load, Side, Spec, check_all};
-use filer::status::{Mode, Role};
 use rustix::process::Signal;
 use std::time::Duration;
-
-#[test]
-fn a_partner_away_for_longer_than_the_log_reaches_says_so() {
-    const CAPACITY_BYTES: u64 = 2 << 20;
-    let mut pair = Cluster::start(Spec { capacity: "2MiB", ..Spec::default() });
-    let load = Load::start(&pair.mount(Side::A), "c", 2);
-    load.wait_for(20);
-    pair.kill(Side::B);
-    let solo = pair.wait_mode(Side::A, Mode::Solo);
-    let left = solo.cursors.unwrap().reserved().0;
-    pair.wait_volume(Side::A, "a log that went once around", |volume| {
-        volume.cursors.is_some_and(|cursors| cursors.trimmed().0 > left + CAPACITY_BYTES)
-    });
-    pair.start_node(Side::B);
-    let volume = pair.wait_mode(Side::B, Mode::NeedsResync);
-    assert!(
-        volume.detail.contains("away for longer than the primary's log reaches back"),
-        "{}",
-        volume.detail
-    );
-    assert!(!volume.eligible);
-    load.wait_for(50);
-    let outcomes = load.finish();
-    assert!(outcomes.iter().all(|outcome| outcome.error.is_none()), "{outcomes:?}");
-    check_all(&pair.mount(Side::A), &outcomes);
-    // It stays so, and never serves: not even when the only good node is gone.
-    pair.kill(Side::A);
-    std::thread::sleep(Duration::from_secs(4));
-    let volume = pair.volume(Side::B).unwrap();
-    assert!(volume.role == Role::None && volume.mounted_at.is_none(), "{volume:?}");
-}
 
 #[test]
 fn a_primary_that_stood_still_is_deposed_and_rejoins() {

@@ -11,5 +11,6 @@ mod leaving;
 mod link;
 mod orphans;
 mod refusals;
+mod resync;
 mod takeover;
 mod witness;

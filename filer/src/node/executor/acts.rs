@@ -51,6 +51,7 @@ impl Executor {
     }
 
     pub(super) fn stop_serving(&mut self, reason: StopReason) -> Result<(), NodeError> {
+        self.resync.stop_sending();
         let shared = &self.shared;
         self.draining = false;
         shared.path.close(match reason {

@@ -167,6 +167,15 @@ impl Cluster {
 
     /// Runs `twinfiler init` for one volume of one node.
     pub fn init(&self, side: Side, name: &str, id: &str, capacity: &str) {
+        self.init_with("--base", side, name, id, capacity);
+    }
+
+    /// Likewise, over a tree that is there.
+    pub fn init_adopting(&self, side: Side, name: &str, id: &str, capacity: &str) {
+        self.init_with("--adopt", side, name, id, capacity);
+    }
+
+    fn init_with(&self, how: &str, side: Side, name: &str, id: &str, capacity: &str) {
         let base = self.disk_path(side).join(name).display().to_string();
         let log = self.log_of(side, name).display().to_string();
         let output = twinfiler(&[
@@ -175,7 +184,7 @@ impl Cluster {
             name,
             "--volume-id",
             id,
-            "--base",
+            how,
             &base,
             "--log",
             &log,

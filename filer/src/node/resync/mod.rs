@@ -1,0 +1,199 @@
+//! Resync and first copy: a partner whose log does not meet the primary's any more gets its base tree from the
+//! primary's, object by object, while the primary serves.
+//!
+//! Compare, do not track: nothing is remembered about what a partner that is away misses, so nothing can be lost, and an
+//! interruption costs no more than another comparison. The *receiver* begins by itself when the pair says that it needs
+//! a resync and a primary is there; it asks, the *source* answers ([`wire`]). Each side runs in a thread of its own, on
+//! the link's control channel; the link's end ends both.
+//!
+//! What can go wrong: whatever ends a session is told in status, and the receiver tries again at growing intervals. It
+//! is inconsistent, not eligible, and says so durably from before the first change of its tree until the tree is the
+//! primary's at a point of the log from which it then joins as any partner that was away.
+
+mod receive;
+mod source;
+pub(super) mod state;
+mod throttle;
+mod wire;
+
+use super::NodeError;
+use super::shared::Shared;
+use crossbeam::channel::{Sender, TrySendError, bounded};
+use rdma_transport::Control;
+use receive::Receive;
+use source::Source;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Messages that may wait for a session's thread: more than a well-behaved side has open.
+const MAX_WAITING: usize = 2 * wire::MAX_ASKED;
+/// First and longest pause before the next attempt.
+const RETRY_MIN: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(60);
+
+/// A session of this node.
+struct Running {
+    link: u64,
+    session: u32,
+    inbox: Option<Sender<Vec<u8>>>,
+    stop: Arc<AtomicBool>,
+    /// The source has held the log.
+    held: Arc<AtomicBool>,
+}
+
+impl Running {
+    fn end(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        self.inbox = None;
+    }
+}
+
+/// The executor's view of both sides.
+pub(super) struct Resync {
+    shared: Arc<Shared>,
+    receiving: Option<Running>,
+    sending: Option<Running>,
+    sessions: u32,
+    retry: Duration,
+    retry_at: Instant,
+    /// No session of this process has walked the tree yet.
+    reindex: bool,
+}
+
+impl Resync {
+    pub fn new(shared: Arc<Shared>) -> Resync {
+        let (retry, retry_at) = (RETRY_MIN, Instant::now());
+        Resync { shared, receiving: None, sending: None, sessions: 0, retry, retry_at, reindex: true }
+    }
+
+    /// Whether a control message is one of a resync.
+    pub fn is_about(bytes: &[u8]) -> bool {
+        wire::envelope(bytes).is_some()
+    }
+
+    /// May a session be begun now? Not before the end of the last one was heard, whatever became of its link: until
+    /// then it may still change the tree.
+    pub fn may_begin(&self) -> bool {
+        self.receiving.is_none() && Instant::now() >= self.retry_at
+    }
+
+    /// Begins to receive over `link`. What this node's log holds is not applied any more.
+    pub fn begin(&mut self, link: u64, control: Arc<dyn Control>) -> Result<(), NodeError> {
+        let shared = &self.shared;
+        shared.resync.set_replacing(true);
+        {
+            let _no_consistency_point = shared.applier.exclusive();
+            let tail = shared.log.tail();
+            shared.stack.reset(shared.fresh_layers(tail.lsn)).wait();
+            shared.gate.forget_pending();
+            shared.follower.restart_at(tail, tail.lsn);
+        }
+        self.sessions += 1;
+        let (told, inbox) = bounded(MAX_WAITING);
+        let (stop, session) = (Arc::new(AtomicBool::new(false)), self.sessions);
+        let reindex = self.reindex;
+        self.reindex = false;
+        let receive =
+            Receive { shared: shared.clone(), link, session, control, inbox, stop: stop.clone(), reindex };
+        std::thread::Builder::new()
+            .name("resync".into())
+            .spawn(move || receive.run())
+            .map_err(NodeError::Thread)?;
+        let held = Arc::new(AtomicBool::new(false));
+        self.receiving = Some(Running { link, session, inbox: Some(told), stop, held });
+        Ok(())
+    }
+
+    /// A session came to its end, well or not.
+    pub fn ended(&mut self, failed: Option<&str>) {
+        self.receiving = None;
+        match failed {
+            None => {
+                self.retry = RETRY_MIN;
+                *self.shared.resync.error.lock() = None;
+            }
+            Some(why) => {
+                tracing::warn!(volume = self.shared.name(), why, retry = ?self.retry, "the resync ended");
+                *self.shared.resync.error.lock() = Some(why.to_owned());
+                self.retry_at = Instant::now() + self.retry;
+                self.retry = (self.retry * 2).min(RETRY_MAX);
+            }
+        }
+    }
+
+    /// A message of a resync came over `link`. `serves`: this node may be a source.
+    pub fn heard(&mut self, link: u64, bytes: Vec<u8>, control: Option<Arc<dyn Control>>, serves: bool) {
+        let Some(envelope) = wire::envelope(&bytes) else { return };
+        if !envelope.is_question {
+            return pass_on(self.receiving.as_mut(), link, envelope.session, bytes);
+        }
+        let known = |running: &Running| running.link == link && running.session == envelope.session;
+        if !self.sending.as_ref().is_some_and(known) {
+            self.stop_sending();
+            let Some(control) = control else { return };
+            match wire::Question::decode(&bytes) {
+                Ok(wire::Question::Begin { .. }) if serves => self.send(link, envelope.session, control),
+                Ok(_) | Err(_) => {
+                    let why = "the session is not known here, or this node is no primary".to_owned();
+                    let refused = wire::Answer::Refused { why }.encode(envelope.session);
+                    let _link_is_gone = control.send(&refused);
+                    return;
+                }
+            }
+        }
+        pass_on(self.sending.as_mut(), link, envelope.session, bytes);
+    }
+
+    fn send(&mut self, link: u64, session: u32, control: Arc<dyn Control>) {
+        let (told, inbox) = bounded(MAX_WAITING);
+        let (stop, held) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let shared = self.shared.clone();
+        let source = Source { shared, link, session, control, inbox, stop: stop.clone(), held: held.clone() };
+        match std::thread::Builder::new().name("resync".into()).spawn(move || source.run()) {
+            Ok(_thread) => {
+                self.sending = Some(Running { link, session, inbox: Some(told), stop, held });
+            }
+            Err(error) => tracing::error!(%error, "no thread for the partner's resync"),
+        }
+    }
+
+    /// This node is no source any more: its tree may change, its log goes its own way.
+    pub fn stop_sending(&mut self) {
+        let Some(mut running) = self.sending.take() else { return };
+        running.end();
+        if running.held.load(Ordering::Acquire)
+            && let Err(error) = self.shared.path.set_hold(None)
+        {
+            tracing::warn!(volume = self.shared.name(), %error, "the log is still held");
+        }
+    }
+
+    /// The source's thread has ended. True: it holds the log for a receiver that should have joined since.
+    pub fn source_ended(&self, link: u64) -> bool {
+        let holds = |running: &Running| running.link == link && running.held.load(Ordering::Acquire);
+        self.sending.as_ref().is_some_and(holds)
+    }
+
+    /// The link is gone, and every session over it.
+    pub fn link_ended(&mut self) {
+        self.stop_sending();
+        if let Some(running) = &mut self.receiving {
+            running.end();
+        }
+    }
+}
+
+/// Hands a message to its session; one that asks too much at once is ended.
+fn pass_on(running: Option<&mut Running>, link: u64, session: u32, bytes: Vec<u8>) {
+    let Some(running) = running.filter(|running| running.link == link && running.session == session) else {
+        return;
+    };
+    let full = match &running.inbox {
+        Some(inbox) => matches!(inbox.try_send(bytes), Err(TrySendError::Full(_))),
+        None => false,
+    };
+    if full {
+        running.end();
+    }
+}

@@ -1,0 +1,311 @@
+//! The primary's side: answers what a receiver asks, out of the base tree.
+//!
+//! Labels and contents are read while consistency points go on; what those change is noted by the tracker, which is
+//! started before anything is read, and described with the next survey. Each survey is made while no consistency point
+//! runs and none is half done, so that it is the tree of one moment. In the last round consistency points stay away
+//! from the survey until `Finish`, where the log is held, before they go on, from the point that the tree stands at.
+//! Clients go on all the time; the log takes what they write, and slows them when it fills.
+//!
+//! What can go wrong: this node's own disk (the receiver is told why, and tries again), a receiver that goes silent
+//! (the session ends, and everything it kept), the end of this node's role or link (likewise).
+
+use super::state::Progress;
+use super::throttle::Throttle;
+use super::wire::{
+    self, Answer, Finished, MAX_CHUNK_BYTES, MAX_ITEMS, MAX_MAP_RANGES, MAX_RANGES, Piece, PieceAnswer,
+    Question, RANGE_OIDS,
+};
+use crate::node::applier::Exclusive;
+use crate::node::event::NodeEvent;
+use crate::node::shared::Shared;
+use crate::status::ResyncSide;
+use apply_engine::resync::{self, ObjectLabel, Surveyed};
+use crossbeam::channel::Receiver;
+use ids::{EpochHistory, Lsn, Oid};
+use rdma_transport::Control;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Longest wait for the next question.
+const IDLE_LIMIT: Duration = Duration::from_secs(60);
+/// The same while no consistency point is taken.
+const FROZEN_LIMIT: Duration = Duration::from_secs(15);
+/// Longest wait for a moment at which no consistency point is half done.
+const FREEZE_LIMIT: Duration = Duration::from_secs(30);
+/// Longest description of objects that one survey may need in memory.
+const MAX_SURVEY_BYTES: usize = 512 << 20;
+/// How often a wait looks.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What a source needs.
+pub(super) struct Source {
+    pub shared: Arc<Shared>,
+    pub link: u64,
+    pub session: u32,
+    pub control: Arc<dyn Control>,
+    pub inbox: Receiver<Vec<u8>>,
+    pub stop: Arc<AtomicBool>,
+    /// The log is held for the receiver.
+    pub held: Arc<AtomicBool>,
+}
+
+impl Source {
+    /// Answers until the receiver has all it wants, or something ends the session.
+    pub fn run(self) {
+        let shared = self.shared.clone();
+        let tracked = {
+            let _no_consistency_point = shared.applier.exclusive();
+            shared.resync.tracker.start()
+        };
+        *shared.resync.progress.lock() = Some(Progress::new(ResyncSide::Sending));
+        let (now, rates) = (Instant::now(), &shared.config.resync);
+        let mut answering = Answering {
+            shared: &shared,
+            stop: &self.stop,
+            held: &self.held,
+            suspects: BTreeSet::new(),
+            survey: Vec::new(),
+            given: 0,
+            frozen: None,
+            throttle: Throttle::new(rates.min_rate_bytes, rates.max_rate_bytes, now),
+        };
+        let limit = |frozen: bool| if frozen { FROZEN_LIMIT } else { IDLE_LIMIT };
+        while let Ok(bytes) = self.inbox.recv_timeout(limit(answering.frozen.is_some())) {
+            let answer = Question::decode(&bytes).map_err(|error| error.to_string());
+            let answer = answer.and_then(|question| answering.answer(question));
+            let refused = answer.as_ref().err().cloned();
+            let answer = answer.unwrap_or_else(|why| Answer::Refused { why });
+            if self.stop.load(Ordering::Acquire) || self.control.send(&answer.encode(self.session)).is_err() {
+                break;
+            }
+            if let Some(why) = refused {
+                tracing::warn!(volume = shared.name(), why, "the resync of the partner ended");
+                break;
+            }
+        }
+        drop(answering);
+        shared.resync.tracker.stop(tracked);
+        *shared.resync.progress.lock() = None;
+        shared.tell(NodeEvent::ResyncSourceEnded { link: self.link });
+    }
+}
+
+struct Answering<'a> {
+    shared: &'a Shared,
+    stop: &'a AtomicBool,
+    held: &'a AtomicBool,
+    suspects: BTreeSet<Oid>,
+    survey: Vec<u8>,
+    /// How much of the survey was sent.
+    given: usize,
+    /// While set, the base tree stands still.
+    frozen: Option<Exclusive<'a>>,
+    throttle: Throttle,
+}
+
+impl<'a> Answering<'a> {
+    fn answer(&mut self, question: Question) -> Result<Answer, String> {
+        let base = &self.shared.base;
+        let failed = |error: resync::ResyncError| error.to_string();
+        match question {
+            Question::Begin { version, .. } if version != wire::VERSION => Err(format!(
+                "the nodes' resync versions differ ({version} and {}): run the same program on both",
+                wire::VERSION
+            )),
+            Question::Begin { history, end, survived, .. } => {
+                let ours = self.shared.log.superblock().epoch_history;
+                let common = history.common_end(end, &ours, Lsn(u64::MAX)).filter(|_| survived);
+                Ok(Answer::Begun { trusted_below: common.unwrap_or(Lsn::ZERO) })
+            }
+            Question::Digests { from } => self.digests(from),
+            Question::Labels { range, from } => {
+                let first = Oid(range.saturating_mul(RANGE_OIDS));
+                let (mut labels, next) = resync::labels(base, from.max(first), MAX_ITEMS).map_err(failed)?;
+                let within = |oid: Oid| oid.0 / RANGE_OIDS == range;
+                labels.retain(|label| within(label.oid));
+                Ok(Answer::Labels { labels, next: next.filter(|oid| within(*oid)) })
+            }
+            Question::Suspects { oids } => {
+                self.suspects.extend(oids);
+                Ok(Answer::Noted)
+            }
+            Question::Survey { last } => self.survey(last),
+            Question::More => {
+                let end = (self.given + MAX_CHUNK_BYTES).min(self.survey.len());
+                let bytes = self.survey[self.given..end].to_vec();
+                self.given = end;
+                let last = end == self.survey.len();
+                if last {
+                    self.survey = Vec::new();
+                    self.given = 0;
+                }
+                Ok(Answer::Chunk { bytes, last })
+            }
+            Question::Maps { files } => {
+                let (mut maps, mut room) = (Vec::new(), MAX_MAP_RANGES);
+                for (oid, from) in files {
+                    let map = resync::data_map(base, oid, from, room.max(1)).map_err(failed)?;
+                    room = room.saturating_sub(map.data.len().max(1));
+                    maps.push(map);
+                    if room == 0 {
+                        break;
+                    }
+                }
+                Ok(Answer::Maps { maps })
+            }
+            Question::Pieces { pieces } => self.pieces(&pieces),
+            Question::Finish => self.finish(),
+        }
+    }
+
+    fn digests(&self, from: u64) -> Result<Answer, String> {
+        let mut ranges: Vec<(u64, u128)> = Vec::new();
+        let mut at = Some(Oid(from.saturating_mul(RANGE_OIDS)));
+        while let Some(oid) = at {
+            self.check()?;
+            let (labels, next) = resync::labels(&self.shared.base, oid, RANGE_OIDS as usize)
+                .map_err(|error| error.to_string())?;
+            for label in labels {
+                add(&mut ranges, &label);
+            }
+            at = next;
+            // The newest one may be incomplete: it is the next answer's first.
+            if ranges.len() > MAX_RANGES
+                && let Some((range, _)) = ranges.pop()
+            {
+                return Ok(Answer::Digests { ranges, next: Some(range) });
+            }
+        }
+        Ok(Answer::Digests { ranges, next: None })
+    }
+
+    /// Waits until the base tree stands still, and keeps it so.
+    fn freeze(&self) -> Result<Exclusive<'a>, String> {
+        let deadline = Instant::now() + FREEZE_LIMIT;
+        loop {
+            let frozen = self.shared.applier.exclusive();
+            if !self.shared.applier.is_half_applied() {
+                return Ok(frozen);
+            }
+            drop(frozen);
+            self.check()?;
+            if Instant::now() > deadline {
+                return Err("the primary can not apply to its own base filesystem: see its status".to_owned());
+            }
+            self.shared.applier.request();
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    fn survey(&mut self, last: bool) -> Result<Answer, String> {
+        self.frozen = None;
+        let frozen = self.freeze()?;
+        let mut wanted = std::mem::take(&mut self.suspects);
+        wanted.append(&mut self.shared.resync.tracker.drain());
+        let (mut survey, mut content_bytes) = (Vec::new(), 0);
+        for &oid in &wanted {
+            self.check()?;
+            let surveyed = resync::capture(&self.shared.base, oid).map_err(|error| error.to_string())?;
+            if let Surveyed::Here(capture) = &surveyed {
+                content_bytes += capture.size;
+            }
+            survey = postcard::to_extend(&surveyed, survey).map_err(|error| error.to_string())?;
+            if survey.len() > MAX_SURVEY_BYTES {
+                let limit = MAX_SURVEY_BYTES >> 20;
+                return Err(format!("the description of all that differs is longer than {limit} MiB"));
+            }
+        }
+        (self.survey, self.given) = (survey, 0);
+        self.frozen = last.then_some(frozen);
+        let objects = wanted.len() as u64;
+        self.shared.resync.note(|progress| {
+            progress.begin_round(objects, content_bytes);
+            progress.doing = if last { "last round" } else { "sending" };
+        });
+        Ok(Answer::Surveyed { objects, content_bytes })
+    }
+
+    fn pieces(&mut self, pieces: &[Piece]) -> Result<Answer, String> {
+        let (mut answers, mut sent, mut looked_at) = (Vec::with_capacity(pieces.len()), 0, 0);
+        for piece in pieces {
+            let bytes = resync::read(&self.shared.base, piece.oid, piece.offset, piece.len_bytes as usize)
+                .map_err(|error| error.to_string())?;
+            looked_at += piece.len_bytes;
+            if piece.digest == Some(resync::digest(&bytes)) {
+                answers.push(PieceAnswer::Same);
+            } else {
+                sent += bytes.len() as u64;
+                answers.push(PieceAnswer::Bytes(bytes));
+            }
+        }
+        self.shared.resync.sent_bytes.fetch_add(sent, Ordering::Relaxed);
+        self.shared.resync.note(|progress| progress.bytes_done += looked_at);
+        // In the last round everything waits for its end.
+        if self.frozen.is_none() {
+            let until = Instant::now() + self.throttle.pause(sent, self.shared.log.end().lsn, Instant::now());
+            while Instant::now() < until {
+                self.check()?;
+                std::thread::sleep(LOOK.min(until.saturating_duration_since(Instant::now())));
+            }
+        }
+        Ok(Answer::Pieces { pieces: answers })
+    }
+
+    fn finish(&mut self) -> Result<Answer, String> {
+        let frozen = self.frozen.take().ok_or("the last round was not asked for")?;
+        let (mut objects, mut digest, mut at) = (0, 0_u128, Some(Oid(0)));
+        while let Some(oid) = at {
+            self.check()?;
+            let (labels, next) = resync::labels(&self.shared.base, oid, RANGE_OIDS as usize)
+                .map_err(|error| error.to_string())?;
+            objects += labels.len() as u64;
+            digest = labels.iter().fold(digest, |sum, label| sum.wrapping_add(label.digest()));
+            at = next;
+        }
+        let point = self.shared.log.tail();
+        let applied = self.shared.path.cursors().applied();
+        if point.lsn != applied {
+            return Err(format!(
+                "the primary's log begins at {point}, but its base tree stands at {applied}"
+            ));
+        }
+        let history = history_up_to(&self.shared.log.superblock().epoch_history, point.lsn);
+        // The pair takes the hold over when the receiver joins, and whoever ends this link lifts it.
+        self.held.store(true, Ordering::Release);
+        self.check()?;
+        self.shared.path.set_hold(Some(point.lsn)).map_err(|error| error.to_string())?;
+        if let Err(ended) = self.check() {
+            // Whoever ended it may have looked before the log was held.
+            self.shared.path.set_hold(None).map_err(|error| error.to_string())?;
+            return Err(ended);
+        }
+        drop(frozen);
+        let next_oid = self.shared.next_oid();
+        Ok(Answer::Finished(Finished { point, history, next_oid, objects, digest }))
+    }
+
+    fn check(&self) -> Result<(), String> {
+        match self.stop.load(Ordering::Acquire) || self.shared.is_stopping() {
+            true => Err("the primary ended the session".to_owned()),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Adds a label to the digest of its range, which is the last of `ranges` or comes after it.
+pub(super) fn add(ranges: &mut Vec<(u64, u128)>, label: &ObjectLabel) {
+    let range = label.oid.0 / RANGE_OIDS;
+    match ranges.last_mut().filter(|last| last.0 == range) {
+        Some((_, sum)) => *sum = sum.wrapping_add(label.digest()),
+        None => ranges.push((range, label.digest())),
+    }
+}
+
+/// The epochs that began at or before `end`. One that begins just there has no record before it, but it tells the two
+/// logs of a volume whose tree was never empty apart from logs that know nothing of each other.
+fn history_up_to(history: &EpochHistory, end: Lsn) -> EpochHistory {
+    let entries = history.entries().iter().filter(|entry| entry.first_lsn <= end).copied().collect();
+    EpochHistory::new(entries).unwrap_or_default()
+}

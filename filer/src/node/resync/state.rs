@@ -1,0 +1,157 @@
+//! What the threads of a volume share about a resync: what changed meanwhile, whether the base tree is being replaced,
+//! and how far it is.
+
+use crate::status::{ResyncSide, ResyncStatus};
+use apply_engine::Delta;
+use ids::Oid;
+use parking_lot::Mutex;
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(in crate::node) struct ResyncState {
+    pub tracker: Tracker,
+    /// The base tree belongs to no point of this node's log: nothing of the log may be applied to it.
+    replacing: AtomicBool,
+    /// Compare everything by content: labels that should have agreed did not.
+    pub distrust: AtomicBool,
+    pub progress: Mutex<Option<Progress>>,
+    /// Why the last attempt ended.
+    pub error: Mutex<Option<String>>,
+    /// File content that was sent to the partner since the process began.
+    pub sent_bytes: AtomicU64,
+    /// File content that was received from it.
+    pub received_bytes: AtomicU64,
+}
+
+impl ResyncState {
+    pub fn is_replacing(&self) -> bool {
+        self.replacing.load(Ordering::Acquire)
+    }
+
+    pub fn set_replacing(&self, replacing: bool) {
+        self.replacing.store(replacing, Ordering::Release);
+    }
+
+    /// Notes progress, if a session is under way.
+    pub fn note(&self, change: impl FnOnce(&mut Progress)) {
+        if let Some(progress) = &mut *self.progress.lock() {
+            change(progress);
+        }
+    }
+
+    /// For status and metrics. `None` when nothing is under way and nothing went wrong.
+    pub fn status(&self) -> Option<ResyncStatus> {
+        let progress = self.progress.lock().clone();
+        let error = self.error.lock().clone();
+        match (progress, error) {
+            (Some(progress), error) => Some(progress.status(error)),
+            (None, Some(error)) => Some(ResyncStatus { error: Some(error), ..ResyncStatus::default() }),
+            (None, None) => None,
+        }
+    }
+}
+
+/// How far a session is.
+#[derive(Clone, Debug)]
+pub(in crate::node) struct Progress {
+    pub side: ResyncSide,
+    pub doing: &'static str,
+    pub round: u32,
+    pub objects_done: u64,
+    pub objects_total: u64,
+    pub bytes_done: u64,
+    pub bytes_total: u64,
+    pub since: Instant,
+}
+
+impl Progress {
+    pub fn new(side: ResyncSide) -> Progress {
+        Progress {
+            side,
+            doing: "comparing labels",
+            round: 0,
+            objects_done: 0,
+            objects_total: 0,
+            bytes_done: 0,
+            bytes_total: 0,
+            since: Instant::now(),
+        }
+    }
+
+    /// A round begins, over so much.
+    pub fn begin_round(&mut self, objects: u64, bytes: u64) {
+        self.round += 1;
+        (self.objects_done, self.objects_total) = (0, objects);
+        (self.bytes_done, self.bytes_total) = (0, bytes);
+        self.since = Instant::now();
+    }
+
+    fn status(&self, error: Option<String>) -> ResyncStatus {
+        let seconds = self.since.elapsed().as_secs_f64();
+        let rate = if seconds > 0.0 { self.bytes_done as f64 / seconds } else { 0.0 };
+        let left = self.bytes_total.saturating_sub(self.bytes_done) as f64;
+        ResyncStatus {
+            side: Some(self.side),
+            doing: self.doing.to_owned(),
+            round: self.round,
+            objects_done: self.objects_done,
+            objects_total: self.objects_total,
+            bytes_done: self.bytes_done,
+            bytes_total: self.bytes_total,
+            bytes_per_s: rate as u64,
+            eta_s: (rate >= 1.0).then_some((left / rate) as u64),
+            error,
+        }
+    }
+}
+
+/// The objects that consistency points have changed since it was started, or drained.
+///
+/// In memory only: it lives as long as a session, and the next session compares everything again.
+#[derive(Debug, Default)]
+pub(in crate::node) struct Tracker(Mutex<Tracked>);
+
+#[derive(Debug, Default)]
+struct Tracked {
+    /// Which start it was; 0 when it is stopped.
+    running: u64,
+    started: u64,
+    changed: BTreeSet<Oid>,
+}
+
+impl Tracker {
+    /// Starts anew. No consistency point may be under way.
+    pub fn start(&self) -> u64 {
+        let mut tracked = self.0.lock();
+        tracked.changed.clear();
+        tracked.started += 1;
+        tracked.running = tracked.started;
+        tracked.running
+    }
+
+    /// Ends what [`Tracker::start`] began, unless somebody else has started it since.
+    pub fn stop(&self, started: u64) {
+        let mut tracked = self.0.lock();
+        if tracked.running == started {
+            tracked.running = 0;
+            tracked.changed.clear();
+        }
+    }
+
+    /// This Delta is about to be applied.
+    pub fn note(&self, delta: &Delta) {
+        let mut tracked = self.0.lock();
+        if tracked.running > 0 {
+            tracked.changed.extend(delta.objects().map(|(oid, _)| oid));
+            tracked.changed.extend(delta.directories());
+        }
+    }
+
+    /// What changed so far.
+    pub fn drain(&self) -> BTreeSet<Oid> {
+        std::mem::take(&mut self.0.lock().changed)
+    }
+}

@@ -1,0 +1,68 @@
+//! How fast a source sends: as fast as it may while its clients are idle, slowly while they write.
+//!
+//! What clients do is seen by how far the log has moved. The rate halves at each look that finds it moved, down to the
+//! lower bound, and doubles at each that does not, up to the upper one.
+
+use ids::Lsn;
+use std::time::{Duration, Instant};
+
+/// How often it is looked at what clients do.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// See the module. Rates are in bytes per second.
+#[derive(Debug)]
+pub(super) struct Throttle {
+    min_rate: u64,
+    max_rate: u64,
+    rate: u64,
+    looked: Instant,
+    seen: Lsn,
+    /// When what was sent so far is paid for.
+    paid: Instant,
+}
+
+impl Throttle {
+    pub fn new(min_rate: u64, max_rate: u64, now: Instant) -> Throttle {
+        let max_rate = max_rate.max(1);
+        let min_rate = min_rate.clamp(1, max_rate);
+        Throttle { min_rate, max_rate, rate: max_rate, looked: now, seen: Lsn::ZERO, paid: now }
+    }
+
+    /// `bytes` were sent, and the log ends at `end`: how long to wait before more is sent.
+    pub fn pause(&mut self, bytes: u64, end: Lsn, now: Instant) -> Duration {
+        if now.duration_since(self.looked) >= LOOK {
+            self.rate = match end > self.seen {
+                true => (self.rate / 2).max(self.min_rate),
+                false => self.rate.saturating_mul(2).min(self.max_rate),
+            };
+            (self.looked, self.seen) = (now, end);
+        }
+        let cost = Duration::from_secs_f64(bytes as f64 / self.rate as f64);
+        self.paid = self.paid.max(now) + cost;
+        self.paid.duration_since(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn it_gives_way_to_clients_and_comes_back() {
+        let start = Instant::now();
+        let mut throttle = Throttle::new(1 << 20, 64 << 20, start);
+        assert_eq!(throttle.pause(64 << 20, Lsn(0), start), SECOND);
+        for look in 1..20_u32 {
+            throttle.pause(0, Lsn(u64::from(look)), start + SECOND * look);
+        }
+        assert_eq!(throttle.rate, 1 << 20, "the lower bound");
+        for look in 20..40 {
+            throttle.pause(0, Lsn(19), start + SECOND * look);
+        }
+        assert_eq!(throttle.rate, 64 << 20, "the upper bound");
+        let slow = throttle.pause(640 << 10, Lsn(19), start + SECOND * 40);
+        assert!((Duration::from_millis(9)..Duration::from_millis(11)).contains(&slow), "{slow:?}");
+    }
+}

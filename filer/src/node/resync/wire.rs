@@ -1,0 +1,227 @@
+//! What the two sides of a resync say to each other, beside the pair's messages on the same control channel.
+//!
+//! The receiver asks, the source answers each question once and in order; a receiver has at most
+//! [`MAX_ASKED`] questions open, and no message is longer than [`MAX_MESSAGE_BYTES`], so what is on the way is bounded
+//! and the pair's heartbeats never wait long. Every message carries the number of its session: answers to an older one
+//! are not taken.
+//!
+//! What can go wrong: bytes that are no message ([`WireError`]); the session ends then, not the link.
+
+use apply_engine::resync::{FileMap, ObjectLabel};
+use ids::{EpochHistory, LogPoint, Lsn, Oid};
+use serde::{Deserialize, Serialize};
+
+/// Version of these messages and of the rules behind them.
+pub(super) const VERSION: u16 = 1;
+/// How each of these messages begins; none of the pair's does.
+const MAGIC: &[u8; 4] = b"TwRs";
+const HEAD_BYTES: usize = 9;
+const QUESTION: u8 = b'Q';
+const ANSWER: u8 = b'A';
+/// Longest message.
+pub(super) const MAX_MESSAGE_BYTES: usize = 320 << 10;
+/// Questions without an answer at a time.
+pub(super) const MAX_ASKED: usize = 4;
+/// Content in one answer.
+pub(super) const MAX_CONTENT_BYTES: u64 = 256 << 10;
+/// Objects, files or pieces in one message.
+pub(super) const MAX_ITEMS: usize = 1024;
+/// Data ranges of all files in one answer.
+pub(super) const MAX_MAP_RANGES: usize = 8192;
+/// Bytes of a survey in one answer.
+pub(super) const MAX_CHUNK_BYTES: usize = 256 << 10;
+/// OIDs whose labels are compared as one.
+pub(super) const RANGE_OIDS: u64 = 4096;
+/// Ranges in one message.
+pub(super) const MAX_RANGES: usize = 4096;
+
+/// A range of a file of the source.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Piece {
+    pub oid: Oid,
+    pub offset: u64,
+    pub len_bytes: u64,
+    /// What the receiver has there, if it has anything.
+    pub digest: Option<u128>,
+}
+
+/// What the source says of one.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) enum PieceAnswer {
+    /// The receiver has it.
+    Same,
+    /// These bytes; fewer than asked for where the file has become shorter.
+    Bytes(Vec<u8>),
+}
+
+/// From the receiver.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) enum Question {
+    /// Begins a session: this is how my log was.
+    Begin {
+        version: u16,
+        history: EpochHistory,
+        end: Lsn,
+        /// It holds everything that it ever held. Otherwise my labels mean nothing.
+        survived: bool,
+    },
+    /// Digests of ranges from this one on.
+    Digests { from: u64 },
+    /// Labels of one range, from an OID on.
+    Labels { range: u64, from: Oid },
+    /// These may differ.
+    Suspects { oids: Vec<Oid> },
+    /// Describe the suspects, and whatever changed meanwhile, as of one moment. In the last round nothing changes from
+    /// there on until `Finish`.
+    Survey { last: bool },
+    /// The next part of the survey.
+    More,
+    /// Where these files have data, from an offset on.
+    Maps { files: Vec<(Oid, u64)> },
+    /// Contents.
+    Pieces { pieces: Vec<Piece> },
+    /// What must hold now.
+    Finish,
+}
+
+/// From the source.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) enum Answer {
+    /// Labels with an LSN before this one mean the same on both sides.
+    Begun { trusted_below: Lsn },
+    /// Number and digest of ranges that hold objects; and where to go on.
+    Digests { ranges: Vec<(u64, u128)>, next: Option<u64> },
+    /// Labels; and where to go on.
+    Labels { labels: Vec<ObjectLabel>, next: Option<Oid> },
+    /// Heard.
+    Noted,
+    /// This much is described.
+    Surveyed { objects: u64, content_bytes: u64 },
+    /// A part of the survey: [`apply_engine::resync::Surveyed`] one after the other.
+    Chunk { bytes: Vec<u8>, last: bool },
+    /// In the order of the question; a shorter list means: ask again for the rest.
+    Maps { maps: Vec<FileMap> },
+    /// In the order of the question.
+    Pieces { pieces: Vec<PieceAnswer> },
+    /// Your tree is mine at this point of the log, if it holds these labels.
+    Finished(Finished),
+    /// The session is over.
+    Refused { why: String },
+}
+
+/// What a receiver must have, and where its log goes on.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Finished {
+    /// Where both logs meet from now on.
+    pub point: LogPoint,
+    /// Which epoch wrote what before.
+    pub history: EpochHistory,
+    /// No OID from here on was ever given.
+    pub next_oid: Oid,
+    /// Number of objects.
+    pub objects: u64,
+    /// Sum of the digests of their labels.
+    pub digest: u128,
+}
+
+/// Bytes that are no message of a resync.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("a message of the resync is damaged ({0}); it is tried again")]
+pub(super) struct WireError(String);
+
+/// A message, as far as it is looked at before it reaches its session.
+pub(super) struct Envelope {
+    pub session: u32,
+    /// From a receiver to a source.
+    pub is_question: bool,
+}
+
+/// What kind of message of a resync these bytes are, if they are one.
+pub(super) fn envelope(bytes: &[u8]) -> Option<Envelope> {
+    let head = bytes.get(..HEAD_BYTES)?;
+    let session = u32::from_le_bytes(head[5..9].try_into().ok()?);
+    (head.starts_with(MAGIC)).then_some(Envelope { session, is_question: head[4] == QUESTION })
+}
+
+fn encode(kind: u8, session: u32, message: &impl Serialize) -> Vec<u8> {
+    let mut bytes = MAGIC.to_vec();
+    bytes.push(kind);
+    bytes.extend(session.to_le_bytes());
+    let bytes = postcard::to_extend(message, bytes).expect("plain data always encodes");
+    assert!(
+        bytes.len() <= MAX_MESSAGE_BYTES,
+        "messages are built within their bounds: {} bytes",
+        bytes.len()
+    );
+    bytes
+}
+
+fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, WireError> {
+    let body = bytes.get(HEAD_BYTES..).filter(|_| bytes.len() <= MAX_MESSAGE_BYTES);
+    let body = body.ok_or_else(|| WireError(format!("{} bytes", bytes.len())))?;
+    postcard::from_bytes(body).map_err(|error| WireError(error.to_string()))
+}
+
+impl Question {
+    pub fn encode(&self, session: u32) -> Vec<u8> {
+        encode(QUESTION, session, self)
+    }
+
+    /// Reads it, and checks what a source relies on.
+    pub fn decode(bytes: &[u8]) -> Result<Question, WireError> {
+        let question: Question = decode(bytes)?;
+        let excess = match &question {
+            Question::Suspects { oids } => oids.len() > MAX_RANGES,
+            Question::Maps { files } => files.len() > MAX_ITEMS,
+            Question::Pieces { pieces } => {
+                let asked = pieces.iter().try_fold(0_u64, |sum, piece| sum.checked_add(piece.len_bytes));
+                pieces.len() > MAX_ITEMS || asked.is_none_or(|asked| asked > MAX_CONTENT_BYTES)
+            }
+            _ => false,
+        };
+        match excess {
+            true => Err(WireError("more is asked for than one answer holds".to_owned())),
+            false => Ok(question),
+        }
+    }
+}
+
+impl Answer {
+    pub fn encode(&self, session: u32) -> Vec<u8> {
+        encode(ANSWER, session, self)
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Answer, WireError> {
+        decode(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_told_from_the_pairs_and_comes_back() {
+        let question = Question::Survey { last: true };
+        let bytes = question.encode(7);
+        assert!(envelope(&bytes).is_some_and(|envelope| envelope.session == 7 && envelope.is_question));
+        assert_eq!(Question::decode(&bytes), Ok(question));
+        let answer = Answer::Noted.encode(u32::MAX);
+        assert!(
+            envelope(&answer).is_some_and(|envelope| envelope.session == u32::MAX && !envelope.is_question)
+        );
+        assert!(envelope(&pair::Message::Goodbye.encode()).is_none());
+        assert!(envelope(&bytes[..5]).is_none());
+    }
+
+    #[test]
+    fn what_would_need_more_than_one_answer_is_refused() {
+        let piece = |len_bytes| Piece { oid: Oid(2), offset: 0, len_bytes, digest: None };
+        let asked = |pieces: Vec<Piece>| Question::decode(&Question::Pieces { pieces }.encode(1));
+        assert!(asked(vec![piece(MAX_CONTENT_BYTES)]).is_ok());
+        assert!(asked(vec![piece(MAX_CONTENT_BYTES), piece(1)]).is_err());
+        assert!(asked(vec![piece(u64::MAX), piece(2)]).is_err());
+        assert!(Question::decode(&[0; 8]).is_err());
+        assert!(Answer::decode(&Question::Finish.encode(1)[..HEAD_BYTES]).is_err());
+    }
+}

@@ -1,0 +1,177 @@
+//! A partner whose log can not bring it up to date gets the primary's tree, and is as good as any partner then.
+
+use crate::harness::{Cluster, Load, Side, Spec, check_all};
+use filer::control::{Answer, Request};
+use filer::status::{Mode, ResyncSide, Role, VolumeStatus};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+const CAPACITY_BYTES: u64 = 2 << 20;
+
+fn small_log() -> Spec {
+    Spec { capacity: "2MiB", ..Spec::default() }
+}
+
+/// So slow that a test can step in.
+fn slow() -> Spec {
+    let rate = || "[volume.resync]\nmin_rate = \"1MiB\"\nmax_rate = \"1MiB\"\n".to_owned();
+    Spec { more: [rate(), rate()], ..small_log() }
+}
+
+/// Waits until everything that was in the primary's log has been overwritten.
+fn go_once_around(pair: &mut Cluster) {
+    let volume = pair.wait_mode(Side::A, Mode::Solo);
+    let left = volume.cursors.unwrap().reserved().0;
+    let scratch = pair.mount(Side::A).join("scratch");
+    for _ in 0..4 {
+        std::fs::write(&scratch, vec![1; CAPACITY_BYTES as usize / 2]).unwrap();
+    }
+    std::fs::remove_file(scratch).unwrap();
+    pair.wait_volume(Side::A, "a log that went once around", |volume| {
+        volume.cursors.is_some_and(|cursors| cursors.trimmed().0 > left + CAPACITY_BYTES)
+    });
+    let applied = pair.ask(Side::A, &Request::ConsistencyPoint { volume: "v".to_owned() });
+    assert!(matches!(applied, Ok(Answer::ConsistencyPoint(_))), "{applied:?}");
+}
+
+fn sent_bytes(pair: &Cluster, side: Side) -> u64 {
+    pair.volume(side).unwrap().transport.resync_sent_bytes
+}
+
+fn receives(volume: &VolumeStatus) -> bool {
+    volume
+        .resync
+        .as_ref()
+        .is_some_and(|resync| resync.side == Some(ResyncSide::Receiving) && resync.bytes_done > 1 << 20)
+}
+
+fn write_files(root: &Path, count: usize, len_bytes: usize) {
+    std::fs::create_dir(root).unwrap();
+    for number in 0..count {
+        let bytes: Vec<u8> = (0..len_bytes).map(|at| (at * 7 + number * 13) as u8).collect();
+        std::fs::write(root.join(format!("file{number}")), bytes).unwrap();
+    }
+}
+
+#[test]
+fn a_partner_away_for_longer_than_the_log_reaches_comes_back_under_load() {
+    let mut pair = Cluster::start(small_log());
+    let load = Load::start(&pair.mount(Side::A), "c", 2);
+    load.wait_for(20);
+    pair.kill(Side::B);
+    go_once_around(&mut pair);
+    pair.start_node(Side::B);
+    assert_eq!(pair.wait_mirrored(), Side::A);
+    load.wait_for(50);
+    let outcomes = load.finish();
+    assert!(outcomes.iter().all(|outcome| outcome.error.is_none()), "{outcomes:?}");
+    check_all(&pair.mount(Side::A), &outcomes);
+    pair.check_trees_equal();
+    // As good as any partner: it takes over, and has everything.
+    pair.wait_volume(Side::B, "an eligible partner", |volume| volume.eligible);
+    pair.kill(Side::A);
+    pair.wait_serving(Side::B);
+    check_all(&pair.mount(Side::B), &outcomes);
+}
+
+#[test]
+fn only_what_changed_is_sent() {
+    const CHANGED_BYTES: u64 = 4 * (128 << 10);
+    let mut pair = Cluster::start(small_log());
+    let mount = pair.mount(Side::A);
+    write_files(&mount.join("many"), 300, 3_000);
+    write_files(&mount.join("large"), 1, 6 << 20);
+    pair.check_trees_equal();
+    pair.kill(Side::B);
+    pair.wait_mode(Side::A, Mode::Solo);
+    let large = std::fs::OpenOptions::new().write(true).open(mount.join("large/file0")).unwrap();
+    for piece in 0..4 {
+        large.write_all_at(&[0xee; 128 << 10], piece * (1 << 20)).unwrap();
+    }
+    std::fs::rename(mount.join("many/file7"), mount.join("renamed")).unwrap();
+    std::fs::remove_file(mount.join("many/file8")).unwrap();
+    go_once_around(&mut pair);
+    pair.start_node(Side::B);
+    assert_eq!(pair.wait_mirrored(), Side::A);
+    pair.check_trees_equal();
+    let sent = sent_bytes(&pair, Side::A);
+    assert!((CHANGED_BYTES..CHANGED_BYTES * 11 / 10).contains(&sent), "{sent} bytes for {CHANGED_BYTES}");
+}
+
+#[test]
+fn a_partner_whose_log_was_lost_is_compared_by_content() {
+    let mut pair = Cluster::start(small_log());
+    let mount = pair.mount(Side::A);
+    write_files(&mount.join("files"), 50, 20_000);
+    pair.check_trees_equal();
+    pair.kill(Side::B);
+    go_once_around(&mut pair);
+    std::fs::remove_file(pair.log(Side::B)).unwrap();
+    pair.init(Side::B, "v", "00112233445566778899aabbccddeeff", "2MiB");
+    std::fs::write(pair.base(Side::B).join("files/file3"), "changed behind its back").unwrap();
+    pair.start_node(Side::B);
+    assert_eq!(pair.wait_mirrored(), Side::A);
+    pair.check_trees_equal();
+    assert!(sent_bytes(&pair, Side::A) < 100_000, "what was there was not sent again");
+}
+
+#[test]
+fn an_adopted_tree_is_copied_to_an_empty_partner() {
+    let mut pair = Cluster::prepare(small_log());
+    let base = pair.base(Side::A);
+    std::fs::remove_dir_all(&base).unwrap();
+    std::fs::remove_file(pair.log(Side::A)).unwrap();
+    std::fs::create_dir(&base).unwrap();
+    write_files(&base.join("old"), 40, 5_000);
+    std::fs::hard_link(base.join("old/file1"), base.join("second name")).unwrap();
+    std::os::unix::fs::symlink("old/file2", base.join("link")).unwrap();
+    pair.init_adopting(Side::A, "v", "00112233445566778899aabbccddeeff", "2MiB");
+    for side in Side::BOTH {
+        pair.start_node(side);
+    }
+    assert_eq!(pair.wait_mirrored(), Side::A);
+    std::fs::write(pair.mount(Side::A).join("old/file3"), "new").unwrap();
+    pair.check_trees_equal();
+    assert!(pair.base(Side::B).join("old/file39").exists());
+}
+
+/// Leaves a pair whose partner has begun to receive 8 MiB, slowly.
+fn in_the_middle() -> Cluster {
+    let mut pair = Cluster::start(slow());
+    pair.kill(Side::B);
+    pair.wait_mode(Side::A, Mode::Solo);
+    write_files(&pair.mount(Side::A).join("files"), 64, 128 << 10);
+    go_once_around(&mut pair);
+    pair.start_node(Side::B);
+    pair.wait_volume(Side::B, "a resync under way", receives);
+    pair
+}
+
+#[test]
+fn a_receiver_killed_in_the_middle_goes_on_and_serves_nobody_before() {
+    let mut pair = in_the_middle();
+    let volume = pair.volume(Side::B).unwrap();
+    assert!(volume.mode == Mode::NeedsResync && !volume.eligible, "{volume:?}");
+    let forced = pair.ask(Side::B, &Request::Takeover { volume: "v".to_owned(), force: true });
+    assert!(!matches!(forced, Ok(Answer::Done)), "{forced:?}");
+    pair.kill(Side::B);
+    let before = sent_bytes(&pair, Side::A);
+    pair.start_node(Side::B);
+    assert_eq!(pair.wait_mirrored(), Side::A);
+    pair.check_trees_equal();
+    let after = sent_bytes(&pair, Side::A);
+    assert!(after < 9 << 20, "what had arrived was not sent again: {before} bytes, then {after}");
+}
+
+#[test]
+fn a_source_killed_in_the_middle_comes_back_and_goes_on() {
+    let mut pair = in_the_middle();
+    pair.kill(Side::A);
+    // The only good node is gone: the other one waits, whatever happens.
+    std::thread::sleep(std::time::Duration::from_secs(4));
+    let volume = pair.volume(Side::B).unwrap();
+    assert!(volume.role == Role::None && volume.mounted_at.is_none() && !volume.eligible, "{volume:?}");
+    pair.start_node(Side::A);
+    assert_eq!(pair.wait_mirrored(), Side::A);
+    pair.check_trees_equal();
+}
