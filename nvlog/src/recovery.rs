@@ -280,10 +280,13 @@ impl Walker {
 }
 
 fn payload_crc(ring: &impl RingBytes, header: &Header) -> u32 {
-    match header.payload_len as usize {
-        ..=SHORT_CHUNK_BYTES => payload_crc_in::<SHORT_CHUNK_BYTES>(ring, header),
-        ..=BLOCK_CHUNK_BYTES => payload_crc_in::<BLOCK_CHUNK_BYTES>(ring, header),
-        _ => payload_crc_in::<CHECK_CHUNK_BYTES>(ring, header),
+    let len = header.payload_len as usize;
+    if len <= SHORT_CHUNK_BYTES {
+        payload_crc_in::<SHORT_CHUNK_BYTES>(ring, header)
+    } else if len <= BLOCK_CHUNK_BYTES {
+        payload_crc_in::<BLOCK_CHUNK_BYTES>(ring, header)
+    } else {
+        payload_crc_in::<CHECK_CHUNK_BYTES>(ring, header)
     }
 }
 
