@@ -16,11 +16,18 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-const VOLUME: VolumeId = VolumeId([7; 16]);
+/// The volume of every bench.
+pub const VOLUME: VolumeId = VolumeId([7; 16]);
 const WAIT: Duration = Duration::from_secs(5);
 /// Disk space nobody runs out of here.
 const ROOMY_BYTES: u64 = 1 << 50;
 const KEPT_BYTES: u64 = 64 << 10;
+
+/// How a node is called at its end of a link.
+pub fn params(local: &str, peer: &str) -> Result<LinkParams> {
+    let name = |text: &str| text.parse::<NodeName>().context("a node's name");
+    Ok(LinkParams::new(VOLUME, name(local)?, name(peer)?))
+}
 
 /// An empty log in memory.
 pub fn log(capacity_bytes: u64) -> Result<Arc<Log>> {
@@ -31,9 +38,7 @@ pub fn log(capacity_bytes: u64) -> Result<Arc<Log>> {
 
 /// Both ends of a link between two logs.
 fn links(transport: TransportKind, a: &Log, b: &Log) -> Result<(Link, Link)> {
-    let name = |text: &str| text.parse::<NodeName>().context("a node's name");
-    let at_a = LinkParams::new(VOLUME, name("a")?, name("b")?);
-    let at_b = LinkParams::new(VOLUME, name("b")?, name("a")?);
+    let (at_a, at_b) = (params("a", "b")?, params("b", "a")?);
     let missing = "the link was not made";
     match transport {
         TransportKind::Tcp => {
@@ -54,6 +59,7 @@ fn links(transport: TransportKind, a: &Log, b: &Log) -> Result<(Link, Link)> {
                 Ok((link, accepted?.context(missing)?))
             })
         }
+        TransportKind::Verbs => bail!("verbs are measured between two machines, not in one process"),
     }
 }
 
@@ -113,66 +119,148 @@ impl CommitEvents for Strict {
     fn want_consistency_point(&self) {}
 }
 
+/// Who holds the second copy.
+#[derive(Clone, Copy, Debug)]
+pub enum Partner {
+    /// Another log, in a thread of its own, over this transport.
+    Over(TransportKind),
+    /// Nobody: what is sent counts as acknowledged. For counting what this side does.
+    Absent,
+}
+
+/// Acknowledges at once what it is given, and keeps nothing.
+struct Absent {
+    sent: LogPoint,
+    acknowledged: LogPoint,
+}
+
+impl MirrorSender for Absent {
+    fn start(&mut self, from: LogPoint) -> Result<(), LinkError> {
+        (self.sent, self.acknowledged) = (from, from);
+        Ok(())
+    }
+    fn write(&mut self, to: LogPoint) -> Result<(), LinkError> {
+        self.sent = to;
+        Ok(())
+    }
+    fn in_flight(&self) -> usize {
+        usize::from(self.sent != self.acknowledged)
+    }
+    fn poll(&mut self, _wait: Duration) -> Result<Option<LogPoint>, LinkError> {
+        let news = self.in_flight() > 0;
+        self.acknowledged = self.sent;
+        Ok(news.then_some(self.sent))
+    }
+}
+
 /// A primary's commit path with a partner behind it.
 pub struct MirroredCommit {
     path: CommitPath,
-    partner: Arc<Log>,
-    _far: Far,
+    partner: Option<Arc<Log>>,
+    _far: Option<Far>,
+}
+
+/// The commit path of a primary over an empty log, which waits for both.
+fn path(a: &Arc<Log>) -> Result<CommitPath> {
+    let capacity_bytes = a.capacity_bytes();
+    let end = a.end();
+    let cursors = Cursors::new(capacity_bytes, a.tail().lsn, a.tail().lsn, end.lsn)?;
+    let gate = Gate::new(capacity_bytes, KEPT_BYTES, a.tail().lsn);
+    let roomy = SpaceBudget {
+        total_bytes: ROOMY_BYTES,
+        free_bytes: ROOMY_BYTES,
+        available_bytes: ROOMY_BYTES,
+        ..SpaceBudget::default()
+    };
+    gate.set_local_space(end.lsn, roomy);
+    let metrics = Metrics::new().volume("bench");
+    let path = CommitPath::new(a.clone(), cursors, gate, metrics, Box::new(Strict), Instant::now());
+    path.open();
+    path.set_rule(AckRule::Both)?;
+    Ok(path)
+}
+
+/// What a partner's node does with what has landed: checks the chain, makes it durable, acknowledges.
+pub fn take_in(log: &Log, receiver: &mut dyn MirrorReceiver, claimed: LogPoint) -> Result<()> {
+    let before = log.end();
+    let landed = log.ingest(claimed.lsn)?;
+    if landed != claimed {
+        bail!("the records say {landed}, not {claimed}");
+    }
+    log.persist(before.lsn, landed.lsn)?;
+    Ok(receiver.acknowledge(landed)?)
+}
+
+/// Everything is applied, as after a consistency point.
+pub fn trim_partner(log: &Log) -> Result<()> {
+    log.advance_tail(log.end())?;
+    log.set_space_floor(log.end().lsn);
+    Ok(())
 }
 
 impl MirroredCommit {
-    /// Two empty logs and a link, committing by both.
-    pub fn start(transport: TransportKind, capacity_bytes: u64) -> Result<MirroredCommit> {
-        let (a, b) = (log(capacity_bytes)?, log(capacity_bytes)?);
-        let end = a.end();
-        let cursors = Cursors::new(capacity_bytes, a.tail().lsn, a.tail().lsn, end.lsn)?;
-        let gate = Gate::new(capacity_bytes, KEPT_BYTES, a.tail().lsn);
-        let roomy = SpaceBudget {
-            total_bytes: ROOMY_BYTES,
-            free_bytes: ROOMY_BYTES,
-            available_bytes: ROOMY_BYTES,
-            ..SpaceBudget::default()
+    /// Empty logs in memory and a link, committing by both.
+    pub fn start(partner: Partner, capacity_bytes: u64) -> Result<MirroredCommit> {
+        let a = log(capacity_bytes)?;
+        let (path, end) = (path(&a)?, a.end());
+        let Partner::Over(transport) = partner else {
+            path.start_mirror(1, Box::new(Absent { sent: end, acknowledged: end }), end)?;
+            return Ok(MirroredCommit { path, partner: None, _far: None });
         };
-        gate.set_local_space(end.lsn, roomy);
-        let metrics = Metrics::new().volume("bench");
-        let path = CommitPath::new(a.clone(), cursors, gate, metrics, Box::new(Strict), Instant::now());
-        path.open();
-        path.set_rule(AckRule::Both)?;
+        let b = log(capacity_bytes)?;
         let (near, far) = links(transport, &a, &b)?;
         let partner = b.clone();
-        let (far, sender) = Far::start(near, far, end, move |receiver, claimed| {
-            let before = b.end();
-            let landed = b.ingest(claimed.lsn)?;
-            if landed != claimed {
-                bail!("the records say {landed}, not {claimed}");
-            }
-            b.persist(before.lsn, landed.lsn)?;
-            Ok(receiver.acknowledge(landed)?)
-        })?;
+        let (far, sender) =
+            Far::start(near, far, end, move |receiver, claimed| take_in(&b, receiver, claimed))?;
         path.start_mirror(1, sender, end)?;
-        Ok(MirroredCommit { path, partner, _far: far })
+        Ok(MirroredCommit { path, partner: Some(partner), _far: Some(far) })
+    }
+
+    /// Over an empty log and the sender of a link, whose other end another process serves with [`take_in`]. That one
+    /// trims its log by itself, before [`MirroredCommit::trim`] is called here.
+    pub fn with(a: &Arc<Log>, sender: Box<dyn MirrorSender>) -> Result<MirroredCommit> {
+        let path = path(a)?;
+        path.start_mirror(1, sender, a.end())?;
+        Ok(MirroredCommit { path, partner: None, _far: None })
     }
 
     /// Writes one record; returns when both logs hold it.
     pub fn commit(&self, payload: &[u8]) -> Result<()> {
-        let _admission = self.path.admit(payload.len() as u64)?;
-        let slot = self.path.log().reserve(payload.len())?;
-        let end = slot.end_lsn();
-        slot.publish(&[payload]);
-        Ok(self.path.wait_committed(end)?)
+        self.client().commit(payload)
+    }
+
+    /// One of its clients, for a thread of its own.
+    pub fn client(&self) -> Client<'_> {
+        Client(&self.path)
     }
 
     /// Empties both rings.
     pub fn trim(&self) -> Result<()> {
         let end = self.path.log().end();
         self.path.log().advance_tail(end)?;
-        self.partner.advance_tail(end)?;
-        self.partner.set_space_floor(end.lsn);
+        if let Some(partner) = &self.partner {
+            trim_partner(partner)?;
+        }
         Ok(self.path.update(|cursors| {
             cursors.set_applied(end.lsn)?;
             cursors.set_trimmed(end.lsn)?;
             cursors.set_peer_trimmed(end.lsn)
         })?)
+    }
+}
+
+/// Somebody who commits.
+#[derive(Clone, Copy)]
+pub struct Client<'a>(&'a CommitPath);
+
+impl Client<'_> {
+    /// Writes one record; returns when both logs hold it.
+    pub fn commit(self, payload: &[u8]) -> Result<()> {
+        let _admission = self.0.admit(payload.len() as u64)?;
+        let slot = self.0.log().reserve(payload.len())?;
+        let end = slot.end_lsn();
+        slot.publish(&[payload]);
+        Ok(self.0.wait_committed(end)?)
     }
 }
 
@@ -210,12 +298,15 @@ mod tests {
 
     #[test]
     fn a_commit_is_on_both_logs_and_trimming_makes_room() {
-        for transport in [TransportKind::Tcp, TransportKind::Shm] {
-            let pair = MirroredCommit::start(transport, 1 << 20).unwrap();
+        let over = [TransportKind::Tcp, TransportKind::Shm].map(Partner::Over);
+        for partner in over.into_iter().chain([Partner::Absent]) {
+            let pair = MirroredCommit::start(partner, 1 << 20).unwrap();
             for _ in 0..10 {
                 // A fifth of the ring: without trimming the third would wait for ever.
                 pair.commit(&vec![1; 200 << 10]).unwrap();
-                assert_eq!(pair.partner.end(), pair.path.log().end());
+                if let Some(partner) = &pair.partner {
+                    assert_eq!(partner.end(), pair.path.log().end());
+                }
                 pair.trim().unwrap();
             }
         }

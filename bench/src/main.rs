@@ -16,15 +16,21 @@ mod mirror;
 mod node;
 mod operations;
 mod peers;
+mod profile;
 mod report;
 mod restart;
 mod scale;
+mod table;
 mod takeover;
 mod turns;
+#[cfg(feature = "verbs")]
+mod verbs;
+#[cfg(feature = "verbs")]
+mod verbs_loop;
 mod write;
 
-use anyhow::{Context, Result, bail};
-use clap::{Parser, ValueEnum};
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand, ValueEnum};
 use report::Report;
 use scale::Scale;
 use std::path::PathBuf;
@@ -32,6 +38,9 @@ use std::path::PathBuf;
 #[derive(Parser)]
 #[command(name = "twinfiler-bench", about = "Ratios of Twinfiler to bare peers", max_term_width = 100)]
 struct Arguments {
+    /// Something else than the benches
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Sizes that take seconds; the numbers mean nothing
     #[arg(long)]
     tiny: bool,
@@ -47,6 +56,24 @@ struct Arguments {
     /// Directory on the disk to measure on; on another filesystem than ext4, an ext4 image in it is used
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+}
+
+#[derive(Clone, Subcommand)]
+enum Command {
+    /// Commits in a loop, for a profiler
+    Profile(profile::Arguments),
+    /// One end of a bench between two machines
+    #[command(subcommand)]
+    Peer(Peer),
+    /// Judge rows that other programs have measured, and show them as a table
+    Table(table::Arguments),
+}
+
+#[derive(Clone, Subcommand)]
+enum Peer {
+    /// Mirrored commit over RDMA beside a bare loop
+    #[cfg(feature = "verbs")]
+    Verbs(verbs::Arguments),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -71,6 +98,18 @@ enum Part {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    match &arguments.command {
+        Some(Command::Profile(profile)) => profile::run(profile),
+        #[cfg(feature = "verbs")]
+        Some(Command::Peer(Peer::Verbs(verbs))) => verbs::run(verbs, arguments.tiny),
+        #[cfg(not(feature = "verbs"))]
+        Some(Command::Peer(peer)) => match *peer {},
+        Some(Command::Table(table)) => table::run(table, arguments.json.as_deref(), arguments.tiny),
+        None => benches(&arguments),
+    }
+}
+
+fn benches(arguments: &Arguments) -> Result<()> {
     let scale = if arguments.tiny { Scale::tiny() } else { Scale::full() };
     let parts = match arguments.only.is_empty() {
         true => Part::value_variants().to_vec(),
@@ -80,7 +119,7 @@ fn main() -> Result<()> {
     let mut failed = Vec::new();
     for part in parts {
         eprintln!("{part:?} ...");
-        if let Err(error) = measure(part, &arguments, &scale, &mut report) {
+        if let Err(error) = measure(part, arguments, &scale, &mut report) {
             eprintln!("{part:?} failed: {error:#}");
             failed.push(part);
         }
@@ -88,8 +127,7 @@ fn main() -> Result<()> {
     report.finish();
     print!("{}", report.table());
     if let Some(path) = &arguments.json {
-        std::fs::write(path, serde_json::to_string_pretty(&report)? + "\n")
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        report.write(path)?;
     }
     if !failed.is_empty() {
         bail!("not measured: {failed:?}");

@@ -3,7 +3,7 @@
 //! "Transport alone" shows how much of the difference is the link's and how much the log's (two checksums, two
 //! copies, two persists).
 
-use crate::commit::{MirroredCommit, TransportAlone};
+use crate::commit::{MirroredCommit, Partner, TransportAlone};
 use crate::peers::{ShmPing, TcpPing};
 use crate::report::{Bar, Report, Row, Unit};
 use crate::scale::Scale;
@@ -59,7 +59,7 @@ fn beside(
     peers: Vec<Side<'_>>,
 ) -> Result<Vec<Histogram<u64>>> {
     let payload = vec![0x5A; size_bytes];
-    let ours = MirroredCommit::start(transport, CAPACITY_BYTES)?;
+    let ours = MirroredCommit::start(Partner::Over(transport), CAPACITY_BYTES)?;
     let mut alone = TransportAlone::start(transport, CAPACITY_BYTES)?;
     // Every page of the rings has been touched once: a node's first minutes are not what is measured.
     for _ in 0..scale.touch_times * CAPACITY_BYTES / TOUCH_BYTES as u64 {

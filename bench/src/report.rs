@@ -1,12 +1,14 @@
 //! What was measured: one row for each ratio, as a table for people and as JSON.
 
 use crate::machine::Machine;
-use serde::Serialize;
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::path::Path;
 
 /// What a number counts.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Unit {
     /// Nanoseconds.
@@ -18,7 +20,7 @@ pub enum Unit {
 }
 
 /// What the design asks of a row.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Bar {
     /// Ours is at most so many times the peer.
@@ -32,9 +34,9 @@ pub enum Bar {
 }
 
 /// One thing that was measured.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Row {
-    part: &'static str,
+    part: String,
     what: String,
     unit: Unit,
     ours: f64,
@@ -45,14 +47,14 @@ pub struct Row {
     bar: Bar,
     reached: Option<bool>,
     /// Quantiles and what else explains the row.
-    details: BTreeMap<&'static str, f64>,
+    details: BTreeMap<String, f64>,
 }
 
 impl Row {
     /// Something of ours beside its peer.
-    pub fn new(part: &'static str, what: impl Into<String>, unit: Unit, ours: f64) -> Row {
+    pub fn new(part: &str, what: impl Into<String>, unit: Unit, ours: f64) -> Row {
         Row {
-            part,
+            part: part.to_owned(),
             what: what.into(),
             unit,
             ours,
@@ -86,9 +88,16 @@ impl Row {
     }
 
     /// One more number.
-    pub fn detail(mut self, name: &'static str, value: f64) -> Row {
-        self.details.insert(name, value);
+    pub fn detail(mut self, name: &str, value: f64) -> Row {
+        self.details.insert(name.to_owned(), value);
         self
+    }
+
+    /// Judged again: for rows that another program has measured.
+    pub fn judged(mut self) -> Row {
+        self.ratio = self.peer.map(|peer| self.ours / peer);
+        let bar = self.bar;
+        self.bar(bar)
     }
 
     fn cells(&self) -> [String; 6] {
@@ -118,13 +127,16 @@ impl Row {
 pub struct Report {
     tiny: bool,
     machine: Machine,
+    /// What else is to be known of where it ran.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
     rows: Vec<Row>,
 }
 
 impl Report {
     /// Begins; notes what the machine is and does.
     pub fn new(tiny: bool) -> Report {
-        Report { tiny, machine: Machine::now(), rows: Vec::new() }
+        Report { tiny, machine: Machine::now(), note: None, rows: Vec::new() }
     }
 
     /// Adds a row and shows it at once.
@@ -134,9 +146,20 @@ impl Report {
         self.rows.push(row);
     }
 
+    /// Says something more of where it ran.
+    pub fn set_note(&mut self, note: Option<String>) {
+        self.note = note;
+    }
+
     /// Notes the load at the end.
     pub fn finish(&mut self) {
         self.machine.note_end();
+    }
+
+    /// Writes everything to a file.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self)? + "\n";
+        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// For people; a Markdown table that is aligned as plain text.
@@ -158,6 +181,9 @@ impl Report {
             text.push_str("|\n");
         }
         let _ = writeln!(text, "\n{}", self.machine);
+        if let Some(note) = &self.note {
+            let _ = writeln!(text, "{note}");
+        }
         if self.tiny {
             text.push_str("Tiny sizes: these numbers mean nothing.\n");
         }
@@ -189,6 +215,14 @@ mod tests {
         assert_eq!(row(85.0).bar(Bar::RatioAtLeast(0.85)).reached, Some(true));
         assert_eq!(Row::new("p", "x", Unit::Ns, 2.0).bar(Bar::AtMost(1.0)).reached, Some(false));
         assert_eq!(row(1.0).bar(Bar::None).reached, None);
+    }
+
+    #[test]
+    fn what_another_program_measured_is_judged_here() {
+        let text = r#"{"part":"p","what":"x","unit":"ns","ours":130.0,"peer":100.0,"against":"y",
+            "ratio":null,"bar":{"ratio_at_most":1.25},"reached":null,"details":{"p99_ns":5.0}}"#;
+        let row = serde_json::from_str::<Row>(text).unwrap().judged();
+        assert_eq!((row.ratio, row.reached), (Some(1.3), Some(false)));
     }
 
     #[test]

@@ -14,6 +14,12 @@ pub struct Scale {
     pub append_turn_bytes: usize,
     /// Turns of commits.
     pub commits: Turns,
+    /// Turns of commits between two machines.
+    #[cfg_attr(not(feature = "verbs"), expect(dead_code))]
+    pub guest_commits: Turns,
+    /// How long streams of commits between two machines last.
+    #[cfg_attr(not(feature = "verbs"), expect(dead_code))]
+    pub guest_stream_time: Duration,
     /// Turns of writes through the mount.
     pub writes: Turns,
     /// Bytes of one file that is applied.
@@ -44,6 +50,8 @@ impl Scale {
             append_turns: 101,
             append_turn_bytes: 4 << 20,
             commits: Turns { turns: 40, count: 250, time: Duration::from_millis(500) },
+            guest_commits: Turns { turns: 20, count: 150, time: Duration::from_secs(1) },
+            guest_stream_time: Duration::from_secs(8),
             writes: Turns { turns: 8, count: usize::MAX, time: Duration::from_millis(1500) },
             apply_bytes: 256 << 20,
             apply_rounds: 8,
@@ -64,6 +72,8 @@ impl Scale {
             append_turns: 3,
             append_turn_bytes: 64 << 10,
             commits: Turns { turns: 2, count: 20, time: Duration::from_millis(100) },
+            guest_commits: Turns { turns: 2, count: 20, time: Duration::from_millis(100) },
+            guest_stream_time: Duration::from_millis(500),
             writes: Turns { turns: 2, count: 50, time: Duration::from_millis(200) },
             apply_bytes: 8 << 20,
             apply_rounds: 1,

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod bench;
 mod exec;
 mod program;
 mod run;
@@ -41,6 +42,8 @@ enum Command {
     Shell(shell::Arguments),
     /// Boot a guest, run a command in it, show what it writes, end with its exit code
     Exec(exec::Arguments),
+    /// Measure in two guests, beside bare peers
+    Bench(bench::Arguments),
     /// The harness's hand inside a guest
     #[command(hide = true)]
     Agent,
@@ -90,6 +93,7 @@ fn act(command: &Command) -> Result<i32> {
         Command::Run(arguments) => return run::run(arguments),
         Command::Shell(arguments) => return shell::run(arguments),
         Command::Exec(arguments) => return exec::run(arguments),
+        Command::Bench(arguments) => bench::run(arguments)?,
         Command::Agent => agent::serve()?,
         Command::InGuest(command) => command.run()?,
     }
