@@ -155,6 +155,26 @@ fn a_deposed_peer_is_refused_by_the_adapter_and_a_new_link_uses_the_same_ring() 
 }
 
 #[test]
+fn a_deposed_peer_is_refused_also_when_the_other_end_has_given_the_link_up() {
+    if !has_rdma("a_deposed_peer_is_refused_also_when_the_other_end_has_given_the_link_up") {
+        return;
+    }
+    let pair = Pair::new(&Settings::default(), RING);
+    let mut ends = pair.link(0);
+    mirror(&mut ends, 0, 640);
+    let Ends { mut a, b, memory_a, memory_b, .. } = ends;
+    b.fence.revoke().unwrap();
+    drop(b);
+    let before = memory_b.get(0, RING as usize);
+    memory_a.put(640, &[0xee; 640]);
+    a.sender.write(point(1280)).unwrap();
+    // Nobody reads its control channel, which would tell it too.
+    let ended = a.sender.poll(WAIT).unwrap_err();
+    assert!(matches!(ended, LinkError::NotGranted), "{ended:?}");
+    assert!(memory_b.get(0, RING as usize) == before);
+}
+
+#[test]
 fn the_right_can_be_given_again_on_the_same_link() {
     if !has_rdma("the_right_can_be_given_again_on_the_same_link") {
         return;

@@ -4,7 +4,7 @@ use super::device::{Device, DeviceList, library_available};
 use super::error::VerbsError;
 use super::pieces;
 use super::port::{Choice, choose, mtu_bytes, survey, survey_open};
-use super::queue_pair::Depths;
+use super::queue_pair::{Depths, QueuePair};
 use super::registration::{ProtectionDomain, Purpose, Registration};
 use super::settings::{DeviceInfo, Fencing, Persistence, Settings};
 use super::window::Right;
@@ -34,6 +34,7 @@ pub struct Domain {
     settings: Settings,
     pub(super) memory: Arc<dyn LogMemory>,
     fencing: Fencing,
+    refusing: Mutex<Option<Arc<QueuePair>>>,
 }
 
 impl Domain {
@@ -78,6 +79,7 @@ impl Domain {
             choice: Mutex::new(choice),
             memory,
             fencing,
+            refusing: Mutex::new(None),
         }))
     }
 
@@ -132,8 +134,15 @@ impl Domain {
         Sizes::of(self.capacity_bytes())
     }
 
+    /// Keeps the queue pair of a peer whose right was taken away, beyond the end of its link and until the next one is
+    /// kept. A deposed peer that knows nothing yet writes on: so its adapter tells it at once that it may not (remote
+    /// access error), where a queue pair that is gone would leave it waiting for an answer.
+    pub(super) fn keep_refusing(&self, incoming: &Arc<QueuePair>) {
+        *self.refusing.lock() = Some(Arc::clone(incoming));
+    }
+
     /// A new right to write into the ring, through `incoming`.
-    pub(super) fn right(&self, incoming: &Arc<super::queue_pair::QueuePair>) -> io::Result<Right> {
+    pub(super) fn right(&self, incoming: &Arc<QueuePair>) -> io::Result<Right> {
         match self.fencing {
             Fencing::MemoryWindow => Right::window(&self.protection, Arc::clone(incoming)),
             Fencing::Registration => {

@@ -70,6 +70,7 @@ impl Fence for VerbsFence {
         match given.withdraw().and_then(|()| self.link.domain.device.settle()) {
             Ok(()) => {
                 *right = None;
+                self.link.domain.keep_refusing(&self.link.incoming);
                 Ok(())
             }
             Err(errno) => {
