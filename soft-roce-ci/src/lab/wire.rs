@@ -65,11 +65,19 @@ impl Wire {
         from_b.change(|settings| settings.cut.store(cut != Cut::AtoB, Ordering::Relaxed));
     }
 
+    /// Loses all TCP from now on, both ways, and lets everything else pass: connections fall silent, RDMA goes on.
+    pub fn cut_tcp(&self) {
+        for direction in self.directions() {
+            direction.change(|settings| settings.no_tcp.store(true, Ordering::Relaxed));
+        }
+    }
+
     /// Ends every cut and every delay.
     pub fn heal(&self) {
         for direction in self.directions() {
             direction.change(|settings| {
                 settings.cut.store(false, Ordering::Relaxed);
+                settings.no_tcp.store(false, Ordering::Relaxed);
                 settings.delay_ns.store(0, Ordering::Relaxed);
             });
         }
@@ -103,6 +111,7 @@ impl Wire {
 struct Settings {
     stop: AtomicBool,
     cut: AtomicBool,
+    no_tcp: AtomicBool,
     delay_ns: AtomicU64,
     passed: AtomicU64,
     lost: AtomicU64,
@@ -209,7 +218,9 @@ impl Relay {
 
     fn take(&mut self, datagram: &[u8]) {
         let delay = Duration::from_nanos(self.settings.delay_ns.load(Ordering::Relaxed));
-        if self.settings.cut.load(Ordering::Relaxed) || self.queue.len() >= MAX_QUEUED {
+        let cut = self.settings.cut.load(Ordering::Relaxed)
+            || self.settings.no_tcp.load(Ordering::Relaxed) && is_tcp(datagram);
+        if cut || self.queue.len() >= MAX_QUEUED {
             self.settings.lost.fetch_add(1, Ordering::Relaxed);
         } else if self.queue.is_empty() && delay.is_zero() && self.pass_on(datagram) {
             // The common case copies nothing more.
@@ -240,6 +251,13 @@ impl Relay {
         counter.fetch_add(1, Ordering::Relaxed);
         true
     }
+}
+
+/// Whether an Ethernet frame is TCP over IPv4. (The guests speak nothing else over the wire but UDP and ARP.)
+fn is_tcp(frame: &[u8]) -> bool {
+    const ETHERTYPE: std::ops::Range<usize> = 12..14;
+    const PROTOCOL: usize = 14 + 9;
+    frame.get(ETHERTYPE) == Some(&[0x08, 0x00]) && frame.get(PROTOCOL) == Some(&6)
 }
 
 /// The way to a guest, which may be off, or another machine than a moment ago.

@@ -87,6 +87,24 @@ fn a_cut_in_one_direction_leaves_the_other_and_healing_brings_both_back() {
 }
 
 #[test]
+fn tcp_alone_can_be_lost() {
+    let ends = Ends::new();
+    // An Ethernet frame of IPv4 from the ethertype on; the protocol is its tenth byte.
+    let frame = |protocol: char| format!("to....from..\u{8}\0E........{protocol}the rest");
+    let (tcp, udp) = (frame('\u{6}'), frame('\u{11}'));
+    ends.wire.cut_tcp();
+    ends.send_from_a(&tcp);
+    ends.send_from_a(&udp);
+    ends.send_from_b(&tcp);
+    assert_eq!(received(&ends.b, LONG).unwrap(), udp);
+    assert_eq!(received(&ends.a, SILENCE), None);
+    ends.wire.heal();
+    ends.send_from_b(&tcp);
+    assert_eq!(received(&ends.a, LONG).unwrap(), tcp);
+    ends.expect_counts([(1, 1), (1, 1)]);
+}
+
+#[test]
 fn a_delay_holds_for_both_directions_and_keeps_the_order() {
     let ends = Ends::new();
     let delay = Duration::from_millis(150);

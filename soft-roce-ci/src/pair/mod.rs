@@ -7,11 +7,12 @@
 //! - [`node`]: one node in its guest
 //! - [`witness`]: the third party, a process of the host
 //! - [`client`]: a run of the load
-//! - [`watch`], [`view`], [`primaries`]: the nodes' status as it comes
+//! - [`watch`], [`view`], [`primaries`], [`clock`]: the nodes' status as it comes, and what it must never show
 //! - [`tree`], [`log`]: local trees and logs, compared
 //! - [`settle`]: everything held against the other node and against the oracle
 
 pub mod client;
+pub mod clock;
 pub mod followed;
 pub mod log;
 pub mod node;
@@ -250,7 +251,7 @@ impl<'lab> Pair<'lab> {
     /// An error when a daemon ended by itself, or two nodes were primary of one epoch.
     pub fn check(&self) -> Result<()> {
         for side in Side::BOTH {
-            self.node(side).check_alive()?;
+            self.node(side).check()?;
         }
         match self.primaries().violation() {
             Some(violation) => bail!("{violation}\n{}", self.diagnosis()),

@@ -1,5 +1,6 @@
 //! One node in its guest: filesystem, configuration, daemon, and a watch on its status.
 
+use super::clock::ClockCheck;
 use super::followed::{Followed, Over};
 use super::plan::{BASE, CONFIG, CONTROL, Plan, VOLUME};
 use super::primaries::Primaries;
@@ -48,6 +49,7 @@ pub struct Seen {
 struct Watched {
     last: Option<Seen>,
     answers: bool,
+    clock: ClockCheck,
 }
 
 /// See the module.
@@ -111,7 +113,11 @@ impl Node {
             watched.answers = view.is_some();
             if let Some(view) = view {
                 primaries.lock().unwrap_or_else(PoisonError::into_inner).observe(side, &view);
-                watched.last = Some(Seen { view, at: Instant::now() });
+                let at = Instant::now();
+                if let Some(clock) = view.clock() {
+                    watched.clock.observe(clock, at);
+                }
+                watched.last = Some(Seen { view, at });
             }
         };
         self.watch = Some(Followed::start(&format!("{name}-status"), guest.spawn(&watch)?, take)?);
@@ -136,8 +142,13 @@ impl Node {
         self.seen().filter(|seen| seen.at > since).map(|seen| seen.view)
     }
 
-    /// An error when the daemon ended by itself.
-    pub fn check_alive(&self) -> Result<()> {
+    /// An error when the daemon ended by itself, or the guest's clock runs at a rate of its own.
+    pub fn check(&self) -> Result<()> {
+        let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(wrong) = watched.clock.wrong() {
+            bail!("the guest of node {} is of no use: {wrong}", self.side.name());
+        }
+        drop(watched);
         match self.daemon.as_ref().and_then(Followed::over) {
             Some(Over::Ended(end)) => {
                 bail!("twinfiler on node {} ended by itself: {end:?}\n{}", self.side.name(), self.tail())

@@ -31,6 +31,9 @@ pub const CONTROL: &str = "/run/twinfiler.sock";
 /// Where a filesystem with direct access is mounted, for a log that is a file.
 pub const PMEM: &str = "/srv/pmem";
 
+/// Lease and failure timeout of a patient node.
+const PATIENCE: [Duration; 2] = [Duration::from_secs(50), Duration::from_secs(60)];
+
 /// What the log lies in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LogPlace {
@@ -76,6 +79,9 @@ pub struct Plan {
     /// Silence after which the partner counts as lost. Emulated machines stand still for hundreds of milliseconds
     /// when the host is busy, so that this and the times below are longer than the defaults.
     pub peer_timeout: Duration,
+    /// A node that waits a minute instead, as if its clock stood nearly still: hearing nothing, it goes on. (Its reads
+    /// are then not protected by anything. Its writes must be.)
+    pub patient: Option<Side>,
     /// How long reads are served on the partner's last answer.
     pub lease: Duration,
     /// Between two signs of life.
@@ -92,6 +98,7 @@ impl Default for Plan {
             log: LogPlace::Devdax,
             capacity_mib: 64,
             peer_timeout: Duration::from_millis(1500),
+            patient: None,
             lease: Duration::from_millis(1200),
             heartbeat: Duration::from_millis(100),
             consistency_interval: Duration::from_secs(1),
@@ -108,6 +115,10 @@ impl Plan {
     /// A node's configuration file.
     pub fn configuration(&self, side: Side, witness: SocketAddr) -> String {
         let (own, partner) = (side.address(), side.other().address());
+        let [lease, timeout] = match self.patient {
+            Some(patient) if patient == side => PATIENCE,
+            _ => [self.lease, self.peer_timeout],
+        };
         let rdma = match self.rdma.as_str() {
             "" => String::new(),
             lines => format!("\n[volume.rdma]\n{lines}\n"),
@@ -148,8 +159,8 @@ impl Plan {
             capacity = self.capacity_mib,
             interval = self.consistency_interval.as_millis(),
             heartbeat = self.heartbeat.as_millis(),
-            timeout = self.peer_timeout.as_millis(),
-            lease = self.lease.as_millis(),
+            timeout = timeout.as_millis(),
+            lease = lease.as_millis(),
         )
     }
 

@@ -2,10 +2,14 @@
 //! that is missing is a missing value.
 
 use serde_json::{Value, json};
+use std::time::Duration;
 
 /// A node's word about its volume at one moment.
 #[derive(Clone, PartialEq, Debug)]
 pub struct View(Value);
+
+/// The node's clock at that moment.
+const CLOCK: &str = "now_unix_ms";
 
 /// What of a status is of use here; all of it would be a flood, several times a second.
 const FIELDS: [&str; 14] = [
@@ -28,9 +32,11 @@ const FIELDS: [&str; 14] = [
 impl View {
     /// Picks what is of use out of the answer to a status request; `None` when it is no such answer.
     pub fn of_answer(answer: &Value) -> Option<View> {
-        let volume = answer.get("status")?.get("volumes")?.get(0)?;
+        let status = answer.get("status")?;
+        let volume = status.get("volumes")?.get(0)?;
+        let clock = status.get(CLOCK).map(|clock| (CLOCK.to_owned(), clock.clone()));
         let picked = FIELDS.iter().filter_map(|name| Some(((*name).to_owned(), volume.get(*name)?.clone())));
-        Some(View(Value::Object(picked.collect())))
+        Some(View(Value::Object(picked.chain(clock).collect())))
     }
 
     /// From a line that [`View::to_line`] made.
@@ -93,6 +99,11 @@ impl View {
         self.0["cursors"][name].as_u64()
     }
 
+    /// The node's clock when it said this.
+    pub fn clock(&self) -> Option<Duration> {
+        self.0[CLOCK].as_u64().map(Duration::from_millis)
+    }
+
     /// Something that the transport says about itself, by its path of names.
     pub fn transport(&self, pointer: &str) -> &Value {
         self.0["transport"].pointer(pointer).unwrap_or(&Value::Null)
@@ -127,7 +138,7 @@ mod tests {
 
     #[test]
     fn a_status_is_picked_from_and_travels_as_a_line() {
-        let answer = json!({"status": {"node": "a", "volumes": [
+        let answer = json!({"status": {"node": "a", "now_unix_ms": 1500, "volumes": [
             {"role": "primary", "mode": "mirrored", "mounted_at": "/v", "epoch": 4, "hooks": [], "detail": "",
              "acknowledgement": {"local": "power", "peer": "power"}, "cursors": {"applied": 7}}
         ]}});
@@ -136,6 +147,7 @@ mod tests {
         assert!(view.serves() && view.acknowledges());
         assert_eq!((view.epoch(), view.cursor("applied"), view.cursor("committed")), (4, Some(7), None));
         assert_eq!((view.local_durability(), view.peer_durability()), ("power", "power"));
+        assert_eq!(view.clock(), Some(Duration::from_millis(1500)));
         assert!(!view.to_line().contains("hooks"));
         assert_eq!(View::of_line(&no_answer("connection refused")), None);
         assert_eq!(View::of_answer(&json!({"error": {}})), None);

@@ -13,6 +13,7 @@ mod power_cut_both;
 mod power_cut_partner;
 mod power_cut_primary;
 mod refused_logs;
+mod transport;
 mod witness_away;
 
 use crate::lab::Spec;
@@ -25,8 +26,10 @@ use std::time::Duration;
 /// All of them, in the order in which they are run.
 pub const ALL: &[Scenario] = &[
     boot::SCENARIO,
+    transport::SCENARIO,
     mirrored_commit::SCENARIO,
-    fencing::SCENARIO,
+    fencing::STOPPED,
+    fencing::UNAWARE,
     power_cut_primary::SCENARIO,
     power_cut_partner::SCENARIO,
     power_cut_both::SCENARIO,
