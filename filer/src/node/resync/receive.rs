@@ -5,30 +5,24 @@
 //! source says, and only then this node's log begins anew at the source's point. Until the pair has heard of that and
 //! stored it, this node is inconsistent and says so, whatever happens here.
 //!
-//! Which labels mean the same on both sides: those before the common end of both logs, of objects that no record in
-//! this node's own log touches (a consistency point over those may have been cut off), if the log survived at all.
-//!
 //! What can go wrong: the link or the source ends ([`ReceiveError::Ended`], [`ReceiveError::Refused`]); this node's
 //! disk ([`ReceiveError::Tree`]); labels that do not sum up ([`ReceiveError::Differs`]: the next attempt compares
 //! everything by content). Nothing is undone: the next attempt compares what is there.
 
-use super::source::add;
 use super::state::Progress;
 use super::wire::{
     Answer, Finished, MAX_ASKED, MAX_CONTENT_BYTES, MAX_ITEMS, MAX_MESSAGE_BYTES, MAX_RANGES, Piece,
-    PieceAnswer, Question, RANGE_OIDS, VERSION, WireError,
+    PieceAnswer, Question, WireError,
 };
 use crate::node::event::NodeEvent;
-use crate::node::follower::Follower;
 use crate::node::shared::Shared;
-use crate::stack::DeltaStack;
 use crate::status::ResyncSide;
-use apply_engine::resync::{self, Capture, MAX_PIECE_BYTES, ObjectLabel, ResyncError, Surveyed};
+use apply_engine::resync::{self, Capture, MAX_PIECE_BYTES, ResyncError, Surveyed};
 use apply_engine::{ObjectKind, TreeError};
 use crossbeam::channel::Receiver;
 use ids::Oid;
 use rdma_transport::Control;
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -153,104 +147,6 @@ impl Receive {
             .map_err(|error| log(&error))?;
         self.shared.resync.distrust.store(false, Ordering::Release);
         Ok(point)
-    }
-
-    /// OIDs of what may differ.
-    fn compare(&self) -> Result<Vec<Oid>, ReceiveError> {
-        let shared = &self.shared;
-        let superblock = shared.log.superblock();
-        let touched = self.touched();
-        let distrusts = shared.resync.distrust.load(Ordering::Acquire);
-        let begin = Question::Begin {
-            version: VERSION,
-            history: superblock.epoch_history,
-            end: shared.log.end().lsn,
-            survived: !superblock.memory_lost && !distrusts && touched.is_some(),
-        };
-        let trusted_below = self.ask_one(&begin, |answer| match answer {
-            Answer::Begun { trusted_below } => Some(trusted_below),
-            _ => None,
-        })?;
-        let touched = touched.unwrap_or_default();
-        let known = |label: ObjectLabel| {
-            let trusted = label.last_lsn < trusted_below && !touched.contains(&label.oid);
-            ObjectLabel { last_lsn: if trusted { label.last_lsn } else { resync::INCOMPLETE }, ..label }
-        };
-        let mut ours = Vec::new();
-        self.own_labels(Oid(0), None, |label| add(&mut ours, &known(label)))?;
-        let ours: BTreeMap<u64, u128> = ours.into_iter().collect();
-        let mut differing: BTreeSet<u64> = ours.keys().copied().collect();
-        let mut from = Some(0);
-        while let Some(range) = from {
-            let (ranges, next) = self.ask_one(&Question::Digests { from: range }, |answer| match answer {
-                Answer::Digests { ranges, next } => Some((ranges, next)),
-                _ => None,
-            })?;
-            for (range, digest) in ranges {
-                match ours.get(&range) == Some(&digest) {
-                    true => differing.remove(&range),
-                    false => differing.insert(range),
-                };
-            }
-            // Ascends, or the source would keep this node for ever.
-            from = next.filter(|next| *next > range);
-        }
-        let mut suspects = Vec::new();
-        for range in differing {
-            let mut labels = HashSet::new();
-            let first = Oid(range.saturating_mul(RANGE_OIDS));
-            let end = Oid(first.0.saturating_add(RANGE_OIDS));
-            self.own_labels(first, Some(end), |label| {
-                labels.insert(known(label));
-            })?;
-            let mut oids: BTreeSet<Oid> = labels.iter().map(|label| label.oid).collect();
-            let mut from = Some(first);
-            while let Some(at) = from {
-                let question = Question::Labels { range, from: at };
-                let (theirs, next) = self.ask_one(&question, |answer| match answer {
-                    Answer::Labels { labels, next } => Some((labels, next)),
-                    _ => None,
-                })?;
-                for label in theirs {
-                    match labels.contains(&label) {
-                        true => oids.remove(&label.oid),
-                        false => oids.insert(label.oid),
-                    };
-                }
-                from = next.filter(|next| *next > at);
-            }
-            suspects.extend(oids);
-        }
-        tracing::info!(volume = shared.name(), suspects = suspects.len(), %trusted_below, "labels compared");
-        Ok(suspects)
-    }
-
-    /// Objects that records in this node's own log touch. `None`: it can not be read.
-    fn touched(&self) -> Option<HashSet<Oid>> {
-        let (log, tail) = (&self.shared.log, self.shared.log.tail());
-        let stack = DeltaStack::new(self.shared.fresh_layers(tail.lsn));
-        Follower::new(tail, tail.lsn).absorb(log, &stack, log.end().lsn).ok()?;
-        let layers = stack.snapshot();
-        let delta = layers.active.read();
-        Some(delta.objects().map(|(oid, _)| oid).chain(delta.directories()).collect())
-    }
-
-    /// Shows this node's labels from `first` on, before `end`.
-    fn own_labels(
-        &self,
-        first: Oid,
-        end: Option<Oid>,
-        mut show: impl FnMut(ObjectLabel),
-    ) -> Result<(), ReceiveError> {
-        let mut at = Some(first);
-        while let Some(oid) = at {
-            self.check_alive()?;
-            let (labels, next) = resync::labels(&self.shared.base, oid, RANGE_OIDS as usize)?;
-            let within = |oid: Oid| end.is_none_or(|end| oid < end);
-            labels.into_iter().filter(|label| within(label.oid)).for_each(&mut show);
-            at = next.filter(|oid| within(*oid));
-        }
-        Ok(())
     }
 
     /// Survey, names, contents. Returns how much it was about.
@@ -410,7 +306,7 @@ impl Receive {
         }
     }
 
-    fn ask_one<T>(
+    pub(super) fn ask_one<T>(
         &self,
         question: &Question,
         expected: impl FnOnce(Answer) -> Option<T>,
@@ -436,7 +332,7 @@ impl Receive {
         }
     }
 
-    fn check_alive(&self) -> Result<(), ReceiveError> {
+    pub(super) fn check_alive(&self) -> Result<(), ReceiveError> {
         match self.stop.load(Ordering::Acquire) || self.shared.is_stopping() {
             true => Err(ReceiveError::Ended),
             false => Ok(()),
