@@ -175,3 +175,23 @@ fn a_source_killed_in_the_middle_comes_back_and_goes_on() {
     assert_eq!(pair.wait_mirrored(), Side::A);
     pair.check_trees_equal();
 }
+
+#[test]
+fn a_receiver_killed_again_and_again_under_load_loses_nothing() {
+    let mut pair = in_the_middle();
+    let load = Load::start(&pair.mount(Side::A), "c", 2);
+    for _ in 0..3 {
+        load.wait_for(30);
+        pair.kill(Side::B);
+        pair.start_node(Side::B);
+        pair.wait_volume(Side::B, "a resync under way", |volume| {
+            volume.resync.as_ref().is_some_and(|resync| resync.side == Some(ResyncSide::Receiving))
+                || volume.mode == Mode::Mirrored
+        });
+    }
+    assert_eq!(pair.wait_mirrored(), Side::A);
+    let outcomes = load.finish();
+    assert!(outcomes.iter().all(|outcome| outcome.error.is_none()), "{outcomes:?}");
+    check_all(&pair.mount(Side::A), &outcomes);
+    pair.check_trees_equal();
+}
