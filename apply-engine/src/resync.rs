@@ -3,7 +3,7 @@
 //! Both sides use this module; what travels between them is the caller's business. The *source* shows the labels of
 //! its objects ([`labels`]), describes single objects ([`capture`]) and gives out file contents ([`data_map`],
 //! [`read`]). The *receiver* installs the names of a set of objects ([`install_names`]), then contents
-//! ([`punch`], [`write`], [`finish_file`]), then labels ([`seal`]).
+//! ([`punch`], [`write()`], [`finish_file`]), then labels ([`seal`]).
 //!
 //! Invariants:
 //! - an object that was begun carries [`INCOMPLETE`] as its last LSN, which no source ever has, until everything of
