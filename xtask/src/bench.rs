@@ -35,7 +35,8 @@ pub fn run_tiny(workspace: &Workspace) -> Result<()> {
 
 /// The benches in guests, with a daemon and benches of the same sources.
 fn in_guests(workspace: &Workspace) -> Result<Command> {
-    let (program, bench) = (workspace.build_daemon(true)?, workspace.build("bench", "twinfiler-bench", true)?);
+    let (program, bench) =
+        (workspace.build_daemon(true)?, workspace.build("bench", "twinfiler-bench", true)?);
     let mut command = Command::new(workspace.build("soft-roce-ci", "soft-roce-ci", true)?);
     command.arg("bench").arg("--program").arg(program).arg("--bench").arg(bench);
     Ok(command)

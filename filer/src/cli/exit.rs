@@ -127,9 +127,9 @@ fn code_of_one(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
     if let Some(error) = error.downcast_ref::<rdma_transport::verbs::VerbsError>() {
         use rdma_transport::verbs::VerbsError;
         return Some(match error {
-            VerbsError::MemoryFsdax { .. } | VerbsError::MemoryFile { .. } | VerbsError::ModeRefused { .. } => {
-                ExitCode::Config
-            }
+            VerbsError::MemoryFsdax { .. }
+            | VerbsError::MemoryFile { .. }
+            | VerbsError::ModeRefused { .. } => ExitCode::Config,
             _ => ExitCode::Unavailable,
         });
     }
