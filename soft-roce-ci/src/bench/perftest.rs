@@ -89,13 +89,13 @@ mod tests {
     fn what_perftest_prints_is_read() {
         let text = "\
  #bytes #iterations    t_min[usec]    t_max[usec]  t_typical[usec]    t_avg[usec]    t_stdev[usec]   99% percentile[usec]   99.9% percentile[usec]
- 256     1000          301.12         1220.49      365.10              371.01       	40.21  		512.01  		1220.49
+ 256     1000          301.12         1220.49      365.10              371.01       \t40.21  \t\t512.01  \t\t1220.49
 ---------------------------------------------------------------------------------------
 ";
         assert_eq!(parse_latency(text), Some(Latency { typical_us: 365.10, p99_us: 512.01 }));
         let text = "\
  #bytes     #iterations    BW peak[MB/sec]    BW average[MB/sec]   MsgRate[Mpps]
- 65536      1000             31.25              30.00  		   0.000480
+ 65536      1000             31.25              30.00  \t\t   0.000480
 ---------------------------------------------------------------------------------------
 ";
         assert_eq!(parse_bandwidth(text), Some(30.0 * 1024.0 * 1024.0));
