@@ -32,7 +32,7 @@ pub const CONTROL: &str = "/run/twinfiler.sock";
 pub const PMEM: &str = "/srv/pmem";
 
 /// Lease and failure timeout of a patient node.
-const PATIENCE: [Duration; 2] = [Duration::from_secs(50), Duration::from_secs(60)];
+const PATIENCE: [Duration; 2] = [Duration::from_secs(20), Duration::from_secs(25)];
 
 /// What the log lies in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -79,7 +79,7 @@ pub struct Plan {
     /// Silence after which the partner counts as lost. Emulated machines stand still for hundreds of milliseconds
     /// when the host is busy, so that this and the times below are longer than the defaults.
     pub peer_timeout: Duration,
-    /// A node that waits a minute instead, as if its clock stood nearly still: hearing nothing, it goes on. (Its reads
+    /// A node that waits much longer, as if its clock stood nearly still: hearing nothing, it goes on. (Its reads
     /// are then not protected by anything. Its writes must be.)
     pub patient: Option<Side>,
     /// How long reads are served on the partner's last answer.

@@ -60,7 +60,7 @@ fn stopped(run: &Context) -> Result<()> {
 }
 
 /// The control connection falls silent, RDMA does not; the primary does not reach the witness, which would tell it,
-/// and is patient. It would write on for a minute, one-sided, into the log of a partner that has long taken over.
+/// and is patient. It would write on for long, one-sided, into the log of a partner that has long taken over.
 fn unaware(run: &Context) -> Result<()> {
     let lab = run.lab(&pair_machines())?;
     let (old, new) = (Side::A, Side::B);
