@@ -24,3 +24,32 @@ fn the_benches_without_a_mount_run_on_tiny_sizes() {
     }
     assert_eq!(report["tiny"], true);
 }
+
+#[test]
+fn the_commit_path_can_be_profiled_with_and_without_a_partner() {
+    for partner in ["none", "shm", "tcp"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_twinfiler-bench"))
+            .args(["profile", "--partner", partner, "--size", "65536", "--count", "600"])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(String::from_utf8_lossy(&output.stdout).starts_with("600 commits of 65536 B: "));
+    }
+}
+
+#[test]
+fn rows_of_the_guests_are_judged_and_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let (rows, json) = (dir.path().join("rows.json"), dir.path().join("report.json"));
+    let row = r#"[{"part":"writes","what":"a write","unit":"ns","ours":3e6,"peer":2e7,"against":"another",
+        "ratio":null,"bar":{"ratio_at_most":0.1},"reached":null,"details":{}}]"#;
+    std::fs::write(&rows, row).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_twinfiler-bench"));
+    command.arg("--json").arg(&json).arg("table").arg(&rows).args(["--note", "in two guests"]);
+    let output = command.output().unwrap();
+    let table = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && table.contains("| NO"), "{table}");
+    assert!(table.contains("in two guests"), "{table}");
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    assert_eq!(report["rows"][0]["reached"], false);
+}

@@ -35,12 +35,19 @@ const LATENCIES: [(&str, bool, &str); 3] = [
 pub fn measure(lab: &Lab, bench: &Path, amount: Amount, rows: &mut Vec<Row>) -> Result<()> {
     let found = commits(lab, bench, amount)?;
     rows.extend_from_slice(&found);
+    let mut failures = Vec::new();
     for size in SIZES_BYTES {
         let what = format!("mirrored commit over verbs, {size} B, p50");
         let ours =
             found.iter().find(|row| row.what == what).context("the bench has other rows than these")?;
         for (program, events, name) in LATENCIES {
-            let one_way = latency(lab, program, size, events, amount)?;
+            let one_way = match latency(lab, program, size, events, amount) {
+                Ok(one_way) => one_way,
+                Err(error) => {
+                    failures.push(format!("{name}, {size} B: {error:#}"));
+                    continue;
+                }
+            };
             rows.push(
                 Row::time("perftest", &*what, ours.ours)
                     .against(name, 2.0 * one_way.typical_us * 1e3)
@@ -51,6 +58,9 @@ pub fn measure(lab: &Lab, bench: &Path, amount: Amount, rows: &mut Vec<Row>) -> 
     let bytes_per_second = bandwidth(lab, STREAM_BYTES, amount)?;
     for row in rows.iter_mut().filter(|row| row.what.starts_with("mirrored commits over verbs")) {
         *row = row.clone().against("ib_write_bw", bytes_per_second);
+    }
+    if !failures.is_empty() {
+        bail!("perftest: {}", failures.join("; "));
     }
     Ok(())
 }
