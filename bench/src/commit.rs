@@ -218,6 +218,7 @@ impl MirroredCommit {
 
     /// Over an empty log and the sender of a link, whose other end another process serves with [`take_in`]. That one
     /// trims its log by itself, before [`MirroredCommit::trim`] is called here.
+    #[cfg(feature = "verbs")]
     pub fn with(a: &Arc<Log>, sender: Box<dyn MirrorSender>) -> Result<MirroredCommit> {
         let path = path(a)?;
         path.start_mirror(1, sender, a.end())?;

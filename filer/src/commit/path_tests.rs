@@ -211,11 +211,9 @@ fn closing_answers_everybody_who_waits() {
     let path = path(&a, &Arc::default());
     let waiting: Vec<_> = (0..4)
         .map(|_| {
-            let path = path.clone();
-            std::thread::spawn(move || {
-                let end = append(&path, b"x");
-                path.wait_committed(end)
-            })
+            // Let in before the path is closed, however slow the thread starts; it may wait before or after.
+            let (path, end) = (path.clone(), append(&path, b"x"));
+            std::thread::spawn(move || path.wait_committed(end))
         })
         .collect();
     std::thread::sleep(Duration::from_millis(20));

@@ -4,9 +4,9 @@
 //! What is compared takes turns, for an emulated machine is as quick as the host lets it be. The table is made by
 //! `twinfiler-bench table`, so it looks like that of the benches on the host.
 //!
-//! - [`verbs`]: `twinfiler-bench peer verbs` in both guests
-//! - [`perftest`]: `ib_write_lat`, `ib_send_lat`, `ib_write_bw`
-//! - [`writes`]: fio on a pair's mount and on ext4 over DRBD ([`drbd`])
+//! - `verbs`: `twinfiler-bench peer verbs` in both guests
+//! - `perftest`: `ib_write_lat`, `ib_send_lat`, `ib_write_bw`
+//! - `writes`: fio on a pair's mount and on ext4 over DRBD (`drbd`)
 
 mod drbd;
 mod fio;
