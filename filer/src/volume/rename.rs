@@ -107,7 +107,7 @@ impl Transaction<'_> {
         if standing.is_some_and(|standing| standing.oid == moved.oid) {
             return Ok(());
         }
-        self.refuse_cycles(from, to, moved, standing.filter(|_| mode == RenameMode::Exchange))?;
+        self.refuse_cycles(from, to, moved, standing, mode)?;
 
         let is_dir = |target: Option<Target>| u32::from(target.is_some_and(|t| t.kind.is_directory()));
         // What leaves and enters each parent, counted in subdirectories.
@@ -185,13 +185,15 @@ impl Transaction<'_> {
         }
     }
 
-    /// No directory may come to stand below itself, neither the moved one nor one it changes places with.
+    /// No directory may come to stand below itself, neither the moved one nor one it changes places with; nor is one
+    /// replaced by what lies in it.
     fn refuse_cycles(
         &self,
         from: End<'_>,
         to: End<'_>,
         moved: Target,
-        exchanged: Option<Target>,
+        standing: Option<Target>,
+        mode: RenameMode,
     ) -> Result<()> {
         if from.parent == to.parent {
             return Ok(());
@@ -199,10 +201,11 @@ impl Transaction<'_> {
         if moved.kind.is_directory() && self.is_at_or_below(to.parent, moved.oid)? {
             return Err(Errno::EINVAL);
         }
-        if let Some(exchanged) = exchanged.filter(|target| target.kind.is_directory())
-            && self.is_at_or_below(from.parent, exchanged.oid)?
+        // A directory that what is moved lies in: as the kernel, before asking what both are.
+        if let Some(standing) = standing.filter(|target| target.kind.is_directory())
+            && self.is_at_or_below(from.parent, standing.oid)?
         {
-            return Err(Errno::EINVAL);
+            return Err(if mode == RenameMode::Exchange { Errno::EINVAL } else { Errno::ENOTEMPTY });
         }
         Ok(())
     }

@@ -122,7 +122,11 @@ fn a_directory_never_comes_to_stand_below_itself() {
     }
     let exchanged = v.rename(&Root, (b, b"c"), (Oid::ROOT, b"a"), RenameMode::Exchange);
     assert_eq!(exchanged, Err(Errno::EINVAL));
-    assert_eq!(v.rename(&Root, (b, b"c"), (Oid::ROOT, b"a"), RenameMode::Replace), Err(Errno::ENOTEMPTY));
+    v.node(b, "f", NodeKind::File).unwrap();
+    for inside in [&b"c"[..], b"f"] {
+        let replaced = v.rename(&Root, (b, inside), (Oid::ROOT, b"a"), RenameMode::Replace);
+        assert_eq!(replaced, Err(Errno::ENOTEMPTY));
+    }
 }
 
 #[test]
