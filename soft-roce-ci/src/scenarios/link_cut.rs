@@ -3,7 +3,7 @@
 //! Both nodes reach the witness, so whoever asks it first goes on. Clients of a node that stays primary must not
 //! notice more than a wait; clients of a deposed one are told so.
 
-use super::{PROGRESS, end_load, pair_machines};
+use super::{PROGRESS, end_load, expect_healed, pair_machines};
 use crate::lab::Cut;
 use crate::pair::plan::Plan;
 use crate::pair::view::View;
@@ -93,13 +93,5 @@ fn flap(run: &Context) -> Result<()> {
         lab.wire().heal();
         pair.pass(Duration::from_millis(whole_ms))?;
     }
-    let primary = pair.wait_mirrored(LIMIT)?;
-    if pair.primaries().since(epoch).all(|(_, side)| side == load.side) {
-        load.wait_progress(50, PROGRESS)?;
-    }
-    end_load(&pair, &load, epoch)?;
-    let after = pair.start_load(primary)?;
-    after.wait_progress(50, PROGRESS)?;
-    after.stop(pair.guest(primary))?;
-    pair.expect_equal()
+    expect_healed(&mut pair, &load, epoch)
 }

@@ -17,8 +17,8 @@ mod transport;
 mod witness_away;
 
 use crate::lab::Spec;
-use crate::pair::Pair;
 use crate::pair::client::Load;
+use crate::pair::{LIMIT, Pair};
 use crate::scenario::Scenario;
 use anyhow::{Result, bail};
 use std::time::Duration;
@@ -68,6 +68,19 @@ fn end_load(pair: &Pair<'_>, load: &Load, epoch_before: u64) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The pair is mirrored again by itself, whichever node serves by now; clients go on, and nothing is missing.
+fn expect_healed(pair: &mut Pair<'_>, load: &Load, epoch_before: u64) -> Result<()> {
+    let primary = pair.wait_mirrored(LIMIT)?;
+    if pair.primaries().since(epoch_before).all(|(_, side)| side == load.side) {
+        load.wait_progress(50, PROGRESS)?;
+    }
+    end_load(pair, load, epoch_before)?;
+    let after = pair.start_load(primary)?;
+    after.wait_progress(50, PROGRESS)?;
+    after.stop(pair.guest(primary))?;
+    pair.expect_equal()
 }
 
 /// What a client of a mount is told when its node is no longer the primary: gone, shut down, not connected, or, for an

@@ -1,6 +1,6 @@
 //! The link is cut while the witness does not answer either: nobody may go on alone.
 
-use super::{PROGRESS, end_load, pair_machines};
+use super::{PROGRESS, expect_healed, pair_machines};
 use crate::lab::{Cut, Side};
 use crate::pair::plan::Plan;
 use crate::pair::{LIMIT, Pair};
@@ -49,13 +49,5 @@ fn run(run: &Context) -> Result<()> {
 
     lab.wire().heal();
     pair.witness.resume()?;
-    let primary = pair.wait_mirrored(LIMIT)?;
-    if pair.primaries().since(epoch).all(|(_, side)| side == load.side) {
-        load.wait_progress(50, PROGRESS)?;
-    }
-    end_load(&pair, &load, epoch)?;
-    let after = pair.start_load(primary)?;
-    after.wait_progress(50, PROGRESS)?;
-    after.stop(pair.guest(primary))?;
-    pair.expect_equal()
+    expect_healed(&mut pair, &load, epoch)
 }
