@@ -48,6 +48,8 @@ use handles::FileHandle;
 use index::Index;
 use inode::Inode;
 
+use crate::view::BaseReader;
+
 /// The directory in the root that holds what is ours.
 pub const HIDDEN_NAME: &str = ".twinfiler";
 /// What mkfs.ext4 makes in a root; never part of a volume.
@@ -64,13 +66,25 @@ pub fn is_reserved_in_root(name: &[u8]) -> bool {
 pub struct Base {
     path: PathBuf,
     volume: VolumeId,
+    next_oid: AtomicU64,
+    store: Store,
+}
+
+/// Where the tree is.
+enum Store {
+    Local(Box<Local>),
+    #[cfg(any(test, feature = "simulation"))]
+    Simulated(crate::simulation::SimDisk),
+}
+
+/// A directory of this machine.
+struct Local {
     root: OwnedFd,
     staging: OwnedFd,
     orphans: OwnedFd,
     label_file: OwnedFd,
     index: Index,
     cache: DescriptorCache,
-    next_oid: AtomicU64,
 }
 
 impl std::fmt::Debug for Base {
@@ -105,7 +119,44 @@ impl Base {
     /// # Errors
     /// When the index can not be read.
     pub fn object_count(&self) -> Result<u64, IndexError> {
-        self.index.len()
+        #[cfg(any(test, feature = "simulation"))]
+        if let Some(disk) = self.simulation() {
+            return Ok(disk.object_count());
+        }
+        self.local().index.len()
+    }
+
+    /// The tree as merged reads see it.
+    pub fn reader(self: &Arc<Base>) -> Arc<dyn BaseReader> {
+        #[cfg(any(test, feature = "simulation"))]
+        if let Some(disk) = self.simulation() {
+            return Arc::new(disk.clone());
+        }
+        self.clone()
+    }
+
+    /// A base whose tree is simulated.
+    #[cfg(any(test, feature = "simulation"))]
+    pub fn simulated(disk: crate::simulation::SimDisk, volume: VolumeId) -> Base {
+        let next_oid = AtomicU64::new(disk.next_oid().0);
+        Base { path: "simulated".into(), volume, next_oid, store: Store::Simulated(disk) }
+    }
+
+    /// The simulated tree, if it is one.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn simulation(&self) -> Option<&crate::simulation::SimDisk> {
+        match &self.store {
+            Store::Local(_) => None,
+            Store::Simulated(disk) => Some(disk),
+        }
+    }
+
+    fn local(&self) -> &Local {
+        match &self.store {
+            Store::Local(local) => local,
+            #[cfg(any(test, feature = "simulation"))]
+            Store::Simulated(_) => unreachable!("every way in asks first whether the tree is simulated"),
+        }
     }
 
     /// Makes everything that was applied durable: next OID, index, and the filesystem (`syncfs`). After it the
@@ -115,31 +166,46 @@ impl Base {
     /// When something could not be written; a later call may not report it again, so the caller applies again
     /// before it trims.
     pub fn sync(&self) -> Result<(), TreeError> {
+        #[cfg(any(test, feature = "simulation"))]
+        if let Some(disk) = self.simulation() {
+            return disk.flush(self.next_oid());
+        }
         let next = self.next_oid().0.to_le_bytes();
         let flags = rustix::fs::XattrFlags::empty();
-        rustix::fs::fsetxattr(&self.label_file, NEXT_OID_XATTR, &next, flags)
+        rustix::fs::fsetxattr(&self.local().label_file, NEXT_OID_XATTR, &next, flags)
             .map_err(TreeError::at("keep the next object id of", self.path.display()))?;
-        self.index.commit().map_err(|error| self.index_failed(&error))?;
-        rustix::fs::syncfs(&self.root).map_err(TreeError::at("flush the filesystem of", self.path.display()))
+        self.local().index.commit().map_err(|error| self.index_failed(&error))?;
+        rustix::fs::syncfs(&self.local().root)
+            .map_err(TreeError::at("flush the filesystem of", self.path.display()))
+    }
+
+    /// The label file was replaced, its lock with it.
+    fn relock(&mut self, label_file: OwnedFd) {
+        match &mut self.store {
+            Store::Local(local) => local.label_file = label_file,
+            #[cfg(any(test, feature = "simulation"))]
+            Store::Simulated(_) => unreachable!("a simulated tree has no label file"),
+        }
     }
 
     pub(crate) fn root_fd(&self) -> BorrowedFd<'_> {
-        self.root.as_fd()
+        self.local().root.as_fd()
     }
     pub(crate) fn staging_fd(&self) -> BorrowedFd<'_> {
-        self.staging.as_fd()
+        self.local().staging.as_fd()
     }
     pub(crate) fn orphans_fd(&self) -> BorrowedFd<'_> {
-        self.orphans.as_fd()
+        self.local().orphans.as_fd()
     }
 
     /// The inode of an object. `ENOENT`: the tree does not hold it.
     pub(crate) fn inode(&self, oid: Oid) -> Result<Arc<Inode>, TreeError> {
-        if let Some(inode) = self.cache.get(oid) {
+        if let Some(inode) = self.local().cache.get(oid) {
             return Ok(inode);
         }
         let absent = || TreeError { doing: "find", at: oid.to_string(), errno: Errno::NOENT };
-        let handle = self.index.get(oid).map_err(|error| self.index_failed(&error))?.ok_or_else(absent)?;
+        let handle =
+            self.local().index.get(oid).map_err(|error| self.index_failed(&error))?.ok_or_else(absent)?;
         let fd = match handle.open(self.root_fd()) {
             Err(Errno::STALE | Errno::NOENT) => return Err(absent()),
             other => other.map_err(TreeError::at("open by handle", oid))?,
@@ -153,30 +219,30 @@ impl Base {
 
     /// Keeps an open, labelled inode for later calls.
     pub(crate) fn keep(&self, fd: OwnedFd, stat: &Stat, label: Label) -> Result<Arc<Inode>, TreeError> {
-        if let Some(inode) = self.cache.get(label.oid).filter(|inode| inode.number() == stat.st_ino) {
+        if let Some(inode) = self.local().cache.get(label.oid).filter(|inode| inode.number() == stat.st_ino) {
             return Ok(inode);
         }
         let inode = Arc::new(Inode::new(fd, stat, label.oid).map_err(TreeError::at("use", label.oid))?);
-        self.cache.insert(inode.clone());
+        self.local().cache.insert(inode.clone());
         Ok(inode)
     }
 
     /// Makes an inode findable by its OID.
     pub(crate) fn remember(&self, inode: &Inode) -> Result<(), TreeError> {
         let handle = FileHandle::of(inode.fd()).map_err(TreeError::at("get the handle of", inode.oid()))?;
-        self.index.set(inode.oid(), Some(handle)).map_err(|error| self.index_failed(&error))
+        self.local().index.set(inode.oid(), Some(handle)).map_err(|error| self.index_failed(&error))
     }
 
     /// From now on this is the object of that OID.
     pub(crate) fn install(&self, inode: Inode) -> Result<(), TreeError> {
         self.remember(&inode)?;
-        self.cache.insert(Arc::new(inode));
+        self.local().cache.insert(Arc::new(inode));
         Ok(())
     }
 
     /// OIDs that the index knows, ascending from `from` on.
     pub(crate) fn known(&self, from: Oid, max: usize) -> Result<Vec<Oid>, IndexError> {
-        self.index.known(from, max)
+        self.local().index.known(from, max)
     }
 
     /// The object of one OID is from now on that of another one.
@@ -186,7 +252,7 @@ impl Base {
         inode.set_label(&Label { oid: to, ..label }).map_err(TreeError::at("label", from))?;
         let handle = FileHandle::of(inode.fd()).map_err(TreeError::at("get the handle of", from))?;
         self.forget(from)?;
-        self.index.set(to, Some(handle)).map_err(|error| self.index_failed(&error))
+        self.local().index.set(to, Some(handle)).map_err(|error| self.index_failed(&error))
     }
 
     /// Finds every labelled object by a walk.
@@ -196,8 +262,8 @@ impl Base {
 
     /// The object is gone.
     pub(crate) fn forget(&self, oid: Oid) -> Result<(), TreeError> {
-        self.cache.remove(oid);
-        self.index.set(oid, None).map_err(|error| self.index_failed(&error))
+        self.local().cache.remove(oid);
+        self.local().index.set(oid, None).map_err(|error| self.index_failed(&error))
     }
 
     fn index_failed(&self, error: &IndexError) -> TreeError {

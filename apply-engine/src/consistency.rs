@@ -86,6 +86,10 @@ pub fn apply(base: &Base, log: &Log, delta: &Delta) -> Result<ApplyReport, Apply
     if let Some(Oid(last)) = born {
         base.raise_next_oid(Oid(last.saturating_add(1)));
     }
+    #[cfg(any(test, feature = "simulation"))]
+    if let Some(disk) = base.simulation() {
+        return apply_to(&disk.tree(log), delta);
+    }
     apply_to(&BaseTree::new(base, log), delta)
 }
 
@@ -100,5 +104,3 @@ pub(crate) fn apply_to(tree: &impl crate::tree::Tree, delta: &Delta) -> Result<A
 
 #[cfg(test)]
 mod crash_tests;
-#[cfg(test)]
-pub(crate) mod sim;

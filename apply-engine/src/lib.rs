@@ -24,6 +24,9 @@ pub mod oracle;
 mod plan;
 mod pool;
 pub mod resync;
+#[cfg(any(test, feature = "simulation"))]
+#[doc(hidden)]
+pub mod simulation;
 mod survey;
 mod tree;
 pub mod view;

@@ -14,7 +14,8 @@ pub(crate) fn map<I: Sync, R: Send, E: Send>(
     items: &[I],
     work: impl Fn(&I) -> Result<R, E> + Sync,
 ) -> Result<Vec<R>, E> {
-    match items.len() < WORTH_A_THREAD {
+    // A simulated disk must see the same order again.
+    match items.len() < WORTH_A_THREAD || cfg!(feature = "simulation") {
         true => items.iter().map(work).collect(),
         false => spread(items, work),
     }
@@ -25,7 +26,7 @@ pub(crate) fn spread<I: Sync, R: Send, E: Send>(
     items: &[I],
     work: impl Fn(&I) -> Result<R, E> + Sync,
 ) -> Result<Vec<R>, E> {
-    if items.len() < 2 {
+    if items.len() < 2 || cfg!(feature = "simulation") {
         return items.iter().map(work).collect();
     }
     let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));

@@ -31,6 +31,20 @@ use crate::base::{Base, IndexError, OpenError, TreeError};
 use crate::consistency::{ApplyError, ApplyReport};
 use crate::executor::base_tree::BaseTree;
 use install::NoPayload;
+use site::Site;
+
+/// What follows, for the tree that the base is.
+macro_rules! at {
+    ($base:expr, $site:ident => $call:expr) => {{
+        #[cfg(any(test, feature = "simulation"))]
+        if let Some(disk) = $base.simulation() {
+            let $site = &disk.tree(&NoPayload);
+            return $call;
+        }
+        let $site = &BaseTree::new($base, &NoPayload);
+        $call
+    }};
+}
 
 /// Last LSN in the label of an object that is not whole yet. No record ever has it.
 pub const INCOMPLETE: Lsn = Lsn(u64::MAX);
@@ -91,7 +105,7 @@ impl ObjectLabel {
 /// # Errors
 /// When the index or a label can not be read.
 pub fn labels(base: &Base, from: Oid, max: usize) -> Result<(Vec<ObjectLabel>, Option<Oid>), ResyncError> {
-    site::labels(&BaseTree::new(base, &NoPayload), from, max)
+    at!(base, site => site::labels(site, from, max))
 }
 
 /// One object as it is now, or that it is not there.
@@ -99,7 +113,7 @@ pub fn labels(base: &Base, from: Oid, max: usize) -> Result<(Vec<ObjectLabel>, O
 /// # Errors
 /// When it can not be read.
 pub fn capture(base: &Base, oid: Oid) -> Result<Surveyed, ResyncError> {
-    capture::capture(&BaseTree::new(base, &NoPayload), oid)
+    at!(base, site => capture::capture(site, oid))
 }
 
 /// Makes the names, kinds, attributes and xattrs of these objects those of the captures. Every one of them is
@@ -108,7 +122,7 @@ pub fn capture(base: &Base, oid: Oid) -> Result<Surveyed, ResyncError> {
 /// # Errors
 /// See [`ResyncError`]. It can be done again, with these or newer captures.
 pub fn install_names(base: &Base, survey: &[Surveyed]) -> Result<ApplyReport, ResyncError> {
-    install::names(&BaseTree::new(base, &NoPayload), survey)
+    at!(base, site => install::names(site, survey))
 }
 
 /// Where a file has data, at most `max` ranges from `from` on.
@@ -116,7 +130,7 @@ pub fn install_names(base: &Base, survey: &[Surveyed]) -> Result<ApplyReport, Re
 /// # Errors
 /// When it can not be read. A file that is gone has a size of 0.
 pub fn data_map(base: &Base, oid: Oid, from: u64, max: usize) -> Result<FileMap, ResyncError> {
-    content::data_map(base, oid, from, max)
+    at!(base, site => content::data_map(site.reader(), oid, from, max))
 }
 
 /// Bytes of a file; fewer where it ends, none when it is gone.
@@ -124,7 +138,7 @@ pub fn data_map(base: &Base, oid: Oid, from: u64, max: usize) -> Result<FileMap,
 /// # Errors
 /// When it can not be read.
 pub fn read(base: &Base, oid: Oid, offset: u64, len_bytes: usize) -> Result<Vec<u8>, ResyncError> {
-    content::read(base, oid, offset, len_bytes)
+    at!(base, site => content::read(site.reader(), oid, offset, len_bytes))
 }
 
 /// Makes a range of a file a hole.
@@ -132,7 +146,7 @@ pub fn read(base: &Base, oid: Oid, offset: u64, len_bytes: usize) -> Result<Vec<
 /// # Errors
 /// As of any change of the tree.
 pub fn punch(base: &Base, oid: Oid, offset: u64, len_bytes: u64) -> Result<(), ResyncError> {
-    content::punch(&BaseTree::new(base, &NoPayload), oid, offset, len_bytes)
+    at!(base, site => content::punch(site, oid, offset, len_bytes))
 }
 
 /// Writes into a file.
@@ -140,7 +154,7 @@ pub fn punch(base: &Base, oid: Oid, offset: u64, len_bytes: u64) -> Result<(), R
 /// # Errors
 /// As of any change of the tree.
 pub fn write(base: &Base, oid: Oid, offset: u64, bytes: &[u8]) -> Result<(), ResyncError> {
-    content::write(&BaseTree::new(base, &NoPayload), oid, offset, bytes)
+    at!(base, site => content::write(site, oid, offset, bytes))
 }
 
 /// The contents of a file are in place: its length, and what writing has changed beside.
@@ -148,7 +162,7 @@ pub fn write(base: &Base, oid: Oid, offset: u64, bytes: &[u8]) -> Result<(), Res
 /// # Errors
 /// As of any change of the tree.
 pub fn finish_file(base: &Base, file: &Capture) -> Result<(), ResyncError> {
-    content::finish(&BaseTree::new(base, &NoPayload), file)
+    at!(base, site => content::finish(site, file))
 }
 
 /// Declares objects whole. Everything of them must have been flushed ([`Base::sync`]) since it was last changed.
@@ -156,7 +170,7 @@ pub fn finish_file(base: &Base, file: &Capture) -> Result<(), ResyncError> {
 /// # Errors
 /// As of any change of the tree.
 pub fn seal(base: &Base, objects: &[ObjectLabel]) -> Result<(), ResyncError> {
-    install::seal(&BaseTree::new(base, &NoPayload), objects)
+    at!(base, site => install::seal(site, objects))
 }
 
 /// Finds every labelled object again by a walk: before a tree is compared that an interrupted consistency point may
@@ -165,6 +179,11 @@ pub fn seal(base: &Base, objects: &[ObjectLabel]) -> Result<(), ResyncError> {
 /// # Errors
 /// When the tree can not be walked.
 pub fn reindex(base: &Base) -> Result<(), ResyncError> {
+    #[cfg(any(test, feature = "simulation"))]
+    if let Some(disk) = base.simulation() {
+        disk.reindex();
+        return Ok(disk.flush(base.next_oid())?);
+    }
     base.rebuild_index().map_err(|error| ResyncError::Walk(Box::new(error)))
 }
 

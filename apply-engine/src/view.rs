@@ -95,6 +95,18 @@ impl LogBytes for nvlog::Log {
     }
 }
 
+impl<T: LogBytes + ?Sized> LogBytes for &T {
+    fn copy_out(&self, lsn: Lsn, dst: &mut [u8]) -> Result<(), Overwritten> {
+        T::copy_out(self, lsn, dst)
+    }
+}
+
+impl<T: LogBytes + ?Sized> LogBytes for Arc<T> {
+    fn copy_out(&self, lsn: Lsn, dst: &mut [u8]) -> Result<(), Overwritten> {
+        T::copy_out(self, lsn, dst)
+    }
+}
+
 /// A merged read that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ViewError {

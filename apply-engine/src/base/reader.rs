@@ -41,6 +41,10 @@ impl Base {
     /// # Errors
     /// I/O errors.
     pub fn space(&self) -> Result<BaseSpace, TreeError> {
+        #[cfg(any(test, feature = "simulation"))]
+        if let Some(disk) = self.simulation() {
+            return disk.space();
+        }
         let vfs = rustix::fs::fstatvfs(self.root_fd())
             .map_err(TreeError::at("get the free space of", self.path().display()))?;
         Ok(BaseSpace {

@@ -15,7 +15,8 @@ use super::adopt::{self, AdoptReport};
 use super::cache::DescriptorCache;
 use super::index::Index;
 use super::{
-    Base, HIDDEN_NAME, NEXT_OID_XATTR, OpenError, TreeError, inode, is_reserved_in_root, private_mount,
+    Base, HIDDEN_NAME, Local, NEXT_OID_XATTR, OpenError, Store, TreeError, inode, is_reserved_in_root,
+    private_mount,
 };
 use crate::attributes::Timestamp;
 
@@ -137,7 +138,8 @@ impl Base {
         base.sync()?;
         // The name is replaced, so the lock moves to the new file.
         write_label_file(path, volume, Stage::Complete)?;
-        let base = Base { label_file: lock_label_file(path)?, ..base };
+        let mut base = base;
+        base.relock(lock_label_file(path)?);
         base.sync()?;
         let time = |secs: i64, nanos: u64| Timestamp { secs, nanos: u32::try_from(nanos).unwrap_or(0) };
         base.inode(Oid::ROOT)?
@@ -179,17 +181,10 @@ fn assemble(
     let (staging, orphans) = (hidden("staging")?, hidden("orphans")?);
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
     let inodes = (limit / DESCRIPTOR_SHARE).clamp(*CACHE_INODES.start(), *CACHE_INODES.end());
-    Ok(Base {
-        path: path.into(),
-        volume,
-        staging,
-        orphans,
-        root,
-        label_file,
-        index,
-        cache: DescriptorCache::new(inodes as usize),
-        next_oid: AtomicU64::new(next_oid),
-    })
+    let cache = DescriptorCache::new(inodes as usize);
+    let local = Local { staging, orphans, root, label_file, index, cache };
+    let next_oid = AtomicU64::new(next_oid);
+    Ok(Base { path: path.into(), volume, next_oid, store: Store::Local(Box::new(local)) })
 }
 
 fn fresh_index(path: &Path) -> Result<Index, OpenError> {

@@ -9,10 +9,11 @@ use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::sim::SimTree;
 use super::{ApplyError, apply_to};
 use crate::delta::{Delta, RecordPosition, Vanished};
 use crate::oracle::{Generator, MemoryLog, Step, difference};
+use crate::simulation::SimDisk;
+use crate::simulation::tree::SimTree;
 use crate::view::Layers;
 
 /// Crashes in a row before a run may come to its end.
@@ -28,14 +29,14 @@ fn delta_of(steps: &[(RecordPosition, Step)], vanished: Vanished) -> Delta {
 
 struct World {
     log: Arc<MemoryLog>,
-    tree: Arc<SimTree>,
+    tree: SimTree<Arc<MemoryLog>>,
     generator: Generator,
 }
 
 impl World {
     fn new(seed: u64) -> World {
         let log = Arc::new(MemoryLog::default());
-        World { tree: Arc::new(SimTree::new(log.clone())), generator: Generator::new(seed), log }
+        World { tree: SimDisk::new().tree(log.clone()), generator: Generator::new(seed), log }
     }
 
     fn steps(&mut self, count: usize) -> Vec<(RecordPosition, Step)> {
@@ -47,7 +48,7 @@ impl World {
         let layers = Layers {
             active: Arc::new(RwLock::new(Delta::new(Lsn::ZERO, Vanished::Forget).into())),
             sealed: Vec::new(),
-            base: self.tree.clone(),
+            base: Arc::new(SimDisk::clone(&self.tree)),
             log: self.log.clone(),
         };
         if let Some(found) = difference(&layers, self.generator.model()) {
@@ -71,7 +72,7 @@ fn survive(seed: u64, points: usize, records: usize) {
         let mut vanished = Vanished::Forget;
         for _ in 0..rng.random_range(0..=MAX_CRASHES) {
             world.tree.crash_after(rng.random_range(0..steps.len() * 4 + 4));
-            match apply_to(&*world.tree, &delta_of(&steps, vanished)) {
+            match apply_to(&world.tree, &delta_of(&steps, vanished)) {
                 Ok(_) => {}
                 Err(ApplyError::Io(_)) => {}
                 Err(other) => panic!("{other}"),
@@ -81,11 +82,11 @@ fn survive(seed: u64, points: usize, records: usize) {
             vanished = Vanished::Keep;
             steps.extend(world.steps(rng.random_range(0..=records / 2)));
         }
-        apply_to(&*world.tree, &delta_of(&steps, vanished)).expect("nothing fails any more");
+        apply_to(&world.tree, &delta_of(&steps, vanished)).expect("nothing fails any more");
         world.check();
         // Power fails after the sync but before the log's tail has moved.
         world.tree.sync();
-        apply_to(&*world.tree, &delta_of(&steps, Vanished::Keep)).expect("nothing fails any more");
+        apply_to(&world.tree, &delta_of(&steps, Vanished::Keep)).expect("nothing fails any more");
         world.check();
         world.tree.sync();
     }
@@ -114,23 +115,23 @@ fn every_crash_point_of_one_consistency_point() {
     let prepared = |seed| {
         let mut world = World::new(seed);
         let before = world.steps(40);
-        apply_to(&*world.tree, &delta_of(&before, Vanished::Forget)).expect("applies");
+        apply_to(&world.tree, &delta_of(&before, Vanished::Forget)).expect("applies");
         world.tree.sync();
         let steps = world.steps(60);
         (world, steps)
     };
     for seed in 0..3 {
         let (world, steps) = prepared(seed);
-        apply_to(&*world.tree, &delta_of(&steps, Vanished::Forget)).expect("applies");
+        apply_to(&world.tree, &delta_of(&steps, Vanished::Forget)).expect("applies");
         let effects = world.tree.effects();
         assert!(effects > 10, "the Delta is busy: {effects}");
         for crash in 0..effects {
             let (world, steps) = prepared(seed);
             world.tree.crash_after(crash);
-            let cut = apply_to(&*world.tree, &delta_of(&steps, Vanished::Forget));
+            let cut = apply_to(&world.tree, &delta_of(&steps, Vanished::Forget));
             assert!(matches!(cut, Err(ApplyError::Io(_))), "{cut:?}");
             world.tree.restart(&mut StdRng::seed_from_u64(crash as u64), 0.7);
-            apply_to(&*world.tree, &delta_of(&steps, Vanished::Keep)).expect("nothing fails any more");
+            apply_to(&world.tree, &delta_of(&steps, Vanished::Keep)).expect("nothing fails any more");
             world.check();
         }
     }

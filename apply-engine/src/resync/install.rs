@@ -26,6 +26,13 @@ use crate::tree::{Parent, Place, oid_of_name};
 /// Captures point to no log.
 pub(super) struct NoPayload;
 
+#[cfg(any(test, feature = "simulation"))]
+impl crate::view::LogBytes for NoPayload {
+    fn copy_out(&self, lsn: Lsn, _dst: &mut [u8]) -> Result<(), crate::view::Overwritten> {
+        Err(crate::view::Overwritten { lsn })
+    }
+}
+
 impl PayloadSource for NoPayload {
     type Bytes = nvlog::LogSlice;
     fn bytes(&self, _from: Lsn, _len_bytes: usize) -> Result<nvlog::LogSlice, Errno> {

@@ -13,10 +13,11 @@ use rand::{Rng, SeedableRng};
 use super::site::Site;
 use super::{Capture, INCOMPLETE, ObjectLabel, ResyncError, Surveyed, capture, content, install, site};
 use crate::attributes::ObjectKind;
-use crate::consistency::sim::SimTree;
 use crate::consistency::{ApplyError, apply_to};
 use crate::delta::{Delta, Vanished};
 use crate::oracle::{Generator, MemoryLog, Model, difference};
+use crate::simulation::SimDisk;
+use crate::simulation::tree::SimTree;
 use crate::view::Layers;
 
 /// Times that a receiver is cut off before it may come to its end.
@@ -108,7 +109,7 @@ fn pass(
 
 struct Side {
     log: Arc<MemoryLog>,
-    tree: Arc<SimTree>,
+    tree: SimTree<Arc<MemoryLog>>,
     generator: Generator,
     delta: Delta,
 }
@@ -116,7 +117,7 @@ struct Side {
 impl Side {
     fn new(seed: u64) -> Side {
         let log = Arc::new(MemoryLog::default());
-        let tree = Arc::new(SimTree::new(log.clone()));
+        let tree = SimDisk::new().tree(log.clone());
         let delta = Delta::new(Lsn::ZERO, Vanished::Forget);
         Side { tree, generator: Generator::new(seed), log, delta }
     }
@@ -134,7 +135,7 @@ impl Side {
     fn apply(&mut self) {
         let end = self.end();
         let delta = std::mem::replace(&mut self.delta, Delta::new(end, Vanished::Forget));
-        apply_to(&*self.tree, &delta).expect("nothing fails");
+        apply_to(&self.tree, &delta).expect("nothing fails");
         self.tree.sync();
     }
 
@@ -145,11 +146,11 @@ impl Side {
     }
 }
 
-fn check_like(tree: &Arc<SimTree>, source: &Side) {
+fn check_like(tree: &SimTree<Arc<MemoryLog>>, source: &Side) {
     let layers = Layers {
         active: Arc::new(RwLock::new(Delta::new(Lsn::ZERO, Vanished::Forget).into())),
         sealed: Vec::new(),
-        base: tree.clone(),
+        base: Arc::new(SimDisk::clone(tree)),
         log: source.log.clone(),
     };
     let model: &Model = source.generator.model();
@@ -161,7 +162,7 @@ fn check_like(tree: &Arc<SimTree>, source: &Side) {
     shown.sort_unstable();
     let expected: Vec<Option<Oid>> = model.nodes.keys().copied().map(Some).collect();
     assert_eq!(shown, expected, "inodes that the source does not have, or too few");
-    assert_eq!(all_labels(&**tree), all_labels(&*source.tree), "labels");
+    assert_eq!(all_labels(tree), all_labels(&source.tree), "labels");
 }
 
 /// Two sides with a common past (maybe none) and a different present; the receiver is cut off again and again while
@@ -180,10 +181,10 @@ fn bring_together(seed: u64, common: usize, ours: usize, theirs: usize) {
     receiver.steps(ours);
     source.apply();
     receiver.apply();
-    let tree = receiver.tree.clone();
+    let tree = &receiver.tree;
     for _ in 0..rng.random_range(0..=MAX_CUTS) {
         tree.crash_after(rng.random_range(0..(common + ours + theirs) * 4 + 4));
-        match pass(&*source.tree, &*tree, trusted_below, &|| tree.sync()) {
+        match pass(&source.tree, tree, trusted_below, &|| tree.sync()) {
             Ok(_) => {}
             Err(ResyncError::Apply(ApplyError::Io(_))) => {}
             Err(other) => panic!("{other}"),
@@ -194,13 +195,13 @@ fn bring_together(seed: u64, common: usize, ours: usize, theirs: usize) {
         source.steps(rng.random_range(0..=theirs / 2));
         source.apply();
     }
-    pass(&*source.tree, &*tree, trusted_below, &|| tree.sync()).expect("nothing fails any more");
-    check_like(&tree, &source);
+    pass(&source.tree, tree, trusted_below, &|| tree.sync()).expect("nothing fails any more");
+    check_like(tree, &source);
     // What is the same is not sent again, and a second pass changes nothing.
-    let everything = pass(&*source.tree, &*tree, Lsn::ZERO, &|| {}).expect("compares by content");
+    let everything = pass(&source.tree, tree, Lsn::ZERO, &|| {}).expect("compares by content");
     assert_eq!(everything, 0, "bytes that were the same were sent");
-    check_like(&tree, &source);
-    assert!(suspects(&*source.tree, &*tree, Lsn(u64::MAX)).is_empty());
+    check_like(tree, &source);
+    assert!(suspects(&source.tree, tree, Lsn(u64::MAX)).is_empty());
 }
 
 proptest! {

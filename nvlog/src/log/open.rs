@@ -7,7 +7,6 @@
 use super::Log;
 use super::errors::{FormatError, OpenError};
 use super::ingest::note_epoch;
-use crate::boot;
 use crate::format::{MIN_CAPACITY_BYTES, RING_OFFSET_BYTES, SUPERBLOCK_BYTES};
 use crate::record::origin;
 use crate::recovery::{Depth, RecoveryReport, SuperblockHealth, Walker};
@@ -61,7 +60,7 @@ impl Log {
             tail: start,
             epoch_history: EpochHistory::default(),
             role_state: Vec::new(),
-            boot_id: boot::current(),
+            boot_id: ring.region().boot_id(),
             memory_lost: false,
             generation,
         };
@@ -122,7 +121,7 @@ impl Log {
             ring.persist(tail.lsn, end.lsn)?;
         }
         let scrubbed = ring.scrub(end.lsn, limit)?;
-        let boot_id = boot::current();
+        let boot_id = ring.region().boot_id();
         let volatile = ring.region().durability() == Durability::Process;
         superblock.memory_lost |= volatile && boot_id != superblock.boot_id;
         // An epoch whose first record did not survive begins where the log now ends, or it would promise

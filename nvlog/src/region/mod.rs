@@ -21,6 +21,7 @@ mod sys;
 
 pub use mapped::MappedRegion;
 
+use crate::superblock::BootId;
 use ids::Durability;
 use std::fmt;
 use std::io;
@@ -112,6 +113,10 @@ pub unsafe trait Region: Send + Sync {
     fn kind(&self) -> RegionKind;
     /// What a persisted range survives.
     fn durability(&self) -> Durability;
+    /// The boot of the machine that it is in: what does not survive power is gone with the next.
+    fn boot_id(&self) -> BootId {
+        crate::boot::current()
+    }
     /// A descriptor that another process can map to see the same memory from offset 0 on.
     fn shared_fd(&self) -> Option<RawFd>;
 }

@@ -12,6 +12,7 @@
 use crate::persist::{CACHE_LINE_BYTES, NON_TEMPORAL_MIN_BYTES};
 use crate::region::ring::copy_parts;
 use crate::region::{Region, Stored};
+use crate::superblock::BootId;
 use ids::Durability;
 use parking_lot::Mutex;
 use std::io;
@@ -34,6 +35,8 @@ struct Shared {
     durable: Mutex<Vec<u8>>,
     persists: AtomicU64,
     fail_at: AtomicU64,
+    durability: Durability,
+    boot: u64,
 }
 
 // SAFETY: the memory is a leaked allocation that `drop` takes back; all access copies raw bytes.
@@ -62,8 +65,17 @@ impl SimRegion {
         SimRegion::with_image(vec![0; len_bytes as usize])
     }
 
+    /// Zeroed memory that a power cut takes away: the log knows it by the next boot.
+    pub fn volatile(len_bytes: u64) -> SimRegion {
+        SimRegion::in_boot(vec![0; len_bytes as usize], Durability::Process, 1)
+    }
+
     /// Memory with this content, all of it durable.
-    pub fn with_image(mut image: Vec<u8>) -> SimRegion {
+    pub fn with_image(image: Vec<u8>) -> SimRegion {
+        SimRegion::in_boot(image, Durability::Power, 1)
+    }
+
+    fn in_boot(mut image: Vec<u8>, durability: Durability, boot: u64) -> SimRegion {
         image.resize(image.len().next_multiple_of(PAGE_BYTES), 0);
         let pages: Box<[Page]> =
             image.chunks_exact(PAGE_BYTES).map(|chunk| Page(std::array::from_fn(|i| chunk[i]))).collect();
@@ -74,11 +86,15 @@ impl SimRegion {
             durable: Mutex::new(image),
             persists: AtomicU64::new(0),
             fail_at: AtomicU64::new(NEVER),
+            durability,
+            boot,
         };
         SimRegion { shared: Arc::new(shared) }
     }
 
     /// What a power cut at this moment leaves, as a region of its own. This one goes on unharmed.
+    ///
+    /// Volatile memory comes back as a file on disk would: with what had happened to be written there.
     pub fn crash(&self, seed: u64) -> SimRegion {
         let mut random = SplitMix(seed);
         let mut image = self.shared.durable.lock().clone();
@@ -96,17 +112,20 @@ impl SimRegion {
                 }
             }
         }
-        SimRegion::with_image(image)
+        SimRegion::in_boot(image, self.shared.durability, self.shared.boot + 1)
     }
 
     /// What is left when only what was persisted survives.
     pub fn crash_losing_all(&self) -> SimRegion {
-        SimRegion::with_image(self.shared.durable.lock().clone())
+        let image = self.shared.durable.lock().clone();
+        SimRegion::in_boot(image, self.shared.durability, self.shared.boot + 1)
     }
 
     /// What is left when every store survives (the process was killed, the machine goes on).
     pub fn kill_process(&self) -> SimRegion {
-        SimRegion::with_image(self.memory())
+        let dead = SimRegion::in_boot(self.memory(), self.shared.durability, self.shared.boot);
+        *dead.shared.durable.lock() = self.shared.durable.lock().clone();
+        dead
     }
 
     /// Calls of `persist` so far.
@@ -185,7 +204,11 @@ unsafe impl Region for SimRegion {
     }
 
     fn durability(&self) -> Durability {
-        Durability::Power
+        self.shared.durability
+    }
+
+    fn boot_id(&self) -> BootId {
+        BootId(u128::from(self.shared.boot).to_le_bytes())
     }
 
     fn shared_fd(&self) -> Option<RawFd> {

@@ -136,6 +136,18 @@ fn volatile_memory_that_saw_another_boot_is_not_trusted_until_the_owner_says_so(
 }
 
 #[test]
+fn a_volatile_log_survives_its_process_and_not_the_power() {
+    let region = SimRegion::volatile(RING_OFFSET_BYTES + CAPACITY_BYTES);
+    let log = Log::format(Box::new(region.clone()), options()).unwrap();
+    let end = append_durably(&log, b"acknowledged");
+    let (_, killed) = reopen(region.kill_process());
+    assert_eq!((killed.end, killed.memory_lost), (end, false));
+    assert!(reopen(region.kill_process().crash(7)).1.memory_lost);
+    let lasting = new_log().1;
+    assert!(!reopen(lasting.crash(7)).1.memory_lost);
+}
+
+#[test]
 fn the_owners_state_survives_and_is_bounded() {
     let (log, region) = new_log();
     log.update_superblock(|draft| {

@@ -1,145 +1,37 @@
-//! A tree in memory that crashes where a test wants it to, and then keeps any part of what was done.
-//!
-//! Fault model: after the last barrier or sync every single effect survives or not, independently; one whose
-//! ground did not survive (its directory, its inode, a slot that should have been emptied) is lost too. That is
-//! harsher than ext4, xfs and btrfs, which keep namespace changes in order. The index survives as of the last
-//! sync, so it does not know later inodes, and knows some that are gone.
+//! The primitive effects of a consistency point on the simulated disk.
 
-mod reader;
-mod state;
+use std::ops::Deref;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
-use ids::{Lsn, Oid};
-use parking_lot::Mutex;
-use rand::Rng;
+use ids::Oid;
 use rustix::io::Errno;
 
-use self::state::{Effect, Node, State};
+use super::state::{Effect, Node, State};
+use super::{DiskWork, ORPHANS, STAGING, SimDisk};
 use crate::attributes::{ObjectKind, Timestamp};
 use crate::base::{Label, TreeError};
 use crate::delta::Birth;
 use crate::name::Name;
+use crate::resync::ResyncError;
+use crate::resync::site::Site;
 use crate::tree::{FileWrite, Fill, LocalAttributes, Occupant, Parent, Place, Tree};
-use crate::view::LogBytes;
+use crate::view::{BaseReader, LogBytes};
 
-const ROOT: u64 = 1;
-const STAGING: u64 = 2;
-const ORPHANS: u64 = 3;
-
-struct Sim {
-    now: State,
-    durable: State,
-    since: Vec<Effect>,
-    next_inode: u64,
-    /// Effects until the crash.
-    fuse: Option<usize>,
+/// A disk, and the log that file contents come from.
+pub(crate) struct SimTree<S> {
+    disk: SimDisk,
+    log: S,
 }
 
-/// See the module.
-pub(crate) struct SimTree {
-    sim: Mutex<Sim>,
-    log: Arc<dyn LogBytes>,
+impl<S> SimTree<S> {
+    pub(super) fn new(disk: SimDisk, log: S) -> SimTree<S> {
+        SimTree { disk, log }
+    }
 }
 
-impl SimTree {
-    /// An empty volume whose root is like that of the oracle's model.
-    pub(crate) fn new(log: Arc<dyn LogBytes>) -> SimTree {
-        let mut root = Node::new(ObjectKind::Directory);
-        (root.mode, root.atime, root.mtime) = (0o755, Timestamp::default(), Timestamp::default());
-        let ctime = Timestamp::default();
-        root.label =
-            Some(Label { oid: Oid::ROOT, generation: 0, nlink: 2, mode: 0o755, ctime, last_lsn: Lsn::ZERO });
-        let hidden = || Node::new(ObjectKind::Directory);
-        let nodes = BTreeMap::from([(ROOT, root), (STAGING, hidden()), (ORPHANS, hidden())]);
-        let now = State { nodes, index: BTreeMap::from([(Oid::ROOT, ROOT)]) };
-        let sim = Sim { durable: now.clone(), now, since: Vec::new(), next_inode: 100, fuse: None };
-        SimTree { sim: Mutex::new(sim), log }
-    }
-
-    pub(crate) fn sync(&self) {
-        let sim = &mut *self.sim.lock();
-        sim.durable = sim.now.clone();
-        sim.since.clear();
-    }
-
-    /// Everything after `effects` more effects fails.
-    pub(crate) fn crash_after(&self, effects: usize) {
-        self.sim.lock().fuse = Some(effects);
-    }
-
-    /// Effects since the last sync.
-    pub(crate) fn effects(&self) -> usize {
-        self.sim.lock().since.len()
-    }
-
-    /// What a restart finds when each effect survived with this probability.
-    pub(crate) fn restart(&self, rng: &mut impl Rng, survival: f64) {
-        let sim = &mut *self.sim.lock();
-        let mut state = sim.durable.clone();
-        for effect in sim.since.drain(..) {
-            if rng.random_bool(survival) {
-                // An effect whose ground was lost is lost.
-                let _ = state.perform(&effect);
-            }
-        }
-        state.collect_garbage();
-        sim.now = state.clone();
-        sim.durable = state;
-        sim.fuse = None;
-    }
-
-    /// Finds every labelled object again, as a walk over a real tree does.
-    pub(crate) fn reindex(&self) {
-        let state = &mut self.sim.lock().now;
-        let found = state.nodes.iter().filter_map(|(inode, node)| Some((node.label?.oid, *inode)));
-        state.index = found.collect();
-    }
-
-    /// Whether nothing waits in staging.
-    pub(crate) fn staging_is_empty(&self) -> bool {
-        self.sim.lock().now.nodes[&STAGING].children.is_empty()
-    }
-
-    /// Every inode that has a name, with its OID.
-    pub(crate) fn oids(&self) -> Vec<Option<Oid>> {
-        let sim = self.sim.lock();
-        let hidden = [STAGING, ORPHANS];
-        let shown = sim.now.nodes.iter().filter(|(inode, _)| !hidden.contains(inode));
-        shown.map(|(_, node)| node.label.map(|label| label.oid)).collect()
-    }
-
-    fn read<T>(
-        &self,
-        at: impl ToString,
-        act: impl FnOnce(&mut State) -> Result<T, Errno>,
-    ) -> Result<T, TreeError> {
-        act(&mut self.sim.lock().now).map_err(TreeError::at("read", at.to_string()))
-    }
-
-    fn perform(
-        &self,
-        at: impl ToString,
-        decide: impl FnOnce(&State, &mut u64) -> Result<Vec<Effect>, Errno>,
-    ) -> Result<(), TreeError> {
-        let sim = &mut *self.sim.lock();
-        let effects =
-            decide(&sim.now, &mut sim.next_inode).map_err(TreeError::at("decide", at.to_string()))?;
-        for effect in effects {
-            match &mut sim.fuse {
-                Some(0) => return Err(TreeError::at("go on after the crash at", at.to_string())(Errno::IO)),
-                Some(left) => *left -= 1,
-                None => {}
-            }
-            sim.now.perform(&effect).map_err(TreeError::at("perform", format!("{effect:?}")))?;
-            sim.since.push(effect);
-        }
-        Ok(())
-    }
-
-    fn on(&self, oid: Oid, effects: impl FnOnce(u64) -> Vec<Effect>) -> Result<(), TreeError> {
-        self.perform(oid, |state, _| Ok(effects(state.find(oid).ok_or(Errno::NOENT)?)))
+impl<S> Deref for SimTree<S> {
+    type Target = SimDisk;
+    fn deref(&self) -> &SimDisk {
+        &self.disk
     }
 }
 
@@ -162,7 +54,7 @@ fn occupant(state: &State, inode: u64) -> Occupant {
     Occupant { inode, kind: node.kind, label: node.label, local_nlink: state.names(inode) }
 }
 
-impl Tree for SimTree {
+impl<S: LogBytes> Tree for SimTree<S> {
     fn occupant(&self, at: &Place) -> Result<Option<Occupant>, TreeError> {
         self.read(at, |state| Ok(standing(state, at).ok().map(|inode| occupant(state, inode))))
     }
@@ -236,7 +128,9 @@ impl Tree for SimTree {
         })
     }
     fn barrier(&self) -> Result<(), TreeError> {
-        let sim = &mut *self.sim.lock();
+        self.wait(DiskWork::Flush { effects: self.effects() });
+        let sim = &mut *self.0.sim.lock();
+        sim.check("flush")?;
         let index = sim.durable.index.clone();
         sim.durable = State { index, ..sim.now.clone() };
         sim.since.clear();
@@ -270,14 +164,15 @@ impl Tree for SimTree {
         }
     }
     fn write(&self, oid: Oid, writes: &[FileWrite]) -> Result<(), TreeError> {
-        let bytes = |write: &FileWrite| {
-            let mut bytes = vec![0; write.len_bytes as usize];
-            self.log.copy_out(write.from, &mut bytes).expect("the log holds what the Delta points to");
-            bytes
-        };
-        let effect =
-            |inode, write: &FileWrite| Effect::Write { inode, offset: write.offset, bytes: bytes(write) };
-        self.on(oid, |inode| writes.iter().map(|write| effect(inode, write)).collect())
+        self.perform(oid, |state, _| {
+            let inode = state.find(oid).ok_or(Errno::NOENT)?;
+            let effect = |write: &FileWrite| {
+                let mut bytes = vec![0; write.len_bytes as usize];
+                self.log.copy_out(write.from, &mut bytes).map_err(|_| Errno::STALE)?;
+                Ok(Effect::Write { inode, offset: write.offset, bytes })
+            };
+            writes.iter().map(effect).collect()
+        })
     }
     fn xattr_names(&self, oid: Oid) -> Result<Vec<Vec<u8>>, TreeError> {
         self.read(oid, |state| {
@@ -311,12 +206,12 @@ impl Tree for SimTree {
     }
 }
 
-impl crate::resync::site::Site for SimTree {
-    fn reader(&self) -> &dyn crate::view::BaseReader {
-        self
+impl<S: LogBytes> Site for SimTree<S> {
+    fn reader(&self) -> &dyn BaseReader {
+        &self.disk
     }
-    fn known(&self, from: Oid, max: usize) -> Result<Vec<Oid>, crate::resync::ResyncError> {
-        Ok(self.sim.lock().now.index.range(from..).take(max).map(|(oid, _)| *oid).collect())
+    fn known(&self, from: Oid, max: usize) -> Result<Vec<Oid>, ResyncError> {
+        Ok(self.0.sim.lock().now.index.range(from..).take(max).map(|(oid, _)| *oid).collect())
     }
     fn renumber(&self, from: Oid, to: Oid) -> Result<(), TreeError> {
         let label = Tree::attributes(self, from)?.label;

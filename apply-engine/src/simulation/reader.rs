@@ -6,22 +6,22 @@ use std::ops::ControlFlow;
 use ids::Oid;
 
 use super::state::{Node, State};
-use super::{ORPHANS, SimTree};
+use super::{ORPHANS, SimDisk};
 use crate::attributes::Attributes;
 use crate::delta::Target;
 use crate::name::NameRef;
-use crate::tree::{Tree, oid_of_name};
+use crate::tree::oid_of_name;
 use crate::view::{BaseEntry, BaseReader};
 
-impl SimTree {
+impl SimDisk {
     fn shown<T>(&self, oid: Oid, act: impl FnOnce(&State, &Node) -> T) -> io::Result<T> {
-        let state = &self.sim.lock().now;
+        let state = &self.0.sim.lock().now;
         let inode = state.find(oid).ok_or(io::ErrorKind::NotFound)?;
         Ok(act(state, &state.nodes[&inode]))
     }
 }
 
-impl BaseReader for SimTree {
+impl BaseReader for SimDisk {
     fn lookup(&self, parent: Oid, name: NameRef<'_>) -> io::Result<Option<Target>> {
         self.shown(parent, |state, dir| {
             let node = &state.nodes[dir.children.get(name.as_bytes())?];
@@ -88,7 +88,7 @@ impl BaseReader for SimTree {
         self.shown(oid, |_, node| node.xattrs.get(name).cloned())
     }
     fn xattr_names(&self, oid: Oid) -> io::Result<Vec<Vec<u8>>> {
-        Tree::xattr_names(self, oid).map_err(io::Error::from)
+        self.shown(oid, |_, node| node.xattrs.keys().cloned().collect())
     }
     fn seek_data(&self, oid: Oid, offset: u64) -> io::Result<Option<u64>> {
         self.shown(oid, |_, node| (offset < node.content.len() as u64).then_some(offset))
@@ -97,6 +97,6 @@ impl BaseReader for SimTree {
         self.shown(oid, |_, node| Some(node.content.len() as u64).filter(|end| offset < *end))
     }
     fn orphans(&self) -> io::Result<Vec<Oid>> {
-        Ok(self.sim.lock().now.nodes[&ORPHANS].children.keys().filter_map(oid_of_name).collect())
+        Ok(self.0.sim.lock().now.nodes[&ORPHANS].children.keys().filter_map(oid_of_name).collect())
     }
 }

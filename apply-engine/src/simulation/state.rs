@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ids::Oid;
 use rustix::io::Errno;
 
-use super::{ORPHANS, ROOT, STAGING};
+use super::{BLOCK_BYTES, ORPHANS, ROOT, STAGING};
 use crate::attributes::{ObjectKind, Timestamp};
 use crate::base::Label;
 use crate::name::Name;
@@ -57,12 +57,14 @@ pub(super) enum Effect {
     Owner { inode: u64, owner: (u32, u32) },
     Mode { inode: u64, mode: u32 },
     Times { inode: u64, atime: Option<Timestamp>, mtime: Option<Timestamp> },
+    NextOid { next_oid: u64 },
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct State {
     pub(super) nodes: BTreeMap<u64, Node>,
     pub(super) index: BTreeMap<Oid, u64>,
+    pub(super) next_oid: u64,
 }
 
 impl State {
@@ -126,8 +128,31 @@ impl State {
                 node.atime = atime.unwrap_or(node.atime);
                 node.mtime = mtime.unwrap_or(node.mtime);
             }
+            Effect::NextOid { next_oid } => self.next_oid = *next_oid,
         }
         Ok(())
+    }
+
+    /// What all objects take.
+    pub(super) fn used_bytes(&self) -> u64 {
+        self.nodes
+            .values()
+            .map(|node| BLOCK_BYTES + node.content.len().next_multiple_of(BLOCK_BYTES as usize) as u64)
+            .sum()
+    }
+
+    /// What an effect takes at most.
+    pub(super) fn grows_bytes(&self, effect: &Effect) -> u64 {
+        let beyond = |inode: &u64, end: u64| {
+            let len = self.nodes.get(inode).map_or(0, |node| node.content.len() as u64);
+            end.next_multiple_of(BLOCK_BYTES).saturating_sub(len.next_multiple_of(BLOCK_BYTES))
+        };
+        match effect {
+            Effect::Create { .. } => BLOCK_BYTES,
+            Effect::Truncate { inode, size } => beyond(inode, *size),
+            Effect::Write { inode, offset, bytes } => beyond(inode, offset + bytes.len() as u64),
+            _ => 0,
+        }
     }
 
     pub(super) fn node(&mut self, inode: u64) -> Result<&mut Node, Errno> {
