@@ -12,6 +12,7 @@ pub mod fuse;
 pub mod hooks;
 pub mod metrics;
 pub mod node;
+pub mod runtime;
 pub mod shutdown;
 pub mod stack;
 pub mod status;

@@ -8,8 +8,8 @@
 //! space is freed only after every snapshot that could read it is gone ([`Retired`]). What can go
 //! wrong: a reader that never ends would hold consistency points up; every read is bounded, so none does.
 
+use crate::runtime::{self, Mutex, MutexGuard, RwLock};
 use apply_engine::{Delta, Layers, Operation, RecordPosition};
-use parking_lot::{Mutex, MutexGuard, RwLock};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -104,7 +104,7 @@ impl Retired {
     /// Waits until nobody reads the state any more.
     pub fn wait(&self) {
         while self.0.strong_count() > 0 {
-            std::thread::sleep(RETIRED_POLL);
+            runtime::sleep(RETIRED_POLL);
         }
     }
 }

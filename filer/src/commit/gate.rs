@@ -8,11 +8,11 @@
 //! consistency point that shows it.
 
 use super::{Admission, NotServing, SpaceBudget};
+use crate::runtime::{Condvar, Instant, Mutex};
 use ids::Lsn;
-use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Log fill above which clients are slowed down, in percent of the capacity.
 pub const THROTTLE_FROM_PERCENT: u64 = 50;

@@ -17,13 +17,13 @@ mod drive;
 use super::waiters::Waiters;
 use super::{Admission, Gate, Journal, NotServing, SpaceBudget};
 use crate::metrics::VolumeMetrics;
+use crate::runtime::{self, Instant, Mutex};
 use ids::{AckRule, CursorError, Cursors, LogPoint, Lsn};
 use nvlog::{Log, Trimmed};
-use parking_lot::Mutex;
 use rdma_transport::{LinkError, MirrorSender};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Batches on the wire at once: one travels while the next gathers and follows.
 const MAX_IN_FLIGHT: usize = 2;
@@ -376,7 +376,7 @@ impl Journal for CommitPath {
                 && self.check_open().is_ok()
                 && (self.rule() == AckRule::Nobody || !self.can_drive());
             if idle {
-                std::thread::park();
+                runtime::park();
             }
             self.waiters.unregister();
         }
@@ -396,7 +396,7 @@ impl Journal for CommitPath {
             if Instant::now() >= patience {
                 return Err(NotServing::Frozen);
             }
-            std::thread::sleep(Duration::from_millis(2));
+            runtime::sleep(Duration::from_millis(2));
         }
         self.check_open()
     }

@@ -5,10 +5,9 @@
 //! for the earliest position, to drive next. A wake-up is never lost: registering comes before the last
 //! look, and both wakers look at the list after they changed what the last look sees.
 
+use crate::runtime::{self, Mutex, Thread};
 use ids::Lsn;
-use parking_lot::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::Thread;
 
 #[derive(Debug)]
 struct Waiter {
@@ -27,13 +26,13 @@ impl Waiters {
     /// Adds the calling thread.
     pub fn register(&self, lsn: Lsn) {
         let mut list = self.list.lock();
-        list.push(Waiter { lsn, thread: std::thread::current() });
+        list.push(Waiter { lsn, thread: runtime::current() });
         self.count.store(list.len(), Ordering::SeqCst);
     }
 
     /// Takes the calling thread off the list, if it is still there.
     pub fn unregister(&self) {
-        let me = std::thread::current().id();
+        let me = runtime::current().id();
         let mut list = self.list.lock();
         list.retain(|waiter| waiter.thread.id() != me);
         self.count.store(list.len(), Ordering::SeqCst);

@@ -10,17 +10,17 @@
 //! partner.
 
 use super::event::NodeEvent;
-use super::shared::{Shared, unix_ms};
+use super::shared::Shared;
 use crate::commit::Journal;
+use crate::runtime::{self, Condvar, Instant, Mutex, MutexGuard};
 use crate::status::ConsistencyPointStatus;
 use apply_engine::Delta;
 use apply_engine::consistency::ApplyError;
 use ids::Lsn;
 use pair::LocalFault;
-use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// First and longest pause between two attempts at a filesystem that fails.
 const RETRY_MIN: Duration = Duration::from_millis(100);
@@ -148,7 +148,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
         if shared.resync.is_replacing() {
             // The base tree is another node's: nothing of this log belongs there.
             shared.applier.finished();
-            std::thread::sleep(ABSORB_INTERVAL);
+            runtime::sleep(ABSORB_INTERVAL);
             continue;
         }
         if let Err(error) = shared.absorb(shared.path.committed()) {
@@ -173,7 +173,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
                 shared.applier.finished();
             }
             // Not now: somebody resets the Deltas, or what was applied before is not all committed again.
-            Err(ApplyFailure::Interrupted) => std::thread::sleep(ABSORB_INTERVAL),
+            Err(ApplyFailure::Interrupted) => runtime::sleep(ABSORB_INTERVAL),
             Err(ApplyFailure::Failed(error)) => {
                 shared.metrics.apply_failures.add(1);
                 let full = matches!(error, ApplyError::NoSpace(_));
@@ -247,7 +247,7 @@ fn wait_committed(shared: &Shared, end: Lsn) -> Result<(), ApplyFailure> {
         if shared.applier.is_interrupted() || shared.is_stopping() {
             return Err(ApplyFailure::Interrupted);
         }
-        std::thread::sleep(POLL);
+        runtime::sleep(POLL);
     }
     Ok(())
 }
@@ -277,7 +277,7 @@ fn apply(shared: &Shared, delta: &Delta) -> Result<(), ApplyFailure> {
     shared.metrics.consistency_points.add(1);
     shared.metrics.applied_bytes.add(report.written_bytes);
     *shared.last_point.lock() = Some(ConsistencyPointStatus {
-        at_unix_ms: unix_ms(),
+        at_unix_ms: runtime::unix_ms(),
         duration_us: started.elapsed().as_micros() as u64,
         objects: report.objects,
         bytes: report.written_bytes,

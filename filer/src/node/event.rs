@@ -1,7 +1,7 @@
 //! What the threads of a volume tell its executor.
 
 use crate::control::ControlError;
-use crossbeam::channel::Sender;
+use crate::runtime::channel::Sender;
 use ids::LogPoint;
 use pair::witness::Request;
 use pair::{LocalFault, Operator, RequestId, WitnessOutcome};

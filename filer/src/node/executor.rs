@@ -16,14 +16,15 @@ use super::receiver::Landing;
 use super::resync::Resync;
 use super::shared::Shared;
 use crate::control::{ControlError, ErrorKind};
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
+use crate::runtime::channel::{Receiver, RecvTimeoutError, Sender};
+use crate::runtime::{self, Instant};
 use ids::Lsn;
 use pair::{
     Command, Event, Lease, LinkId, LogSummary, Message, MonoMs, Operator, Pair, PairMode, PointVerdict,
 };
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How often something that is waited for by looking is looked at.
 const WATCH_INTERVAL: Duration = Duration::from_millis(1);
@@ -87,7 +88,7 @@ impl Executor {
 
     /// Runs until the pair has stopped.
     pub fn run(mut self) {
-        super::be_urgent();
+        runtime::be_urgent();
         while !self.stopped {
             self.watch();
             if let Some(answer) = self.answers.pop_front() {

@@ -6,11 +6,11 @@
 //! this program can not decode (a newer partner); then the node stops following and says so.
 
 use super::NodeError;
+use crate::runtime::Mutex;
 use crate::stack::DeltaStack;
 use apply_engine::{Operation, RecordPosition};
 use ids::{LogPoint, Lsn, Oid};
 use nvlog::{Log, RecordKind};
-use parking_lot::Mutex;
 
 #[derive(Debug)]
 struct Position {

@@ -6,17 +6,17 @@
 //! What can go wrong: the mount point is in use or gone (told as a fault, tried again), clients hold the mount
 //! (taken away by force).
 
-use super::shared::{Shared, unix_ms};
+use super::shared::Shared;
 use crate::commit::Journal;
 use crate::fuse::{MountHandle, MountOptions};
+use crate::runtime::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use crate::runtime::{self, Instant, JoinHandle};
 use crate::status::{Role, TakeoverTiming};
 use crate::volume::Volume;
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use ids::Epoch;
 use pair::{StopReason, TakeoverTimes};
 use std::sync::Arc;
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long clients get to close their files at a clean stop.
 const GRACE: Duration = Duration::from_secs(2);
@@ -54,7 +54,7 @@ impl Front {
     pub fn start(shared: Arc<Shared>) -> std::io::Result<Front> {
         let (orders, inbox) = unbounded();
         let door = Door { shared, epoch: Epoch(0), wanted: None, mount: None };
-        let thread = std::thread::Builder::new().name("front".into()).spawn(move || door.run(&inbox))?;
+        let thread = runtime::spawn("front", move || door.run(&inbox))?;
         Ok(Front { orders, thread: Some(thread) })
     }
 
@@ -187,7 +187,7 @@ impl Door {
 
 fn timing(epoch: Epoch, (times, reason): Takeover, first_served: Duration) -> TakeoverTiming {
     TakeoverTiming {
-        at_unix_ms: unix_ms(),
+        at_unix_ms: runtime::unix_ms(),
         reason: reason.to_owned(),
         epoch,
         detection_us: times.detection_ms * 1000,

@@ -9,11 +9,12 @@ use super::event::NodeEvent;
 use super::rdma::Rdma;
 use super::shared::Shared;
 use crate::config::TransportKind;
+use crate::runtime::{self, Instant};
 use rdma_transport::{Acceptor, Control, Link, LinkError, LinkParams, shm, tcp};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How often the threads look whether the node stops.
 const LOOK_AROUND: Duration = Duration::from_millis(100);
@@ -104,7 +105,7 @@ pub(super) fn run(shared: &Arc<Shared>, source: &Source, params: &LinkParams) {
     while !shared.is_stopping() {
         let connects = !matches!(source, Source::Accept(_));
         if connects && current.as_ref().is_some_and(|alive| alive.load(Ordering::Acquire)) {
-            std::thread::sleep(Duration::from_millis(10));
+            runtime::sleep(Duration::from_millis(10));
             continue;
         }
         match next_link(shared, source, params) {
@@ -143,7 +144,7 @@ pub(super) fn run(shared: &Arc<Shared>, source: &Source, params: &LinkParams) {
 fn pause(shared: &Shared, wait: Duration) {
     let until = Instant::now() + wait;
     while !shared.is_stopping() && Instant::now() < until {
-        std::thread::sleep(LOOK_AROUND.min(wait));
+        runtime::sleep(LOOK_AROUND.min(wait));
     }
 }
 
@@ -165,14 +166,14 @@ fn start(shared: &Arc<Shared>, id: u64, mut link: Link, alive: Arc<AtomicBool>) 
     shared.tell(NodeEvent::LinkUp { id, link: Box::new(link) });
     let reader = shared.clone();
     let read = move || {
-        super::be_urgent();
+        runtime::be_urgent();
         let error = read_control(&reader, id, control.as_ref());
         tracing::info!(volume = reader.name(), id, %error, "link down");
         control.close();
         alive.store(false, Ordering::Release);
         reader.tell(NodeEvent::LinkDown { id });
     };
-    if let Err(error) = std::thread::Builder::new().name("control".into()).spawn(read) {
+    if let Err(error) = runtime::spawn("control", read) {
         shared
             .report(&format!("no thread for the partner's messages: {error}"), "raise the limit of threads");
         shared.tell(NodeEvent::LinkDown { id });

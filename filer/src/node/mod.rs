@@ -27,12 +27,13 @@ mod witness;
 use crate::config::NodeConfig;
 use crate::control::{ControlError, ControlTarget, ErrorKind};
 use crate::metrics::Metrics;
+use crate::runtime::{self, Instant};
 use crate::status::{ConsistencyPointStatus, NodeStatus};
 use ids::Lsn;
 use link::Listeners;
 use pair::Operator;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use volume::VolumeNode;
 
 /// Longest wait for a consistency point that an operator asked for.
@@ -219,7 +220,7 @@ impl ControlTarget for Inner {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_s: self.started.elapsed().as_secs(),
-            now_unix_ms: shared::unix_ms(),
+            now_unix_ms: runtime::unix_ms(),
             volumes: self.volumes.iter().map(VolumeNode::status).collect(),
         }
     }
@@ -257,15 +258,4 @@ fn die_with_any_thread() {
             std::process::abort();
         }));
     });
-}
-
-/// Niceness of threads that the partner's time limits depend on.
-const URGENT_NICE: i32 = -10;
-
-/// Lets the calling thread go before those that only use time: on a busy node heartbeats that come late look
-/// like a dead node. A node that may not do this works all the same.
-fn be_urgent() {
-    if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), URGENT_NICE) {
-        tracing::debug!(%error, "a thread's priority could not be raised");
-    }
 }

@@ -13,13 +13,13 @@ use super::event::NodeEvent;
 use super::shared::Shared;
 use crate::commit::CommitPath;
 use crate::metrics::VolumeMetrics;
-use crossbeam::channel::Sender;
+use crate::runtime::channel::Sender;
+use crate::runtime::{self, Instant, JoinHandle};
 use ids::LogPoint;
 use nvlog::Log;
 use rdma_transport::MirrorReceiver;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// How often the thread looks whether it should stop.
@@ -73,7 +73,7 @@ impl Landing {
 
     /// Makes what was taken in durable, and part of what this node holds.
     fn keep(&self, before: LogPoint, landed: LogPoint) -> Result<(), NodeError> {
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         if let Err(error) = self.log.persist(before.lsn, landed.lsn) {
             self.tell(NodeEvent::LogFailed(error.to_string()));
             return Err(NodeError::Persist(error));
@@ -127,7 +127,7 @@ impl Receiving {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let run = move || {
-            super::be_urgent();
+            runtime::be_urgent();
             let refused = match receiver.start(at) {
                 Ok(()) => receive(&landing, receiver.as_mut(), &stopped),
                 Err(error) => Some(Refused::Other(error.to_string())),
@@ -143,7 +143,7 @@ impl Receiving {
             }
             receiver
         };
-        let thread = std::thread::Builder::new().name("receive".into()).spawn(run)?;
+        let thread = runtime::spawn("receive", run)?;
         Ok(Receiving { stop, thread })
     }
 

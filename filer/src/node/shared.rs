@@ -10,19 +10,18 @@ use crate::commit::{CommitPath, Gate, Journal, SpaceBudget};
 use crate::config::VolumeConfig;
 use crate::hooks::RoleHooks;
 use crate::metrics::VolumeMetrics;
+use crate::runtime::channel::Sender;
+use crate::runtime::{Instant, Mutex};
 use crate::stack::DeltaStack;
 use crate::status::{ConsistencyPointStatus, Fault, TakeoverTiming};
 use crate::volume::Volume;
 use apply_engine::{Base, Delta, Layers, Vanished};
-use crossbeam::channel::Sender;
 use ids::{Durability, Lsn, NodeName, Oid};
 use nvlog::Log;
 use pair::{LogSummary, PairStatus, Vitals};
-use parking_lot::Mutex;
 use rdma_transport::Counters;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Faults that status remembers at once; the oldest go first.
 const MAX_FAULTS: usize = 16;
@@ -205,7 +204,11 @@ impl Shared {
         if faults.len() == MAX_FAULTS {
             faults.remove(0);
         }
-        faults.push(Fault { since_unix_ms: unix_ms(), what: what.to_owned(), remedy: remedy.to_owned() });
+        faults.push(Fault {
+            since_unix_ms: crate::runtime::unix_ms(),
+            what: what.to_owned(),
+            remedy: remedy.to_owned(),
+        });
     }
 
     /// What was wrong is over: forgets the faults whose text begins with `prefix`.
@@ -217,8 +220,4 @@ impl Shared {
 pub(super) fn fresh_layers(base: &Arc<Base>, log: &Arc<Log>, from: Lsn) -> Layers {
     let bytes: Arc<dyn apply_engine::LogBytes> = log.clone();
     Layers::new(Delta::new(from, Vanished::Keep), Vec::new(), base.clone(), bytes)
-}
-
-pub(super) fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }

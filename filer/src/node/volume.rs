@@ -15,18 +15,17 @@ use crate::config::NodeConfig;
 use crate::control::{ControlError, ErrorKind};
 use crate::hooks::RoleHooks;
 use crate::metrics::{LinkMetrics, Metrics};
+use crate::runtime::channel::{Sender, bounded, unbounded};
+use crate::runtime::{self, Instant, JoinHandle, Mutex};
 use crate::stack::DeltaStack;
 use crate::status::{ConsistencyPointStatus, VolumeStatus};
 use crate::witness::Asker;
-use crossbeam::channel::{Sender, bounded, unbounded};
 use ids::Cursors;
 use pair::{MonoMs, Operator, Pair, RoleName};
-use parking_lot::Mutex;
 use rdma_transport::{Counters, LinkError};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Log space that clients can not take, beside one longest record for the padding at the ring's end: room for
 /// the node's own records.
@@ -155,7 +154,7 @@ impl VolumeNode {
         volume.spawn("pump", move || {
             while !s.is_stopping() {
                 if !s.path.pump() {
-                    std::thread::sleep(PUMP_INTERVAL);
+                    runtime::sleep(PUMP_INTERVAL);
                 }
             }
         })?;
@@ -163,8 +162,7 @@ impl VolumeNode {
     }
 
     fn spawn(&mut self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), NodeError> {
-        let thread =
-            std::thread::Builder::new().name(name.to_owned()).spawn(run).map_err(NodeError::Thread)?;
+        let thread = runtime::spawn(name, run).map_err(NodeError::Thread)?;
         self.threads.get_mut().push(thread);
         Ok(())
     }
@@ -226,7 +224,7 @@ impl VolumeNode {
                 let text = "not reached in time; see `twinfiler status` for what the volume is doing";
                 return Err(ControlError::new(ErrorKind::TimedOut, text));
             }
-            std::thread::sleep(LOOK);
+            runtime::sleep(LOOK);
         }
         Ok(())
     }
@@ -236,7 +234,7 @@ impl VolumeNode {
         self.shared.applier.request_and_wait(limit).then(|| {
             let last = self.shared.last_point.lock().clone();
             last.unwrap_or(ConsistencyPointStatus {
-                at_unix_ms: super::shared::unix_ms(),
+                at_unix_ms: runtime::unix_ms(),
                 duration_us: 0,
                 objects: 0,
                 bytes: 0,

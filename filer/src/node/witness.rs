@@ -5,8 +5,8 @@
 
 use super::event::{NodeEvent, WitnessQuestion};
 use super::shared::Shared;
+use crate::runtime::channel::Receiver;
 use crate::witness::Asker;
-use crossbeam::channel::Receiver;
 use pair::WitnessOutcome;
 use std::sync::Arc;
 

@@ -5,10 +5,10 @@
 
 use super::Volume;
 use super::errno::{Errno, Result};
+use crate::runtime::Mutex;
 use apply_engine::view::{DirCookie, Listing};
 use apply_engine::{Attributes, ObjectKind};
 use ids::Oid;
-use parking_lot::Mutex;
 use std::sync::Arc;
 
 const AFTER_DOT: u64 = 1;

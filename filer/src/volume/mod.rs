@@ -45,10 +45,10 @@ pub use rename::RenameMode;
 pub use xattrs::XattrMode;
 
 use crate::commit::{Journal, SpaceBudget};
+use crate::runtime::RwLock;
 use crate::stack::DeltaStack;
 use apply_engine::{Attributes, ViewError};
 use ids::{Lsn, Oid};
-use parking_lot::RwLock;
 use state::{Inode, State, gate_of};
 use std::sync::Arc;
 

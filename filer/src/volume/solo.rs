@@ -6,17 +6,16 @@
 
 use super::{Limits, Volume};
 use crate::commit::{Admission, Journal, NotServing, SpaceBudget};
+use crate::runtime::{self, Instant, JoinHandle, Mutex};
 use crate::stack::DeltaStack;
 use apply_engine::delta::Vanished;
 use apply_engine::{Base, Delta, Layers, Oid};
 use ids::{Lsn, VolumeId};
 use nvlog::{FormatOptions, Log};
-use parking_lot::Mutex;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long an admission waits for room.
 const ADMISSION_LIMIT: Duration = Duration::from_secs(30);
@@ -65,7 +64,7 @@ impl Journal for SoloJournal {
             if begun.elapsed() > ADMISSION_LIMIT {
                 return Err(NotServing::Frozen);
             }
-            std::thread::sleep(POLL_INTERVAL);
+            runtime::sleep(POLL_INTERVAL);
         }
         Ok(Admission::uncounted(payload_bytes))
     }
@@ -181,11 +180,7 @@ impl Solo {
             None => None,
             Some(interval) => {
                 let applier = Arc::clone(&applier);
-                Some(
-                    std::thread::Builder::new()
-                        .name("applier".into())
-                        .spawn(move || applier.run(interval))?,
-                )
+                Some(runtime::spawn("applier", move || applier.run(interval))?)
             }
         };
         Ok(Solo { volume, applier, thread })
@@ -216,7 +211,7 @@ impl Applier {
     fn run(&self, interval: Duration) {
         let mut last = Instant::now();
         while !self.stop.load(Ordering::Acquire) {
-            std::thread::sleep(POLL_INTERVAL);
+            runtime::sleep(POLL_INTERVAL);
             let log = &self.journal.log;
             let half_full = log.free_bytes() < log.capacity_bytes() / 2;
             if half_full || last.elapsed() >= interval {

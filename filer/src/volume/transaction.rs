@@ -10,11 +10,11 @@
 use super::errno::{Errno, Result};
 use super::state::{Inode, State};
 use super::{Volume, acl};
+use crate::runtime::RwLockWriteGuard;
 use crate::stack::Writer;
 use apply_engine::{Layers, NameRef, Operation, RecordPosition, Target, Timestamp};
 use ids::{Lsn, Oid};
 use nvlog::Slot;
-use parking_lot::RwLockWriteGuard;
 use std::cell::Cell;
 use std::ops::Range;
 use std::sync::Arc;
@@ -69,7 +69,7 @@ impl Volume {
             volume: self,
             writer: self.stack.writer(),
             state: self.state.write(),
-            at: Timestamp::now(),
+            at: crate::runtime::timestamp(),
             heads: HEADS.take(),
             first: None,
             more: Vec::new(),

@@ -6,11 +6,13 @@
 //! - [`text`]: length, headers, forbidden words and paths
 //! - [`code`]: where `unsafe` may stand (a small lexer tells code from comments and strings)
 //! - [`arrows`]: which crate may use which
+//! - [`runtime`]: where the node takes clocks, threads and locks from
 //! - [`documents`]: links resolve, every crate is in ARCHITECTURE.md
 
 mod arrows;
 mod code;
 mod documents;
+mod runtime;
 mod text;
 
 use crate::workspace::Workspace;
@@ -55,6 +57,7 @@ pub fn run(workspace: &Workspace) -> Result<()> {
     for source in &sources {
         text::check(source, &mut findings);
         code::check(source, &mut findings);
+        runtime::check(source, &mut findings);
     }
     code::check_allowed(&sources, &mut findings);
     documents::check_links(&sources, &mut findings);

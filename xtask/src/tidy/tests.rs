@@ -12,6 +12,7 @@ fn complaints(path: &str, text: &str) -> Vec<String> {
     let source = source(path, text);
     text::check(&source, &mut findings);
     code::check(&source, &mut findings);
+    runtime::check(&source, &mut findings);
     findings.errors
 }
 
@@ -46,6 +47,16 @@ fn text_rules_find_their_bad_samples() {
 fn text_rules_do_not_complain_about_look_alikes() {
     assert_eq!(complaints("a.md", concat!("a method", "ology, net/wo", "rk/x\n")), Vec::<String>::new());
     assert_eq!(complaints("Makefile", "all:\n\ttrue\n"), Vec::<String>::new());
+}
+
+#[test]
+fn the_node_takes_its_clocks_and_threads_from_the_runtime() {
+    for bad in ["use std::thread;", "use parking_lot::Mutex;", "use std::time::{Duration, Instant};"] {
+        complains("filer/src/node/x.rs", &format!("//! x\n{bad}\n"), "crate::runtime");
+    }
+    let in_tests = "//! x\nuse std::time::Duration;\n// std::thread\n#[cfg(test)]\nmod tests {\n    use std::thread;\n}\n";
+    assert_eq!(complaints("filer/src/commit/x.rs", in_tests), Vec::<String>::new());
+    assert_eq!(complaints("filer/src/cli/x.rs", "//! x\nuse std::thread;\n"), Vec::<String>::new());
 }
 
 #[test]

@@ -5,11 +5,11 @@
 
 use super::{CommitPath, MAX_IN_FLIGHT, Mirror};
 use crate::commit::{Journal, NotServing};
+use crate::runtime::{self, Instant, MutexGuard};
 use ids::{AckRule, LogPoint, Lsn};
-use parking_lot::MutexGuard;
 use rdma_transport::LinkError;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Longest run of records sent as one batch while catching up.
 const CATCH_UP_BATCH_BYTES: u64 = 1 << 20;
@@ -31,7 +31,7 @@ impl CommitPath {
                 mirror.sender.write(to)?;
                 mirror.sent = to;
             } else if mirror.sender.in_flight() == 0 {
-                std::thread::sleep(PEER_FULL_PAUSE);
+                runtime::sleep(PEER_FULL_PAUSE);
             }
         }
         let persisted_at = self.persist_sealed(sealed);
@@ -137,7 +137,7 @@ impl CommitPath {
                 self.persist_sealed(self.log.seal());
                 self.committed() < lsn && self.rule() == AckRule::Local && {
                     // An earlier record is still being filled by another thread.
-                    std::thread::yield_now();
+                    runtime::yield_now();
                     true
                 }
             }
@@ -154,7 +154,7 @@ impl CommitPath {
                         return false;
                     }
                     if link.sender.in_flight() == 0 && self.committed() < lsn {
-                        std::thread::yield_now();
+                        runtime::yield_now();
                     }
                 }
                 alive &= mirror.is_some();

@@ -3,11 +3,11 @@
 use super::{Executor, LEAVE_WITHIN, WATCH_INTERVAL};
 use crate::commit::{Journal, NotServing, SpaceBudget};
 use crate::node::NodeError;
+use crate::runtime::{self, Instant};
 use crate::status::AckLevel;
 use ids::{AckRule, Epoch, Lsn};
 use nvlog::UpdateError;
 use pair::{Event, StopReason, Vitals};
-use std::time::Instant;
 
 impl Executor {
     /// Writes the epoch's first record. A primary that goes on in a new epoch has clients inside: newcomers are
@@ -19,7 +19,7 @@ impl Executor {
         let opened = loop {
             match shared.log.append_epoch_record(epoch, &[]) {
                 Err(UpdateError::Epoch { now, .. }) if now < epoch && Instant::now() < deadline => {
-                    std::thread::sleep(WATCH_INTERVAL);
+                    runtime::sleep(WATCH_INTERVAL);
                 }
                 result => break result,
             }
@@ -65,7 +65,7 @@ impl Executor {
             if Instant::now() > deadline {
                 return Err(NodeError::StillInside);
             }
-            std::thread::sleep(WATCH_INTERVAL);
+            runtime::sleep(WATCH_INTERVAL);
         }
         match reason {
             StopReason::Deposed => {

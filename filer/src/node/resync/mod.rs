@@ -19,13 +19,14 @@ mod wire;
 
 use super::NodeError;
 use super::shared::Shared;
-use crossbeam::channel::{Sender, TrySendError, bounded};
+use crate::runtime::channel::{Sender, TrySendError, bounded};
+use crate::runtime::{self, Instant};
 use rdma_transport::Control;
 use receive::Receive;
 use source::Source;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Messages that may wait for a session's thread: more than a well-behaved side has open.
 const MAX_WAITING: usize = 2 * wire::MAX_ASKED;
@@ -97,10 +98,7 @@ impl Resync {
         self.reindex = false;
         let receive =
             Receive { shared: shared.clone(), link, session, control, inbox, stop: stop.clone(), reindex };
-        std::thread::Builder::new()
-            .name("resync".into())
-            .spawn(move || receive.run())
-            .map_err(NodeError::Thread)?;
+        runtime::spawn("resync", move || receive.run()).map_err(NodeError::Thread)?;
         let held = Arc::new(AtomicBool::new(false));
         self.receiving = Some(Running { link, session, inbox: Some(told), stop, held });
         Ok(())
@@ -151,7 +149,7 @@ impl Resync {
         let (stop, held) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let shared = self.shared.clone();
         let source = Source { shared, link, session, control, inbox, stop: stop.clone(), held: held.clone() };
-        match std::thread::Builder::new().name("resync".into()).spawn(move || source.run()) {
+        match runtime::spawn("resync", move || source.run()) {
             Ok(_thread) => {
                 self.sending = Some(Running { link, session, inbox: Some(told), stop, held });
             }

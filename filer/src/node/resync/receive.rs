@@ -16,10 +16,10 @@ use super::wire::{
 };
 use crate::node::event::NodeEvent;
 use crate::node::shared::Shared;
+use crate::runtime::channel::Receiver;
 use crate::status::ResyncSide;
 use apply_engine::resync::{self, Capture, MAX_PIECE_BYTES, ResyncError, Surveyed};
 use apply_engine::{ObjectKind, TreeError};
-use crossbeam::channel::Receiver;
 use ids::Oid;
 use rdma_transport::Control;
 use std::collections::VecDeque;

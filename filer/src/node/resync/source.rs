@@ -18,15 +18,16 @@ use super::wire::{
 use crate::node::applier::Exclusive;
 use crate::node::event::NodeEvent;
 use crate::node::shared::Shared;
+use crate::runtime::channel::Receiver;
+use crate::runtime::{self, Instant};
 use crate::status::ResyncSide;
 use apply_engine::resync::{self, ObjectLabel, Surveyed};
-use crossbeam::channel::Receiver;
 use ids::{EpochHistory, Lsn, Oid};
 use rdma_transport::Control;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Longest wait for the next question.
 const IDLE_LIMIT: Duration = Duration::from_secs(60);
@@ -195,7 +196,7 @@ impl<'a> Answering<'a> {
                 return Err("the primary can not apply to its own base filesystem: see its status".to_owned());
             }
             self.shared.applier.request();
-            std::thread::sleep(LOOK);
+            runtime::sleep(LOOK);
         }
     }
 
@@ -247,7 +248,7 @@ impl<'a> Answering<'a> {
             let until = Instant::now() + self.throttle.pause(sent, self.shared.log.end().lsn, Instant::now());
             while Instant::now() < until {
                 self.check()?;
-                std::thread::sleep(LOOK.min(until.saturating_duration_since(Instant::now())));
+                runtime::sleep(LOOK.min(until.saturating_duration_since(Instant::now())));
             }
         }
         Ok(Answer::Pieces { pieces: answers })

@@ -1,13 +1,12 @@
 //! What the threads of a volume share about a resync: what changed meanwhile, whether the base tree is being replaced,
 //! and how far it is.
 
+use crate::runtime::{Instant, Mutex};
 use crate::status::{ResyncSide, ResyncStatus};
 use apply_engine::Delta;
 use ids::Oid;
-use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
 
 /// See the module.
 #[derive(Debug, Default)]

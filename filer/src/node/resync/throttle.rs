@@ -3,8 +3,9 @@
 //! What clients do is seen by how far the log has moved. The rate halves at each look that finds it moved, down to the
 //! lower bound, and doubles at each that does not, up to the upper one.
 
+use crate::runtime::Instant;
 use ids::Lsn;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How often it is looked at what clients do.
 const LOOK: Duration = Duration::from_millis(100);

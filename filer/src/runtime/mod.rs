@@ -1,0 +1,43 @@
+//! What the node takes from the machine beside memory, disk and network: clocks, threads, locks, channels.
+//!
+//! The node's own code ([`crate::node`], [`crate::commit`], [`crate::stack`], [`crate::volume`]) asks for these
+//! here and nowhere else, so that a simulation of a whole pair can own them: then the same code runs under a
+//! virtual clock and a scheduler that a seed decides (cargo feature `simulation`). In every other build these are
+//! the standard library's, parking_lot's and crossbeam's own, renamed and nothing more.
+//!
+//! Invariant: `cargo xtask tidy` finds whoever goes around this module. What can go wrong: nothing of its own.
+
+mod threads;
+
+pub use threads::{JoinHandle, Thread, be_urgent, current, park, sleep, spawn, yield_now};
+
+pub use parking_lot::{
+    Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, WaitTimeoutResult,
+};
+pub use std::time::Instant;
+
+/// Channels between threads.
+pub mod channel {
+    pub use crossbeam::channel::{
+        Receiver, RecvError, RecvTimeoutError, SendError, Sender, TryRecvError, TrySendError, bounded,
+        unbounded,
+    };
+}
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// The wall clock: time since 1970. A clock set before that reads as 1970.
+pub fn unix_time() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// The wall clock as objects carry it.
+pub fn timestamp() -> apply_engine::Timestamp {
+    let now = unix_time();
+    apply_engine::Timestamp { secs: now.as_secs() as i64, nanos: now.subsec_nanos() }
+}
+
+/// Milliseconds since 1970.
+pub fn unix_ms() -> u64 {
+    unix_time().as_millis() as u64
+}
