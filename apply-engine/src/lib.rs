@@ -6,6 +6,7 @@
 //! - [`base`]: the local tree by OID.
 //! - [`consistency`]: applying a sealed Delta to the base; it looks (`survey`), decides (`plan`), acts (`executor`).
 //! - [`resync`]: bringing a base to the state of the partner's: compare labels, capture, install.
+//! - [`verify`]: comparing two bases that stand at the same LSN, object by object, by digest.
 //!
 //! Nothing in `op`, `delta`, `extents` and `view` touches a disk; the base is behind [`view::BaseReader`].
 
@@ -29,6 +30,7 @@ pub mod resync;
 pub mod simulation;
 mod survey;
 mod tree;
+pub mod verify;
 pub mod view;
 
 pub use attributes::{AttrPatch, Attributes, ObjectKind, Timestamp};

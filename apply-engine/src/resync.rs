@@ -18,7 +18,7 @@
 
 mod capture;
 mod content;
-mod install;
+pub(crate) mod install;
 pub(crate) mod site;
 
 pub use capture::{Capture, Entry, Surveyed};
@@ -45,6 +45,7 @@ macro_rules! at {
         $call
     }};
 }
+pub(crate) use at;
 
 /// Last LSN in the label of an object that is not whole yet. No record ever has it.
 pub const INCOMPLETE: Lsn = Lsn(u64::MAX);
@@ -188,4 +189,4 @@ pub fn reindex(base: &Base) -> Result<(), ResyncError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

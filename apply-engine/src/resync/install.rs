@@ -24,7 +24,7 @@ use crate::pool;
 use crate::tree::{Parent, Place, oid_of_name};
 
 /// Captures point to no log.
-pub(super) struct NoPayload;
+pub(crate) struct NoPayload;
 
 #[cfg(any(test, feature = "simulation"))]
 impl crate::view::LogBytes for NoPayload {

@@ -14,7 +14,7 @@ use crate::resync::install::NoPayload;
 const VOLUME: VolumeId = VolumeId([9; 16]);
 const SPARSE_BYTES: u64 = 40 << 20;
 
-fn fill(root: &Path) {
+pub(crate) fn fill(root: &Path) {
     std::fs::create_dir_all(root.join("a/b/c")).expect("makes");
     std::fs::write(root.join("a/one"), vec![7; 300_000]).expect("writes");
     std::fs::hard_link(root.join("a/one"), root.join("a/b/again")).expect("links");
@@ -78,7 +78,7 @@ fn shown(root: &Path) -> Vec<String> {
     lines
 }
 
-fn site(base: &Base) -> BaseTree<'_, NoPayload> {
+pub(crate) fn site(base: &Base) -> BaseTree<'_, NoPayload> {
     BaseTree::new(base, &NoPayload)
 }
 

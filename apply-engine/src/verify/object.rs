@@ -1,0 +1,184 @@
+//! What one object is like in a tree, as five numbers.
+//!
+//! What can go wrong: it can not be read ([`ResyncError::Read`]), or its label can not be used.
+
+use ids::{Lsn, Oid};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use xxhash_rust::xxh3::Xxh3Default;
+
+use super::part::PIECE_BYTES;
+use crate::attributes::{Attributes, ObjectKind};
+use crate::base::{Label, is_reserved_in_root};
+use crate::resync::ResyncError;
+use crate::resync::site::Site;
+use crate::tree::Parent;
+
+/// Names of xattrs that belong to a machine and not to the volume begin so.
+const MACHINE_XATTR: &[u8] = b"security.selinux";
+
+/// Digests of what an object is like, one for each sort of difference.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Aspects {
+    /// Kind, generation, device number, target of a symbolic link, and the last record that changed it.
+    pub identity: u64,
+    /// Mode, owner, link count, length, times.
+    pub attributes: u64,
+    /// Xattrs, with them ACLs.
+    pub xattrs: u64,
+    /// What a directory holds, also what is no object of the volume.
+    pub names: u64,
+    /// Content of a file that is one piece.
+    pub contents: u64,
+}
+
+impl Aspects {
+    /// All of them in one, never 0.
+    pub fn digest(&self) -> u64 {
+        let Aspects { identity, attributes, xattrs, names, contents } = self;
+        let mut hash = Digest::default();
+        [identity, attributes, xattrs, names, contents].iter().for_each(|aspect| hash.number(**aspect));
+        hash.end()
+    }
+
+    /// Which of them differ, in words.
+    pub fn differences(&self, other: &Aspects) -> Vec<&'static str> {
+        let pairs = [
+            (self.identity != other.identity, "identity"),
+            (self.attributes != other.attributes, "attributes"),
+            (self.xattrs != other.xattrs, "xattrs"),
+            (self.names != other.names, "names"),
+            (self.contents != other.contents, "contents"),
+        ];
+        pairs.into_iter().filter(|(differs, _)| *differs).map(|(_, what)| what).collect()
+    }
+}
+
+/// A digest in the making: every field says how long it is, so that no two sequences look alike.
+#[derive(Default)]
+pub(super) struct Digest(Xxh3Default);
+
+impl Digest {
+    pub fn number(&mut self, value: u64) {
+        self.0.update(&value.to_le_bytes());
+    }
+
+    pub fn bytes(&mut self, bytes: &[u8]) {
+        self.number(bytes.len() as u64);
+        self.0.update(bytes);
+    }
+
+    /// Never 0, which stands for what can not be read.
+    pub fn end(&self) -> u64 {
+        self.0.digest().max(1)
+    }
+}
+
+/// The label of an object that is in the tree: found, labelled, and with a name somewhere.
+pub(super) fn label_of(site: &impl Site, oid: Oid) -> Result<Option<Label>, ResyncError> {
+    // A name taken away behind our back leaves a descriptor that still works.
+    let found = site.find(oid)?.filter(|occupant| oid == Oid::ROOT || occupant.local_nlink > 0);
+    Ok(found.and_then(|occupant| occupant.label))
+}
+
+/// See [`super::aspects`].
+pub(super) fn aspects(site: &impl Site, oid: Oid) -> Result<Option<Aspects>, ResyncError> {
+    let Some(label) = label_of(site, oid)? else { return Ok(None) };
+    let failed = |error| ResyncError::Read(oid, error);
+    let reader = site.reader();
+    let attributes = reader.attributes(oid).map_err(failed)?;
+    let kind = attributes.kind;
+    let mut identity = Digest::default();
+    identity.number(u64::from(kind.format_bits()));
+    identity.number(label.generation);
+    identity.number(attributes.rdev);
+    identity.number(label.last_lsn.0);
+    if kind == ObjectKind::Symlink {
+        identity.bytes(&reader.readlink(oid).map_err(failed)?);
+    }
+    Ok(Some(Aspects {
+        identity: identity.end(),
+        attributes: of_attributes(&attributes, &label),
+        xattrs: xattrs(site, oid)?,
+        names: if kind.is_directory() { names(site, oid)? } else { 0 },
+        contents: match kind {
+            ObjectKind::File if attributes.size <= PIECE_BYTES => contents(site, oid, 0, attributes.size)?,
+            _ => 0,
+        },
+    }))
+}
+
+/// Mode, owner, links, length and times, as far as both nodes must agree on them.
+pub(super) fn of_attributes(attributes: &Attributes, label: &Label) -> u64 {
+    let mut hash = Digest::default();
+    hash.number(u64::from(attributes.mode));
+    hash.number(u64::from(attributes.uid));
+    hash.number(u64::from(attributes.gid));
+    hash.number(u64::from(attributes.nlink));
+    hash.number(if attributes.kind == ObjectKind::File { attributes.size } else { 0 });
+    if attributes.oid != Oid::ROOT {
+        hash.number(attributes.mtime.secs as u64);
+        hash.number(u64::from(attributes.mtime.nanos));
+        // Adopted on each node for itself: nobody can set a change time.
+        if label.last_lsn != Lsn::ZERO {
+            hash.number(attributes.ctime.secs as u64);
+            hash.number(u64::from(attributes.ctime.nanos));
+        }
+    }
+    hash.end()
+}
+
+/// Names and values of xattrs.
+pub(super) fn xattrs(site: &impl Site, oid: Oid) -> Result<u64, ResyncError> {
+    let failed = |error| ResyncError::Read(oid, error);
+    let mut names = site.reader().xattr_names(oid).map_err(failed)?;
+    names.retain(|name| !name.starts_with(MACHINE_XATTR));
+    names.sort_unstable();
+    let mut hash = Digest::default();
+    for name in names {
+        hash.bytes(&name);
+        hash.bytes(&site.reader().xattr(oid, &name).map_err(failed)?.unwrap_or_default());
+    }
+    Ok(hash.end())
+}
+
+fn names(site: &impl Site, oid: Oid) -> Result<u64, ResyncError> {
+    let mut here: BTreeMap<Vec<u8>, Option<Oid>> = BTreeMap::new();
+    for name in site.list(&Parent::Object(oid))? {
+        if oid != Oid::ROOT || !is_reserved_in_root(name.as_bytes()) {
+            here.insert(name.as_bytes().to_vec(), None);
+        }
+    }
+    let keep = &mut |entry: crate::view::BaseEntry<'_>| {
+        here.insert(entry.name.as_bytes().to_vec(), Some(entry.oid));
+        ControlFlow::Continue(())
+    };
+    site.reader().readdir(oid, keep).map_err(|error| ResyncError::Read(oid, error))?;
+    let mut hash = Digest::default();
+    for (name, target) in here {
+        hash.bytes(&name);
+        // What carries no label is no object, and no object has this number.
+        hash.number(target.map_or(u64::MAX, |target| target.0));
+    }
+    Ok(hash.end())
+}
+
+thread_local! {
+    /// What is read of a file: one buffer for each thread that reads.
+    static BUFFER: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+/// A range of a file of at most [`PIECE_BYTES`].
+pub(super) fn contents(site: &impl Site, oid: Oid, offset: u64, len_bytes: u64) -> Result<u64, ResyncError> {
+    if len_bytes == 0 {
+        return Ok(1);
+    }
+    BUFFER.with_borrow_mut(|buffer| {
+        let len = len_bytes.min(PIECE_BYTES) as usize;
+        buffer.resize(buffer.len().max(len), 0);
+        let read = site.reader().read_at(oid, offset, &mut buffer[..len]);
+        let read = read.map_err(|error| ResyncError::Read(oid, error))?;
+        Ok(xxhash_rust::xxh3::xxh3_64(&buffer[..read]).max(1))
+    })
+}
