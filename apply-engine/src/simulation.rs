@@ -15,6 +15,8 @@ mod state;
 mod tests;
 pub(crate) mod tree;
 
+pub use reader::Shown;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -1,5 +1,6 @@
 //! The simulated tree as merged reads see it.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::ControlFlow;
 
@@ -7,9 +8,10 @@ use ids::Oid;
 
 use super::state::{Node, State};
 use super::{ORPHANS, SimDisk};
-use crate::attributes::Attributes;
+use crate::attributes::{Attributes, ObjectKind, Timestamp};
+use crate::base::Label;
 use crate::delta::Target;
-use crate::name::NameRef;
+use crate::name::{Name, NameRef};
 use crate::tree::oid_of_name;
 use crate::view::{BaseEntry, BaseReader};
 
@@ -18,6 +20,53 @@ impl SimDisk {
         let state = &self.0.sim.lock().now;
         let inode = state.find(oid).ok_or(io::ErrorKind::NotFound)?;
         Ok(act(state, &state.nodes[&inode]))
+    }
+}
+
+/// One object as two nodes must agree on it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Shown {
+    /// Its label.
+    pub label: Label,
+    /// What it is.
+    pub kind: ObjectKind,
+    /// Of a file.
+    pub content: Vec<u8>,
+    /// Of a symbolic link.
+    pub target: Vec<u8>,
+    /// Of a device.
+    pub rdev: u64,
+    /// By full name.
+    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Permission bits of the inode.
+    pub mode: u32,
+    /// User and group.
+    pub owner: (u32, u32),
+    /// Last read, last change of contents.
+    pub times: (Timestamp, Timestamp),
+    /// What a directory holds.
+    pub entries: BTreeMap<Name, Option<Oid>>,
+}
+
+impl SimDisk {
+    /// Every labelled object that has a name or is an orphan. Inode numbers are nobody's business.
+    pub fn objects(&self) -> BTreeMap<Oid, Shown> {
+        let state = &self.0.sim.lock().now;
+        let entry = |(name, inode): (&Name, &u64)| {
+            (name.clone(), state.nodes.get(inode).and_then(|node| node.label).map(|label| label.oid))
+        };
+        let shown = |node: &Node| {
+            let label = node.label?;
+            let (content, target, xattrs) = (node.content.clone(), node.target.clone(), node.xattrs.clone());
+            let entries = node.children.iter().map(entry).collect();
+            let (kind, rdev, mode, owner) = (node.kind, node.rdev, node.mode, node.owner);
+            let times = (node.atime, node.mtime);
+            Some((
+                label.oid,
+                Shown { label, kind, content, target, rdev, xattrs, mode, owner, times, entries },
+            ))
+        };
+        state.nodes.values().filter_map(shown).collect()
     }
 }
 

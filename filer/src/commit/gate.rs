@@ -8,7 +8,7 @@
 //! consistency point that shows it.
 
 use super::{Admission, NotServing, SpaceBudget};
-use crate::runtime::{Condvar, Instant, Mutex};
+use crate::runtime::{Condvar, Instant, Mutex, mark};
 use ids::Lsn;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -177,6 +177,7 @@ impl Gate {
             let needed_from = state.hold.map_or(state.floor, |hold| hold.min(state.floor));
             let used = reserved().since(needed_from) + state.admitted_bytes;
             if used + log_bytes + self.reserve_bytes > self.capacity_bytes {
+                mark!("log full");
                 // Full: nobody can say for how long, a trim wakes us. Ask again in case the log only just filled.
                 starved();
                 self.moved.wait_for(&mut state, Duration::from_millis(50));
@@ -185,6 +186,7 @@ impl Gate {
             let delay = self.delay(used);
             if !delayed && !delay.is_zero() {
                 delayed = true;
+                mark!("client slowed down");
                 self.moved.wait_for(&mut state, delay);
                 continue;
             }
@@ -192,6 +194,7 @@ impl Gate {
             if !asked && state.pending.disk_bytes > 0 && state.budget().free_bytes < disk_bytes {
                 // Much of what is pending may turn out to need nothing: let a consistency point show it.
                 asked = true;
+                mark!("room on disk waited for");
                 starved();
                 let (until, target) = (Instant::now() + STARVED_PATIENCE, reserved());
                 let short = |state: &State| {

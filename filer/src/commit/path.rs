@@ -17,7 +17,7 @@ mod drive;
 use super::waiters::Waiters;
 use super::{Admission, Gate, Journal, NotServing, SpaceBudget};
 use crate::metrics::VolumeMetrics;
-use crate::runtime::{self, Instant, Mutex};
+use crate::runtime::{self, Instant, Mutex, mark, planted};
 use ids::{AckRule, CursorError, Cursors, LogPoint, Lsn};
 use nvlog::{Log, Trimmed};
 use rdma_transport::{LinkError, MirrorSender};
@@ -387,9 +387,10 @@ impl Journal for CommitPath {
     }
 
     fn check_lease(&self) -> Result<(), NotServing> {
-        if self.now_ms() < self.lease_until_ms.load(Ordering::SeqCst) {
+        if self.now_ms() < self.lease_until_ms.load(Ordering::SeqCst) || planted!(LeaseIgnored) {
             return self.check_open();
         }
+        mark!("read waited for a lease");
         let patience = Instant::now() + LEASE_PATIENCE;
         while self.now_ms() >= self.lease_until_ms.load(Ordering::SeqCst) {
             self.check_open()?;

@@ -12,7 +12,7 @@
 use super::event::NodeEvent;
 use super::shared::Shared;
 use crate::commit::Journal;
-use crate::runtime::{self, Condvar, Instant, Mutex, MutexGuard};
+use crate::runtime::{self, Condvar, Instant, Mutex, MutexGuard, mark, planted};
 use crate::status::ConsistencyPointStatus;
 use apply_engine::Delta;
 use apply_engine::consistency::ApplyError;
@@ -177,6 +177,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
             Err(ApplyFailure::Failed(error)) => {
                 shared.metrics.apply_failures.add(1);
                 let full = matches!(error, ApplyError::NoSpace(_));
+                mark!("consistency point failed");
                 let remedy =
                     if full { "free space in the base filesystem" } else { "check the disk and its log" };
                 shared.report(&format!("{FAULT_PREFIX}: {error}"), remedy);
@@ -243,7 +244,7 @@ fn consistency_point(shared: &Shared) -> Result<(), ApplyFailure> {
 }
 
 fn wait_committed(shared: &Shared, end: Lsn) -> Result<(), ApplyFailure> {
-    while shared.path.committed() < end {
+    while shared.path.committed() < end && !planted!(ApplyBeforeCommit) {
         if shared.applier.is_interrupted() || shared.is_stopping() {
             return Err(ApplyFailure::Interrupted);
         }
@@ -258,7 +259,9 @@ fn apply(shared: &Shared, delta: &Delta) -> Result<(), ApplyFailure> {
     shared.applier.half_applied.store(true, Ordering::Release);
     let report = apply_engine::consistency::apply(&shared.base, &shared.log, delta)?;
     shared.base.raise_next_oid(shared.next_oid());
-    shared.base.sync().map_err(ApplyError::from)?;
+    if !planted!(TailBeforeFlush) {
+        shared.base.sync().map_err(ApplyError::from)?;
+    }
     let end = delta.end();
     let Some(point) = shared.log.point_at(end) else {
         unreachable!("a Delta ends where a record ends");
@@ -268,6 +271,9 @@ fn apply(shared: &Shared, delta: &Delta) -> Result<(), ApplyFailure> {
         shared.tell(NodeEvent::LogFailed(error.to_string()));
         return Err(ApplyFailure::Interrupted);
     }
+    if planted!(TailBeforeFlush) {
+        shared.base.sync().map_err(ApplyError::from)?;
+    }
     shared.applier.half_applied.store(false, Ordering::Release);
     shared.stack.drop_oldest().wait();
     shared.path.update(|cursors| cursors.set_trimmed(end)).expect("the tail follows what is applied");
@@ -275,6 +281,7 @@ fn apply(shared: &Shared, delta: &Delta) -> Result<(), ApplyFailure> {
     shared.gate.set_local_space(end, shared.local_space());
     shared.metrics.apply.observe(started.elapsed());
     shared.metrics.consistency_points.add(1);
+    mark!("consistency point");
     shared.metrics.applied_bytes.add(report.written_bytes);
     *shared.last_point.lock() = Some(ConsistencyPointStatus {
         at_unix_ms: runtime::unix_ms(),

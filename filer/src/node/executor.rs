@@ -17,7 +17,7 @@ use super::resync::Resync;
 use super::shared::Shared;
 use crate::control::{ControlError, ErrorKind};
 use crate::runtime::channel::{Receiver, RecvTimeoutError, Sender};
-use crate::runtime::{self, Instant};
+use crate::runtime::{self, Instant, mark};
 use ids::Lsn;
 use pair::{
     Command, Event, Lease, LinkId, LogSummary, Message, MonoMs, Operator, Pair, PairMode, PointVerdict,
@@ -294,6 +294,13 @@ impl Executor {
                 let takeover = self.pair.status(self.now()).takeover.map(|times| (times, self.reason));
                 let end = shared.log.end();
                 let began = shared.follower.start_serving(&shared.log, &shared.stack, end.lsn)?;
+                if began {
+                    match self.reason {
+                        "partner lost" => mark!("takeover"),
+                        "switchover" => mark!("switchover"),
+                        _ => mark!("serves after a restart"),
+                    }
+                }
                 shared.gate.set_local_space(shared.path.cursors().applied(), shared.local_space());
                 shared.path.open();
                 shared.metrics.takeovers.add(u64::from(began));
@@ -316,6 +323,7 @@ impl Executor {
                 self.answers.push_back(Event::PointChecked { link, point, verdict });
             }
             Command::StartMirroring { link, from } => {
+                mark!("mirroring began");
                 if let Some(sender) = self.peer_of(link).and_then(Peer::lend_sender)
                     && let Err(error) = shared.path.start_mirror(link.0, sender, from)
                 {

@@ -14,7 +14,7 @@ use super::shared::Shared;
 use crate::commit::CommitPath;
 use crate::metrics::VolumeMetrics;
 use crate::runtime::channel::Sender;
-use crate::runtime::{self, Instant, JoinHandle};
+use crate::runtime::{self, Instant, JoinHandle, mark};
 use ids::LogPoint;
 use nvlog::Log;
 use rdma_transport::MirrorReceiver;
@@ -96,6 +96,7 @@ impl Landing {
         }
         if landed.lsn > before.lsn {
             tracing::info!(from = %before, to = %landed, "records had landed that nobody announced");
+            mark!("unannounced records taken in");
             self.keep(before, landed)?;
         }
         Ok(())

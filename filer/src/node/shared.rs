@@ -219,5 +219,5 @@ impl Shared {
 
 pub(super) fn fresh_layers(base: &Arc<Base>, log: &Arc<Log>, from: Lsn) -> Layers {
     let bytes: Arc<dyn apply_engine::LogBytes> = log.clone();
-    Layers::new(Delta::new(from, Vanished::Keep), Vec::new(), base.clone(), bytes)
+    Layers::new(Delta::new(from, Vanished::Keep), Vec::new(), base.reader(), bytes)
 }

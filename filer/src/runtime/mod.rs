@@ -7,6 +7,10 @@
 //!
 //! Invariant: `cargo xtask tidy` finds whoever goes around this module. What can go wrong: nothing of its own.
 
+#[cfg(feature = "simulation")]
+pub mod canary;
+#[cfg(feature = "simulation")]
+pub mod marks;
 mod threads;
 
 pub use threads::{JoinHandle, Thread, be_urgent, current, park, sleep, spawn, yield_now};
@@ -25,6 +29,27 @@ pub mod channel {
 }
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Whether a bug is planted here that a simulation must find. Never, in what is shipped.
+macro_rules! planted {
+    ($canary:ident) => {{
+        #[cfg(feature = "simulation")]
+        let planted = $crate::runtime::canary::is_planted($crate::runtime::canary::Canary::$canary);
+        #[cfg(not(feature = "simulation"))]
+        let planted = false;
+        planted
+    }};
+}
+
+/// Counts, in a simulation, that something has happened.
+macro_rules! mark {
+    ($what:literal) => {{
+        #[cfg(feature = "simulation")]
+        $crate::runtime::marks::note($what);
+    }};
+}
+
+pub(crate) use {mark, planted};
 
 /// The wall clock: time since 1970. A clock set before that reads as 1970.
 pub fn unix_time() -> Duration {

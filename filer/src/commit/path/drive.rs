@@ -5,7 +5,7 @@
 
 use super::{CommitPath, MAX_IN_FLIGHT, Mirror};
 use crate::commit::{Journal, NotServing};
-use crate::runtime::{self, Instant, MutexGuard};
+use crate::runtime::{self, Instant, MutexGuard, planted};
 use ids::{AckRule, LogPoint, Lsn};
 use rdma_transport::LinkError;
 use std::sync::atomic::Ordering;
@@ -30,6 +30,9 @@ impl CommitPath {
             if to.lsn > mirror.sent.lsn {
                 mirror.sender.write(to)?;
                 mirror.sent = to;
+                if planted!(AckBeforePeerDurable) {
+                    self.peer_durable(to, Instant::now());
+                }
             } else if mirror.sender.in_flight() == 0 {
                 runtime::sleep(PEER_FULL_PAUSE);
             }
@@ -37,6 +40,7 @@ impl CommitPath {
         let persisted_at = self.persist_sealed(sealed);
         if mirror.sender.in_flight() > 0
             && let Some(durable) = mirror.sender.poll(wait)?
+            && !planted!(AckBeforePeerDurable)
         {
             // Where there is no usable TSC, as in many guests, reading the clock costs more than all else here.
             self.peer_durable(durable, persisted_at.unwrap_or_else(Instant::now));

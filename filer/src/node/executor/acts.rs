@@ -3,7 +3,7 @@
 use super::{Executor, LEAVE_WITHIN, WATCH_INTERVAL};
 use crate::commit::{Journal, NotServing, SpaceBudget};
 use crate::node::NodeError;
-use crate::runtime::{self, Instant};
+use crate::runtime::{self, Instant, mark, planted};
 use crate::status::AckLevel;
 use ids::{AckRule, Epoch, Lsn};
 use nvlog::UpdateError;
@@ -81,6 +81,12 @@ impl Executor {
     pub(super) fn truncate(&self, to: Lsn) -> Result<(), NodeError> {
         let shared = &self.shared;
         let point = shared.log.point_at(to).ok_or(NodeError::NoRecordBoundary { lsn: to })?;
+        if point.lsn < shared.log.end().lsn {
+            mark!("records cut off");
+        }
+        if planted!(RejoinWithoutTruncation) {
+            return Ok(());
+        }
         {
             let _no_consistency_point = shared.applier.exclusive();
             shared.path.check_truncation(to)?;

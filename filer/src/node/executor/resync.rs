@@ -2,6 +2,7 @@
 
 use super::Executor;
 use crate::node::NodeError;
+use crate::runtime::mark;
 use ids::LogPoint;
 use pair::{Event, LinkId, PairMode, RoleName};
 
@@ -13,6 +14,7 @@ impl Executor {
             return;
         }
         let Some(control) = self.peer_of(link).map(|peer| peer.control()) else { return };
+        mark!("resync began");
         self.apply(Event::ResyncBegan);
         // Storing it may have failed, which ends the pair.
         let stored = self.answers.is_empty() && self.pair.is_resyncing();
@@ -34,6 +36,7 @@ impl Executor {
         });
         self.resync.ended(result.as_ref().err().map(String::as_str));
         if result.is_ok() {
+            mark!("resync finished");
             let log = self.shared.log_summary();
             self.apply(Event::Resynced { log });
         }

@@ -17,6 +17,7 @@ use super::wire::{
 use crate::node::event::NodeEvent;
 use crate::node::shared::Shared;
 use crate::runtime::channel::Receiver;
+use crate::runtime::planted;
 use crate::status::ResyncSide;
 use apply_engine::resync::{self, Capture, MAX_PIECE_BYTES, ResyncError, Surveyed};
 use apply_engine::{ObjectKind, TreeError};
@@ -352,7 +353,8 @@ struct Range {
 impl Range {
     /// In pieces, each with whether there is something here to compare it with.
     fn pieces(self) -> impl Iterator<Item = (Piece, bool)> {
-        let Range { oid, mut at, end, own_size } = self;
+        let Range { oid, mut at, mut end, own_size } = self;
+        end -= u64::from(planted!(ResyncCursorOffByOne));
         std::iter::from_fn(move || {
             (at < end).then(|| {
                 // Cut at the same places every time, whatever a range begins with.
