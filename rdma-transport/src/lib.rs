@@ -45,8 +45,8 @@ pub use counters::{BUCKETS, CounterSnapshot, Counters};
 pub use error::{FenceError, LinkError, Refusal};
 pub use handshake::{PROTOCOL_VERSION, SessionId};
 pub use link::{
-    Arrival, Closer, Control, Fence, Link, LinkParams, MAX_CONTROL_BYTES, MAX_IN_FLIGHT, MirrorReceiver,
-    MirrorSender, PeerInfo, TransportKind, Tuning,
+    Arrival, Close, Closer, Control, Fence, Link, LinkParams, MAX_CONTROL_BYTES, MAX_IN_FLIGHT,
+    MirrorReceiver, MirrorSender, PeerInfo, TransportKind, Tuning,
 };
 pub use rendezvous::Acceptor;
 pub use spin::Spin;

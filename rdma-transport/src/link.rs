@@ -224,7 +224,7 @@ pub trait Fence: Send + Sync {
 }
 
 /// What a transport does to end its link.
-pub(crate) trait Close: Send + Sync {
+pub trait Close: Send + Sync {
     /// Ends the link and wakes everybody who waits on it. Called any number of times.
     fn close(&self);
     /// Whether the link has been ended from this side.
@@ -236,7 +236,8 @@ pub(crate) trait Close: Send + Sync {
 pub struct Closer(Arc<dyn Close>);
 
 impl Closer {
-    pub(crate) fn new(close: Arc<dyn Close>) -> Closer {
+    /// Over what ends the link, for transports of this crate and of others.
+    pub fn new(close: Arc<dyn Close>) -> Closer {
         Closer(close)
     }
 

@@ -24,6 +24,23 @@ const DEVICE_FAILS: &str = "no link over RDMA";
 const DEVICE_REMEDY: &str = "look at `rdma link` and the kernel's log; a device that was taken away and came back is \
                              used again after a restart of this node";
 
+/// Makes links in the stead of this machine's listeners and sockets.
+#[cfg(feature = "simulation")]
+pub trait LinkSource: Send + Sync {
+    /// Whether this node connects; else the other does, and a newer link replaces an older one.
+    fn connects(&self) -> bool;
+    /// The next link, between the peer's ring and this `memory`; `None` when none came within `wait`.
+    ///
+    /// # Errors
+    /// There is no way to the partner.
+    fn next(
+        &self,
+        params: &LinkParams,
+        memory: Arc<dyn ids::LogMemory>,
+        wait: Duration,
+    ) -> Result<Option<Link>, LinkError>;
+}
+
 /// Where links come from.
 pub(super) enum Source {
     /// This node connects over TCP.
@@ -34,6 +51,21 @@ pub(super) enum Source {
     ConnectRdma(String),
     /// The partner connects.
     Accept(Acceptor),
+    /// Something outside of this crate makes links.
+    #[cfg(feature = "simulation")]
+    Given(Box<dyn LinkSource>),
+}
+
+impl Source {
+    /// Whether this node connects, and so decides when a new link is due.
+    fn connects(&self) -> bool {
+        match self {
+            Source::Accept(_) => false,
+            Source::ConnectTcp(_) | Source::ConnectShm(_) | Source::ConnectRdma(_) => true,
+            #[cfg(feature = "simulation")]
+            Source::Given(source) => source.connects(),
+        }
+    }
 }
 
 /// Listeners of a node, shared by its volumes.
@@ -103,8 +135,7 @@ pub(super) fn run(shared: &Arc<Shared>, source: &Source, params: &LinkParams) {
     let mut told: Option<String> = None;
     let mut current: Option<Arc<AtomicBool>> = None;
     while !shared.is_stopping() {
-        let connects = !matches!(source, Source::Accept(_));
-        if connects && current.as_ref().is_some_and(|alive| alive.load(Ordering::Acquire)) {
+        if source.connects() && current.as_ref().is_some_and(|alive| alive.load(Ordering::Acquire)) {
             runtime::sleep(Duration::from_millis(10));
             continue;
         }
@@ -155,6 +186,8 @@ fn next_link(shared: &Shared, source: &Source, params: &LinkParams) -> Result<Op
         Source::ConnectTcp(address) => tcp::connect(address, params, memory).map(Some),
         Source::ConnectShm(path) => shm::connect(path, params, memory).map(Some),
         Source::ConnectRdma(address) => opened(shared).connect(address, params).map(Some),
+        #[cfg(feature = "simulation")]
+        Source::Given(source) => source.next(params, memory, LOOK_AROUND),
     }
 }
 

@@ -24,14 +24,20 @@ mod shared;
 mod volume;
 mod witness;
 
+#[cfg(feature = "simulation")]
+pub use link::LinkSource;
+
 use crate::config::NodeConfig;
 use crate::control::{ControlError, ControlTarget, ErrorKind};
 use crate::metrics::Metrics;
 use crate::runtime::{self, Instant};
 use crate::status::{ConsistencyPointStatus, NodeStatus};
+use crate::witness::Asker;
 use ids::Lsn;
 use link::Listeners;
 use pair::Operator;
+use rdma_transport::LinkParams;
+use shared::Shared;
 use std::sync::Arc;
 use std::time::Duration;
 use volume::VolumeNode;
@@ -183,7 +189,9 @@ impl Node {
         let listeners = Listeners::bind(&config).map_err(listen)?;
         let mut volumes = Vec::new();
         for opened in opened {
-            volumes.push(VolumeNode::start(opened, &config, metrics, &listeners, started)?);
+            let links = |shared: &Shared, params: &LinkParams| listeners.source(shared, params);
+            let asker = Asker::new(config.witness.as_ref())?;
+            volumes.push(VolumeNode::start(opened, &config, metrics, links, asker, started)?);
         }
         Ok(Node { inner: Arc::new(Inner { config, started, volumes, _listeners: listeners }) })
     }

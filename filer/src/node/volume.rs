@@ -5,7 +5,7 @@ use super::event::NodeEvent;
 use super::executor::Executor;
 use super::follower::Follower;
 use super::front::Front;
-use super::link::{self, Listeners};
+use super::link::{self, Source};
 use super::open::Opened;
 use super::resync::state::ResyncState;
 use super::shared::{Shared, fresh_layers};
@@ -22,7 +22,7 @@ use crate::status::{ConsistencyPointStatus, VolumeStatus};
 use crate::witness::Asker;
 use ids::Cursors;
 use pair::{MonoMs, Operator, Pair, RoleName};
-use rdma_transport::{Counters, LinkError};
+use rdma_transport::{Counters, LinkError, LinkParams};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -59,12 +59,13 @@ impl CommitEvents for ToExecutor {
 }
 
 impl VolumeNode {
-    /// Starts everything that runs for a volume.
+    /// Starts everything that runs for a volume. `links` tells where its links come from.
     pub fn start(
         opened: Opened,
         node: &NodeConfig,
         metrics: &Metrics,
-        listeners: &Listeners,
+        links: impl FnOnce(&Shared, &LinkParams) -> Result<Source, LinkError>,
+        mut asker: Asker,
         started: Instant,
     ) -> Result<VolumeNode, NodeError> {
         let Opened { config, log, recovery, rdma, base, base_filesystem, role_state } = opened;
@@ -133,8 +134,7 @@ impl VolumeNode {
         )
         .map_err(|error| pair_error(error.to_string()))?;
         let params = link::params(&shared);
-        let source = listeners.source(&shared, &params).map_err(|error| pair_error(error.to_string()))?;
-        let mut asker = Asker::new(node.witness.as_ref())?;
+        let source = links(&shared, &params).map_err(|error| pair_error(error.to_string()))?;
         let (questions, to_witness) = unbounded();
         let front = Front::start(shared.clone()).map_err(NodeError::Thread)?;
         let mut volume = VolumeNode {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 /// Runs until the executor is gone.
 pub(super) fn run(shared: &Arc<Shared>, asker: &mut Asker, questions: &Receiver<WitnessQuestion>) {
-    for WitnessQuestion { request, ask } in questions {
+    for WitnessQuestion { request, ask } in questions.iter() {
         let outcome = asker.ask(&ask);
         let reached = !matches!(outcome, WitnessOutcome::Unreachable { .. });
         *shared.witness_error.lock() = (!reached).then(|| "it did not answer the last request".to_owned());

@@ -11,24 +11,18 @@
 pub mod canary;
 #[cfg(feature = "simulation")]
 pub mod marks;
-mod threads;
+#[cfg(not(feature = "simulation"))]
+mod real;
+#[cfg(feature = "simulation")]
+mod simulated;
 
-pub use threads::{JoinHandle, Thread, be_urgent, current, park, sleep, spawn, yield_now};
+#[cfg(not(feature = "simulation"))]
+pub use real::*;
+#[cfg(feature = "simulation")]
+pub use simulated::*;
 
-pub use parking_lot::{
-    Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, WaitTimeoutResult,
-};
-pub use std::time::Instant;
-
-/// Channels between threads.
-pub mod channel {
-    pub use crossbeam::channel::{
-        Receiver, RecvError, RecvTimeoutError, SendError, Sender, TryRecvError, TrySendError, bounded,
-        unbounded,
-    };
-}
-
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+/// Niceness of threads that the partner's time limits depend on.
+const URGENT_NICE: i32 = -10;
 
 /// Whether a bug is planted here that a simulation must find. Never, in what is shipped.
 macro_rules! planted {
@@ -51,11 +45,6 @@ macro_rules! mark {
 
 pub(crate) use {mark, planted};
 
-/// The wall clock: time since 1970. A clock set before that reads as 1970.
-pub fn unix_time() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-}
-
 /// The wall clock as objects carry it.
 pub fn timestamp() -> apply_engine::Timestamp {
     let now = unix_time();
@@ -65,4 +54,15 @@ pub fn timestamp() -> apply_engine::Timestamp {
 /// Milliseconds since 1970.
 pub fn unix_ms() -> u64 {
     unix_time().as_millis() as u64
+}
+
+/// Lets the calling thread go before those that only use time: on a busy node heartbeats that come late look
+/// like a dead node. A node that may not do this works all the same.
+pub fn be_urgent() {
+    if is_simulated() {
+        return;
+    }
+    if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), URGENT_NICE) {
+        tracing::debug!(%error, "a thread's priority could not be raised");
+    }
 }

@@ -11,18 +11,25 @@ use pair::witness::{Answer, Request};
 use std::time::Duration;
 
 /// The configured witness.
-#[derive(Debug)]
 pub struct Asker {
     keeper: Keeper,
     timeout: Duration,
 }
 
-#[derive(Debug)]
+/// Answers, or does not, in the stead of a witness that is reached over a network.
+#[cfg(feature = "simulation")]
+pub trait Ask: Send {
+    /// As [`Asker::ask`].
+    fn ask(&mut self, request: &Request, timeout: Duration) -> WitnessOutcome;
+}
+
 enum Keeper {
     /// Without a witness every question stays without an answer.
     None,
     BuiltIn(Vec<Client>),
     Etcd(Box<Etcd>),
+    #[cfg(feature = "simulation")]
+    Given(Box<dyn Ask>),
 }
 
 impl Asker {
@@ -43,11 +50,19 @@ impl Asker {
         Ok(Asker { keeper, timeout: config.timeout })
     }
 
+    /// Asks `keeper` each time.
+    #[cfg(feature = "simulation")]
+    pub fn given(keeper: Box<dyn Ask>, timeout: Duration) -> Asker {
+        Asker { keeper: Keeper::Given(keeper), timeout }
+    }
+
     /// Asks, and waits no longer than the configured time for each address.
     pub fn ask(&mut self, request: &Request) -> WitnessOutcome {
         let unreachable = WitnessOutcome::Unreachable { maybe_applied: false };
         match &mut self.keeper {
             Keeper::None => unreachable,
+            #[cfg(feature = "simulation")]
+            Keeper::Given(keeper) => keeper.ask(request, self.timeout),
             Keeper::BuiltIn(clients) => {
                 let mut outcomes = clients.iter_mut().map(|client| client.ask(request, self.timeout));
                 outcomes.find(|outcome| *outcome != unreachable).unwrap_or(unreachable)

@@ -14,6 +14,8 @@ pub mod etcd;
 mod server;
 mod store;
 
+#[cfg(feature = "simulation")]
+pub use asker::Ask;
 pub use asker::Asker;
 pub use client::{Client, WitnessError};
 pub use server::{ServeError, serve};

@@ -11,7 +11,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("rdma-transport", &["ids"]),
     ("apply-engine", &["ids", "nvlog"]),
     ("pair", &["ids"]),
-    ("filer", &["ids", "nvlog", "rdma-transport", "apply-engine", "pair"]),
+    ("scheduler", &[]),
+    // The scheduler with its feature `simulation` only.
+    ("filer", &["ids", "nvlog", "rdma-transport", "apply-engine", "pair", "scheduler"]),
     ("bench", &["ids", "nvlog", "rdma-transport", "apply-engine", "pair", "filer"]),
     ("soft-roce-ci", &[]),
     ("xtask", &[]),

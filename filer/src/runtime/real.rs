@@ -1,0 +1,34 @@
+//! The machine's own clocks, threads, locks and channels.
+
+pub use parking_lot::{
+    Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, WaitTimeoutResult,
+};
+pub use std::thread::{JoinHandle, Thread, current, park, sleep, yield_now};
+pub use std::time::Instant;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Channels between threads.
+pub mod channel {
+    pub use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded, unbounded};
+}
+
+/// Starts a thread.
+///
+/// # Errors
+/// The limit of threads is reached.
+pub fn spawn<T: Send + 'static>(
+    name: &str,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> std::io::Result<JoinHandle<T>> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(run)
+}
+
+/// The wall clock: time since 1970. A clock set before that reads as 1970.
+pub fn unix_time() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// Whether the caller runs under a virtual clock.
+pub const fn is_simulated() -> bool {
+    false
+}
