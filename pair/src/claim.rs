@@ -125,7 +125,7 @@ impl Pair {
     }
 
     fn claim_lost(&mut self) {
-        self.store(|state| state.in_sync = false);
+        self.alone_is_the_other();
         self.wait(Why::Outdated, StopReason::Deposed, None);
     }
 

@@ -1,8 +1,9 @@
 //! Requests to the witness: one at a time, with backoff, and the memory of swaps whose fate is not known.
 //!
 //! Invariant: while a swap may still happen (`uncertain`), this node neither follows a primary nor resumes as
-//! one: the swap could succeed behind its back. It is dead for certain once the register is seen with any
-//! value other than the one the swap expected, because each swap raises the generation.
+//! one: the swap could succeed behind its back. It is dead for certain once the register is seen with a value that
+//! comes after the one the swap expected: each swap raises the generation, and no epoch is given twice, also by a
+//! witness that has lost its register and began anew.
 
 use crate::state::Known;
 use crate::witness::{Register, Request, WitnessOutcome};
@@ -174,7 +175,9 @@ impl Desk {
     /// The register was seen with this value (perhaps some time ago).
     pub fn observe(&mut self, register: &Register) {
         if self.uncertain.as_ref().is_some_and(|expected| {
-            expected.as_ref().is_none_or(|expected| expected.generation < register.generation)
+            expected.as_ref().is_none_or(|expected| {
+                expected.generation < register.generation || expected.epoch < register.epoch
+            })
         }) {
             self.uncertain = None;
         }

@@ -3,7 +3,7 @@
 //! A new link replaces the one before it, and with it everything that was under way over it.
 
 use crate::meeting::{Meeting, meet, refuse};
-use crate::state::{LinkState, PartnerStage, Role};
+use crate::state::{Known, LinkState, PartnerStage, Role};
 use crate::{Command, Hello, LinkId, LogSummary, Message, MonoMs, Pair, Posture, Refusal, Vitals};
 use ids::Epoch;
 
@@ -99,8 +99,10 @@ impl Pair {
         if let Some(register) = &hello.register {
             let stored = self.durable.register.as_ref().map(|ours| ours.epoch);
             if self.config.witness {
-                // Older than what was stored here before a restart: hearsay, perhaps our own.
-                if stored.is_none_or(|ours| ours <= register.epoch) {
+                // Older than what was stored here before a restart: hearsay, perhaps our own. No news either, and
+                // the witness itself says that there is none: that is what it has lost, said with each `Hello`.
+                let lost = self.desk.known == Known::Absent;
+                if stored.is_none_or(|ours| ours < register.epoch || ours == register.epoch && !lost) {
                     self.desk.observe(register);
                 }
             } else if stored.is_none_or(|ours| ours < register.epoch) {

@@ -71,6 +71,22 @@ pub(crate) fn meet(joiner: &Hello, primary: &Hello, epoch: Epoch) -> Meeting {
     }
 }
 
+/// Two nodes that both wait, and each acknowledged alone what the other lacks.
+pub(crate) fn parted(ours: &Hello, theirs: &Hello) -> Option<Split> {
+    let (our_epoch, their_epoch) = (ours.solo?, theirs.solo?);
+    let (our_end, their_end) = (ours.log.end.lsn, theirs.log.end.lsn);
+    let common_end = ours.log.history.common_end(our_end, &theirs.log.history, their_end);
+    let both_go_on = common_end.is_none_or(|common| common < our_end && common < their_end);
+    let waits = matches!(theirs.posture, Posture::Waiting | Posture::Unusable);
+    (waits && both_go_on && ours.log.survived && theirs.log.survived).then_some(Split {
+        common_end,
+        our_end,
+        their_end,
+        our_epoch: Some(our_epoch),
+        their_epoch,
+    })
+}
+
 /// Which of two nodes that both wait should open the first epoch, when no register can tell. Both compute
 /// the same from the same two `Hello`s; should they not (one was older), both stay frozen and the lower epoch
 /// gives way.
@@ -83,14 +99,14 @@ pub(crate) fn who_begins(config: &Config, a: &Hello, b: &Hello) -> Option<NodeNa
         !hello.in_sync && hello.register.is_none() && hello.log.end.lsn == Lsn::ZERO && hello.log.survived
     };
     let by_configuration = || config.preferred.clone().unwrap_or_else(|| a.node.clone().min(b.node.clone()));
-    match (a.in_sync, b.in_sync) {
+    let newest = [a, b].into_iter().filter_map(|hello| hello.register.as_ref()).max_by_key(|r| r.epoch);
+    // Who was in sync is not, once the other was last known to acknowledge alone.
+    let in_sync =
+        |hello: &Hello| hello.in_sync && newest.is_none_or(|register| !register.is_alone_beside(&hello.node));
+    match (in_sync(a), in_sync(b)) {
         (true, false) => Some(a.node.clone()),
         (false, true) => Some(b.node.clone()),
-        (true, true) => {
-            let newest =
-                [a, b].into_iter().filter_map(|hello| hello.register.as_ref()).max_by_key(|r| r.epoch);
-            Some(newest.map_or_else(by_configuration, |register| register.primary.clone()))
-        }
+        (true, true) => Some(newest.map_or_else(by_configuration, |register| register.primary.clone())),
         (false, false) if fresh(a) && fresh(b) => match (a.log.base_empty, b.log.base_empty) {
             (false, true) => Some(a.node.clone()),
             (true, false) => Some(b.node.clone()),

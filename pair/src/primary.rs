@@ -176,6 +176,11 @@ impl Pair {
         let Role::Primary(primary) = self.role else { return };
         let expected = match &self.desk.known {
             Known::Nothing => return self.ask(Purpose::Look, None),
+            // The swap to mirrored may still be made: asking for it again settles that, and grants nothing new.
+            Known::Absent if self.desk.swap_pending() => {
+                let new = self.register_of(primary.epoch, Mode::Mirrored, None);
+                return self.ask(Purpose::Mirror, Some((None, new)));
+            }
             // The witness forgot: it can not tell whether the partner has claimed. Only the partner can.
             Known::Absent => {
                 if self.now.since(self.desk.looked) >= self.config.timers.witness_check_ms {

@@ -26,6 +26,7 @@ impl Pair {
             witness_reachable: self.desk.reachable.filter(|_| self.config.witness),
             register: self.newest_register().cloned(),
             eligible: self.durable.in_sync
+                && !self.newest_register().is_some_and(|register| register.is_alone_beside(&self.config.me))
                 && self.reports.needs_resync.is_none()
                 && self.reports.split.is_none()
                 && !matches!(self.role, Role::Failed(_) | Role::Stopped),
@@ -96,7 +97,10 @@ impl Pair {
             Role::Waiting(waiting) => match waiting.why {
                 Why::Frozen => "no witness: waits for the partner, or for 'twinfiler takeover --force'",
                 Why::HandedOver => "waits for the partner to serve",
-                Why::Outdated | Why::Deposed => "waits for the primary, to join it",
+                Why::Outdated | Why::Deposed => {
+                    "waits for the primary, to join it; if that node is gone for good: 'twinfiler takeover --force' \
+                     here, which gives up what it acknowledged alone"
+                }
                 Why::Starting if unreachable => "the witness does not answer; tries again",
                 Why::Starting => "looks for the witness's register and the partner",
             },

@@ -4,8 +4,8 @@
 //! go wrong: two nodes that wait for each other. So a node that may claim does, after a bounded patience.
 
 use crate::desk::Purpose;
-use crate::meeting::who_begins;
-use crate::state::{Handed, Known, Role, Waiting, Why};
+use crate::meeting::{parted, who_begins};
+use crate::state::{Handed, Known, PartnerStage, Role, Waiting, Why};
 use crate::witness::{Mode, Register};
 use crate::{Command, Lease, Message, MonoMs, Pair, ResyncReason, StopReason};
 use ids::AckRule;
@@ -102,8 +102,13 @@ impl Pair {
             Known::Is(register) => {
                 let names_me = register.primary == self.config.me;
                 match register.mode {
-                    _ if names_me && !self.durable.in_sync => {
+                    _ if names_me && !self.durable.in_sync && self.log.history.entries().is_empty() => {
                         self.reports.needs_resync = Some(ResyncReason::LogLost);
+                        Right::No
+                    }
+                    // The other node was forced to serve, and no witness heard of it.
+                    _ if names_me && !self.durable.in_sync => {
+                        self.outdated();
                         Right::No
                     }
                     _ if names_me => Right::Mine,
@@ -118,14 +123,32 @@ impl Pair {
         }
     }
 
-    /// The register says that the other node acknowledges alone.
+    /// The other node acknowledged alone, as the register or an operator allowed it.
     fn outdated(&mut self) {
         if let Role::Waiting(waiting) = &mut self.role
             && waiting.why != Why::Deposed
         {
             waiting.why = Why::Outdated;
         }
-        self.store(|state| state.in_sync = false);
+        self.alone_is_the_other();
+        // Both may wait here, one for the other, although each acknowledged what the other lacks.
+        let split = self.peer_hello().and_then(|theirs| parted(&self.hello(), theirs));
+        if split.is_some() {
+            self.reports.split = split;
+            self.say_hello();
+        }
+    }
+
+    /// The register, or an operator, lets the other node acknowledge alone. In the epoch of this log's end that may be
+    /// news from before both were in sync, with the swap to mirrored still on its way: then only that is remembered, for
+    /// the register decides.
+    pub(crate) fn alone_is_the_other(&mut self) {
+        let last = self.log.history.last().map(|last| last.epoch);
+        let register = self.desk.register().filter(|register| Some(register.epoch) == last).cloned();
+        self.store(|state| match register {
+            Some(register) if state.in_sync => state.register = Some(register),
+            _ => state.in_sync = false,
+        });
     }
 
     /// Both nodes are here, wait, and agree that this one opens the first epoch?
@@ -154,7 +177,8 @@ impl Pair {
                 }
                 false
             }
-            Role::Partner(_) => true,
+            // A primary that has not heard this node's Hello answers no join.
+            Role::Partner(partner) => !matches!(partner.stage, PartnerStage::Joining { .. }),
             Role::Primary(primary) => primary.catch.is_some() || primary.joined_link().is_some(),
             _ => false,
         };

@@ -38,6 +38,11 @@ impl Register {
         (self.volume, self.epoch, &self.primary, self.mode)
             == (other.volume, other.epoch, &other.primary, other.mode)
     }
+
+    /// May another node than this one acknowledge alone?
+    pub fn is_alone_beside(&self, node: &NodeName) -> bool {
+        self.mode == Mode::Solo && self.primary != *node
+    }
 }
 
 /// A question for the witness.

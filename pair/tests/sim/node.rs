@@ -31,6 +31,8 @@ pub struct Node {
     pub durable_len: usize,
     pub committed: usize,
     pub await_peer: Option<(LinkId, Lsn)>,
+    /// A session that replaces its tree by the primary's.
+    pub resyncing: bool,
     /// Records kept behind the end; older joiners are refused.
     pub retained: usize,
 }
@@ -66,6 +68,7 @@ impl Node {
             durable_len: 0,
             committed: 0,
             await_peer: None,
+            resyncing: false,
             retained: usize::MAX,
         }
     }
@@ -90,7 +93,7 @@ impl Node {
         self.pair = None;
         self.disk.log.truncate(self.durable_len);
         (self.rule, self.lease) = (AckRule::Nobody, Lease::None);
-        (self.serving, self.draining) = (false, false);
+        (self.serving, self.draining, self.resyncing) = (false, false, false);
         (self.mirroring, self.receiving, self.granted, self.await_peer) = (None, None, None, None);
     }
 

@@ -159,9 +159,44 @@ fn an_outdated_partner_that_was_forced_splits_the_volume_and_nothing_is_merged()
 }
 
 #[test]
+fn both_sides_of_a_split_show_it_also_when_neither_serves() {
+    let mut world = mirrored(true);
+    world.crash(B);
+    world.run_for(2_000);
+    world.crash(A);
+    world.start(B);
+    world.run_for(4_000);
+    world.oracle.forced = true;
+    // The witness never hears of what the operator forced.
+    world.witness_up = false;
+    world.apply(B, Event::Operator(Operator::ForceTakeover));
+    world.run_for(1_000);
+    world.start(A);
+    world.run_for(2_000);
+    for node in [A, B] {
+        world.crash(node);
+    }
+    world.witness_up = true;
+    for node in [A, B] {
+        world.start(node);
+    }
+    world.run_for(8_000);
+    for node in [A, B] {
+        assert_eq!(world.modes()[node], Some((RoleName::None, PairMode::Split)), "{:?}", world.statuses());
+    }
+}
+
+fn gets_its_resync(world: &mut World) {
+    world.resyncs = true;
+    world.run_for(5_000);
+    world.assert_mirrored();
+}
+
+#[test]
 fn away_longer_than_the_log_reaches_needs_a_resync() {
     let mut world = mirrored(true);
     world.nodes[A].retained = 20;
+    world.resyncs = false;
     world.crash(B);
     world.run_for(2_000);
     world.start(B);
@@ -169,6 +204,7 @@ fn away_longer_than_the_log_reaches_needs_a_resync() {
     assert_eq!(world.modes()[B], Some((RoleName::None, PairMode::NeedsResync)));
     assert_eq!(status(&world, B).needs_resync, Some(ResyncReason::TooOld));
     assert!(progresses(&mut world), "the primary goes on");
+    gets_its_resync(&mut world);
 }
 
 #[test]
@@ -179,6 +215,7 @@ fn a_node_whose_log_was_lost_is_not_eligible() {
     let history = EpochHistory::default();
     let lost = Disk { state: Vec::new(), log: Vec::new(), history, survived: true, base_empty: false };
     world.nodes[B].disk = lost;
+    world.resyncs = false;
     world.start(B);
     world.run_for(8_000);
     let (role, _) = world.modes()[B].unwrap();
@@ -187,6 +224,7 @@ fn a_node_whose_log_was_lost_is_not_eligible() {
     world.run_for(4_000);
     assert_eq!(world.modes()[A], Some((RoleName::Primary, PairMode::Solo)));
     assert_eq!(status(&world, B).needs_resync, Some(ResyncReason::LogLost));
+    gets_its_resync(&mut world);
 }
 
 #[test]
@@ -303,9 +341,11 @@ fn a_failing_log_stops_serving_and_the_partner_takes_over() {
 fn an_adopted_tree_is_never_mirrored_over_an_empty_one() {
     let mut world = World::new(1, true);
     world.nodes[B].disk.base_empty = false;
+    world.resyncs = false;
     world.start(A);
     world.start(B);
     world.run_for(4_000);
     assert_eq!(world.modes()[B], Some((RoleName::Primary, PairMode::Solo)), "the one with data begins");
     assert_eq!(status(&world, A).needs_resync, Some(ResyncReason::FirstCopy));
+    gets_its_resync(&mut world);
 }

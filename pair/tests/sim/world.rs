@@ -26,6 +26,7 @@ pub enum Happening {
     Ask { node: usize, incarnation: u64, request: pair::RequestId, ask: Request, answer: bool },
     Connect,
     Restart { node: usize },
+    ResyncEnds { node: usize, incarnation: u64, link: LinkId },
 }
 
 pub struct World {
@@ -36,6 +37,8 @@ pub struct World {
     pub network_up: bool,
     /// Someone starts what has stopped.
     pub attended: bool,
+    /// Resyncs begin when the machines let them.
+    pub resyncs: bool,
     /// When a process that was told to stop has stopped at the latest.
     pub stops_by_ms: u64,
     pub loss_permille: u64,
@@ -64,6 +67,7 @@ impl World {
             witness_up: true,
             network_up: true,
             attended: false,
+            resyncs: true,
             stops_by_ms: 0,
             loss_permille: 0,
             data_ms: DATA_MS,
@@ -154,6 +158,7 @@ impl World {
             Happening::Tick { node, .. }
             | Happening::Client { node }
             | Happening::Deliver { node, .. }
+            | Happening::ResyncEnds { node, .. }
             | Happening::Durable { node, .. } => *node,
             Happening::Data { to, .. } | Happening::DataAck { to, .. } => *to,
             Happening::Ask { .. } | Happening::Connect | Happening::Restart { .. } => return 0,
@@ -171,6 +176,7 @@ impl World {
                 if self.nodes[node].pair.is_some() && self.nodes[node].incarnation == incarnation {
                     let vitals = self.nodes[node].vitals();
                     self.apply(node, Event::Tick { vitals });
+                    self.begin_resync(node);
                     let pause = TICK_MS + self.random.below(15);
                     self.at(pause, Happening::Tick { node, incarnation });
                 }
@@ -235,6 +241,11 @@ impl World {
                     self.crash(node);
                 }
                 self.start(node);
+            }
+            Happening::ResyncEnds { node, incarnation, link } => {
+                if self.nodes[node].pair.is_some() && self.nodes[node].incarnation == incarnation {
+                    self.end_resync(node, link);
+                }
             }
         }
     }
