@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::ControlFlow;
 
-use ids::Oid;
+use ids::{Lsn, Oid};
 
 use super::state::{Node, State};
 use super::{ORPHANS, SimDisk};
@@ -12,6 +12,7 @@ use crate::attributes::{Attributes, ObjectKind, Timestamp};
 use crate::base::Label;
 use crate::delta::Target;
 use crate::name::{Name, NameRef};
+use crate::resync::INCOMPLETE;
 use crate::tree::oid_of_name;
 use crate::view::{BaseEntry, BaseReader};
 
@@ -48,7 +49,23 @@ pub struct Shown {
     pub entries: BTreeMap<Name, Option<Oid>>,
 }
 
+impl Shown {
+    /// Without contents, for people.
+    pub fn brief(&self) -> String {
+        let Shown { label, kind, content, mode, owner, times, xattrs, entries, .. } = self;
+        let len_bytes = content.len();
+        format!("{kind:?} {mode:o} {owner:?} {len_bytes} bytes {times:?} {xattrs:?} {entries:?} {label:?}")
+    }
+}
+
 impl SimDisk {
+    /// The last record of which anything is in the tree, as labels tell. `None`: nothing is.
+    pub fn newest_change(&self) -> Option<Lsn> {
+        let state = &self.0.sim.lock().now;
+        let labels = state.nodes.values().filter_map(|node| node.label);
+        labels.map(|label| label.last_lsn).filter(|lsn| *lsn != INCOMPLETE).max()
+    }
+
     /// Every labelled object that has a name or is an orphan. Inode numbers are nobody's business.
     pub fn objects(&self) -> BTreeMap<Oid, Shown> {
         let state = &self.0.sim.lock().now;

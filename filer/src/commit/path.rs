@@ -330,6 +330,12 @@ impl CommitPath {
         (records as u64, end.since(at.lsn), behind)
     }
 
+    /// Does this node commit what it alone has?
+    #[cfg(feature = "simulation")]
+    pub fn commits_alone(&self) -> bool {
+        self.rule() == AckRule::Local
+    }
+
     fn rule(&self) -> AckRule {
         match self.rule.load(Ordering::SeqCst) {
             r if r == AckRule::Both as u8 => AckRule::Both,

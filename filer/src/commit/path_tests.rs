@@ -2,12 +2,13 @@
 
 use super::*;
 use crate::metrics::Metrics;
+use crate::runtime::Instant;
 use ids::{AckRule, Cursors, LogPoint, NodeName, VolumeId};
 use nvlog::{FormatOptions, Log};
 use parking_lot::Mutex;
 use rdma_transport::{Link, LinkError, LinkParams, tcp};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const VOLUME: VolumeId = VolumeId([7; 16]);
 const CAPACITY_BYTES: u64 = 1 << 20;

@@ -21,6 +21,8 @@ mod receiver;
 mod report;
 mod resync;
 mod shared;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 mod volume;
 mod witness;
 

@@ -33,6 +33,12 @@ impl BaseFilesystem {
         Ok(BaseFilesystem { magic: found.f_type as u64, block_bytes: found.f_bsize as u64 })
     }
 
+    /// As this says.
+    #[cfg(feature = "simulation")]
+    pub fn given(magic: u64, block_bytes: u64) -> BaseFilesystem {
+        BaseFilesystem { magic, block_bytes }
+    }
+
     /// What it can hold.
     pub fn limits(self) -> Limits {
         Limits::of_filesystem(self.magic, self.block_bytes)

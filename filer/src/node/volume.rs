@@ -167,6 +167,12 @@ impl VolumeNode {
         Ok(())
     }
 
+    /// What its threads share, for an observer.
+    #[cfg(feature = "simulation")]
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     pub fn name(&self) -> &str {
         self.shared.name()
     }
