@@ -7,6 +7,10 @@ use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+/// The crate `simulation` turns on features of others that no program may have which serves: cargo would build those
+/// with them in the same command.
+pub const WITHOUT_SIMULATION: [&str; 2] = ["--exclude", "simulation"];
+
 /// Runs all checks, each of them even if one before it failed.
 pub fn run(workspace: &Workspace) -> Result<()> {
     let mut report = Report::default();
@@ -23,6 +27,9 @@ pub fn steps(workspace: &Workspace, report: &mut Report) -> Result<()> {
     report.step("format", || workspace.run_cargo("fmt", &["fmt", "--all", "--check"]).map(drop));
     for (name, flags) in feature_sets(&workspace.metadata()?) {
         let mut arguments = vec!["clippy", "--workspace", "--all-targets", "--quiet"];
+        if name != "all-features" {
+            arguments.extend(WITHOUT_SIMULATION);
+        }
         arguments.extend(flags);
         arguments.extend(["--", "--deny", "warnings"]);
         report.step(&format!("clippy ({name})"), || {
@@ -30,13 +37,19 @@ pub fn steps(workspace: &Workspace, report: &mut Report) -> Result<()> {
         });
     }
     report.step("documentation", || {
-        let mut command = workspace.cargo(&["doc", "--workspace", "--no-deps", "--quiet"]);
-        command.env("RUSTDOCFLAGS", "--deny warnings");
-        crate::steps::run(&workspace.log_dir(), "doc", &mut command, crate::workspace::CARGO_LIMIT).map(drop)
+        let packages = ["--workspace", WITHOUT_SIMULATION[0], WITHOUT_SIMULATION[1]];
+        document(workspace, "doc", &packages)?;
+        document(workspace, "doc-simulation", &["--package", "simulation"])
     });
     report.step("filer builds without RDMA", || without_rdma(workspace));
     report.step("tidy", || tidy::run(workspace));
     Ok(())
+}
+
+fn document(workspace: &Workspace, name: &str, packages: &[&str]) -> Result<()> {
+    let mut command = workspace.cargo(&["doc", "--no-deps", "--quiet"]);
+    command.args(packages).env("RUSTDOCFLAGS", "--deny warnings");
+    crate::steps::run(&workspace.log_dir(), name, &mut command, crate::workspace::CARGO_LIMIT).map(drop)
 }
 
 /// What the RDMA library's bindings bring into a build: they want cmake and libclang.

@@ -155,6 +155,28 @@ impl SimRegion {
         copy
     }
 
+    /// A part of it.
+    pub fn read(&self, offset: u64, len_bytes: usize) -> Vec<u8> {
+        let end = offset.checked_add(len_bytes as u64).filter(|end| *end <= self.len_bytes());
+        assert!(end.is_some(), "a range inside the region");
+        let mut copy = vec![0; len_bytes];
+        // SAFETY: the range was checked; the copy is a distinct buffer of this length.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                self.shared.memory.add(offset as usize),
+                copy.as_mut_ptr(),
+                len_bytes,
+            );
+        }
+        copy
+    }
+
+    /// Bytes land in the memory, as an adapter's do: nothing makes them durable.
+    pub fn land(&self, offset: u64, bytes: &[u8]) {
+        // SAFETY: the memory is this region's, of this length.
+        unsafe { copy_parts(self.base(), self.len_bytes(), offset, &[bytes], &mut |_| {}) };
+    }
+
     fn make_durable(&self, offset: u64, len: u64) {
         let end = offset.checked_add(len).filter(|end| *end <= self.len_bytes());
         let end = end.expect("a range inside the region") as usize;

@@ -2,6 +2,7 @@
 
 use crate::packages::find_program;
 use crate::steps::Counts;
+use crate::verify::WITHOUT_SIMULATION;
 use crate::workspace::Workspace;
 use anyhow::{Result, bail};
 use std::fs;
@@ -9,21 +10,20 @@ use std::fs;
 /// Runs every unit, property and integration test of the workspace.
 pub fn unit_tests(workspace: &Workspace) -> Result<Counts> {
     if has_nextest(workspace) {
-        let arguments =
-            ["nextest", "run", "--workspace", "--no-fail-fast", "--status-level", "fail", "--color", "never"];
+        let arguments = [&["nextest", "run", "--workspace"][..], &WITHOUT_SIMULATION, &NEXTEST].concat();
         return counted(workspace, "nextest", &arguments, nextest_counts);
     }
-    counted(
-        workspace,
-        "cargo-test",
-        &["test", "--workspace", "--no-fail-fast", "--lib", "--bins", "--tests"],
-        libtest_counts,
-    )
+    let arguments = [&["test", "--workspace"][..], &WITHOUT_SIMULATION, &LIBTEST].concat();
+    counted(workspace, "cargo-test", &arguments, libtest_counts)
 }
+
+const NEXTEST: [&str; 5] = ["--no-fail-fast", "--status-level", "fail", "--color", "never"];
+const LIBTEST: [&str; 4] = ["--no-fail-fast", "--lib", "--bins", "--tests"];
 
 /// Runs the examples in the documentation, which nextest does not.
 pub fn doc_tests(workspace: &Workspace) -> Result<Counts> {
-    counted(workspace, "doc-test", &["test", "--workspace", "--doc", "--no-fail-fast"], libtest_counts)
+    let arguments = [&["test", "--workspace", "--doc", "--no-fail-fast"][..], &WITHOUT_SIMULATION].concat();
+    counted(workspace, "doc-test", &arguments, libtest_counts)
 }
 
 fn has_nextest(workspace: &Workspace) -> bool {

@@ -14,6 +14,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("scheduler", &[]),
     // The scheduler with its feature `simulation` only.
     ("filer", &["ids", "nvlog", "rdma-transport", "apply-engine", "pair", "scheduler"]),
+    ("simulation", &["ids", "nvlog", "rdma-transport", "apply-engine", "pair", "filer", "scheduler"]),
     ("bench", &["ids", "nvlog", "rdma-transport", "apply-engine", "pair", "filer"]),
     ("soft-roce-ci", &[]),
     ("xtask", &[]),
