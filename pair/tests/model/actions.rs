@@ -112,8 +112,9 @@ impl State {
         !full && ![0, 1].iter().any(busy)
     }
 
-    /// What happens by itself, in an order that is fair: the run that it makes must end well.
-    pub fn next_without_fault(&self) -> Option<Action> {
+    /// What happens by itself, in an order that is fair: the run that it makes must end well. Who is `away` does not
+    /// come back.
+    pub fn next_without_fault(&self, away: Option<usize>) -> Option<Action> {
         let held = |node: &usize| self.link.as_ref().is_some_and(|link| link.held[*node]);
         let first = |can: &dyn Fn(&usize) -> bool, action: fn(usize) -> Action| {
             [0, 1].into_iter().find(|node| can(node)).map(action)
@@ -122,7 +123,7 @@ impl State {
             .then_some(Action::WitnessBack)
             .or_else(|| first(&|node| self.nodes[*node].paused, Action::Resume))
             .or_else(|| first(&held, Action::Release))
-            .or_else(|| first(&|node| self.can_restart(*node), Action::Restart))
+            .or_else(|| first(&|node| Some(*node) != away && self.can_restart(*node), Action::Restart))
             .or_else(|| first(&|node| self.can_notice(*node), Action::Notice))
             .or_else(|| first(&|node| self.can_land(*node), Action::Data))
             .or_else(|| first(&|node| self.can_take_acknowledgement(*node), Action::Acknowledgement))

@@ -4,7 +4,7 @@ use crate::actions::Action;
 use crate::canary::Canary;
 use crate::executor::Executor;
 use crate::faults::Faults;
-use crate::state::{Breach, State};
+use crate::state::{Breach, State, name};
 use ids::AckRule;
 use pair::witness::Mode;
 use pair::{PairMode, RoleName};
@@ -52,8 +52,13 @@ pub struct Scope {
     pub mirrored: bool,
     pub canary: Option<Canary>,
     /// States from which the pair is known to heal.
-    pub healing: Mutex<HashSet<u64, BuildHasherDefault<Quick>>>,
+    pub healing: Mutex<Known>,
+    /// States from which the node that is left is known to serve.
+    pub serving: Mutex<Known>,
 }
+
+/// Hashes of states.
+type Known = HashSet<u64, BuildHasherDefault<Quick>>;
 
 impl Default for Scope {
     fn default() -> Scope {
@@ -64,6 +69,7 @@ impl Default for Scope {
             mirrored: true,
             canary: None,
             healing: Mutex::default(),
+            serving: Mutex::default(),
         }
     }
 }
@@ -86,7 +92,7 @@ impl Scope {
                 if is_mirrored(self, &state) {
                     return state;
                 }
-                state = self.step(&state, state.next_without_fault().expect("time passes"));
+                state = self.step(&state, state.next_without_fault(None).expect("time passes"));
             }
             panic!("two formatted logs do not become a pair");
         }
@@ -95,21 +101,42 @@ impl Scope {
 
     /// Without further faults, is the pair mirrored within the bound?
     pub fn heals(&self, state: &State) -> bool {
+        self.comes_to(state, None, &self.healing, |state| is_settled(self, state))
+    }
+
+    /// While one node stays away, does the other serve within the bound, when the register and its log allow that?
+    pub fn survivor_serves(&self, state: &State) -> bool {
+        [0, 1].into_iter().all(|away| {
+            !may_serve_without(self, state, away)
+                || self.comes_to(state, Some(away), &self.serving, |state| {
+                    let survivor = &state.nodes[1 - away];
+                    survivor.serving && survivor.rule == AckRule::Local || survivor.stopped
+                })
+        })
+    }
+
+    fn comes_to(
+        &self,
+        state: &State,
+        away: Option<usize>,
+        known: &Mutex<Known>,
+        reached: impl Fn(&State) -> bool,
+    ) -> bool {
         if state.breach.is_some() {
             return true;
         }
-        let mut healing = self.healing.lock().unwrap();
+        let mut known = known.lock().unwrap();
         let mut seen = Vec::new();
         let mut state = state.clone();
         for _ in 0..MAX_STEPS_TO_HEAL {
             let mut hasher = Quick::default();
             state.hash(&mut hasher);
-            if healing.contains(&hasher.finish()) || is_settled(self, &state) || state.breach.is_some() {
-                healing.extend(seen);
+            if known.contains(&hasher.finish()) || reached(&state) || state.breach.is_some() {
+                known.extend(seen);
                 return true;
             }
             seen.push(hasher.finish());
-            let Some(action) = state.next_without_fault() else { return false };
+            let Some(action) = state.next_without_fault(away) else { return false };
             state = self.step(&state, action);
         }
         false
@@ -119,7 +146,9 @@ impl Scope {
     fn stuck(&self, state: &State) -> (State, Vec<Action>) {
         let (mut state, mut steps) = (state.clone(), Vec::new());
         for _ in 0..MAX_STEPS_TO_HEAL {
-            let Some(action) = state.next_without_fault().filter(|_| state.breach.is_none()) else { break };
+            let Some(action) = state.next_without_fault(None).filter(|_| state.breach.is_none()) else {
+                break;
+            };
             state = self.step(&state, action);
             steps.push(action);
         }
@@ -161,6 +190,23 @@ fn status(state: &State) -> [Option<pair::PairStatus>; 2] {
     [0, 1].map(|node: usize| state.nodes[node].pair.as_ref().map(|pair| pair.status(state.now)))
 }
 
+/// One node is away, and neither register nor log keep the other from serving.
+fn may_serve_without(scope: &Scope, state: &State, away: usize) -> bool {
+    let survivor = &state.nodes[1 - away];
+    let granted = state
+        .register
+        .as_ref()
+        .is_some_and(|register| register.mode == Mode::Mirrored || register.primary == name(1 - away));
+    scope.witness
+        && granted
+        && state.nodes[away].pair.is_none()
+        && survivor.pair.is_some()
+        && !survivor.stopped
+        && !state.forced
+        && state.late.is_empty()
+        && survivor.disk.log.starts_with(&state.acknowledged)
+}
+
 fn is_mirrored(scope: &Scope, state: &State) -> bool {
     let agreed = state.register.as_ref().is_none_or(|register| register.mode == Mode::Mirrored);
     if scope.witness && (!agreed || !state.late.is_empty()) {
@@ -176,15 +222,13 @@ fn is_mirrored(scope: &Scope, state: &State) -> bool {
     modes == [primary, partner] || modes == [partner, primary]
 }
 
-/// Mirrored; or, where an operator made it so, a split that waits for an operator.
+/// Mirrored; or, where an operator made it so, a split that both show and that waits for an operator.
 fn is_settled(scope: &Scope, state: &State) -> bool {
     is_mirrored(scope, state)
         || state.forced && {
-            let split = |status: &pair::PairStatus| status.mode == PairMode::Split;
-            let primary =
-                |status: &pair::PairStatus| status.role == RoleName::Primary && status.split.is_some();
             let status = status(state);
-            status.iter().flatten().any(split) && status.iter().flatten().any(primary)
+            status.iter().flatten().any(|status| status.mode == PairMode::Split)
+                && status.iter().flatten().all(|status| status.split.is_some())
         }
 }
 
@@ -247,6 +291,7 @@ impl Model for Scope {
             Property::always("a mirrored partner's log is a prefix", never(Breach::NotEqual)),
             Property::always("the machine's own invariants hold", never(Breach::Machine)),
             Property::always("without faults the pair is mirrored again", Scope::heals),
+            Property::always("who is left alone and may serve does", Scope::survivor_serves),
         ]
     }
 }
