@@ -117,6 +117,7 @@ fn scenario_steps(workspace: &Workspace, report: &mut Report, program: &Path, wa
         report.counted("short soak over ext4, XFS and btrfs", || {
             let arguments = soak::Arguments {
                 kills: SOAK_KILLS,
+                faults: None,
                 seed: None,
                 seconds: None,
                 fs: Filesystem::REAL.to_vec(),

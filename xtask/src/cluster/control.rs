@@ -16,6 +16,9 @@ const STATUS_LIMIT: Duration = Duration::from_secs(2);
 /// How long a consistency point may take.
 const CONSISTENCY_POINT_LIMIT: Duration = Duration::from_secs(60);
 
+/// How long a switchover may take.
+const SWITCHOVER_LIMIT: Duration = Duration::from_secs(60);
+
 /// What a node says about itself and its one volume.
 #[derive(Clone, Debug)]
 pub struct NodeView(Value);
@@ -38,6 +41,13 @@ impl NodeView {
     /// True for a primary that serves its mount.
     pub fn serves(&self) -> bool {
         self.role() == "primary" && self.volume()["mounted_at"].is_string()
+    }
+
+    /// False while the node says that it, or its partner, can not apply to its local tree.
+    pub fn can_apply(&self) -> bool {
+        let faults = self.volume()["faults"].as_array().map_or(&[][..], Vec::as_slice);
+        let own = |fault: &Value| fault["what"].as_str().is_some_and(|what| what.starts_with("applying"));
+        !faults.iter().any(own) && self.volume()["partner"]["fault"].is_null()
     }
 
     /// A cursor by its name; None while the node does not tell.
@@ -97,6 +107,13 @@ pub fn consistency_point(socket: &Path, volume: &str) -> Result<()> {
     call(socket, &request, "consistency_point", CONSISTENCY_POINT_LIMIT).map(drop)
 }
 
+/// Asks a node to hand over to its partner.
+pub fn switchover(socket: &Path, volume: &str) -> Result<()> {
+    let timeout_ms = SWITCHOVER_LIMIT.as_millis() as u64;
+    let request = json!({"command": "switchover", "volume": volume, "timeout_ms": timeout_ms});
+    call(socket, &request, "done", SWITCHOVER_LIMIT).map(drop)
+}
+
 fn call(socket: &Path, request: &Value, expected: &str, limit: Duration) -> Result<Value> {
     let stream = UnixStream::connect(socket).with_context(|| format!("no daemon at {}", socket.display()))?;
     stream.set_read_timeout(Some(limit))?;
@@ -110,6 +127,8 @@ fn call(socket: &Path, request: &Value, expected: &str, limit: Duration) -> Resu
         serde_json::from_str(&answer).with_context(|| format!("not an answer: {answer:?}"))?;
     match answer.get(expected) {
         Some(value) => Ok(value.clone()),
+        // An answer without content is its name.
+        None if answer == expected => Ok(Value::Null),
         None => bail!("the daemon refused {request}: {answer}"),
     }
 }

@@ -1,6 +1,6 @@
 //! The local filesystem of a node: a plain directory, or a sparse image that is loop-mounted.
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -9,6 +9,9 @@ use std::time::Duration;
 
 /// Size of an image; only what is written takes space.
 const IMAGE_BYTES: u64 = 2 << 30;
+
+/// The smallest piece of a disk that is filled up.
+const PIECE_BYTES: u64 = 4096;
 
 /// Longest time for making or mounting a filesystem.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -48,7 +51,7 @@ pub struct Disk {
 
 impl Disk {
     /// Makes a filesystem in `image` and mounts it at `at`.
-    pub fn mount(filesystem: Filesystem, image: &Path, at: &Path) -> Result<Disk> {
+    pub fn make(filesystem: Filesystem, image: &Path, at: &Path) -> Result<Disk> {
         if filesystem == Filesystem::Dir {
             return Ok(Disk { mounted: None });
         }
@@ -57,11 +60,56 @@ impl Disk {
         let mkfs = format!("mkfs.{}", filesystem.name());
         let Some(program) = crate::packages::find_program(&mkfs) else { bail!("{mkfs} is missing") };
         crate::steps::run(logs, "mkfs", Command::new(program).arg("-q").arg(image), LIMIT)?;
+        Disk::mount(filesystem, image, at)
+    }
+
+    /// Mounts the filesystem in `image` at `at`.
+    pub fn mount(filesystem: Filesystem, image: &Path, at: &Path) -> Result<Disk> {
+        if filesystem == Filesystem::Dir {
+            return Ok(Disk { mounted: None });
+        }
+        let logs = image.parent().unwrap_or(Path::new("."));
         // The loop device of `mount -o loop` is freed by the kernel with the last unmount.
         let mut mount = Command::new("mount");
         mount.args(["-t", filesystem.name(), "-o", "loop"]).arg(image).arg(at);
         crate::steps::run(logs, "mount", &mut mount, LIMIT)?;
         Ok(Disk { mounted: Some(at.to_path_buf()) })
+    }
+
+    fn at(&self) -> Result<&Path> {
+        self.mounted.as_deref().context("a plain directory is no filesystem of its own")
+    }
+
+    /// Whoever writes to it from now on waits: a disk that hangs. Ends with the guard.
+    pub fn freeze(&self) -> Result<Frozen> {
+        let at = self.at()?.to_path_buf();
+        // On the other side of a full queue of writes it can take a while.
+        fsfreeze("--freeze", &at)?;
+        Ok(Frozen { at })
+    }
+
+    /// Whoever uses it from now on gets EIO, until it has been mounted anew: a disk that has failed. (ext4, XFS)
+    pub fn shut_down(&self) -> Result<()> {
+        let mut command = Command::new("xfs_io");
+        command.args(["-x", "-c", "shutdown"]).arg(self.at()?);
+        quiet(&mut command)
+    }
+
+    /// Takes all the space that is left, for a file that is in nobody's tree. Ends with the guard.
+    pub fn fill(&self) -> Result<Foreign> {
+        let path = self.at()?.join("foreign");
+        let foreign = Foreign { path: path.clone() };
+        let file = File::create(path)?;
+        let (mut len, mut piece_bytes) = (0, IMAGE_BYTES);
+        // Allocated, not written: the image stays sparse.
+        while piece_bytes >= PIECE_BYTES {
+            match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), len, piece_bytes) {
+                Ok(()) => len += piece_bytes,
+                Err(_) => piece_bytes /= 2,
+            }
+        }
+        let _nothing_left = file.sync_all();
+        Ok(foreign)
     }
 
     /// Leaves it mounted.
@@ -76,6 +124,44 @@ impl Drop for Disk {
             super::unmount(&path);
         }
     }
+}
+
+/// A filesystem that is frozen while this lives.
+pub struct Frozen {
+    at: PathBuf,
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        if let Err(error) = fsfreeze("--unfreeze", &self.at) {
+            eprintln!("{} stays frozen: {error:#}", self.at.display());
+        }
+    }
+}
+
+/// A file that fills a disk while this lives.
+pub struct Foreign {
+    path: PathBuf,
+}
+
+impl Drop for Foreign {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            eprintln!("{} stays: {error}", self.path.display());
+        }
+    }
+}
+
+fn fsfreeze(what: &str, at: &Path) -> Result<()> {
+    quiet(Command::new("fsfreeze").arg(what).arg(at))
+}
+
+fn quiet(command: &mut Command) -> Result<()> {
+    let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
+    if !output.status.success() {
+        bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -94,7 +180,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let at = dir.path().join("at");
             std::fs::create_dir(&at).unwrap();
-            let disk = Disk::mount(filesystem, &dir.path().join("image"), &at).unwrap();
+            let disk = Disk::make(filesystem, &dir.path().join("image"), &at).unwrap();
             std::fs::write(at.join("file"), b"x").unwrap();
             drop(disk);
             assert!(!at.join("file").exists());

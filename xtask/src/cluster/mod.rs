@@ -10,6 +10,7 @@
 //! - [`disk`]: the local filesystem of a node
 //! - [`settle`]: both local trees at the same point, and their comparison
 //! - [`wait`]: waiting for states of the pair, with a diagnosis when they do not come
+//! - [`wire`]: a relay between the nodes that can be cut
 
 pub mod config;
 pub mod control;
@@ -17,17 +18,20 @@ pub mod disk;
 pub mod process;
 pub mod settle;
 pub mod wait;
+pub mod wire;
 
 use anyhow::{Context, Result, bail};
 use config::NodeFiles;
 use control::NodeView;
 use disk::{Disk, Filesystem};
 use process::Daemon;
+use rustix::process::Signal;
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
+use wire::Wire;
 
 /// The name of the one volume.
 pub const VOLUME: &str = "demo";
@@ -65,6 +69,11 @@ impl Side {
         }
     }
 
+    /// The other one if that is so.
+    pub fn other_if(self, so: bool) -> Side {
+        if so { self.other() } else { self }
+    }
+
     /// The node's name.
     pub fn name(self) -> &'static str {
         match self {
@@ -94,6 +103,8 @@ pub struct Options {
     pub log_bytes: u64,
     /// Leave everything running at the end.
     pub keep: bool,
+    /// The nodes speak through a [`Wire`].
+    pub wire: bool,
 }
 
 struct Node {
@@ -105,7 +116,8 @@ struct Node {
 pub struct Cluster {
     options: Options,
     nodes: [Node; 2],
-    disks: Vec<Disk>,
+    disks: [Option<Disk>; 2],
+    wire: Option<Wire>,
     witness: Option<Daemon>,
     witness_address: SocketAddr,
     dir: PathBuf,
@@ -120,12 +132,17 @@ impl Cluster {
             if Path::new(MEMORY_DIR).is_dir() { Path::new(MEMORY_DIR) } else { dir.as_path() };
         let memory = tempfile::Builder::new().prefix("twinfiler-").tempdir_in(memory_parent)?.keep();
         let addresses = free_addresses(3)?;
+        let wire = options.wire.then(|| Wire::to(addresses[Side::B.index()])).transpose()?;
         let files = |side: Side| NodeFiles {
             side,
             dir: dir.join(side.name()),
             log: memory.join(format!("{}.log", side.name())),
             listen: addresses[side.index()],
-            peer: addresses[side.other().index()],
+            // The lower name connects: node a.
+            peer: match &wire {
+                Some(wire) if side == Side::A => wire.address(),
+                _ => addresses[side.other().index()],
+            },
             witness: addresses[2],
         };
         let nodes = Side::BOTH.map(|side| Node { files: files(side), daemon: None });
@@ -133,7 +150,8 @@ impl Cluster {
         let mut cluster = Cluster {
             options,
             nodes,
-            disks: Vec::new(),
+            disks: [None, None],
+            wire,
             witness: None,
             witness_address: addresses[2],
             dir,
@@ -154,19 +172,78 @@ impl Cluster {
             for dir in [files.dir.clone(), files.disk(), files.mount()] {
                 fs::create_dir_all(&dir)?;
             }
-            self.disks.push(Disk::mount(
-                self.options.filesystem,
-                &files.dir.join("disk.img"),
-                &files.disk(),
-            )?);
+            let disk = Disk::make(self.options.filesystem, &files.dir.join("disk.img"), &files.disk())?;
+            self.disks[side.index()] = Some(disk);
             fs::create_dir_all(files.base())?;
             let text = config::node(files, &self.options.transport, self.options.log_bytes);
             fs::write(files.config(), text).context("cannot write a configuration")?;
-            let mut init = Command::new(&self.options.program);
-            init.args(config::init_arguments(files, self.options.log_bytes));
-            crate::steps::run(&files.dir, "init", &mut init, INIT_LIMIT)?;
+            self.init(side)?;
         }
         Ok(())
+    }
+
+    /// Runs `twinfiler init` for a node.
+    fn init(&self, side: Side) -> Result<()> {
+        let files = self.files(side);
+        let mut init = Command::new(&self.options.program);
+        init.args(config::init_arguments(files, self.options.log_bytes));
+        crate::steps::run(&files.dir, "init", &mut init, INIT_LIMIT).map(drop)
+    }
+
+    /// The log of a node that does not run is lost, and made anew.
+    pub fn lose_log(&self, side: Side) -> Result<()> {
+        fs::remove_file(&self.files(side).log)?;
+        self.init(side)
+    }
+
+    /// The index of a node that does not run.
+    pub fn index_path(&self, side: Side) -> PathBuf {
+        self.files(side).base().join(crate::tree::HIDDEN).join("index.redb")
+    }
+
+    /// The wire between the nodes.
+    pub fn wire(&self) -> Result<&Wire> {
+        self.wire.as_ref().context("this cluster was made without a wire")
+    }
+
+    /// The local filesystem of a node.
+    pub fn disk(&self, side: Side) -> Result<&Disk> {
+        self.disks[side.index()].as_ref().context("the disk is not mounted")
+    }
+
+    /// Unmounts the local filesystem of a node that does not run, and mounts it again, which repairs it.
+    pub fn mount_again(&mut self, side: Side) -> Result<()> {
+        self.disks[side.index()] = None;
+        let files = self.files(side);
+        let disk = Disk::mount(self.options.filesystem, &files.dir.join("disk.img"), &files.disk())?;
+        self.disks[side.index()] = Some(disk);
+        Ok(())
+    }
+
+    /// Sends a signal to a node that runs.
+    pub fn signal(&self, side: Side, signal: Signal) -> Result<()> {
+        self.nodes[side.index()].daemon.as_ref().context("the node does not run")?.signal(signal)
+    }
+
+    /// Sends a signal to the witness.
+    pub fn signal_witness(&self, signal: Signal) -> Result<()> {
+        self.witness.as_ref().context("the witness does not run")?.signal(signal)
+    }
+
+    /// SIGTERM to a node, which must end cleanly.
+    pub fn terminate(&mut self, side: Side) -> Result<()> {
+        let daemon = self.nodes[side.index()].daemon.take().context("the node does not run")?;
+        daemon.terminate(STOP_LIMIT)
+    }
+
+    /// Asks a node to hand over to its partner.
+    pub fn switchover(&self, side: Side) -> Result<()> {
+        control::switchover(&self.files(side).control(), VOLUME)
+    }
+
+    /// What the local trees lie on.
+    pub fn filesystem(&self) -> Filesystem {
+        self.options.filesystem
     }
 
     /// Starts the witness (again).
@@ -314,7 +391,7 @@ impl Drop for Cluster {
             {
                 daemon.leave_running();
             }
-            self.disks.drain(..).for_each(Disk::leave_mounted);
+            self.disks.iter_mut().filter_map(Option::take).for_each(Disk::leave_mounted);
             return;
         }
         for side in Side::BOTH {
@@ -322,7 +399,7 @@ impl Drop for Cluster {
             unmount(&self.mount_path(side));
         }
         self.kill_witness();
-        self.disks.clear();
+        self.disks = [None, None];
         for dir in [&self.memory, &self.dir] {
             if let Err(error) = fs::remove_dir_all(dir) {
                 eprintln!("cannot remove {}: {error}", dir.display());

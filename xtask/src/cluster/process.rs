@@ -5,6 +5,7 @@
 //! exec would take unsafe code). That watch is on the thread that starts it: start daemons from the main thread.
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::unix::process::CommandExt;
@@ -60,13 +61,17 @@ impl Daemon {
         self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let child = self.child.as_ref().context("it does not run")?;
+        kill_process(Pid::from_child(child), signal).with_context(|| format!("cannot signal {}", self.name))
+    }
+
     /// SIGTERM; waits for the end, which must be a clean one.
     pub fn terminate(mut self, limit: Duration) -> Result<()> {
-        let Some(child) = self.child.as_mut() else { return Ok(()) };
-        let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
-        let pid = pid.context("a child without process id")?;
         // Gone already: the wait below tells how it ended.
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let _ = self.signal(Signal::TERM);
+        let Some(child) = self.child.as_mut() else { return Ok(()) };
         let ended = crate::interrupt::poll(limit, POLL, || child.try_wait().ok().flatten())?;
         match ended {
             Some(status) if status.success() => Ok(()),

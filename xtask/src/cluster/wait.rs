@@ -33,6 +33,14 @@ impl Cluster {
         })
     }
 
+    /// Waits until both nodes can apply to their disks, as each says of the other or of itself.
+    pub fn wait_healthy(&mut self, limit: Duration) -> Result<()> {
+        self.wait_for("disks without a fault", limit, |cluster| {
+            let healthy = |side| cluster.status(side).is_ok_and(|view| view.can_apply());
+            Side::BOTH.into_iter().all(healthy).then_some(())
+        })
+    }
+
     /// True when a volume, and not the directory below it, is at the node's mount point. Looks at the mount table
     /// and asks nobody: a daemon that hangs would make us hang.
     pub fn is_mounted(&self, side: Side) -> bool {

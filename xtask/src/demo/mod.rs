@@ -121,6 +121,7 @@ pub fn perform(workspace: &Workspace, arguments: &Arguments) -> Result<Outcome> 
         transport: arguments.transport.clone(),
         log_bytes: LOG_BYTES,
         keep: arguments.keep,
+        wire: false,
     };
     say.line(&format!("starting two nodes and a witness ({}, {})", arguments.fs.name(), arguments.transport));
     let mut cluster = Cluster::start(options)?;

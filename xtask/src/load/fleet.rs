@@ -37,6 +37,12 @@ impl Fleet {
         self.generation = self.route.open(mount);
     }
 
+    /// From now on a full disk is (not) something that clients may be told. Who was told waits for the next
+    /// [`Fleet::send_to`], and checks then.
+    pub fn expect_full(&self, full: bool) {
+        self.route.expect_full(full);
+    }
+
     /// Lets nobody use any mount, and waits until nobody does.
     pub fn hold(&mut self) -> Result<()> {
         self.route.close();

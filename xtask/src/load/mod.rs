@@ -17,7 +17,7 @@ pub mod sqlite;
 #[cfg(test)]
 mod tests;
 
-pub use route::Route;
+pub use route::{Route, Visit};
 
 use std::io;
 use std::path::Path;
@@ -118,7 +118,7 @@ fn drive(mut load: Box<dyn Load>, route: &Route, progress: &Progress) -> Box<dyn
                 }
             }
             Err(error) => {
-                disturbed(load.as_ref(), progress, visit.generation(), visit.mount(), &error);
+                disturbed(load.as_ref(), progress, route, &visit, &error);
                 continue;
             }
         }
@@ -129,7 +129,7 @@ fn drive(mut load: Box<dyn Load>, route: &Route, progress: &Progress) -> Box<dyn
                     progress.acknowledged.fetch_add(operations, Ordering::Relaxed);
                 }
                 Err(error) => {
-                    disturbed(load.as_ref(), progress, visit.generation(), visit.mount(), &error);
+                    disturbed(load.as_ref(), progress, route, &visit, &error);
                     break;
                 }
             }
@@ -138,14 +138,15 @@ fn drive(mut load: Box<dyn Load>, route: &Route, progress: &Progress) -> Box<dyn
     load
 }
 
-fn disturbed(load: &dyn Load, progress: &Progress, generation: u64, mount: &Path, error: &io::Error) {
+fn disturbed(load: &dyn Load, progress: &Progress, route: &Route, visit: &Visit<'_>, error: &io::Error) {
     // Asked before the watcher can see that the connection is lost, and so before it unmounts anything.
-    let expected = is_lost_connection(error) || !is_alive(mount);
+    let full = route.may_be_full() && says_full(error);
+    let expected = full || is_lost_connection(error) || !is_alive(visit.mount());
     if !expected {
         let line = format!("{}: {error}", load.name());
         progress.errors.lock().unwrap_or_else(PoisonError::into_inner).push(line);
     }
-    progress.lost_route.fetch_max(generation, Ordering::SeqCst);
+    progress.lost_route.fetch_max(visit.generation(), Ordering::SeqCst);
 }
 
 /// True for the errors that a client sees when the node that serves it is gone or no longer the primary.
@@ -154,6 +155,11 @@ pub fn is_lost_connection(error: &io::Error) -> bool {
     let lost = [Errno::NOTCONN, Errno::CONNABORTED, Errno::IO, Errno::STALE, Errno::SHUTDOWN, Errno::PIPE];
     error.kind() == io::ErrorKind::WriteZero
         || error.raw_os_error().is_some_and(|code| lost.iter().any(|errno| errno.raw_os_error() == code))
+}
+
+/// True for what a client says that was told of a full disk; sqlite3 says so in its log and ends.
+fn says_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::UnexpectedEof)
 }
 
 /// True while a daemon answers behind the mount: statfs is never answered from a cache.

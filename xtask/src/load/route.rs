@@ -14,6 +14,7 @@ pub struct Route {
     state: Mutex<State>,
     changed: Condvar,
     stop: AtomicBool,
+    full: AtomicBool,
 }
 
 #[derive(Default)]
@@ -68,6 +69,16 @@ impl Route {
         let mut state = self.state();
         state.generation += 1;
         state.mount = None;
+    }
+
+    /// From now on a full disk is (not) something that clients may be told.
+    pub fn expect_full(&self, full: bool) {
+        self.full.store(full, Ordering::SeqCst);
+    }
+
+    /// Whether it is.
+    pub fn may_be_full(&self) -> bool {
+        self.full.load(Ordering::SeqCst)
     }
 
     /// Ends all loads after their current step.

@@ -140,6 +140,7 @@ impl Suite {
             transport: "tcp".to_owned(),
             log_bytes: LOG_BYTES,
             keep: false,
+            wire: false,
         };
         let mut cluster = Cluster::start(options)?;
         let outcome = self.on_cluster(&mut cluster, filesystem);

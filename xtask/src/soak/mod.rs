@@ -3,8 +3,10 @@
 //! both local trees are compared with each other and with what was promised.
 //!
 //! Each wait has a limit; what does not come in time ends the soak with the status of both nodes and the last
-//! lines of all logs. The seed is printed first and fixes the plan ([`plan`]).
+//! lines of all logs. The seed is printed first and fixes the plan ([`plan`]). With `--faults` the pair goes through
+//! faults of all kinds instead ([`faults`]).
 
+mod faults;
 mod plan;
 mod round;
 
@@ -42,6 +44,9 @@ pub struct Arguments {
     /// How many processes are killed in all
     #[arg(long, default_value_t = 60)]
     pub kills: u64,
+    /// Go through this many random faults of all kinds instead, in all
+    #[arg(long, conflicts_with = "kills")]
+    pub faults: Option<u64>,
     /// Replays a plan; default: a new one
     #[arg(long)]
     pub seed: Option<u64>,
@@ -82,7 +87,12 @@ pub fn perform(workspace: &Workspace, arguments: &Arguments) -> Result<Summary> 
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64 % 1_000_000)
     };
     let seed = arguments.seed.unwrap_or_else(clock);
-    eprintln!("soak: seed {seed}; replay with `cargo xtask soak --seed {seed} --kills {}`", arguments.kills);
+    let what = match arguments.faults {
+        Some(faults) => format!("--faults {faults}"),
+        None => format!("--kills {}", arguments.kills),
+    };
+    let on: Vec<&str> = arguments.fs.iter().map(|fs| fs.name()).collect();
+    eprintln!("soak: seed {seed}; replay with `cargo xtask soak --seed {seed} {what} --fs {}`", on.join(","));
     let mut soak = Soak {
         logs: workspace.log_dir(),
         deadline: arguments.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds)),
@@ -92,15 +102,28 @@ pub fn perform(workspace: &Workspace, arguments: &Arguments) -> Result<Summary> 
     for (number, filesystem) in arguments.fs.iter().enumerate() {
         // What is left, in equal parts: a round may kill one process more than its part.
         let parts = (arguments.fs.len() - number) as u64;
-        let kills = arguments.kills.saturating_sub(soak.summary.killed).div_ceil(parts);
+        let part = |all: u64, done: u64| all.saturating_sub(done).div_ceil(parts);
+        let with_faults = arguments.faults.is_some();
         let options = Options {
             program: program.clone(),
             filesystem: *filesystem,
             transport: arguments.transport.clone(),
-            log_bytes: LOG_BYTES,
+            log_bytes: if with_faults { faults::FAULTS_LOG_BYTES } else { LOG_BYTES },
             keep: false,
+            wire: with_faults,
         };
-        if let Err(error) = soak.filesystem(options, random.fork(number as u64), kills) {
+        let (summary, random) = (&soak.summary, random.fork(number as u64));
+        let outcome = match arguments.faults {
+            Some(count) => {
+                let count = part(count, summary.faults.count());
+                soak.faults(options, random, count)
+            }
+            None => {
+                let kills = part(arguments.kills, summary.killed);
+                soak.filesystem(options, random, kills)
+            }
+        };
+        if let Err(error) = outcome {
             eprintln!("until then: {}", soak.summary.to_json(false));
             return Err(error.context(format!("soak with seed {seed} on {} failed", filesystem.name())));
         }
@@ -116,11 +139,23 @@ struct Soak {
 
 impl Soak {
     fn filesystem(&mut self, options: Options, mut random: Random, kills: u64) -> Result<()> {
+        let plan = rounds(&mut random, kills);
+        self.on_cluster(options, |soak, cluster, outside| soak.rounds(cluster, outside, &random, &plan))
+    }
+
+    fn is_over(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    fn on_cluster(
+        &mut self,
+        options: Options,
+        act: impl FnOnce(&mut Soak, &mut Cluster, &Path) -> Result<()>,
+    ) -> Result<()> {
         let name = options.filesystem.name();
         let outside = tempfile::Builder::new().prefix("twinfiler-outside-").tempdir()?;
         let mut cluster = Cluster::start(options)?;
-        let plan = rounds(&mut random, kills);
-        let outcome = self.rounds(&mut cluster, outside.path(), &random, &plan);
+        let outcome = act(self, &mut cluster, outside.path());
         if outcome.is_err() {
             let saved = self.logs.join("soak-failed");
             cluster.save_logs(&saved)?;
@@ -144,7 +179,7 @@ impl Soak {
         let bar = ProgressBar::new(plan.len() as u64);
         bar.set_style(ProgressStyle::with_template("  {bar:24} {pos}/{len} rounds  {msg}")?);
         for (number, round) in plan.iter().enumerate() {
-            if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            if self.is_over() {
                 break;
             }
             bar.set_message(format!("{} operations; killing: {}", fleet.acknowledged(), round.victim.name()));
@@ -155,24 +190,28 @@ impl Soak {
             bar.inc(1);
         }
         bar.finish_and_clear();
-        self.summary.acknowledged += fleet.acknowledged();
-        self.summary.checked += fleet.checked();
-        fleet.check_undisturbed()?;
-        let mut loads = fleet.stop()?;
-        cluster.settle()?;
-        let trees = cluster.compare_trees()?;
-        if !trees.differences.is_empty() {
-            bail!("the local trees differ:\n{}", trees.differences.join("\n"));
-        }
-        let paths = Side::BOTH.map(|side| cluster.base_path(side));
-        let (compared, lost) = check_copies(&mut loads, &[&paths[0], &paths[1]])?;
-        self.summary.checked += compared + trees.entries;
-        if !lost.is_empty() {
-            bail!("the local trees do not hold what was acknowledged:\n{}", lost.join("\n"));
-        }
-        cluster.stop_cleanly(primary)?;
-        Ok(())
+        finish(&mut self.summary, cluster, fleet, primary)
     }
+}
+
+/// Stops the clients; both local trees must be equal and hold what was promised, and both nodes end cleanly.
+fn finish(summary: &mut Summary, cluster: &mut Cluster, fleet: Fleet, primary: Side) -> Result<()> {
+    summary.acknowledged += fleet.acknowledged();
+    summary.checked += fleet.checked();
+    fleet.check_undisturbed()?;
+    let mut loads = fleet.stop()?;
+    cluster.settle()?;
+    let trees = cluster.compare_trees()?;
+    if !trees.differences.is_empty() {
+        bail!("the local trees differ:\n{}", trees.differences.join("\n"));
+    }
+    let paths = Side::BOTH.map(|side| cluster.base_path(side));
+    let (compared, lost) = check_copies(&mut loads, &[&paths[0], &paths[1]])?;
+    summary.checked += compared + trees.entries;
+    if !lost.is_empty() {
+        bail!("the local trees do not hold what was acknowledged:\n{}", lost.join("\n"));
+    }
+    cluster.stop_cleanly(primary)
 }
 
 fn loads(random: &Random, outside: &Path) -> Result<Vec<Box<dyn Load>>> {
@@ -197,12 +236,13 @@ pub struct Summary {
     checked: u64,
     takeovers: Vec<Duration>,
     rejoins: Vec<Duration>,
+    faults: faults::Seen,
 }
 
 impl Summary {
-    /// How many rounds were gone through.
+    /// How many rounds and faults were gone through.
     pub fn rounds(&self) -> u64 {
-        self.victims.values().sum()
+        self.victims.values().sum::<u64>() + self.faults.count()
     }
 
     fn record(&mut self, round: &Round, times: Times) {
@@ -223,6 +263,7 @@ impl Summary {
             "checked": self.checked,
             "takeover_ms": spread(&self.takeovers),
             "rejoin_ms": spread(&self.rejoins),
+            "faults": self.faults.to_json(),
         })
     }
 }

@@ -82,7 +82,8 @@ pub struct Round {
 }
 
 impl Round {
-    fn choose(random: &mut Random) -> Round {
+    /// One of all.
+    pub fn choose(random: &mut Random) -> Round {
         let mut millis = |below| Duration::from_millis(random.below(below));
         let (work, dead, gap) = (millis(1200) + Duration::from_millis(50), millis(1200), millis(500));
         Round { victim: Victim::choose(random), work, dead, gap, partner_first: random.chance(50) }

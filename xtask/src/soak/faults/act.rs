@@ -1,0 +1,143 @@
+//! One fault: inflicted, lasted out, taken away; then the pair must heal by itself and clients find everything.
+
+use super::plan::{Fault, Kind, Whom};
+use crate::cluster::wire::State;
+use crate::cluster::{Cluster, Side, wait};
+use crate::interrupt;
+use crate::load::fleet::Fleet;
+use crate::random::Random;
+use crate::soak::round;
+use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
+/// How long a disk stays full, hung or broken at least: a consistency point must meet it.
+const DISK_LASTS: Duration = Duration::from_millis(1500);
+
+/// The longest time until a partner that lost its log has the primary's tree, which yields to clients.
+const RESYNC_LIMIT: Duration = Duration::from_secs(240);
+
+/// Inflicts a fault on a mirrored pair whose clients work on `primary`, and heals it. Gives the primary afterwards.
+pub fn run(
+    cluster: &mut Cluster,
+    fleet: &mut Fleet,
+    primary: Side,
+    fault: &Fault,
+    noise: &mut Random,
+) -> Result<Side> {
+    fleet.check_undisturbed()?;
+    let of = |whom: Whom| match whom {
+        Whom::Primary => primary,
+        Whom::Partner => primary.other(),
+    };
+    match fault.kind {
+        Kind::Killed(round) => return round::run(cluster, fleet, primary, &round).map(|(after, _)| after),
+        Kind::Stopped(whom) => {
+            cluster.signal(of(whom), Signal::STOP)?;
+            let slept = interrupt::sleep(fault.lasts);
+            cluster.signal(of(whom), Signal::CONT)?;
+            slept?;
+        }
+        Kind::WitnessStopped => {
+            cluster.signal_witness(Signal::STOP)?;
+            let slept = interrupt::sleep(fault.lasts);
+            cluster.signal_witness(Signal::CONT)?;
+            slept?;
+            fleet.check_undisturbed().context("clients noticed that the witness stood still")?;
+        }
+        Kind::Ended(whom) => {
+            cluster.terminate(of(whom))?;
+            interrupt::sleep(fault.lasts)?;
+            cluster.start_node(of(whom))?;
+        }
+        Kind::Switchover => cluster.switchover(primary)?,
+        Kind::Cut | Kind::Silent => {
+            let state = if fault.kind == Kind::Cut { State::Cut } else { State::Silent };
+            cluster.wire()?.set(state);
+            let slept = interrupt::sleep(fault.lasts);
+            cluster.wire()?.set(State::Whole);
+            slept?;
+        }
+        Kind::Full(whom) => {
+            fleet.expect_full(true);
+            let foreign = cluster.disk(of(whom))?.fill()?;
+            interrupt::sleep(fault.lasts.max(DISK_LASTS))?;
+            drop(foreign);
+        }
+        Kind::Hangs(whom) => {
+            let frozen = cluster.disk(of(whom))?.freeze()?;
+            interrupt::sleep(fault.lasts.max(DISK_LASTS))?;
+            drop(frozen);
+        }
+        Kind::Broken(whom) => {
+            cluster.disk(of(whom))?.shut_down()?;
+            // A primary must hand over; a partner must stay what it is.
+            cluster.wait_serving(primary.other_if(whom == Whom::Primary), wait::LIMIT)?;
+            interrupt::sleep(fault.lasts)?;
+            cluster.kill(of(whom));
+            cluster.mount_again(of(whom))?;
+            cluster.start_node(of(whom))?;
+        }
+        Kind::IndexLost { whom, noise: overwritten } => {
+            cluster.kill(of(whom));
+            let path = cluster.index_path(of(whom));
+            match overwritten {
+                true => overwrite(&path, noise)?,
+                false => std::fs::remove_file(path)?,
+            }
+            interrupt::sleep(fault.lasts)?;
+            cluster.start_node(of(whom))?;
+        }
+        Kind::LogLost => {
+            cluster.kill(primary.other());
+            interrupt::sleep(fault.lasts)?;
+            // Only while the primary is certain to have everything.
+            cluster.wait_serving(primary, wait::LIMIT)?;
+            fleet.wait_progress(|| cluster.check_alive())?;
+            cluster.lose_log(primary.other())?;
+            cluster.start_node(primary.other())?;
+        }
+    }
+    let limit = if fault.kind == Kind::LogLost { RESYNC_LIMIT } else { wait::LIMIT };
+    let after = settle(cluster, fleet, limit)?;
+    fleet.expect_full(false);
+    let stays = matches!(
+        fault.kind,
+        Kind::Stopped(Whom::Partner)
+            | Kind::Ended(Whom::Partner)
+            | Kind::Broken(Whom::Partner)
+            | Kind::IndexLost { whom: Whom::Partner, .. }
+            | Kind::WitnessStopped
+            | Kind::LogLost
+    );
+    if stays && after != primary {
+        bail!("node {} was primary, and its partner was touched", primary.name());
+    }
+    Ok(after)
+}
+
+/// Waits until the pair has healed by itself; clients check everything on whatever primary it settled on.
+fn settle(cluster: &mut Cluster, fleet: &mut Fleet, limit: Duration) -> Result<Side> {
+    cluster.wait_mirrored(limit)?;
+    // A disk that was full is tried again now and then.
+    cluster.wait_healthy(wait::LIMIT)?;
+    let primary = cluster.wait_mirrored(wait::LIMIT)?;
+    fleet.hold()?;
+    fleet.send_to(&cluster.mount_path(primary));
+    fleet.wait_verified(|| cluster.check_alive())?;
+    fleet.wait_progress(|| cluster.check_alive())?;
+    fleet.check()?;
+    Ok(primary)
+}
+
+/// Overwrites a part of a file with noise.
+fn overwrite(path: &std::path::Path, noise: &mut Random) -> Result<()> {
+    let file = std::fs::File::options().write(true).open(path)?;
+    let len = file.metadata()?.len();
+    let mut bytes = vec![0; 1 + noise.index(16 << 10)];
+    noise.fill(&mut bytes);
+    file.write_all_at(&bytes, noise.below(len))?;
+    file.set_len(len)?;
+    Ok(())
+}
