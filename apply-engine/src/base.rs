@@ -17,6 +17,7 @@
 //! shown, never touched), a missing or corrupt index (rebuilt by a walk), I/O errors ([`TreeError`]).
 
 mod adopt;
+mod btrfs;
 mod cache;
 mod error;
 mod handles;
@@ -30,6 +31,7 @@ mod root;
 pub(crate) mod tests;
 
 pub use adopt::AdoptReport;
+pub use btrfs::MetadataSpace;
 pub use error::{OpenError, TreeError};
 pub use index::IndexError;
 pub use label::{LABEL_BYTES, LABEL_XATTR, Label, LabelError};

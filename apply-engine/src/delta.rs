@@ -144,6 +144,10 @@ pub struct DeltaStats {
     pub logged_bytes: u64,
     /// File content in them, overwritten bytes included.
     pub logged_data_bytes: u64,
+    /// Objects that the records made, those that came and went included.
+    pub made: u64,
+    /// Bytes that the records set aside without content (fallocate), overlaps counted twice.
+    pub allocated_bytes: u64,
     /// Objects that it changes.
     pub objects: usize,
     /// Directories in which it changes slots.
@@ -162,6 +166,8 @@ pub struct Delta {
     objects: OidMap<Box<ObjectDelta>>,
     directories: OidMap<Slots>,
     records: u64,
+    made: u64,
+    allocated_bytes: u64,
     logged_data_bytes: u64,
 }
 
@@ -175,6 +181,8 @@ impl Delta {
             objects: OidMap::default(),
             directories: OidMap::default(),
             records: 0,
+            made: 0,
+            allocated_bytes: 0,
             logged_data_bytes: 0,
         }
     }
@@ -233,6 +241,8 @@ impl Delta {
     pub fn stats(&self) -> DeltaStats {
         DeltaStats {
             records: self.records,
+            made: self.made,
+            allocated_bytes: self.allocated_bytes,
             logged_bytes: self.end.since(self.first),
             logged_data_bytes: self.logged_data_bytes,
             objects: self.objects.len(),

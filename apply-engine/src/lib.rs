@@ -34,7 +34,7 @@ pub mod verify;
 pub mod view;
 
 pub use attributes::{AttrPatch, Attributes, ObjectKind, Timestamp};
-pub use base::{Base, OpenError, TreeError};
+pub use base::{Base, BaseSpace, MetadataSpace, OpenError, TreeError};
 pub use consistency::{ApplyError, ApplyReport, apply};
 pub use delta::{Birth, Delta, DeltaStats, ObjectDelta, ObjectState, RecordPosition, Slot, Target, Vanished};
 pub use extents::{Extent, ExtentMap, RangeSet, Source};

@@ -300,6 +300,14 @@ impl Operation<'_> {
         }
     }
 
+    /// Bytes that it sets aside on disk without content.
+    pub fn allocated_bytes(&self) -> u64 {
+        match self {
+            Operation::Allocate { len_bytes, .. } | Operation::ZeroRange { len_bytes, .. } => *len_bytes,
+            _ => 0,
+        }
+    }
+
     /// Bytes of file content that follow the head in the payload.
     pub fn data_len_bytes(&self) -> u64 {
         match self {

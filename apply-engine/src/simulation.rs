@@ -182,6 +182,7 @@ impl SimDisk {
             return Err(TreeError::at("get the free space of", "the simulated disk")(errno));
         }
         Ok(BaseSpace {
+            metadata: None,
             total_bytes: sim.total_bytes,
             free_bytes: sim.total_bytes.saturating_sub(sim.now.used_bytes()),
             total_inodes: None,

@@ -4,7 +4,7 @@
 //! check the chain, persist, acknowledge. Both rings are trimmed between turns, as consistency points would.
 
 use anyhow::{Context, Result, bail};
-use filer::commit::{CommitEvents, CommitPath, Gate, Journal, SpaceBudget};
+use filer::commit::{Ask, CommitEvents, CommitPath, Gate, Journal, SpaceBudget};
 use filer::metrics::Metrics;
 use ids::{AckRule, Cursors, LogPoint, NodeName, VolumeId};
 use nvlog::{FormatOptions, Log, format};
@@ -257,7 +257,7 @@ pub struct Client<'a>(&'a CommitPath);
 impl Client<'_> {
     /// Writes one record; returns when both logs hold it.
     pub fn commit(self, payload: &[u8]) -> Result<()> {
-        let _admission = self.0.admit(payload.len() as u64)?;
+        let _admission = self.0.admit(Ask::growing(payload.len()))?;
         let slot = self.0.log().reserve(payload.len())?;
         let end = slot.end_lsn();
         slot.publish(&[payload]);

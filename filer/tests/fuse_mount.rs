@@ -5,7 +5,7 @@
 // Helpers of tests fail as loudly as tests.
 #![allow(clippy::unwrap_used)]
 
-use filer::commit::{Admission, Journal, NotServing, SpaceBudget};
+use filer::commit::{Admission, Ask, Journal, NotServing, Refused, SpaceBudget};
 use filer::fuse::{Left, MountError, MountHandle, MountOptions, mount};
 use filer::volume::solo::{Solo, SoloJournal};
 use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags, SeekFrom, XattrFlags};
@@ -210,8 +210,8 @@ fn with_a_writeback_cache_fsync_means_it() {
 struct Frozen(std::sync::Arc<SoloJournal>, std::sync::Arc<AtomicBool>);
 
 impl Journal for Frozen {
-    fn admit(&self, payload_bytes: u64) -> Result<Admission, NotServing> {
-        self.0.admit(payload_bytes)
+    fn admit(&self, ask: Ask) -> Result<Admission, Refused> {
+        self.0.admit(ask)
     }
     fn log(&self) -> &std::sync::Arc<nvlog::Log> {
         self.0.log()

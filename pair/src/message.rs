@@ -11,7 +11,7 @@ use ids::{Epoch, LogPoint, Lsn, NodeName};
 use serde::{Deserialize, Serialize};
 
 /// Version of the messages (and of the rules behind them).
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;
 
 /// How a node is, told with every heartbeat.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
@@ -26,10 +26,14 @@ pub struct Vitals {
     pub end: Lsn,
     /// On a primary: what the partner holds durably.
     pub peer_durable: Lsn,
+    /// What is free counts as taken what everything before this needs, applied or not.
+    pub counted: Lsn,
     /// Free space in the base file system.
     pub free_bytes: u64,
     /// Free inodes in the base file system.
     pub free_inodes: u64,
+    /// Free space for metadata, and what could become metadata, where that is apart from `free_bytes` (btrfs).
+    pub free_metadata_bytes: Option<(u64, u64)>,
     /// Part of the log that is in use, in thousandths.
     pub log_fill_permille: u16,
     /// A digest of the applied tree for comparisons; 0 when none is kept.

@@ -14,7 +14,7 @@ use std::os::fd::AsFd;
 
 use super::inode::{self, Inode, open_child, os};
 use super::label::{LABEL_BYTES, LABEL_XATTR, Label};
-use super::{Base, TreeError, examine, is_reserved_in_root};
+use super::{Base, MetadataSpace, TreeError, btrfs, examine, is_reserved_in_root};
 use crate::attributes::{Attributes, ObjectKind, Timestamp};
 use crate::delta::Target;
 use crate::name::NameRef;
@@ -33,6 +33,8 @@ pub struct BaseSpace {
     pub free_inodes: Option<u64>,
     /// Granularity of allocation.
     pub block_bytes: u32,
+    /// Room for metadata, where it does not come out of `free_bytes` (btrfs).
+    pub metadata: Option<MetadataSpace>,
 }
 
 impl Base {
@@ -47,7 +49,17 @@ impl Base {
         }
         let vfs = rustix::fs::fstatvfs(self.root_fd())
             .map_err(TreeError::at("get the free space of", self.path().display()))?;
+        let kind = rustix::fs::fstatfs(self.root_fd())
+            .map_err(TreeError::at("get the kind of filesystem of", self.path().display()))?;
+        let metadata = match kind.f_type as u64 {
+            btrfs::MAGIC => Some(
+                btrfs::metadata_space(self.root_fd())
+                    .map_err(TreeError::at("get the free metadata space of", self.path().display()))?,
+            ),
+            _ => None,
+        };
         Ok(BaseSpace {
+            metadata,
             total_bytes: vfs.f_blocks.saturating_mul(vfs.f_frsize),
             free_bytes: vfs.f_bavail.saturating_mul(vfs.f_frsize),
             total_inodes: (vfs.f_files != 0).then_some(vfs.f_files),

@@ -16,6 +16,8 @@ impl Delta {
         self.records += 1;
         self.end = self.end.max(at.end);
         self.logged_data_bytes += operation.data_len_bytes();
+        self.made += u64::from(operation.given_oid().is_some());
+        self.allocated_bytes = self.allocated_bytes.saturating_add(operation.allocated_bytes());
         match operation {
             Operation::Write { .. }
             | Operation::Truncate { .. }

@@ -4,14 +4,17 @@
 //! and says when a record may be shown. Volume code knows nothing of transports, epochs or witnesses.
 
 mod gate;
+mod needs;
 mod path;
 #[cfg(test)]
 mod path_tests;
 mod waiters;
 
 pub use gate::Gate;
+pub use needs::Needs;
 pub use path::{CommitEvents, CommitPath};
 
+use apply_engine::{BaseSpace, MetadataSpace};
 use ids::Lsn;
 use std::sync::Arc;
 
@@ -31,6 +34,43 @@ pub enum NotServing {
     /// The log's memory failed.
     #[error("the log can not be written; see the node's log")]
     LogFailed,
+}
+
+/// Why an operation was not let in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Refused {
+    /// The volume is not served here.
+    #[error(transparent)]
+    NotServing(#[from] NotServing),
+    /// One of the nodes could not store it.
+    #[error("no space is left on one of the nodes")]
+    NoSpace,
+}
+
+/// What an operation asks of the log and of both disks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ask {
+    /// Payload bytes of its records, at most.
+    pub payload_bytes: u64,
+    /// Bytes that it sets aside on disk without logging them (fallocate).
+    pub allocate_bytes: u64,
+    /// Objects that it makes.
+    pub inodes: u64,
+    /// It may be refused for want of space. What removes or only describes is let in on a full disk too: the margin
+    /// is for that.
+    pub grows: bool,
+}
+
+impl Ask {
+    /// An operation that must work on a full disk.
+    pub fn keeping(payload_bytes: usize) -> Ask {
+        Ask { payload_bytes: payload_bytes as u64, allocate_bytes: 0, inodes: 0, grows: false }
+    }
+
+    /// An operation that takes room on disk.
+    pub fn growing(payload_bytes: usize) -> Ask {
+        Ask { grows: true, ..Ask::keeping(payload_bytes) }
+    }
 }
 
 /// A right to reserve up to `bytes` of payload in the log; given back when dropped.
@@ -69,6 +109,8 @@ pub struct SpaceBudget {
     pub total_inodes: u64,
     /// Free inodes; meaningless when `total_inodes` is 0.
     pub free_inodes: u64,
+    /// Free bytes for metadata; `None` where `free_bytes` are for that too.
+    pub metadata: Option<MetadataSpace>,
 }
 
 impl SpaceBudget {
@@ -85,15 +127,36 @@ impl SpaceBudget {
             available_bytes: self.available_bytes.min(other.available_bytes),
             total_inodes,
             free_inodes,
+            metadata: match (self.metadata, other.metadata) {
+                (Some(one), Some(other)) => Some(MetadataSpace {
+                    free_bytes: one.free_bytes.min(other.free_bytes),
+                    unallocated_bytes: one.unallocated_bytes.min(other.unallocated_bytes),
+                }),
+                (one, other) => one.or(other),
+            },
+        }
+    }
+}
+
+impl From<BaseSpace> for SpaceBudget {
+    fn from(space: BaseSpace) -> SpaceBudget {
+        SpaceBudget {
+            total_bytes: space.total_bytes,
+            free_bytes: space.free_bytes,
+            available_bytes: space.free_bytes,
+            total_inodes: space.total_inodes.unwrap_or(0),
+            free_inodes: space.free_inodes.unwrap_or(0),
+            metadata: space.metadata,
         }
     }
 }
 
 /// What the volume needs of the commit path.
 pub trait Journal: Send + Sync {
-    /// Waits for room for `payload_bytes` of payload; slows clients down gradually as the log fills. Called
-    /// before any volume lock is taken. A reservation within an admission never finds the log full.
-    fn admit(&self, payload_bytes: u64) -> Result<Admission, NotServing>;
+    /// Waits for room in the log; slows clients down gradually as the log fills. Called before any volume lock is
+    /// taken. A reservation within an admission never finds the log full, and applying it never a disk: what is let
+    /// in is counted against both in the same step.
+    fn admit(&self, ask: Ask) -> Result<Admission, Refused>;
     /// The log that records go into.
     fn log(&self) -> &Arc<nvlog::Log>;
     /// Blocks until everything before `lsn` is committed; drives the commit path itself.

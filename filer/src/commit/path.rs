@@ -15,7 +15,7 @@
 mod drive;
 
 use super::waiters::Waiters;
-use super::{Admission, Gate, Journal, NotServing, SpaceBudget};
+use super::{Admission, Ask, Gate, Journal, NotServing, Refused, SpaceBudget};
 use crate::metrics::VolumeMetrics;
 use crate::runtime::{self, Instant, Mutex, mark, planted};
 use ids::{AckRule, CursorError, Cursors, LogPoint, Lsn};
@@ -353,9 +353,9 @@ impl CommitPath {
 }
 
 impl Journal for CommitPath {
-    fn admit(&self, payload_bytes: u64) -> Result<Admission, NotServing> {
+    fn admit(&self, ask: Ask) -> Result<Admission, Refused> {
         self.check_open()?;
-        self.gate.admit(payload_bytes, || self.log.reserved(), || self.events.want_consistency_point())
+        self.gate.admit(ask, || self.log.reserved(), || self.events.want_consistency_point())
     }
 
     fn log(&self) -> &Arc<Log> {

@@ -105,7 +105,7 @@ impl Partner {
 }
 
 fn append(path: &CommitPath, payload: &[u8]) -> Lsn {
-    let _admission = path.admit(payload.len() as u64).unwrap();
+    let _admission = path.admit(super::Ask::growing(payload.len())).unwrap();
     let slot = path.log().reserve(payload.len()).unwrap();
     let end = slot.end_lsn();
     slot.publish(&[payload]);

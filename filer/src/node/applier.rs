@@ -275,10 +275,12 @@ fn apply(shared: &Shared, delta: &Delta) -> Result<(), ApplyFailure> {
         shared.base.sync().map_err(ApplyError::from)?;
     }
     shared.applier.half_applied.store(false, Ordering::Release);
+    // Looked at before the Delta is dropped: until then its needs are counted beside what is free.
+    let space = shared.local_space();
     shared.stack.drop_oldest().wait();
     shared.path.update(|cursors| cursors.set_trimmed(end)).expect("the tail follows what is applied");
     *shared.applier.behind_since.lock() = None;
-    shared.gate.set_local_space(end, shared.local_space());
+    shared.gate.set_local_space(end, space);
     shared.metrics.apply.observe(started.elapsed());
     shared.metrics.consistency_points.add(1);
     mark!("consistency point");

@@ -300,6 +300,7 @@ impl Executor {
                         "switchover" => mark!("switchover"),
                         _ => mark!("serves after a restart"),
                     }
+                    shared.gate.begin_with(end.lsn, shared.unapplied_needs());
                 }
                 shared.gate.set_local_space(shared.path.cursors().applied(), shared.local_space());
                 shared.path.open();

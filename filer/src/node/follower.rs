@@ -73,6 +73,12 @@ impl Follower {
         position.seal_from = position.seal_from.min(end);
     }
 
+    /// Everything before this is in the Deltas or in the base; `None` while the volume absorbs what it writes.
+    pub fn absorbed(&self) -> Option<Lsn> {
+        let position = self.0.lock();
+        (!position.serving).then_some(position.at.lsn)
+    }
+
     /// May the active Delta be sealed?
     pub fn may_seal(&self) -> bool {
         let position = self.0.lock();

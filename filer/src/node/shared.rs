@@ -6,7 +6,7 @@ use super::follower::Follower;
 use super::open::BaseFilesystem;
 use super::rdma::Rdma;
 use super::resync::state::ResyncState;
-use crate::commit::{CommitPath, Gate, Journal, SpaceBudget};
+use crate::commit::{CommitPath, Gate, Journal, Needs, SpaceBudget};
 use crate::config::VolumeConfig;
 use crate::hooks::RoleHooks;
 use crate::metrics::VolumeMetrics;
@@ -102,7 +102,11 @@ impl Shared {
 
     pub fn vitals(&self) -> Vitals {
         let cursors = self.path.cursors();
-        let space = self.known_space();
+        // In this order: what is absorbed later is not counted yet, and what has been applied meanwhile has been
+        // looked at before it was dropped.
+        let counted = self.follower.absorbed().unwrap_or_else(|| cursors.applied());
+        let needs = self.unapplied_needs();
+        let space = self.known_space().after(needs);
         let used = self.log.reserved().since(cursors.trimmed());
         Vitals {
             committed: cursors.committed(),
@@ -110,7 +114,9 @@ impl Shared {
             trimmed: cursors.trimmed(),
             end: self.log.end().lsn,
             peer_durable: cursors.peer_durable(),
+            counted,
             free_bytes: space.free_bytes,
+            free_metadata_bytes: space.metadata.map(|room| (room.free_bytes, room.unallocated_bytes)),
             free_inodes: if space.total_inodes == 0 { u64::MAX } else { space.free_inodes },
             log_fill_permille: (used * 1000 / cursors.capacity_bytes().max(1)) as u16,
             digest: 0,
@@ -133,13 +139,7 @@ impl Shared {
 
     fn ask_for_space(&self) -> SpaceBudget {
         match self.base.space() {
-            Ok(space) => SpaceBudget {
-                total_bytes: space.total_bytes,
-                free_bytes: space.free_bytes,
-                available_bytes: space.free_bytes,
-                total_inodes: space.total_inodes.unwrap_or(0),
-                free_inodes: space.free_inodes.unwrap_or(0),
-            },
+            Ok(space) => space.into(),
             Err(error) => {
                 self.report(
                     &format!("the base filesystem can not be asked for its space: {error}"),
@@ -183,6 +183,14 @@ impl Shared {
         let layers = self.stack.snapshot();
         let sealed: u64 = layers.sealed.iter().map(|delta| delta.stats().records).sum();
         sealed + layers.active.read().stats().records
+    }
+
+    /// What those records may need on disk.
+    pub fn unapplied_needs(&self) -> Needs {
+        let layers = self.stack.snapshot();
+        let mut needs = Needs::of_delta(&layers.active.read().stats());
+        layers.sealed.iter().for_each(|delta| needs.add(Needs::of_delta(&delta.stats())));
+        needs
     }
 
     /// Absorbs records up to `to` into the active Delta.

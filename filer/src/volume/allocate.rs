@@ -10,6 +10,7 @@ use super::errno::{Errno, Result};
 use super::principal::Principal;
 use super::transaction::Transaction;
 use super::{Volume, WriteAt};
+use crate::commit::Ask;
 use apply_engine::Operation;
 use ids::Oid;
 
@@ -87,11 +88,12 @@ impl Volume {
         if end > self.limits.max_file_bytes {
             return Err(Errno::EFBIG);
         }
-        if mode != AllocateMode::PunchHole {
-            self.require_space(len_bytes, 0)?;
-        }
+        let ask = match mode {
+            AllocateMode::PunchHole => Ask::keeping(PAYLOAD_BYTES),
+            _ => Ask { allocate_bytes: len_bytes, ..Ask::growing(PAYLOAD_BYTES) },
+        };
         self.warm(oid)?;
-        self.transact(PAYLOAD_BYTES, |transaction| transaction.allocate(who, oid, mode, offset..end))
+        self.transact(ask, |transaction| transaction.allocate(who, oid, mode, offset..end))
     }
 
     /// copy_file_range(2): how many bytes were copied, fewer than asked for at the end of the source and for

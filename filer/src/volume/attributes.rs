@@ -9,6 +9,7 @@ use super::acl;
 use super::errno::{Errno, Result};
 use super::principal::Principal;
 use super::transaction::Transaction;
+use crate::commit::Ask;
 use apply_engine::{AttrPatch, Attributes, ObjectKind, Operation, Timestamp};
 use ids::Oid;
 
@@ -82,7 +83,7 @@ impl Volume {
         self.warm(oid)?;
         let acl_bytes = if set.mode.is_some() { self.acl_bytes(oid, acl::ACCESS)? } else { 0 };
         let payload_bytes = PAYLOAD_BYTES + acl_bytes;
-        self.transact(payload_bytes, |transaction| {
+        self.transact(Ask::keeping(payload_bytes), |transaction| {
             transaction.setattr(who, oid, set)?;
             let inode = transaction.inode(oid)?;
             Ok(inode.attributes)

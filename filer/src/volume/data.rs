@@ -7,6 +7,7 @@
 use super::Volume;
 use super::errno::{Errno, Result};
 use super::transaction::Transaction;
+use crate::commit::Ask;
 use apply_engine::op::codec::WRITE_HEAD_BYTES;
 use apply_engine::view::SegmentSource;
 use apply_engine::{ObjectKind, Operation, ViewError};
@@ -82,14 +83,15 @@ impl Volume {
     }
 
     fn reap_if_unused(&self, oid: Oid) -> Result<()> {
-        let (outcome, _) = self.transact_uncommitted(PRIVILEGE_PAYLOAD_BYTES, |transaction| {
-            if transaction.state.is_open(oid) || transaction.inode(oid)?.attributes.nlink > 0 {
-                return Ok(());
-            }
-            transaction.record(&Operation::Reap { oid }, &[])?;
-            transaction.state.bury(oid);
-            Ok(())
-        })?;
+        let (outcome, _) =
+            self.transact_uncommitted(Ask::keeping(PRIVILEGE_PAYLOAD_BYTES), |transaction| {
+                if transaction.state.is_open(oid) || transaction.inode(oid)?.attributes.nlink > 0 {
+                    return Ok(());
+                }
+                transaction.record(&Operation::Reap { oid }, &[])?;
+                transaction.state.bury(oid);
+                Ok(())
+            })?;
         outcome
     }
 
@@ -139,7 +141,6 @@ impl Volume {
         if data.is_empty() {
             return Ok(0);
         }
-        self.require_space(data.len() as u64, 0)?;
         self.warm(oid)?;
         let mut written = 0;
         for chunk in data.chunks(self.max_data_bytes) {
@@ -163,7 +164,8 @@ impl Volume {
 
     fn write_record(&self, oid: Oid, at: WriteAt, data: &[u8], kill_set_ids: bool) -> Result<usize> {
         let max_file_bytes = self.limits.max_file_bytes;
-        self.transact(PRIVILEGE_PAYLOAD_BYTES + WRITE_HEAD_BYTES + data.len(), |transaction| {
+        let ask = Ask::growing(PRIVILEGE_PAYLOAD_BYTES + WRITE_HEAD_BYTES + data.len());
+        self.transact(ask, |transaction| {
             let inode = transaction.inode(oid)?;
             let before = inode.attributes;
             let plain = inode.capability == Some(false)

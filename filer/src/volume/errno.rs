@@ -4,7 +4,7 @@
 //! number Linux' own filesystems give in that situation. What can go wrong: a made-up errno sends programs
 //! into branches that were never tested; so constructors exist only for numbers that a filesystem may answer.
 
-use crate::commit::NotServing;
+use crate::commit::{NotServing, Refused};
 use std::fmt;
 
 /// A POSIX error number.
@@ -60,6 +60,15 @@ impl From<NotServing> for Errno {
         match reason {
             NotServing::NotPrimary | NotServing::Stopping => Errno::ESHUTDOWN,
             NotServing::Frozen | NotServing::LogFailed => Errno::EIO,
+        }
+    }
+}
+
+impl From<Refused> for Errno {
+    fn from(reason: Refused) -> Errno {
+        match reason {
+            Refused::NotServing(reason) => reason.into(),
+            Refused::NoSpace => Errno::ENOSPC,
         }
     }
 }

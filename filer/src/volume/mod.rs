@@ -52,8 +52,6 @@ use ids::{Lsn, Oid};
 use state::{Inode, State, gate_of};
 use std::sync::Arc;
 
-/// Room that stays free for what an operation takes beside its data: the base's own metadata.
-const SPACE_MARGIN_BYTES: u64 = 4 << 20;
 /// How often an object is looked at again that changes while it is being read.
 const MAX_WARM_ATTEMPTS: usize = 4;
 
@@ -102,14 +100,6 @@ impl Volume {
     pub fn space(&self) -> Result<SpaceBudget> {
         self.journal.check_lease()?;
         Ok(self.journal.space())
-    }
-
-    /// Is there room for `bytes` more of content, and `inodes` more objects?
-    fn require_space(&self, bytes: u64, inodes: u64) -> Result<()> {
-        let space = self.journal.space();
-        let enough = space.free_bytes >= bytes.saturating_add(SPACE_MARGIN_BYTES)
-            && (inodes == 0 || space.total_inodes == 0 || space.free_inodes >= inodes);
-        if enough { Ok(()) } else { Err(Errno::ENOSPC) }
     }
 
     /// Makes `oid` known, without holding a lock while the base is read.

@@ -10,6 +10,7 @@ use super::limits::checked_name;
 use super::principal::Principal;
 use super::state::Inode;
 use super::transaction::Transaction;
+use crate::commit::Ask;
 use apply_engine::base::is_reserved_in_root;
 use apply_engine::{
     Attributes, NameRef, NewKind, NewObject, ObjectKind, Operation, Other, Target, Timestamp,
@@ -128,12 +129,12 @@ impl Volume {
             NodeKind::Symlink(target) => target.len(),
             _ => 0,
         };
-        self.require_space(target_bytes as u64, 1)?;
         self.warm(parent)?;
         // A directory inherits it twice: as its own and as its access ACL.
         let acls = 2 * self.acl_bytes(parent, acl::DEFAULT)?;
         let payload_bytes = NAMESPACE_PAYLOAD_BYTES + target_bytes + acls;
-        self.transact(payload_bytes, |transaction| {
+        let ask = Ask { inodes: 1, ..Ask::growing(payload_bytes) };
+        self.transact(ask, |transaction| {
             transaction.directory(parent)?;
             if transaction.lookup(parent, name)?.is_some() {
                 return Err(Errno::EEXIST);
@@ -162,10 +163,9 @@ impl Volume {
     pub fn link(&self, oid: Oid, parent: Oid, name: &[u8]) -> Result<Attributes> {
         let name = checked_name(name)?;
         check_new_name(parent, name)?;
-        self.require_space(0, 0)?;
         self.warm(oid)?;
         self.warm(parent)?;
-        self.transact(NAMESPACE_PAYLOAD_BYTES, |transaction| {
+        self.transact(Ask::growing(NAMESPACE_PAYLOAD_BYTES), |transaction| {
             let object = transaction.inode(oid)?.attributes;
             transaction.directory(parent)?;
             if transaction.lookup(parent, name)?.is_some() {
@@ -231,7 +231,7 @@ impl Volume {
             // It may be gone by now; then the transaction finds out.
             let _ = self.warm(target.oid);
         }
-        self.transact(NAMESPACE_PAYLOAD_BYTES, |transaction| {
+        self.transact(Ask::keeping(NAMESPACE_PAYLOAD_BYTES), |transaction| {
             let mut parent_nlink = transaction.directory(parent)?.attributes.nlink;
             let target = transaction.lookup(parent, name)?.ok_or(Errno::ENOENT)?;
             allowed(transaction, target)?;

@@ -10,6 +10,7 @@ use super::limits::checked_name;
 use super::namespace::{NAMESPACE_PAYLOAD_BYTES, Node, NodeKind, check_new_name, relinked, touched};
 use super::principal::Principal;
 use super::transaction::Transaction;
+use crate::commit::Ask;
 use apply_engine::{Displaced, NameRef, Operation, Other, Target};
 use ids::Oid;
 
@@ -80,7 +81,6 @@ impl Volume {
         let to = End { parent: to_parent, name: checked_name(to_name)? };
         check_new_name(from.parent, from.name)?;
         check_new_name(to.parent, to.name)?;
-        self.require_space(0, u64::from(mode.leaves_whiteout()))?;
         for end in [from, to] {
             self.warm(end.parent)?;
             if let Some(target) = self.stack.snapshot().lookup(end.parent, end.name)? {
@@ -88,7 +88,9 @@ impl Volume {
                 let _ = self.warm(target.oid);
             }
         }
-        self.transact(2 * NAMESPACE_PAYLOAD_BYTES, |transaction| transaction.rename(who, from, to, mode))
+        let inodes = u64::from(mode.leaves_whiteout());
+        let ask = Ask { inodes, ..Ask::growing(2 * NAMESPACE_PAYLOAD_BYTES) };
+        self.transact(ask, |transaction| transaction.rename(who, from, to, mode))
     }
 }
 

@@ -5,7 +5,7 @@
 //! memory, so whatever was not applied when the process died is gone.
 
 use super::{Limits, Volume};
-use crate::commit::{Admission, Journal, NotServing, SpaceBudget};
+use crate::commit::{Admission, Ask, Journal, Needs, NotServing, Refused, SpaceBudget};
 use crate::runtime::{self, Instant, JoinHandle, Mutex};
 use crate::stack::DeltaStack;
 use apply_engine::delta::Vanished;
@@ -43,30 +43,24 @@ impl SoloJournal {
 }
 
 fn measured(base: &Base) -> SpaceBudget {
-    base.space().map_or_else(
-        |_| SpaceBudget::default(),
-        |space| SpaceBudget {
-            total_bytes: space.total_bytes,
-            free_bytes: space.free_bytes,
-            available_bytes: space.free_bytes,
-            total_inodes: space.total_inodes.unwrap_or(0),
-            free_inodes: space.free_inodes.unwrap_or(0),
-        },
-    )
+    base.space().map_or_else(|_| SpaceBudget::default(), SpaceBudget::from)
 }
 
 impl Journal for SoloJournal {
-    fn admit(&self, payload_bytes: u64) -> Result<Admission, NotServing> {
+    fn admit(&self, ask: Ask) -> Result<Admission, Refused> {
+        if ask.grows && !self.space().without_margin().holds(Needs::of(&ask)) {
+            return Err(Refused::NoSpace);
+        }
         // A quarter of the ring is for what other threads were admitted to at the same moment.
-        let wanted = payload_bytes + self.log.capacity_bytes() / 4;
+        let wanted = ask.payload_bytes + self.log.capacity_bytes() / 4;
         let begun = Instant::now();
         while self.log.free_bytes() < wanted {
             if begun.elapsed() > ADMISSION_LIMIT {
-                return Err(NotServing::Frozen);
+                return Err(NotServing::Frozen.into());
             }
             runtime::sleep(POLL_INTERVAL);
         }
-        Ok(Admission::uncounted(payload_bytes))
+        Ok(Admission::uncounted(ask.payload_bytes))
     }
 
     fn log(&self) -> &Arc<Log> {

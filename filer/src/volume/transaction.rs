@@ -10,6 +10,7 @@
 use super::errno::{Errno, Result};
 use super::state::{Inode, State};
 use super::{Volume, acl};
+use crate::commit::Ask;
 use crate::runtime::RwLockWriteGuard;
 use crate::stack::Writer;
 use apply_engine::{Layers, NameRef, Operation, RecordPosition, Target, Timestamp};
@@ -47,13 +48,13 @@ pub(super) struct Transaction<'a> {
 }
 
 impl Volume {
-    /// Runs `act` with the right to write up to `payload_bytes` into the log, and answers when it is safe to.
+    /// Runs `act` with the right to what it asks for, and answers when it is safe to.
     pub(super) fn transact<'a, T>(
         &'a self,
-        payload_bytes: usize,
+        ask: Ask,
         act: impl FnOnce(&mut Transaction<'a>) -> Result<T>,
     ) -> Result<T> {
-        let (outcome, end) = self.transact_uncommitted(payload_bytes, act)?;
+        let (outcome, end) = self.transact_uncommitted(ask, act)?;
         self.journal.wait_committed(end)?;
         outcome
     }
@@ -61,10 +62,10 @@ impl Volume {
     /// Like [`Volume::transact`] without the wait: for changes that nobody waits for.
     pub(super) fn transact_uncommitted<'a, T>(
         &'a self,
-        payload_bytes: usize,
+        ask: Ask,
         act: impl FnOnce(&mut Transaction<'a>) -> Result<T>,
     ) -> Result<(Result<T>, Lsn)> {
-        let admission = self.journal.admit(payload_bytes as u64)?;
+        let admission = self.journal.admit(ask)?;
         let mut transaction = Transaction {
             volume: self,
             writer: self.stack.writer(),

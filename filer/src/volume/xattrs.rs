@@ -9,6 +9,7 @@ use super::errno::{Errno, Result};
 use super::limits::{MAX_XATTR_LIST_BYTES, MAX_XATTR_NAME_BYTES, MAX_XATTR_VALUE_BYTES, xattr_cost_bytes};
 use super::principal::Principal;
 use super::transaction::Transaction;
+use crate::commit::Ask;
 use apply_engine::{AttrPatch, ObjectKind, Operation};
 use ids::Oid;
 
@@ -125,10 +126,9 @@ impl Volume {
         if value.len() > largest {
             return Err(Errno::ENOSPC);
         }
-        self.require_space(value.len() as u64, 0)?;
         self.warm(oid)?;
         let payload_bytes = PAYLOAD_BYTES + name.len() + value.len();
-        self.transact(payload_bytes, |transaction| {
+        self.transact(Ask::growing(payload_bytes), |transaction| {
             let present = transaction.layers().xattr(oid, name)?.is_some();
             match mode {
                 XattrMode::Create if present => return Err(Errno::EEXIST),
@@ -161,7 +161,7 @@ impl Volume {
             return Err(Errno::ENODATA);
         }
         self.warm(oid)?;
-        self.transact(PAYLOAD_BYTES + name.len(), |transaction| {
+        self.transact(Ask::keeping(PAYLOAD_BYTES + name.len()), |transaction| {
             if is_acl(name) {
                 return transaction.set_acl(who, oid, name, None);
             }

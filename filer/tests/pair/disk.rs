@@ -122,9 +122,36 @@ fn a_broken_base_hands_over_and_is_repaired_by_a_restart() {
     let (image, at) = (pair.image(Side::A), pair.disk_path(Side::A));
     let _it_repairs =
         std::process::Command::new("fsck.ext4").args(["-p", "-f"]).arg(&image).output().unwrap();
-    *pair.disk(Side::A) = Some(Disk::mount(&image, &at));
+    *pair.disk(Side::A) = Some(Disk::mount("ext4", &image, &at));
     pair.start_node(Side::A);
     pair.wait_mirrored();
+    pair.check_trees_equal();
+}
+
+/// Every call answers EIO: XFS after a failed write of its own log.
+#[test]
+fn eio_from_the_base_hands_over_and_is_repaired_by_a_restart() {
+    let filesystem = ["xfs", "xfs"];
+    let mut pair = Cluster::start(Spec { disk_mib: [Some(320), None], filesystem, ..Spec::default() });
+    let load = Load::start(&pair.mount(Side::A), "c", 2);
+    load.wait_for(50);
+    pair.disk(Side::A).as_ref().unwrap().shut_down();
+    pair.wait_serving(Side::B);
+    let outcomes = load.join();
+    check_all(&pair.mount(Side::B), &outcomes);
+    pair.wait_volume(Side::A, "the fault in its status", has_fault);
+    let more = Load::start(&pair.mount(Side::B), "m", 2);
+    more.wait_for(50);
+    // The operator takes it out; the other one goes on alone.
+    pair.kill(Side::A);
+    pair.wait_mode(Side::B, Mode::Solo);
+    more.wait_for(50);
+    let outcomes: Vec<_> = outcomes.into_iter().chain(more.finish()).collect();
+    *pair.disk(Side::A) = None;
+    *pair.disk(Side::A) = Some(Disk::mount("xfs", &pair.image(Side::A), &pair.disk_path(Side::A)));
+    pair.start_node(Side::A);
+    assert_eq!(pair.wait_mirrored(), Side::B);
+    check_all(&pair.mount(Side::B), &outcomes);
     pair.check_trees_equal();
 }
 

@@ -5,6 +5,7 @@
 mod away;
 mod disk;
 mod forming;
+mod full;
 mod harness;
 mod hooks;
 mod leaving;

@@ -5,6 +5,7 @@ use crate::commit::{Journal, NotServing, SpaceBudget};
 use crate::node::NodeError;
 use crate::runtime::{self, Instant, mark, planted};
 use crate::status::AckLevel;
+use apply_engine::MetadataSpace;
 use ids::{AckRule, Epoch, Lsn};
 use nvlog::UpdateError;
 use pair::{Event, StopReason, Vitals};
@@ -108,9 +109,12 @@ impl Executor {
                 free_bytes: vitals.free_bytes,
                 available_bytes: vitals.free_bytes,
                 free_inodes: vitals.free_inodes,
+                metadata: vitals
+                    .free_metadata_bytes
+                    .map(|(free_bytes, unallocated_bytes)| MetadataSpace { free_bytes, unallocated_bytes }),
                 ..shared.known_space()
             };
-            shared.gate.set_peer_space(Some((vitals.applied, space)));
+            shared.gate.set_peer_space(Some((vitals.counted, space)));
         }
         Ok(())
     }

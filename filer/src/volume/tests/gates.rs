@@ -1,7 +1,7 @@
 //! Nothing is answered that could be undone: with a journal that commits only when it is told to.
 
 use super::*;
-use crate::commit::{Admission, NotServing};
+use crate::commit::{Admission, Ask, Needs, NotServing, Refused};
 use crate::volume::solo::SoloJournal;
 use parking_lot::{Condvar, Mutex};
 use std::sync::mpsc;
@@ -32,8 +32,9 @@ impl HeldJournal {
 }
 
 impl Journal for HeldJournal {
-    fn admit(&self, payload_bytes: u64) -> std::result::Result<Admission, NotServing> {
-        self.inner.admit(payload_bytes)
+    fn admit(&self, ask: Ask) -> std::result::Result<Admission, Refused> {
+        let full = ask.grows && !self.space().holds(Needs::of(&ask));
+        if full { Err(Refused::NoSpace) } else { self.inner.admit(ask) }
     }
     fn log(&self) -> &Arc<nvlog::Log> {
         self.inner.log()

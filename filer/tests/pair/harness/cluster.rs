@@ -75,7 +75,8 @@ impl Cluster {
             std::fs::create_dir_all(cluster.disk_path(side)).unwrap();
             if let Some(mib) = cluster.spec.disk_mib_of(side) {
                 let kind = cluster.spec.filesystem[side.index()];
-                let disk = Disk::make(kind, &cluster.image(side), mib, &cluster.disk_path(side));
+                let (image, at) = (cluster.image(side), cluster.disk_path(side));
+                let disk = Disk::make(kind, cluster.spec.mkfs[side.index()], &image, mib, &at);
                 cluster.disks[side.index()] = Some(disk);
             }
             for volume in cluster.spec.volumes.clone() {

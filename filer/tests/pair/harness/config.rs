@@ -36,6 +36,8 @@ pub struct Spec {
     pub disk_mib: [Option<u64>; 2],
     /// Its kind.
     pub filesystem: [&'static str; 2],
+    /// More arguments of its mkfs.
+    pub mkfs: [&'static [&'static str]; 2],
     /// The volumes.
     pub volumes: Vec<VolumeSpec>,
 }
@@ -55,6 +57,7 @@ impl Default for Spec {
             node: Default::default(),
             disk_mib: [None, None],
             filesystem: ["ext4", "ext4"],
+            mkfs: [&[], &[]],
             volumes: vec![VolumeSpec {
                 name: "v",
                 id: "00112233445566778899aabbccddeeff",

@@ -13,27 +13,29 @@ pub struct Disk {
 
 impl Disk {
     /// Makes a filesystem of `mib` in `image` and mounts it at `at`.
-    pub fn make(kind: &str, image: &Path, mib: u64, at: &Path) -> Disk {
+    pub fn make(kind: &str, more: &[&str], image: &Path, mib: u64, at: &Path) -> Disk {
         File::create(image).unwrap().set_len(mib << 20).unwrap();
         let path = image.display().to_string();
-        match kind {
+        let own: &[&str] = match kind {
             // Small ones would get small blocks, and with them other limits than the partner's.
-            "ext4" => run("mkfs.ext4", &["-q", "-m", "0", "-b", "4096", &path]),
-            "xfs" => run("mkfs.xfs", &["-q", &path]),
+            "ext4" => &["-q", "-m", "0", "-b", "4096"],
+            "xfs" | "btrfs" => &["-q"],
             other => panic!("no tests run on {other}"),
         };
+        run(&format!("mkfs.{kind}"), &[own, more, &[&path]].concat());
+        Disk::mount(kind, image, at)
+    }
+
+    /// Mounts it again, which repairs it.
+    pub fn mount(kind: &str, image: &Path, at: &Path) -> Disk {
         let options = if kind == "ext4" { "loop,errors=remount-ro" } else { "loop" };
-        run("mount", &["-o", options, &path, &at.display().to_string()]);
+        run("mount", &["-o", options, &image.display().to_string(), &at.display().to_string()]);
         Disk { at: at.to_owned() }
     }
 
-    /// Mounts an ext4 again.
-    pub fn mount(image: &Path, at: &Path) -> Disk {
-        run(
-            "mount",
-            &["-o", "loop,errors=remount-ro", &image.display().to_string(), &at.display().to_string()],
-        );
-        Disk { at: at.to_owned() }
+    /// Whoever uses it from now on gets EIO, until it has been mounted anew (ext4, XFS).
+    pub fn shut_down(&self) {
+        run("xfs_io", &["-x", "-c", "shutdown", &self.at.display().to_string()]);
     }
 
     /// Makes the filesystem behave as after an input or output error: it goes read-only (EROFS for whoever writes).

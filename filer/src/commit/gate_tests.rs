@@ -1,0 +1,166 @@
+//! The gate: a full log, a full disk, and what is counted until when.
+
+use super::super::needs::DISK_MARGIN_BYTES;
+use super::*;
+
+fn budget(free_bytes: u64) -> SpaceBudget {
+    SpaceBudget {
+        total_bytes: 1 << 40,
+        free_bytes,
+        available_bytes: free_bytes,
+        total_inodes: 1000,
+        free_inodes: 1000,
+        metadata: None,
+    }
+}
+
+fn open_gate(capacity: u64) -> Arc<Gate> {
+    let gate = Gate::new(capacity, 0, Lsn(0));
+    gate.set_local_space(Lsn(0), budget(1 << 40));
+    gate.open();
+    gate
+}
+
+#[test]
+fn a_full_log_makes_clients_wait_and_a_trim_lets_them_on() {
+    let gate = open_gate(1 << 20);
+    let waiting = {
+        let gate = gate.clone();
+        std::thread::spawn(move || gate.admit(Ask::growing(4096), || Lsn(1 << 20), || ()).map(|_| ()))
+    };
+    std::thread::sleep(Duration::from_millis(20));
+    assert!(!waiting.is_finished(), "there is no room");
+    gate.set_floor(Lsn(1 << 20));
+    assert_eq!(waiting.join().unwrap(), Ok(()));
+}
+
+#[test]
+fn what_a_partner_still_needs_counts_as_used() {
+    let gate = open_gate(1 << 20);
+    gate.set_floor(Lsn(1 << 20));
+    gate.set_hold(Some(Lsn(0)));
+    let waiting = {
+        let gate = gate.clone();
+        std::thread::spawn(move || gate.admit(Ask::growing(4096), || Lsn(1 << 20), || ()).map(|_| ()))
+    };
+    std::thread::sleep(Duration::from_millis(20));
+    assert!(!waiting.is_finished(), "trimmed, but the partner has not got it");
+    gate.set_hold(None);
+    assert_eq!(waiting.join().unwrap(), Ok(()));
+}
+
+#[test]
+fn what_was_admitted_and_not_logged_needs_no_disk_after_all() {
+    let gate = open_gate(1 << 20);
+    gate.set_local_space(Lsn(0), budget(DISK_MARGIN_BYTES + 100_000));
+    drop(gate.admit(Ask::growing(50_000), || Lsn(0), || ()).unwrap());
+    assert!(gate.space().free_bytes < 50_000, "counted until it is known");
+    gate.nothing_sealed(|| false, budget(DISK_MARGIN_BYTES + 100_000));
+    assert!(gate.space().free_bytes < 50_000, "it may have been logged");
+    gate.nothing_sealed(|| true, budget(DISK_MARGIN_BYTES + 100_000));
+    assert_eq!(gate.space().free_bytes, 100_000);
+    // Space that somebody freed outside of the volume is seen too.
+    gate.nothing_sealed(|| true, budget(DISK_MARGIN_BYTES + 200_000));
+    assert_eq!(gate.space().free_bytes, 200_000);
+}
+
+#[test]
+fn what_is_pending_is_the_sum_of_its_parts_whatever_happens() {
+    let gate = open_gate(1 << 30);
+    gate.set_peer_space(Some((Lsn(0), budget(1 << 40))));
+    let mut end = 0;
+    // More seals than spans are remembered, and a partner that lags behind by some of them.
+    for round in 0..3 * MAX_PENDING_SPANS as u64 {
+        drop(gate.admit(Ask::growing(round as usize * 100), || Lsn(0), || ()).unwrap());
+        match round % 5 {
+            0..3 => {
+                end += 64;
+                gate.sealed(Lsn(end));
+            }
+            3 => gate.nothing_sealed(|| round % 2 == 0, budget(1 << 40)),
+            _ => gate.set_local_space(Lsn(end), budget(1 << 40)),
+        }
+        if round % 400 == 399 {
+            gate.set_peer_space(Some((Lsn(end / 2), budget(1 << 40))));
+        }
+        let state = gate.state.lock();
+        let mut sum = state.open;
+        state.spans.iter().for_each(|span| sum.add(span.needs));
+        assert_eq!(state.pending, sum, "round {round}");
+    }
+    gate.forget_pending();
+    assert_eq!(gate.state.lock().pending, Needs::default());
+}
+
+#[test]
+fn closing_wakes_those_who_wait() {
+    let gate = open_gate(1 << 20);
+    let waiting = {
+        let gate = gate.clone();
+        std::thread::spawn(move || gate.admit(Ask::growing(4096), || Lsn(1 << 20), || ()).map(|_| ()))
+    };
+    gate.close(NotServing::Stopping);
+    assert_eq!(waiting.join().unwrap(), Err(Refused::NotServing(NotServing::Stopping)));
+}
+
+#[test]
+fn the_delay_grows_with_the_fill() {
+    let gate = open_gate(1000);
+    assert_eq!(gate.delay(500), Duration::ZERO);
+    assert!(gate.delay(600) < gate.delay(800));
+    assert_eq!(gate.delay(1000), Duration::from_millis(MAX_DELAY_MS));
+}
+
+#[test]
+fn what_is_admitted_counts_until_both_nodes_have_applied_it() {
+    let gate = open_gate(1 << 30);
+    gate.set_peer_space(Some((Lsn(0), budget(1 << 30))));
+    let before = gate.space().free_bytes;
+    drop(gate.admit(Ask::growing(1 << 20), || Lsn(0), || ()).unwrap());
+    let after = gate.space().free_bytes;
+    assert!(after <= before - (1 << 20), "logged, so it is as good as used");
+    gate.sealed(Lsn(2 << 20));
+    gate.set_local_space(Lsn(2 << 20), budget(1 << 40));
+    assert_eq!(gate.space().free_bytes, after, "the partner has not applied it");
+    gate.set_peer_space(Some((Lsn(2 << 20), budget((1 << 30) - (1 << 20)))));
+    assert_eq!(gate.space().free_bytes, before - (1 << 20));
+}
+
+#[test]
+fn what_does_not_fit_is_refused_and_takes_nothing_from_others() {
+    let gate = open_gate(1 << 20);
+    gate.set_local_space(Lsn(0), budget(DISK_MARGIN_BYTES + 100_000));
+    let huge = Ask { allocate_bytes: 1 << 40, ..Ask::growing(100) };
+    assert_eq!(gate.admit(huge, || Lsn(0), || ()).map(|_| ()), Err(Refused::NoSpace));
+    assert_eq!(gate.space().free_bytes, 100_000);
+    let first = Ask { allocate_bytes: 70_000, ..Ask::growing(100) };
+    drop(gate.admit(first, || Lsn(0), || ()).unwrap());
+    // The same again would fit beside what the disk holds, but not beside what it will hold.
+    assert_eq!(gate.admit(first, || Lsn(0), || ()).map(|_| ()), Err(Refused::NoSpace));
+    drop(gate.admit(Ask::keeping(100), || Lsn(0), || ()).expect("removing works on a full disk"));
+}
+
+#[test]
+fn inodes_are_taken_by_what_makes_objects_alone() {
+    let gate = open_gate(1 << 30);
+    gate.set_local_space(Lsn(0), SpaceBudget { free_inodes: 18, ..budget(1 << 40) });
+    let makes = Ask { inodes: 1, ..Ask::growing(100) };
+    for _ in 0..100 {
+        drop(gate.admit(Ask::growing(100), || Lsn(0), || ()).unwrap());
+    }
+    for _ in 0..2 {
+        drop(gate.admit(makes, || Lsn(0), || ()).unwrap());
+    }
+    assert_eq!(gate.admit(makes, || Lsn(0), || ()).map(|_| ()), Err(Refused::NoSpace));
+}
+
+#[test]
+fn what_a_new_primary_has_still_to_apply_counts_until_it_is_applied() {
+    let gate = open_gate(1 << 30);
+    let needs = Needs::of(&Ask::growing(1 << 20));
+    gate.begin_with(Lsn(5000), needs);
+    gate.set_local_space(Lsn(100), budget(DISK_MARGIN_BYTES + (2 << 20)));
+    assert!(gate.space().free_bytes < 1 << 20);
+    gate.set_local_space(Lsn(5000), budget(DISK_MARGIN_BYTES + (2 << 20)));
+    assert_eq!(gate.space().free_bytes, 2 << 20);
+}

@@ -1,0 +1,162 @@
+//! How much disk an operation may need once it is applied, and what that leaves.
+//!
+//! Invariant: upper bounds, on ext4, XFS and btrfs. What an operation really took shows at the next consistency point,
+//! when the filesystem is asked again; so a bound that is too high costs a full volume a short wait, and one that is
+//! too low costs invariant 7. Sources of the numbers: a block of 4096 bytes is the unit in which contents, xattr
+//! blocks, symbolic links and directories grow; btrfs puts what is short, and all names, into leaves that may be half
+//! empty (`BTRFS_MAX_INLINE_DATA_SIZE`, max_inline 2048), and 32 bytes of checksums beside each 4096 at most.
+
+use super::{Ask, SpaceBudget};
+use apply_engine::DeltaStats;
+
+const BLOCK_BYTES: u64 = 4096;
+/// Disk space one record may need beside its payload: a directory block and its share of inode and extent trees.
+const DISK_BYTES_PER_RECORD: u64 = 4096;
+/// Metadata one record may need where that has room of its own: its items, in leaves that are half empty.
+const METADATA_BYTES_PER_RECORD: u64 = 8192;
+/// Payload that may become metadata: an inline file, an xattr, a symbolic link's target.
+const MAX_INLINE_BYTES: u64 = 16 << 10;
+/// One byte of metadata for so many bytes of content: checksums and extents.
+const CONTENT_BYTES_PER_METADATA_BYTE: u64 = 128;
+/// Kept free on both nodes, so that what the local filesystem needs for itself never runs out.
+pub(super) const DISK_MARGIN_BYTES: u64 = 12 << 20;
+/// Likewise of the room for metadata.
+const METADATA_MARGIN_BYTES: u64 = 16 << 20;
+/// Likewise of inodes: staging while names are exchanged.
+const MARGIN_INODES: u64 = 16;
+
+/// What has to be placed on disk, at most.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Needs {
+    disk_bytes: u64,
+    metadata_bytes: u64,
+    inodes: u64,
+}
+
+impl Needs {
+    /// Of one operation.
+    pub fn of(ask: &Ask) -> Needs {
+        let allocate_bytes = ask.allocate_bytes.saturating_add(BLOCK_BYTES - 1) / BLOCK_BYTES * BLOCK_BYTES;
+        let content_bytes = ask.payload_bytes.saturating_add(allocate_bytes);
+        Needs {
+            disk_bytes: (ask.payload_bytes.next_multiple_of(BLOCK_BYTES) + DISK_BYTES_PER_RECORD)
+                .saturating_add(allocate_bytes),
+            metadata_bytes: METADATA_BYTES_PER_RECORD
+                + ask.payload_bytes.min(MAX_INLINE_BYTES)
+                + content_bytes / CONTENT_BYTES_PER_METADATA_BYTE,
+            inodes: ask.inodes,
+        }
+    }
+
+    /// Of all records of a Delta.
+    pub fn of_delta(stats: &DeltaStats) -> Needs {
+        let content_bytes = stats.logged_bytes.saturating_add(stats.allocated_bytes);
+        Needs {
+            disk_bytes: content_bytes.saturating_add(stats.records * (BLOCK_BYTES + DISK_BYTES_PER_RECORD)),
+            metadata_bytes: stats.records * METADATA_BYTES_PER_RECORD
+                + stats.logged_bytes.min(stats.records * MAX_INLINE_BYTES)
+                + content_bytes / CONTENT_BYTES_PER_METADATA_BYTE,
+            inodes: stats.made,
+        }
+    }
+
+    /// Both together.
+    pub fn add(&mut self, other: Needs) {
+        self.disk_bytes = self.disk_bytes.saturating_add(other.disk_bytes);
+        self.metadata_bytes = self.metadata_bytes.saturating_add(other.metadata_bytes);
+        self.inodes = self.inodes.saturating_add(other.inodes);
+    }
+
+    pub(super) fn take_off(&mut self, other: Needs) {
+        self.disk_bytes -= other.disk_bytes;
+        self.metadata_bytes -= other.metadata_bytes;
+        self.inodes -= other.inodes;
+    }
+}
+
+impl SpaceBudget {
+    /// What is left when `needs` have been met.
+    #[must_use]
+    pub fn after(self, needs: Needs) -> SpaceBudget {
+        // Metadata that finds no room of its own takes some of what contents could have had, in two copies.
+        let shared = if self.metadata.is_some() { needs.metadata_bytes.saturating_mul(2) } else { 0 };
+        let taken = needs.disk_bytes.saturating_add(shared);
+        SpaceBudget {
+            free_bytes: self.free_bytes.saturating_sub(taken),
+            available_bytes: self.available_bytes.saturating_sub(taken),
+            free_inodes: self.free_inodes.saturating_sub(needs.inodes),
+            metadata: self.metadata.map(|metadata| metadata.after(needs.disk_bytes, needs.metadata_bytes)),
+            ..self
+        }
+    }
+
+    /// What clients may use of it.
+    #[must_use]
+    pub fn without_margin(self) -> SpaceBudget {
+        self.after(Needs {
+            disk_bytes: DISK_MARGIN_BYTES,
+            metadata_bytes: if self.metadata.is_some() { METADATA_MARGIN_BYTES } else { 0 },
+            inodes: MARGIN_INODES,
+        })
+    }
+
+    /// Is there room for all that?
+    pub fn holds(&self, needs: Needs) -> bool {
+        let inodes = needs.inodes == 0 || self.total_inodes == 0 || self.free_inodes >= needs.inodes;
+        let metadata = self.metadata.is_none_or(|metadata| metadata.total_bytes() >= needs.metadata_bytes);
+        inodes && metadata && self.free_bytes >= needs.disk_bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use apply_engine::MetadataSpace;
+
+    fn budget(free_bytes: u64, metadata: Option<MetadataSpace>) -> SpaceBudget {
+        let total = SpaceBudget { total_bytes: 1 << 40, total_inodes: 0, ..SpaceBudget::default() };
+        SpaceBudget { free_bytes, available_bytes: free_bytes, metadata, ..total }
+    }
+
+    #[test]
+    fn what_is_set_aside_counts_as_much_as_what_is_written() {
+        let allocates = Ask { allocate_bytes: 1 << 30, ..Ask::growing(100) };
+        assert!(!budget(1 << 30, None).holds(Needs::of(&allocates)));
+        assert!(budget((1 << 30) + 16384, None).holds(Needs::of(&allocates)));
+        let endless = Ask { allocate_bytes: u64::MAX, ..Ask::growing(100) };
+        assert!(!budget(1 << 40, None).holds(Needs::of(&endless)));
+    }
+
+    #[test]
+    fn a_delta_needs_at_least_what_its_operations_need_without_their_heads() {
+        for payload in [1, 100, 4096, 5000, 100_000] {
+            let operation = Needs::of(&Ask { allocate_bytes: 8192, inodes: 1, ..Ask::growing(payload) });
+            let stats = DeltaStats {
+                records: 1,
+                logged_bytes: payload as u64,
+                made: 1,
+                allocated_bytes: 8192,
+                ..DeltaStats::default()
+            };
+            let delta = Needs::of_delta(&stats);
+            assert!(delta.disk_bytes >= operation.disk_bytes, "{delta:?} {operation:?}");
+            assert_eq!((delta.metadata_bytes, delta.inodes), (operation.metadata_bytes, operation.inodes));
+        }
+    }
+
+    #[test]
+    fn room_for_contents_is_none_for_names_where_metadata_has_room_of_its_own() {
+        let metadata = MetadataSpace { free_bytes: 20 << 20, unallocated_bytes: 0 };
+        let (plenty, left) = (budget(1 << 40, None), budget(1 << 40, Some(metadata)).without_margin());
+        let mut files = Needs::default();
+        (0..400).for_each(|_| files.add(Needs::of(&Ask { inodes: 1, ..Ask::growing(300) })));
+        assert!(left.holds(files) && plenty.holds(files));
+        (0..400).for_each(|_| files.add(Needs::of(&Ask { inodes: 1, ..Ask::growing(300) })));
+        assert!(!left.holds(files) && plenty.holds(files));
+        // What is unallocated can become either, but not both.
+        let unallocated = MetadataSpace { free_bytes: 17 << 20, unallocated_bytes: 1 << 30 };
+        let left = budget(1 << 40, Some(unallocated)).without_margin();
+        assert!(left.holds(files));
+        assert!(!left.after(Needs { disk_bytes: 1 << 30, ..Needs::default() }).holds(files));
+    }
+}

@@ -1,0 +1,189 @@
+//! Volumes that clients fill to the last block: they are told in time, by the smaller of both disks, whatever it is
+//! that fills it; applying never meets a full disk, and room comes back.
+
+use crate::harness::{ANSWER_LIMIT, Cluster, Side, Spec, run, within};
+use filer::control::{Answer, Request};
+use filer::status::Mode;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+/// More files than any of these disks holds.
+const MANY: usize = 100_000;
+/// What a full volume may have left over: margins on both nodes, and what was in flight and needed less.
+const LEFT_BYTES: u64 = 32 << 20;
+
+fn is_full(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::StorageFull
+}
+
+/// Does `step` again and again until the volume is full; how often it could.
+fn until_full(what: &str, step: impl Fn(usize) -> io::Result<()> + Send + 'static) -> usize {
+    let what = what.to_owned();
+    let (number, error) = within(ANSWER_LIMIT, &what.clone(), move || {
+        (0..MANY)
+            .find_map(|number| step(number).err().map(|error| (number, error)))
+            .expect("it is never full")
+    });
+    assert!(is_full(&error), "{what}: {number} times, then {error}");
+    number
+}
+
+/// Directories that grow by files with long names, content that some filesystems keep beside the names, and an xattr.
+fn small_files(root: PathBuf) -> impl Fn(usize) -> io::Result<()> + Send + 'static {
+    move |number| {
+        let directory = root.join(format!("d{}", number / 500));
+        if number.is_multiple_of(500) {
+            fs::create_dir(&directory)?;
+        }
+        let path = directory.join(format!("{number}-{}", "n".repeat(180)));
+        fs::write(&path, vec![number as u8; 1 + number * 37 % 3000])?;
+        if number.is_multiple_of(7) {
+            let value = vec![number as u8; 1500];
+            rustix::fs::setxattr(&path, "user.filler", &value, rustix::fs::XattrFlags::empty())?;
+        }
+        Ok(())
+    }
+}
+
+/// One file that grows by pieces, from the end of what is there.
+fn one_file(path: PathBuf, piece_bytes: usize) -> impl Fn(usize) -> io::Result<()> + Send + 'static {
+    move |_| File::options().create(true).append(true).open(&path)?.write_all(&vec![9; piece_bytes])
+}
+
+/// Takes most of a large disk at once, so that the rest of the test is short.
+fn set_aside(path: &Path, leave_bytes: u64) {
+    let vfs = rustix::fs::statvfs(path.parent().unwrap()).unwrap();
+    let free_bytes = vfs.f_bavail * vfs.f_frsize;
+    let Some(len) = free_bytes.checked_sub(leave_bytes) else { return };
+    let file = File::create(path).unwrap();
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, len).unwrap();
+    // What was only promised counts at once: the same is not promised twice.
+    let twice = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), len, free_bytes);
+    assert_eq!(twice, Err(rustix::io::Errno::NOSPC));
+}
+
+fn apply_all(pair: &Cluster) {
+    for side in Side::BOTH {
+        let answer = pair.ask(side, &Request::ConsistencyPoint { volume: "v".to_owned() });
+        assert!(matches!(answer, Ok(Answer::ConsistencyPoint(_))), "{answer:?}\n{}", pair.diagnosis());
+    }
+}
+
+/// Nothing was ever met while applying, not even for a moment.
+fn expect_no_fault(pair: &Cluster) {
+    for side in Side::BOTH {
+        let output = fs::read_to_string(pair.output(side)).unwrap();
+        let fault = output.lines().find(|line| line.contains("applying to the base filesystem fails"));
+        assert!(fault.is_none(), "node {}: {fault:?}", side.name());
+        assert_eq!(pair.volume(side).unwrap().mode, Mode::Mirrored);
+    }
+}
+
+/// Fills a volume with small things, then to its last block, makes room, and goes on.
+fn fill(pair: &mut Cluster, leave_bytes: u64) {
+    let mount = pair.mount(Side::A);
+    set_aside(&mount.join("set-aside"), leave_bytes);
+    let files = until_full("small files", small_files(mount.clone()));
+    apply_all(pair);
+    expect_no_fault(pair);
+    assert!(files > 500, "only {files} small files were let in");
+    // Describing and removing work on a full volume.
+    for entry in fs::read_dir(mount.join("d0")).unwrap().map(Result::unwrap) {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        within(ANSWER_LIMIT, "chmod and rm", move || {
+            fs::set_permissions(entry.path(), mode)?;
+            fs::remove_file(entry.path())
+        })
+        .unwrap();
+    }
+    apply_all(pair);
+    until_full("one file by large pieces", one_file(mount.join("big"), 1 << 20));
+    until_full("one file by blocks", one_file(mount.join("big"), 4096));
+    apply_all(pair);
+    expect_no_fault(pair);
+    let measured = |side| pair.volume(side).unwrap().space.unwrap().free_bytes;
+    assert!(measured(Side::A) < LEFT_BYTES, "{} bytes are free on a full volume", measured(Side::A));
+    for directory in 1..=files / 500 {
+        let directory = mount.join(format!("d{directory}"));
+        let removed = within(ANSWER_LIMIT, "rm -r", move || fs::remove_dir_all(directory));
+        // The last one may have been what did not fit.
+        assert!(removed.is_ok() || removed.unwrap_err().kind() == ErrorKind::NotFound);
+    }
+    fs::remove_file(mount.join("big")).unwrap();
+    // XFS and btrfs give removed files' room back a little later.
+    let probe = mount.join("probe");
+    pair.wait("room again", |_| fs::write(&probe, vec![1; 4 << 20]).ok());
+    let again = until_full("small files again", small_files(mount.join("d0")));
+    assert!(again > files / 4, "{files} files, then {again}");
+    expect_no_fault(pair);
+    pair.check_trees_equal();
+}
+
+fn pair_of(filesystem: &'static str, disk_mib: [Option<u64>; 2]) -> Cluster {
+    // Seldom: much is let in between two looks at the disks.
+    let consistency_point = "interval = \"2s\"\n";
+    let filesystem = [filesystem, filesystem];
+    Cluster::start(Spec { filesystem, disk_mib, consistency_point, ..Spec::default() })
+}
+
+#[test]
+fn ext4_full_on_the_primary() {
+    fill(&mut pair_of("ext4", [Some(64), None]), 24 << 20);
+}
+
+#[test]
+fn xfs_full_on_the_partner() {
+    fill(&mut pair_of("xfs", [None, Some(320)]), 24 << 20);
+}
+
+#[test]
+fn btrfs_full_on_both() {
+    fill(&mut pair_of("btrfs", [Some(256), Some(256)]), 80 << 20);
+}
+
+#[test]
+fn ext4_out_of_inodes() {
+    let spec = Spec { disk_mib: [None, Some(256)], mkfs: [&[], &["-N", "800"]], ..Spec::default() };
+    let mut pair = Cluster::start(spec);
+    let mount = pair.mount(Side::A);
+    let files =
+        until_full("empty files", move |number| File::create(mount.join(format!("f{number}"))).map(drop));
+    assert!((700..800).contains(&files), "{files} files in 800 inodes");
+    apply_all(&pair);
+    expect_no_fault(&pair);
+    // Content still has room; a removed file gives its inode back.
+    let mount = pair.mount(Side::A);
+    fs::write(mount.join("f1"), vec![1; 1 << 20]).unwrap();
+    fs::remove_file(mount.join("f2")).unwrap();
+    let new = mount.join("new");
+    pair.wait("an inode", |_| File::create(&new).ok());
+    pair.check_trees_equal();
+    expect_no_fault(&pair);
+}
+
+/// What the old primary let in, and no disk has yet, is counted by the new one too.
+#[test]
+fn a_new_primary_counts_what_is_not_applied_yet() {
+    let spec = Spec {
+        disk_mib: [Some(96), Some(96)],
+        capacity: "256MiB",
+        consistency_point: "interval = \"60s\"\nbytes = \"128MiB\"\n",
+        ..Spec::default()
+    };
+    let mut pair = Cluster::start(spec);
+    let mount = pair.mount(Side::A);
+    for number in 0..8 {
+        let path = mount.join(format!("f{number}"));
+        within(ANSWER_LIMIT, "a write", move || fs::write(path, vec![1; 4 << 20])).unwrap();
+    }
+    let mut b = pair.config(Side::B).display().to_string();
+    run(env!("CARGO_BIN_EXE_twinfiler"), &["--config", &b, "switchover", "v"]);
+    pair.wait_serving(Side::B);
+    b = pair.mount(Side::B).join("more").display().to_string();
+    until_full("one file on the new primary", one_file(PathBuf::from(b), 1 << 20));
+    apply_all(&pair);
+    expect_no_fault(&pair);
+    pair.wait_mirrored();
+    pair.check_trees_equal();
+}
