@@ -90,6 +90,8 @@ pub fn spawn<T: Send + 'static>(
 pub fn spawn_on<T: 'static>(node: NodeId, name: &str, body: impl FnOnce() -> T + 'static) -> JoinHandle<T> {
     let slot = Arc::new(Slot(Mutex::new(None)));
     let finish = Finish(slot.clone());
+    // A new stack is handed no more than a page.
+    let body = Box::new(body);
     core::add_task(node.0, name, move || {
         let finish = finish;
         match std::panic::catch_unwind(AssertUnwindSafe(body)) {

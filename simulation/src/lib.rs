@@ -8,6 +8,12 @@
 //! does not own; the test of repetition finds that.
 
 pub mod entropy;
+pub mod finding;
+mod invariants;
+mod minimise;
 pub mod network;
+pub mod plan;
+pub mod schedule;
 pub mod seeds;
 pub mod witness;
+pub mod world;

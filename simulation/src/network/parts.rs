@@ -195,7 +195,14 @@ impl MirrorSender for Sender {
     }
 
     fn poll(&mut self, wait: Duration) -> Result<Option<LogPoint>, LinkError> {
-        self.0.wait(wait, |locked| locked.mine().acknowledged.take())
+        self.0.wait(wait, |locked| {
+            let point = locked.mine().acknowledged.take()?;
+            let in_flight = &mut locked.mine().in_flight;
+            while in_flight.front().is_some_and(|sent| sent.lsn <= point.lsn) {
+                in_flight.pop_front();
+            }
+            Some(point)
+        })
     }
 }
 

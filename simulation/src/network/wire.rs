@@ -232,9 +232,6 @@ impl Network {
                 }
             }
             Item::Acknowledge(point) => {
-                while side.in_flight.front().is_some_and(|sent| sent.lsn <= point.lsn) {
-                    side.in_flight.pop_front();
-                }
                 side.acknowledged = Some(point);
             }
             Item::Refuse => side.finish(End::NotGranted),

@@ -1,0 +1,19 @@
+//! What was acknowledged, and what was read, is there in every later answer, whichever node gives it.
+
+use crate::world::files::{Change, Tree, difference};
+use filer::volume::Errno;
+
+/// Errors of a change that was drawn so that it must succeed: the node or its disk, never the change.
+const ALLOWED: [Errno; 4] = [Errno::EIO, Errno::ENOSPC, Errno::ESHUTDOWN, Errno::EROFS];
+
+/// A change was refused.
+pub fn refused(client: &str, change: &Change, error: Errno) {
+    assert!(ALLOWED.contains(&error), "{client}: {error} for {change:.80?}, which must be possible");
+}
+
+/// A client has seen this, and knows what it must be; `cut_off`: or that with this change.
+pub fn shown(client: &str, seen: &Tree, expected: &Tree, cut_off: Option<&Change>) {
+    if let Some(found) = difference(seen, expected) {
+        panic!("{client} sees something else than was acknowledged: {found}; cut off before: {cut_off:.80?}");
+    }
+}

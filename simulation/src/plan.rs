@@ -1,0 +1,89 @@
+//! What a seed decides before anything happens: what the pair is like, what its clients do, and the faults.
+
+use crate::schedule::{self, Fault, Kinds};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+/// Which faults a run is about, beside the common ones: each needs a pair and a load of its own to lead anywhere.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Theme {
+    /// Processes, power, links, the witness, clocks, operators: close together.
+    Roles,
+    /// Nodes that are away for longer than the log reaches back.
+    Absence,
+    /// Disks that are slow, full or failing.
+    Disks,
+    /// Logs in memory that does not survive power.
+    VolatileLogs,
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The seed.
+    pub seed: u64,
+    /// What it is about.
+    pub theme: Theme,
+    /// The faults, in order of time.
+    pub faults: Vec<Fault>,
+    /// When faults end, in milliseconds of virtual time since the pair was mirrored.
+    pub until_ms: u64,
+    /// Clients.
+    pub clients: usize,
+    /// Longest pause of a client between two operations, in microseconds.
+    pub think_us: u64,
+    /// Length of both rings.
+    pub capacity_bytes: u64,
+    /// Time between two consistency points.
+    pub point_ms: u64,
+    /// The primary's adapter knows by itself when bytes are durable at the partner.
+    pub one_sided: bool,
+    /// Parts per million by which each node's clock runs fast.
+    pub clock_ppm: [i64; 2],
+    /// Time that bytes and messages take, at least and at most, in microseconds.
+    pub latency_us: [u64; 2],
+    /// Time that a flush takes at most, in microseconds.
+    pub flush_us: u64,
+}
+
+impl Plan {
+    /// What this seed decides.
+    pub fn of(seed: u64) -> Plan {
+        let rng = &mut StdRng::seed_from_u64(seed);
+        let theme = match rng.random_range(0..10) {
+            0..5 => Theme::Roles,
+            5..8 => Theme::Absence,
+            8 => Theme::Disks,
+            _ => Theme::VolatileLogs,
+        };
+        let until_ms = rng.random_range(3_000..8_000);
+        let kinds = match theme {
+            Theme::Roles => Kinds::ROLES,
+            Theme::Absence => Kinds::ABSENCE,
+            Theme::Disks => Kinds::DISKS,
+            Theme::VolatileLogs => Kinds::VOLATILE,
+        };
+        let faults = schedule::draw(rng, until_ms, kinds);
+        let busy = theme == Theme::Absence;
+        let slowest = [200, 2_000, 20_000][rng.random_range(0..3)];
+        Plan {
+            seed,
+            theme,
+            faults,
+            until_ms,
+            clients: rng.random_range(1..=3),
+            think_us: if busy { 3_000 } else { [2_000, 10_000, 40_000][rng.random_range(0..3)] },
+            capacity_bytes: if busy { 256 << 10 } else { [256 << 10, 1 << 20][rng.random_range(0..2)] },
+            point_ms: [50, 200, 1_000][rng.random_range(0..3)],
+            one_sided: rng.random_bool(0.3),
+            clock_ppm: [0, 1].map(|_| rng.random_range(-10_000..=10_000)),
+            latency_us: [20, slowest],
+            flush_us: [500, 5_000, 40_000][rng.random_range(0..3)],
+        }
+    }
+
+    /// Whether power takes the logs away.
+    pub fn volatile_logs(&self) -> bool {
+        self.theme == Theme::VolatileLogs
+    }
+}

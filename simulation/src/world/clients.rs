@@ -1,0 +1,158 @@
+//! Clients: each changes a directory of its own, one thing after the other, through whichever node serves, and knows
+//! what every answer must be.
+//!
+//! An operation that fails, or whose node dies in the middle, may have been done or not: the client looks, through
+//! whichever node serves next, and what it has seen once must stay.
+
+use super::World;
+use super::files::{self, Change, Files};
+use crate::invariants::acknowledged_stays;
+use filer::volume::{Errno, Node, NodeKind, Root, Volume};
+use ids::Oid;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// How often a client without a server looks for one.
+const LOOK: Duration = Duration::from_millis(5);
+/// A client looks at all that it has after so many changes.
+const CHANGES_PER_LOOK: u32 = 40;
+
+/// What all clients have in common.
+#[derive(Default)]
+pub struct Counters {
+    /// Changes that were acknowledged.
+    pub acknowledged: AtomicU64,
+    /// Changes that were cut off, and had been made; or not.
+    pub cut_off: [AtomicU64; 2],
+    /// Nobody begins another change.
+    pub stop: AtomicBool,
+}
+
+/// One client.
+pub struct Client {
+    world: Arc<World>,
+    name: String,
+    rng: StdRng,
+    files: Files,
+    home: Option<Oid>,
+    /// Whom it asked last.
+    server: usize,
+}
+
+impl Client {
+    pub fn new(world: &Arc<World>, number: usize) -> Client {
+        let rng = StdRng::seed_from_u64(world.plan.seed ^ (number as u64 + 1) << 32);
+        let name = format!("c{number}");
+        Client { world: world.clone(), name, rng, files: Files::default(), home: None, server: number % 2 }
+    }
+
+    /// Changes things until it is told to stop, then looks a last time.
+    pub fn run(mut self) {
+        let mut since_look = 0;
+        while !self.world.counters.stop.load(Ordering::Relaxed) {
+            let think = self.rng.random_range(0..=self.world.plan.think_us);
+            scheduler::sleep(Duration::from_micros(think));
+            self.change();
+            since_look += 1;
+            if since_look >= CHANGES_PER_LOOK {
+                since_look = 0;
+                self.look(None);
+            }
+        }
+        self.look(None);
+    }
+
+    fn change(&mut self) {
+        let home = self.home();
+        let change = self.files.draw(&mut self.rng);
+        let mut after = self.files.clone();
+        after.apply(&change);
+        scheduler::trace(|| format!("{} {change:.60?}", self.name));
+        let made = {
+            let change = change.clone();
+            self.ask(move |volume| change.make(volume, home))
+        };
+        match made {
+            Some(Ok(())) => {
+                self.world.counters.acknowledged.fetch_add(1, Ordering::Relaxed);
+                self.files = after;
+                if self.rng.random_bool(0.1) {
+                    self.look(None);
+                }
+            }
+            Some(Err(error)) => {
+                acknowledged_stays::refused(&self.name, &change, error);
+                self.look(Some((change, after)));
+            }
+            None => self.look(Some((change, after))),
+        }
+    }
+
+    /// Looks at everything until somebody shows it. `cut_off`: what may have been done, too.
+    fn look(&mut self, cut_off: Option<(Change, Files)>) {
+        let home = self.home();
+        let seen = loop {
+            match self.ask(move |volume| files::look(volume, home)) {
+                Some(Ok(seen)) => break seen,
+                Some(Err(_)) | None => self.elsewhere(),
+            }
+        };
+        match cut_off {
+            Some((_, after)) if files::difference(&seen, &after.tree()).is_none() => {
+                self.world.counters.cut_off[0].fetch_add(1, Ordering::Relaxed);
+                self.files = after;
+            }
+            Some((change, _)) => {
+                self.world.counters.cut_off[1].fetch_add(1, Ordering::Relaxed);
+                acknowledged_stays::shown(&self.name, &seen, &self.files.tree(), Some(&change));
+            }
+            None => acknowledged_stays::shown(&self.name, &seen, &self.files.tree(), None),
+        }
+    }
+
+    /// Its directory, made if need be.
+    fn home(&mut self) -> Oid {
+        while self.home.is_none() {
+            let name = self.name.clone();
+            let made = self.ask(move |volume| match volume.lookup(Oid::ROOT, name.as_bytes()) {
+                Err(Errno::ENOENT) => {
+                    let node = Node { kind: NodeKind::Directory, mode: 0o755, umask: 0, open: false };
+                    volume.create(&Root, Oid::ROOT, name.as_bytes(), node)
+                }
+                other => other,
+            });
+            match made {
+                Some(Ok(found)) => self.home = Some(found.oid),
+                Some(Err(_)) | None => self.elsewhere(),
+            }
+        }
+        self.home.expect("it was just made")
+    }
+
+    fn elsewhere(&mut self) {
+        self.server = 1 - self.server;
+        scheduler::sleep(LOOK);
+    }
+
+    /// Runs an operation on a node that serves, in a thread of that node. `None`: it died meanwhile.
+    fn ask<T: Send + 'static>(
+        &mut self,
+        act: impl FnOnce(&Volume) -> Result<T, Errno> + Send + 'static,
+    ) -> Option<Result<T, Errno>> {
+        loop {
+            let life = self.world.hosts.lock()[self.server].life.clone();
+            if let Some(life) = life
+                && let Some(volume) = life.sim.as_ref().and_then(|sim| sim.volume())
+            {
+                // The handles must go with the thread: a node's memory dies with it.
+                drop(life.sim);
+                let asked = scheduler::spawn_on(life.node, "client", move || act(&volume));
+                return asked.join().ok();
+            }
+            self.elsewhere();
+        }
+    }
+}
