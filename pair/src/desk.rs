@@ -48,6 +48,8 @@ pub(crate) struct Desk {
     /// The witness itself has answered since the claim that is under way began.
     pub fresh: bool,
     pub looked: MonoMs,
+    /// When the witness last said that there is no register.
+    pub absent_at: MonoMs,
 }
 
 impl Desk {
@@ -62,6 +64,7 @@ impl Desk {
             known: Known::Nothing,
             fresh: false,
             looked: now,
+            absent_at: now,
         }
     }
 
@@ -127,7 +130,7 @@ impl Desk {
                 }
                 self.observe(register);
             }
-            WitnessOutcome::Is(None) | WitnessOutcome::Conflict(None) => self.observe_absent(request),
+            WitnessOutcome::Is(None) | WitnessOutcome::Conflict(None) => self.observe_absent(now, request),
             WitnessOutcome::Unreachable { .. } => {}
         }
         let asked = self.asked.take_if(|asked| asked.request == request)?;
@@ -190,6 +193,7 @@ impl Desk {
     pub fn visit_moments(&mut self, timers: &Timers, visit: &mut dyn FnMut(Name<'_>)) {
         visit(Name::Moment(&mut self.not_before, 0));
         visit(Name::Moment(&mut self.looked, timers.witness_check_ms));
+        visit(Name::Moment(&mut self.absent_at, timers.failure_timeout_ms));
         self.next_request = 1;
         if let Some(asked) = &mut self.asked {
             visit(Name::Moment(&mut asked.since, timers.witness_timeout_ms));
@@ -198,9 +202,10 @@ impl Desk {
         }
     }
 
-    fn observe_absent(&mut self, request: RequestId) {
+    fn observe_absent(&mut self, now: MonoMs, request: RequestId) {
         if self.asked.as_ref().is_some_and(|asked| asked.request == request) {
             self.known = Known::Absent;
+            self.absent_at = now;
             if self.uncertain.as_ref().is_some_and(Option::is_some) {
                 self.uncertain = None;
             }

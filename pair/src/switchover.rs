@@ -5,7 +5,7 @@
 //! node, off; otherwise clients are held until the register has been seen.
 
 use crate::desk::Purpose;
-use crate::state::{HandOverStage, PrimaryMode, Role};
+use crate::state::{HandOverStage, Known, Primary, PrimaryMode, Role};
 use crate::witness::{Mode, Register};
 use crate::{Command, Lease, LinkId, Message, MonoMs, Operator, Pair, ResyncReason, StopReason};
 use ids::{AckRule, LogPoint};
@@ -100,9 +100,16 @@ impl Pair {
 
     /// Mirrored: a fault of this node, or its end, is a reason to hand over.
     pub(crate) fn run_mirrored(&mut self) {
-        // A claim that the partner made before it crashed may reach the witness late; and an operator should see
-        // that the witness is away before it is needed.
-        self.look();
+        let Role::Primary(primary) = self.role else { return };
+        if self.register_lags(&primary) && self.desk.ready(self.now) {
+            let expected = self.desk.register().cloned();
+            let new = self.register_of(primary.epoch, Mode::Mirrored, expected.as_ref());
+            self.ask(Purpose::Mirror, Some((expected, new)));
+        } else {
+            // A claim that the partner made before it crashed may reach the witness late; and an operator should
+            // see that the witness is away before it is needed.
+            self.look();
+        }
         let Role::Primary(primary) = &mut self.role else { return };
         let due = self.now >= primary.fault_retry;
         if (self.fault || self.stopping.is_some()) && due {
@@ -111,6 +118,20 @@ impl Pair {
                 self.begin_handover();
             } else if self.stopping.is_some() {
                 self.drain_to_stop();
+            }
+        }
+    }
+
+    /// The witness lost the register, or has one from before the pair was mirrored: the partner could not take over.
+    /// It is set right again only while the partner has certainly not claimed: it still follows.
+    fn register_lags(&self, primary: &Primary) -> bool {
+        match &self.desk.known {
+            Known::Nothing => false,
+            Known::Absent => primary.answered > self.desk.absent_at,
+            Known::Is(register) => {
+                register.epoch == primary.epoch
+                    && register.primary == self.config.me
+                    && register.mode == Mode::Solo
             }
         }
     }

@@ -3,6 +3,7 @@
 use crate::disk::Disk;
 use crate::world::World;
 use ids::EpochHistory;
+use pair::witness::Mode;
 use pair::{Event, Operator, PairMode, ResyncReason, RoleName};
 
 const A: usize = 0;
@@ -184,6 +185,18 @@ fn both_sides_of_a_split_show_it_also_when_neither_serves() {
     for node in [A, B] {
         assert_eq!(world.modes()[node], Some((RoleName::None, PairMode::Split)), "{:?}", world.statuses());
     }
+}
+
+#[test]
+fn a_witness_that_lost_its_register_gets_it_again_from_a_mirrored_pair() {
+    let mut world = mirrored(true);
+    world.register = None;
+    world.run_for(3_000);
+    world.assert_mirrored();
+    assert!(world.register.as_ref().is_some_and(|register| register.mode == Mode::Mirrored));
+    world.crash(A);
+    world.run_for(2_000);
+    assert_eq!(world.modes()[B], Some((RoleName::Primary, PairMode::Solo)), "so the partner can take over");
 }
 
 fn gets_its_resync(world: &mut World) {
