@@ -53,8 +53,9 @@ impl Cluster {
             dir,
             _memory: memory,
         };
+        let keys = cluster.make_keys()?;
         for index in 0..2 {
-            cluster.prepare(index, &addresses, log_bytes)?;
+            cluster.prepare(index, &addresses, &keys, log_bytes)?;
         }
         cluster.start_witness()?;
         cluster.start_node(0)?;
@@ -63,7 +64,29 @@ impl Cluster {
         Ok(cluster)
     }
 
-    fn prepare(&self, index: usize, addresses: &[SocketAddr; 5], log_bytes: u64) -> Result<()> {
+    /// Makes the keys of both nodes and of the witness, as users have them; gives the public ones.
+    fn make_keys(&self) -> Result<[String; 3]> {
+        let files = [&self.files(0).dir, &self.files(1).dir, &self.dir.path().join("witness")];
+        let mut keys = [const { String::new() }; 3];
+        for (dir, key) in files.into_iter().zip(&mut keys) {
+            std::fs::create_dir_all(dir)?;
+            let made = Command::new(&self.program).arg("keygen").arg(dir.join("key")).output()?;
+            if !made.status.success() {
+                bail!("keygen: {}", String::from_utf8_lossy(&made.stderr));
+            }
+            *key = String::from_utf8_lossy(&made.stdout).trim().to_owned();
+        }
+        std::fs::write(self.dir.path().join("witness/nodes"), format!("{}\n{}\n", keys[0], keys[1]))?;
+        Ok(keys)
+    }
+
+    fn prepare(
+        &self,
+        index: usize,
+        addresses: &[SocketAddr; 5],
+        keys: &[String; 3],
+        log_bytes: u64,
+    ) -> Result<()> {
         let (files, _) = &self.nodes[index];
         for dir in [files.base(), files.mount()] {
             std::fs::create_dir_all(dir)?;
@@ -76,13 +99,15 @@ impl Cluster {
         let (control, base, mount, log) =
             (control.display(), base.display(), mount.display(), files.log.display());
         let capacity = format!("{}KiB", log_bytes / 1024);
+        let key = files.dir.join("key");
+        let (key, [witness_key, peer_key]) = (key.display(), [2, other].map(|index| &keys[index]));
         let text = format!(
             "[node]\nname = \"{name}\"\nlisten = \"{listen}\"\ncontrol = \"{control}\"\n\
-             metrics_listen = \"{metrics}\"\n\n\
-             [witness]\naddresses = [\"{witness}\"]\n\n\
+             metrics_listen = \"{metrics}\"\nprivate_key = \"{key}\"\n\n\
+             [witness]\naddresses = [\"{witness}\"]\npublic_key = \"{witness_key}\"\n\n\
              [[volume]]\nname = \"{VOLUME}\"\nid = \"{VOLUME_ID}\"\nbase = \"{base}\"\n\
              preferred_primary = \"{}\"\n\
-             peer = {{ name = \"{partner}\", address = \"{peer}\" }}\n\
+             peer = {{ name = \"{partner}\", address = \"{peer}\", public_key = \"{peer_key}\" }}\n\
              log = {{ kind = \"emulated\", path = \"{log}\", capacity = \"{capacity}\" }}\n\
              fuse = {{ mount = \"{mount}\" }}\n",
             NAMES[0],
@@ -98,7 +123,9 @@ impl Cluster {
     pub fn start_witness(&mut self) -> Result<()> {
         let mut arguments = ["witness", "--listen"].map(OsString::from).to_vec();
         arguments.push(self.witness_address.to_string().into());
-        arguments.extend(["--state".into(), self.dir.path().join("witness").into()]);
+        for (flag, file) in [("--state", "state"), ("--private-key", "key"), ("--nodes", "nodes")] {
+            arguments.extend([flag.into(), self.dir.path().join("witness").join(file).into()]);
+        }
         let output = self.dir.path().join("witness.out");
         self.witness = Some(Daemon::start(&self.program, &arguments, &output)?);
         Ok(())

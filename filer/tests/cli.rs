@@ -155,3 +155,27 @@ fn init_makes_a_volume_once() {
     let (out, _) = expect(0, &["log", "inspect", &log]);
     assert!(out.contains(&id), "{out}");
 }
+
+#[test]
+fn keys() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("node.key").display().to_string();
+    let (public, err) = expect(0, &["keygen", &file]);
+    assert!(public.starts_with("ed25519:") && public.lines().count() == 1, "{public}");
+    assert!(err.contains("Keep it here"), "{err}");
+    assert_eq!(expect(0, &["keygen", &file, "--show"]).0, public);
+    let (_, err) = expect(73, &["keygen", &file]);
+    assert!(err.contains("is not replaced"), "{err}");
+    expect(66, &["keygen", "/nowhere/node.key"]);
+    // A witness that others could reach, without keys.
+    let state = directory.path().join("state").display().to_string();
+    let (_, err) = expect(64, &["witness", "--listen", "0.0.0.0:1", "--state", &state]);
+    assert!(err.contains("twinfiler keygen") && err.contains("--plaintext"), "{err}");
+    expect(64, &["witness", "--private-key", &file, "--state", &state]);
+    let (_, err) = expect(66, &["witness", "--private-key", &file, "--nodes", "/nowhere", "--state", &state]);
+    assert!(err.contains("a line for each node"), "{err}");
+    // A key that others can read.
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let (_, err) = expect(77, &["keygen", &file, "--show"]);
+    assert!(err.contains("chmod 600"), "{err}");
+}

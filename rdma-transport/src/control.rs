@@ -4,12 +4,14 @@
 //! are taken in, in order with the messages, by whoever receives, and never given to the user.
 //!
 //! Invariants: a message is delivered whole or the link ends; memory for a message grows as its bytes come, so a
-//! claimed length costs nothing. A receive that times out half-way goes on at the next call.
+//! claimed length costs nothing. A receive that times out half-way goes on at the next call. With keys, the stream is
+//! that of TLS records, in which the frames lie as they please.
 
 use crate::ending::{End, Ending};
 use crate::handshake::array_at;
 use crate::link::Close;
-use crate::socket::{deadline_after, send_all, try_recv, wait_for};
+use crate::socket::{deadline_after, wait_for};
+use crate::tls::{Incoming, Outgoing};
 use crate::{Control, LinkError, MAX_CONTROL_BYTES};
 use parking_lot::Mutex;
 use rustix::event::PollFlags;
@@ -25,9 +27,11 @@ const MAX_PRIVATE_BYTES: usize = 64;
 /// How much is received at once.
 const CHUNK_BYTES: usize = 16 << 10;
 
+const RECEIVING: &str = "receiving control messages";
+
 /// What has come of the next message.
-#[derive(Default)]
 struct Partial {
+    incoming: Incoming,
     bytes: Vec<u8>,
 }
 
@@ -65,7 +69,7 @@ pub(crate) type TakePrivate = Box<dyn Fn(&[u8]) -> Result<(), String> + Send + S
 pub(crate) struct StreamControl {
     socket: Arc<OwnedFd>,
     ending: Arc<Ending>,
-    sending: Mutex<()>,
+    sending: Mutex<Outgoing>,
     partial: Mutex<Partial>,
     dead_after: Duration,
     take_private: TakePrivate,
@@ -73,18 +77,25 @@ pub(crate) struct StreamControl {
 
 impl StreamControl {
     /// Without private frames: one that comes ends the link.
-    pub(crate) fn new(socket: Arc<OwnedFd>, ending: Arc<Ending>, dead_after: Duration) -> StreamControl {
+    pub(crate) fn new(
+        socket: Arc<OwnedFd>,
+        ways: (Outgoing, Incoming),
+        ending: Arc<Ending>,
+        dead_after: Duration,
+    ) -> StreamControl {
         let none = |_: &[u8]| Err("a private frame where there are none".to_owned());
-        StreamControl::with_private(socket, ending, dead_after, Box::new(none))
+        StreamControl::with_private(socket, ways, ending, dead_after, Box::new(none))
     }
 
     pub(crate) fn with_private(
         socket: Arc<OwnedFd>,
+        ways: (Outgoing, Incoming),
         ending: Arc<Ending>,
         dead_after: Duration,
         take_private: TakePrivate,
     ) -> StreamControl {
-        let (sending, partial) = (Mutex::new(()), Mutex::default());
+        let (outgoing, incoming) = ways;
+        let (sending, partial) = (Mutex::new(outgoing), Mutex::new(Partial { incoming, bytes: Vec::new() }));
         StreamControl { socket, ending, sending, partial, dead_after, take_private }
     }
 
@@ -112,8 +123,8 @@ impl StreamControl {
         framed.extend(magic.to_le_bytes());
         framed.extend((bytes.len() as u32).to_le_bytes());
         framed.extend(bytes);
-        let _turn = self.sending.lock();
-        send_all(&*self.socket, &framed, self.dead_after).map_err(|end| self.ending.end(end))
+        let mut outgoing = self.sending.lock();
+        outgoing.send(&*self.socket, &framed, self.dead_after).map_err(|end| self.ending.end(end))
     }
 
     /// Receives what is there; whether the frame is whole.
@@ -124,11 +135,11 @@ impl StreamControl {
                 return Ok(true);
             }
             let mut chunk = [0; CHUNK_BYTES];
-            match try_recv(&*self.socket, &mut chunk[..lacks.min(CHUNK_BYTES)]) {
+            match partial.incoming.receive(&*self.socket, &mut chunk[..lacks.min(CHUNK_BYTES)]) {
                 Ok(Some(0)) => return Err(self.ending.end(End::PeerClosed)),
                 Ok(Some(len)) => partial.bytes.extend(&chunk[..len]),
                 Ok(None) => return Ok(false),
-                Err(errno) => return Err(self.receive_failed(errno)),
+                Err(error) => return Err(self.ending.end(error.end(RECEIVING, self.dead_after))),
             }
         }
     }
@@ -141,7 +152,7 @@ impl StreamControl {
     }
 
     fn receive_failed(&self, errno: rustix::io::Errno) -> LinkError {
-        self.ending.end(End::of_errno("receiving control messages", errno, self.dead_after))
+        self.ending.end(End::of_errno(RECEIVING, errno, self.dead_after))
     }
 }
 

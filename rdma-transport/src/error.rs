@@ -19,11 +19,24 @@ pub enum LinkError {
     #[error("the peer refused the link: {0}")]
     Refused(Refusal),
     /// The other end does not speak this protocol.
-    #[error("{address} does not answer as a Twinfiler node: check address and port")]
+    #[error(
+        "{address} does not answer as a Twinfiler node: check address and port, and that both nodes have keys or neither"
+    )]
     Stranger {
         /// Where.
         address: String,
     },
+    /// The other end did not prove the key that is expected, or does not accept this node's.
+    #[error("no link to {address}: {why}")]
+    Untrusted {
+        /// Where.
+        address: String,
+        /// Why.
+        why: crate::tls::TlsError,
+    },
+    /// TLS can not be set up.
+    #[error("TLS can not be set up: {0}")]
+    Settings(String),
     /// The handshake was not finished in time.
     #[error("the handshake with {address} took longer than {limit:?}")]
     HandshakeTimeout {

@@ -9,6 +9,9 @@
 //! writes like RDMA's), `verbs` (RDMA; cargo feature of that name), [`faulty`] (a wrapper that delays, cuts and loses). Each transport is one module
 //! behind the traits in [`link`](Link); what they share (handshake, frames, the fence, counters) lies beside.
 //!
+//! With keys ([`tls`]) everything that goes through a tcp socket is encrypted and both ends are proved first; RDMA keys
+//! travel on such a socket alone.
+//!
 //! What can go wrong, and what then holds: a stranger at the port costs bounded memory and time; a peer that
 //! breaks the protocol ends the link and writes nothing outside the ring; a peer that is dead or stopped ends
 //! the link after [`Tuning::dead_peer_timeout`]; a revoked peer writes nothing, whatever it tries.
@@ -21,6 +24,9 @@ extern crate self as rdma_transport;
 mod common;
 mod control;
 mod counters;
+mod door;
+#[cfg(test)]
+mod door_tests;
 mod ending;
 mod error;
 pub mod faulty;
@@ -38,6 +44,7 @@ pub mod shm;
 mod socket;
 mod spin;
 pub mod tcp;
+pub mod tls;
 #[cfg(feature = "verbs")]
 pub mod verbs;
 

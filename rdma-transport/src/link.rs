@@ -5,6 +5,7 @@
 //! that has failed stays failed.
 
 use crate::handshake::SessionId;
+use crate::tls::LinkKeys;
 use crate::{Counters, FenceError, LinkError};
 use ids::{LogPoint, NodeName, VolumeId};
 use std::fmt;
@@ -115,14 +116,16 @@ pub struct LinkParams {
     pub peer: NodeName,
     /// Times.
     pub tuning: Tuning,
+    /// The keys of both; `None`: everything travels in the clear.
+    pub keys: Option<LinkKeys>,
     /// Counts over all links made with these parameters.
     pub counters: Arc<Counters>,
 }
 
 impl LinkParams {
-    /// Parameters with default times and fresh counters.
+    /// Parameters without keys, with default times and fresh counters.
     pub fn new(volume: VolumeId, local: NodeName, peer: NodeName) -> LinkParams {
-        LinkParams { volume, local, peer, tuning: Tuning::default(), counters: Arc::default() }
+        LinkParams { volume, local, peer, tuning: Tuning::default(), keys: None, counters: Arc::default() }
     }
 }
 

@@ -53,6 +53,18 @@ impl Ring {
         }
     }
 
+    /// Copies what is at the place of `at` into `bytes`.
+    pub(crate) fn copy_out(&self, at: Lsn, bytes: &mut [u8]) {
+        let [first, second] = self.pieces(at, bytes.len() as u64);
+        let (head, tail) = bytes.split_at_mut(first.len);
+        // SAFETY: the pieces lie inside the ring, which stays mapped while `self.memory` lives, and `bytes` is
+        // ordinary memory of the same length that does not overlap it.
+        unsafe {
+            first.pointer.copy_to_nonoverlapping(head.as_mut_ptr(), head.len());
+            second.pointer.copy_to_nonoverlapping(tail.as_mut_ptr(), tail.len());
+        }
+    }
+
     /// Copies `[from, from + len_bytes)` of this ring to the same place of `other`, of the same capacity.
     pub(crate) fn copy_to(&self, other: &Ring, from: Lsn, len_bytes: u64) {
         assert_eq!(self.capacity_bytes(), other.capacity_bytes(), "the handshake compared the capacities");

@@ -1,43 +1,36 @@
 //! Where links come from: the handshake of both sides, and the thread that listens.
 //!
-//! One thread reads the opening messages of all who connect. Invariants: a connection costs it 192 bytes and is
-//! dropped when the handshake timeout passes; there are at most [`MAX_OPENING`] of them, the oldest gives way;
-//! nobody's slowness delays another. A volume gets a link when all sockets of one session are there; a session
-//! that stays incomplete is dropped, and a newer complete one replaces an older one that nobody has taken.
+//! One thread (`door`) reads the opening messages of all who connect. Invariants: a volume gets a link when all
+//! sockets of one session are there, each of which proved the partner's key when there are keys; a session that
+//! stays incomplete is dropped, and a newer complete one replaces an older one that nobody has taken.
 
-use crate::handshake::{
-    ANSWER_BYTES, ChannelKind, PREAMBLE_BYTES, PREFIX_BYTES, Preamble, SessionId, array_at, check_prefix,
-    decode_answer, encode_answer,
+use crate::door::Door;
+use crate::handshake::{ANSWER_BYTES, ChannelKind, Preamble, SessionId, decode_answer};
+use crate::socket::{OpeningError, deadline_after, send_all, try_recv, wait_for};
+use crate::tls::{
+    self, LinkKeys, Opening, PrivateKey, Progress, PublicKey, Purpose, RecordError, Stream, TlsError,
 };
-use crate::socket::{OpeningError, deadline_after, recv_exact, send_all, try_recv};
 use crate::{Link, LinkError, LinkParams, Refusal};
 use ids::VolumeId;
 use parking_lot::{Condvar, Mutex};
-use rustix::event::{EventfdFlags, PollFd, PollFlags};
-use rustix::net::SocketFlags;
+use rustix::event::{EventfdFlags, PollFlags};
 use std::collections::HashMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Connections whose opening message is not complete.
-const MAX_OPENING: usize = 64;
 /// Incomplete sessions of one volume.
 const MAX_INCOMPLETE: usize = 4;
-/// How long a stranger may take, whatever the volumes' own limits are.
-const OPENING_LIMIT: Duration = Duration::from_secs(2);
-/// An opening or answering side that takes nothing for so long is given up.
-const ANSWER_LIMIT: Duration = Duration::from_millis(100);
-/// Pause after a failure of accept (no descriptors left).
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Connections that the kernel keeps until the door's thread takes them.
+const BACKLOG: i32 = 1024;
 
 /// The sockets of one session.
 pub(crate) struct Complete {
     pub session: SessionId,
     /// In the order that the transport asked for.
-    pub sockets: Vec<OwnedFd>,
+    pub sockets: Vec<Stream>,
     pub address: String,
     /// This side connected.
     pub connected: bool,
@@ -50,15 +43,26 @@ pub(crate) type Assemble = Box<dyn Fn(Complete, &LinkParams) -> Result<Link, Lin
 
 /// The connecting side: opens one channel and waits for the answer.
 pub(crate) fn introduce(
-    socket: &OwnedFd,
+    socket: OwnedFd,
     kind: ChannelKind,
     session: SessionId,
     params: &LinkParams,
     capacity_bytes: u64,
     deadline: Instant,
     address: &str,
-) -> Result<(), LinkError> {
+) -> Result<Stream, LinkError> {
     let stranger = || LinkError::Stranger { address: address.to_owned() };
+    let limit = params.tuning.handshake_timeout;
+    let timeout = || LinkError::HandshakeTimeout { address: address.to_owned(), limit };
+    let mut stream = match &params.keys {
+        None => Stream::plain(socket),
+        Some(keys) => prove(socket, keys, deadline, limit).map_err(|error| match error {
+            Unproved::Timeout => timeout(),
+            Unproved::Ended => stranger(),
+            Unproved::Tls(why) => LinkError::Untrusted { address: address.to_owned(), why },
+            Unproved::Os(errno) => LinkError::os("proving this node's key")(errno),
+        })?,
+    };
     let preamble = Preamble {
         kind,
         session,
@@ -67,22 +71,63 @@ pub(crate) fn introduce(
         from: params.local.clone(),
         to: params.peer.clone(),
     };
-    let limit = params.tuning.handshake_timeout;
-    send_all(socket, &preamble.encode(), limit).map_err(|_| stranger())?;
+    stream.send(&preamble.encode(), limit).map_err(|_| stranger())?;
     let mut answer = [0; ANSWER_BYTES];
-    recv_exact(socket, &mut answer, deadline).map_err(|error| match error {
-        OpeningError::Timeout => LinkError::HandshakeTimeout { address: address.to_owned(), limit },
+    stream.receive_exact(&mut answer, deadline).map_err(|error| match error {
+        OpeningError::Timeout => timeout(),
         OpeningError::Ended => stranger(),
         OpeningError::Os(errno) if errno == rustix::io::Errno::CONNRESET => stranger(),
         OpeningError::Os(errno) => LinkError::os("receiving the answer to the handshake")(errno),
+        // The listening side looks at this side's key last.
+        OpeningError::Record(RecordError::Alert(_)) => {
+            LinkError::Untrusted { address: address.to_owned(), why: TlsError::KeyRefused }
+        }
+        OpeningError::Record(_) => stranger(),
     })?;
-    decode_answer(&answer).ok_or_else(stranger)?.map_err(LinkError::Refused)
+    decode_answer(&answer).ok_or_else(stranger)?.map_err(LinkError::Refused)?;
+    Ok(stream)
+}
+
+/// Why the connecting side has not got through TLS.
+enum Unproved {
+    Timeout,
+    Ended,
+    Tls(TlsError),
+    Os(rustix::io::Errno),
+}
+
+/// The connecting side of TLS: proves this node's key and has the partner's proved.
+fn prove(socket: OwnedFd, keys: &LinkKeys, deadline: Instant, limit: Duration) -> Result<Stream, Unproved> {
+    let settings = |error: rustls::Error| Unproved::Tls(TlsError::Handshake(error.to_string()));
+    let config = tls::client_config(&keys.own, keys.peer, Purpose::Link).map_err(settings)?;
+    let mut opening = Opening::client(config).map_err(Unproved::Tls)?;
+    let (mut out, mut len) = (Vec::new(), 0);
+    loop {
+        let progress = opening.advance(len, &mut out);
+        let sent = send_all(&socket, &out, limit);
+        out.clear();
+        match progress.map_err(Unproved::Tls)? {
+            Progress::Proved if sent.is_ok() => break,
+            _ if sent.is_err() => return Err(Unproved::Ended),
+            _ => {}
+        }
+        len = loop {
+            match try_recv(&socket, opening.room()) {
+                Ok(Some(0)) | Err(rustix::io::Errno::CONNRESET) => return Err(Unproved::Ended),
+                Ok(Some(len)) => break len,
+                Ok(None) if wait_for(&socket, PollFlags::IN, deadline).map_err(Unproved::Os)? => {}
+                Ok(None) => return Err(Unproved::Timeout),
+                Err(errno) => return Err(Unproved::Os(errno)),
+            }
+        };
+    }
+    opening.finish().map(|opened| Stream::opened(socket, opened)).map_err(Unproved::Tls)
 }
 
 /// The sockets of a session that have come so far.
 struct Session {
     id: SessionId,
-    sockets: Vec<Option<OwnedFd>>,
+    sockets: Vec<Option<Stream>>,
     deadline: Instant,
 }
 
@@ -94,7 +139,7 @@ struct Waiting {
 }
 
 /// A registered volume.
-struct Entry {
+pub(crate) struct Entry {
     params: LinkParams,
     capacity_bytes: u64,
     kinds: &'static [ChannelKind],
@@ -103,7 +148,17 @@ struct Entry {
 }
 
 impl Entry {
-    fn admit(&self, preamble: &Preamble) -> Result<usize, Refusal> {
+    /// Whether this is its partner's key.
+    pub(crate) fn knows(&self, key: &PublicKey) -> bool {
+        self.params.keys.as_ref().is_some_and(|keys| keys.peer == *key)
+    }
+
+    /// Which of its channels this is; `proved` is the caller's key.
+    pub(crate) fn admit(&self, preamble: &Preamble, proved: Option<&PublicKey>) -> Result<usize, Refusal> {
+        // A node that is the partner of another volume is a stranger to this one.
+        if proved.is_some_and(|key| !self.knows(key)) {
+            return Err(Refusal::UnknownVolume);
+        }
         if preamble.to != self.params.local {
             return Err(Refusal::NotMe { actual: self.params.local.to_string() });
         }
@@ -117,7 +172,7 @@ impl Entry {
     }
 
     /// Adds a socket to its session, after the caller was told that it is welcome.
-    fn add(&self, index: usize, id: SessionId, socket: OwnedFd) {
+    pub(crate) fn add(&self, index: usize, id: SessionId, socket: Stream) {
         let mut waiting = self.waiting.lock();
         let now = Instant::now();
         waiting.sessions.retain(|session| session.deadline > now);
@@ -134,8 +189,8 @@ impl Entry {
         session.sockets[index] = Some(socket);
         if session.sockets.iter().all(Option::is_some) {
             let session = waiting.sessions.remove(at);
-            let sockets: Vec<OwnedFd> = session.sockets.into_iter().flatten().collect();
-            let address = address_of(&sockets[0]);
+            let sockets: Vec<Stream> = session.sockets.into_iter().flatten().collect();
+            let address = address_of(&sockets[0].socket);
             waiting.ready = Some(Complete {
                 session: id,
                 sockets,
@@ -159,7 +214,8 @@ fn address_of(socket: &OwnedFd) -> String {
     internet.map_or_else(|| "this host".to_owned(), |address| address.to_string())
 }
 
-type Registry = Mutex<HashMap<VolumeId, Arc<Entry>>>;
+/// The volumes of a listener.
+pub(crate) type Registry = Mutex<HashMap<VolumeId, Arc<Entry>>>;
 
 /// Links of one registered volume, from the partner that connects. Dropping it unregisters the volume.
 pub struct Acceptor {
@@ -203,29 +259,25 @@ impl Drop for Acceptor {
 /// The listening thread and what it lets in.
 pub(crate) struct Rendezvous {
     registry: Arc<Registry>,
+    own: Option<PublicKey>,
     stop: Arc<(AtomicBool, OwnedFd)>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Rendezvous {
-    /// Listens at a bound non-blocking socket.
-    pub(crate) fn start(listener: OwnedFd) -> Result<Rendezvous, LinkError> {
+    /// Listens at a bound non-blocking socket; with a key of its own nobody gets in without TLS.
+    pub(crate) fn start(listener: OwnedFd, own: Option<&PrivateKey>) -> Result<Rendezvous, LinkError> {
+        rustix::net::listen(&listener, BACKLOG).map_err(LinkError::os("listening"))?;
         let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(LinkError::os("making an eventfd"))?;
         let stop = Arc::new((AtomicBool::new(false), wake));
         let registry = Arc::new(Registry::default());
-        let mut porter = Porter {
-            listener,
-            opening: Vec::new(),
-            registry: Arc::clone(&registry),
-            stop: Arc::clone(&stop),
-            accept_after: Instant::now(),
-        };
+        let mut door = Door::new(listener, own, Arc::clone(&registry), Arc::clone(&stop))?;
         let thread = std::thread::Builder::new()
             .name("link-listener".into())
-            .spawn(move || porter.run())
+            .spawn(move || door.run())
             .map_err(LinkError::io("starting the listener's thread"))?;
-        Ok(Rendezvous { registry, stop, thread: Some(thread) })
+        Ok(Rendezvous { registry, own: own.map(PrivateKey::public), stop, thread: Some(thread) })
     }
 
     pub(crate) fn register(
@@ -235,6 +287,8 @@ impl Rendezvous {
         kinds: &'static [ChannelKind],
         assemble: Assemble,
     ) -> Result<Acceptor, LinkError> {
+        let own = params.keys.as_ref().map(|keys| keys.own.public());
+        assert_eq!(own, self.own, "a volume is served with the key of its listener, or both without");
         let entry = Arc::new(Entry {
             capacity_bytes,
             kinds,
@@ -262,127 +316,5 @@ impl Drop for Rendezvous {
             let _ = thread.join();
         }
         self.registry.lock().values().for_each(|entry| entry.end());
-    }
-}
-
-/// A connection whose opening message is not complete.
-struct Opening {
-    socket: OwnedFd,
-    bytes: [u8; PREAMBLE_BYTES],
-    have: usize,
-    deadline: Instant,
-}
-
-/// The thread at the door.
-struct Porter {
-    listener: OwnedFd,
-    opening: Vec<Opening>,
-    registry: Arc<Registry>,
-    stop: Arc<(AtomicBool, OwnedFd)>,
-    accept_after: Instant,
-}
-
-impl Porter {
-    fn run(&mut self) {
-        while !self.stop.0.load(Ordering::SeqCst) {
-            self.wait();
-            let now = Instant::now();
-            if now >= self.accept_after {
-                self.accept();
-            }
-            for mut opening in std::mem::take(&mut self.opening) {
-                match opening.read() {
-                    Ok(None) if opening.deadline > now => self.opening.push(opening),
-                    Ok(None) => {}
-                    Ok(Some(preamble)) => self.receive(preamble, opening.socket),
-                    Err(refusal) => answer(&opening.socket, &Err(refusal)),
-                }
-            }
-        }
-    }
-
-    /// Waits for somebody to knock, to say more, or to take too long.
-    fn wait(&self) {
-        let now = Instant::now();
-        let next = self.opening.iter().map(|opening| opening.deadline);
-        let next = next.chain((self.accept_after > now).then_some(self.accept_after)).min();
-        let wait = next.map(|deadline| {
-            crate::socket::timespec(deadline.saturating_duration_since(now) + Duration::from_millis(1))
-        });
-        let mut fds = vec![PollFd::new(&self.stop.1, PollFlags::IN)];
-        if now >= self.accept_after {
-            fds.push(PollFd::new(&self.listener, PollFlags::IN));
-        }
-        fds.extend(self.opening.iter().map(|opening| PollFd::new(&opening.socket, PollFlags::IN)));
-        if let Err(errno) = rustix::event::poll(&mut fds, wait.as_ref())
-            && errno != rustix::io::Errno::INTR
-        {
-            tracing::warn!(%errno, "waiting for connections failed");
-            std::thread::sleep(ACCEPT_PAUSE);
-        }
-    }
-
-    fn accept(&mut self) {
-        for _ in 0..MAX_OPENING {
-            match rustix::net::accept_with(&self.listener, SocketFlags::CLOEXEC) {
-                Ok(socket) => {
-                    if self.opening.len() >= MAX_OPENING {
-                        let oldest = self.opening.remove(0);
-                        answer(&oldest.socket, &Err(Refusal::Busy));
-                    }
-                    let deadline = deadline_after(OPENING_LIMIT);
-                    self.opening.push(Opening { socket, bytes: [0; PREAMBLE_BYTES], have: 0, deadline });
-                }
-                Err(rustix::io::Errno::AGAIN) => return,
-                Err(rustix::io::Errno::CONNABORTED | rustix::io::Errno::INTR) => {}
-                Err(errno) => {
-                    tracing::warn!(%errno, "a connection could not be accepted");
-                    self.accept_after = deadline_after(ACCEPT_PAUSE);
-                    return;
-                }
-            }
-        }
-    }
-
-    fn receive(&self, preamble: Preamble, socket: OwnedFd) {
-        let entry = self.registry.lock().get(&preamble.volume).cloned();
-        let admitted = entry
-            .ok_or(Refusal::UnknownVolume)
-            .and_then(|entry| entry.admit(&preamble).map(|index| (entry, index)));
-        match admitted {
-            Ok((entry, index)) => {
-                answer(&socket, &Ok(()));
-                entry.add(index, preamble.session, socket);
-            }
-            Err(refusal) => {
-                tracing::info!(volume = %preamble.volume, from = %preamble.from, %refusal, "link refused");
-                answer(&socket, &Err(refusal));
-            }
-        }
-    }
-}
-
-/// Answers; who does not take the answer finds the connection closed instead.
-fn answer(socket: impl AsFd, answer: &Result<(), Refusal>) {
-    let _ = send_all(&socket, &encode_answer(answer), ANSWER_LIMIT);
-    if answer.is_err() {
-        // Bytes that are left unread when the socket is closed would reset it and take the answer with them.
-        let _ = rustix::net::shutdown(&socket, rustix::net::Shutdown::Write);
-        let _ = try_recv(&socket, &mut [0; 4096]);
-    }
-}
-
-impl Opening {
-    /// Reads what has come: the preamble when it is whole, an error when it can not become one.
-    fn read(&mut self) -> Result<Option<Preamble>, Refusal> {
-        match try_recv(&self.socket, &mut self.bytes[self.have..]) {
-            Ok(None) => return Ok(None),
-            Ok(Some(0)) | Err(_) => return Err(Refusal::Malformed),
-            Ok(Some(len)) => self.have += len,
-        }
-        if self.have >= PREFIX_BYTES {
-            check_prefix(&array_at(&self.bytes, 0))?;
-        }
-        (self.have == PREAMBLE_BYTES).then(|| Preamble::decode(&self.bytes)).transpose()
     }
 }

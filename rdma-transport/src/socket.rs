@@ -3,6 +3,7 @@
 //! Invariant: no call waits longer than its deadline, whatever the peer does.
 
 use crate::ending::End;
+use crate::tls::{ReceiveError, RecordError};
 use crate::{LinkError, Tuning};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
@@ -69,29 +70,32 @@ pub(crate) fn send_all(fd: impl AsFd, mut bytes: &[u8], dead_after: Duration) ->
     Ok(())
 }
 
+/// Sends `bytes` if the socket has room for all of them now.
+pub(crate) fn send_now(fd: impl AsFd, bytes: &[u8]) -> bool {
+    loop {
+        match rustix::net::send(fd.as_fd(), bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            Err(Errno::INTR) => {}
+            sent => return sent == Ok(bytes.len()),
+        }
+    }
+}
+
 /// How reading an opening message failed.
 #[derive(Debug)]
 pub(crate) enum OpeningError {
     Timeout,
     Ended,
     Os(Errno),
+    Record(RecordError),
 }
 
-/// Receives exactly `buffer.len()` bytes.
-pub(crate) fn recv_exact(fd: impl AsFd, buffer: &mut [u8], deadline: Instant) -> Result<(), OpeningError> {
-    let mut have = 0;
-    while have < buffer.len() {
-        match try_recv(fd.as_fd(), &mut buffer[have..]).map_err(OpeningError::Os)? {
-            Some(0) => return Err(OpeningError::Ended),
-            Some(len) => have += len,
-            None => {
-                if !wait_for(fd.as_fd(), PollFlags::IN, deadline).map_err(OpeningError::Os)? {
-                    return Err(OpeningError::Timeout);
-                }
-            }
+impl OpeningError {
+    pub(crate) fn of(error: ReceiveError) -> OpeningError {
+        match error {
+            ReceiveError::Os(errno) => OpeningError::Os(errno),
+            ReceiveError::Record(error) => OpeningError::Record(error),
         }
     }
-    Ok(())
 }
 
 /// Makes a tcp socket answer at once and notice a dead peer.

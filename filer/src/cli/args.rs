@@ -30,6 +30,8 @@ pub enum Command {
     Serve,
     /// Make a new volume on this node: label the base directory and format the log
     Init(InitArguments),
+    /// Make this machine's key pair; prints the public key, one line for the others' configurations
+    Keygen(KeygenArguments),
     /// Show what the node is doing
     Status(StatusArguments),
     /// Hand a volume to the partner; clients notice nothing
@@ -97,6 +99,20 @@ fn log_kind(text: &str) -> Result<LogKind, String> {
     found.map(|(_, kind)| *kind).ok_or_else(|| "use emulated, block, fsdax or devdax".to_owned())
 }
 
+/// Where keys lie when the command line names no other place.
+pub const DEFAULT_KEY_PATH: &str = "/etc/twinfiler/node.key";
+
+/// Arguments of `keygen`.
+#[derive(Args, Debug)]
+pub struct KeygenArguments {
+    /// New file for the private key, which only its owner can read; nothing is overwritten
+    #[arg(default_value = DEFAULT_KEY_PATH)]
+    pub file: PathBuf,
+    /// Make nothing: print the public key of the private key that is there
+    #[arg(long)]
+    pub show: bool,
+}
+
 /// Arguments of `status`.
 #[derive(Args, Debug)]
 pub struct StatusArguments {
@@ -117,6 +133,15 @@ pub struct WitnessArguments {
     /// Directory that keeps the registers
     #[arg(long, default_value = "/var/lib/twinfiler/witness")]
     pub state: PathBuf,
+    /// File of the witness's private key (`twinfiler keygen` makes one)
+    #[arg(long, value_name = "FILE", requires = "nodes", conflicts_with = "plaintext")]
+    pub private_key: Option<PathBuf>,
+    /// File of the nodes' public keys: one in a line, behind it the ids of its volumes or nothing
+    #[arg(long, value_name = "FILE", requires = "private_key")]
+    pub nodes: Option<PathBuf>,
+    /// Without keys, also for who comes over a network: everybody in it can decide who serves
+    #[arg(long)]
+    pub plaintext: bool,
 }
 
 /// Commands on logs.

@@ -3,11 +3,12 @@
 use super::args::{Arguments, Command, ConfigCommand, LogCommand, StatusArguments, WitnessArguments};
 use super::exit::{ExitCode, Failure};
 use super::preflight::preflight;
-use super::{init, logging, serve};
+use super::{init, keys, logging, serve};
 use crate::config::{LogFormat, NodeConfig};
 use crate::control::{Answer, Request, call};
 use crate::shutdown::Shutdown;
 use crate::status::{NodeStatus, bytes, duration_us, render};
+use crate::witness::Access;
 use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
@@ -32,6 +33,7 @@ pub(super) fn carry_out(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.command {
         Command::Serve => serve::serve(config),
         Command::Init(arguments) => init::init(&arguments, config),
+        Command::Keygen(arguments) => say(&format!("{}\n", keys::keygen(&arguments)?)),
         Command::Status(arguments) => status(config, &arguments),
         Command::Switchover { volume, timeout } => {
             let timeout_ms = u64::try_from(timeout.0.as_millis()).unwrap_or(u64::MAX);
@@ -76,6 +78,11 @@ pub(super) fn carry_out(arguments: Arguments) -> anyhow::Result<()> {
             if checked.witness.is_none() {
                 eprintln!(
                     "note: no [witness]: a node that loses its partner freezes until an operator decides"
+                );
+            }
+            if checked.private_key.is_none() {
+                eprintln!(
+                    "note: no `private_key` in [node]: everything travels in the clear, and nobody proves who it is"
                 );
             }
             say(&format!("{}: good, {} volumes\n", config.display(), checked.volumes.len()))
@@ -144,12 +151,19 @@ fn status(config: &Path, arguments: &StatusArguments) -> anyhow::Result<()> {
 
 fn witness(arguments: &WitnessArguments) -> anyhow::Result<()> {
     logging::start_with("info", LogFormat::Text);
+    let access = keys::access(arguments)?;
     let shutdown = Shutdown::on_signals()?;
+    let admits = match &access {
+        Access::Anybody => "anybody who reaches it: WITHOUT KEYS, in the clear".to_owned(),
+        Access::Keys { own, nodes } => {
+            format!("{} nodes by their keys; its own is {}", nodes.count(), own.public())
+        }
+    };
     let ready = |address| {
-        tracing::info!(%address, "the witness serves");
+        tracing::info!(%address, admits, "the witness serves");
         serve::tell_systemd(&[sd_notify::NotifyState::Ready]);
     };
-    let result = crate::witness::serve(arguments.listen, &arguments.state, ready, shutdown.flag());
+    let result = crate::witness::serve(arguments.listen, &arguments.state, access, ready, shutdown.flag());
     serve::tell_systemd(&[sd_notify::NotifyState::Stopping]);
     Ok(result?)
 }

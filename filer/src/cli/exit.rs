@@ -4,6 +4,8 @@ use crate::config::ConfigError;
 use crate::control::{ClientError, ControlError, ErrorKind, SocketError};
 use crate::metrics::ServeError;
 use crate::node::NodeError;
+use crate::witness::NodesError;
+use rdma_transport::tls::KeyError;
 use std::io;
 
 /// How the program ended. docs/configuration.md tells operators the same.
@@ -114,10 +116,26 @@ fn code_of_one(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
         use crate::witness::{ServeError, StoreError};
         return Some(match error {
             ServeError::Listen { .. } => ExitCode::Unavailable,
+            ServeError::Tls(_) => ExitCode::Internal,
             ServeError::Store(StoreError::Damaged { .. }) => ExitCode::Data,
             ServeError::Store(StoreError::Locked(_)) => ExitCode::TryAgain,
             ServeError::Store(StoreError::Io { source, .. }) => of_io(source),
             ServeError::Store(StoreError::Full) => ExitCode::Unavailable,
+        });
+    }
+    if let Some(error) = error.downcast_ref::<KeyError>() {
+        return Some(match error {
+            KeyError::Malformed(_) | KeyError::NoKey { .. } => ExitCode::Config,
+            KeyError::File { source, .. } => of_io(source),
+            KeyError::Exists(_) => ExitCode::Exists,
+            KeyError::Readable { .. } | KeyError::Owner { .. } => ExitCode::NoPermission,
+            KeyError::Random => ExitCode::Unavailable,
+        });
+    }
+    if let Some(error) = error.downcast_ref::<NodesError>() {
+        return Some(match error {
+            NodesError::Unreadable { source, .. } => of_io(source),
+            NodesError::Line { .. } => ExitCode::Config,
         });
     }
     if error.downcast_ref::<ServeError>().is_some() {

@@ -187,7 +187,7 @@ mod tests {
             capacity: ByteSize(1 << 30),
             adopt: false,
         };
-        let node = "[node]\nname = \"filer-a\"\nlisten = \"10.0.0.1:7400\"\n";
+        let node = "[node]\nname = \"filer-a\"\nlisten = \"10.0.0.1:7400\"\nplaintext = true\n";
         let text = format!("{node}{}", made.snippet("filer-b", "10.0.0.2:7400"));
         let config = NodeConfig::parse(&text, "snippet").unwrap();
         assert_eq!(config.volumes[0].id, made.volume);

@@ -8,6 +8,7 @@ mod args;
 mod commands;
 mod exit;
 mod init;
+mod keys;
 mod logging;
 mod preflight;
 mod serve;

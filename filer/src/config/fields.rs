@@ -5,6 +5,7 @@ use super::section::nearest;
 use super::units::{AddressPrefix, ByteSize, HumanDuration};
 use crate::witness::etcd::EtcdEndpoint;
 use ids::{NodeName, VolumeId};
+use rdma_transport::tls::PublicKey;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -61,6 +62,11 @@ parsed_field!(
     VolumeId,
     "the volume id that `twinfiler init` printed",
     "\"00112233445566778899aabbccddeeff\""
+);
+parsed_field!(
+    PublicKey,
+    "the line that `twinfiler keygen` printed on the other machine",
+    "\"ed25519:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\""
 );
 parsed_field!(EtcdEndpoint, "`http://` or `https://`, an IP address and a port", "\"http://10.0.0.3:2379\"");
 parsed_field!(ByteSize, "a whole number and a unit", "\"1GiB\"");

@@ -3,6 +3,7 @@
 //! What must hold between values is checked here too, while their lines are known: names, ids, paths and
 //! addresses that may stand only once, paths that may not lie in each other, timers that depend on each other.
 
+use super::doors::Doors;
 use super::error::Problem;
 use super::fields::InterfaceName;
 use super::link::{self, LinkConfig, RdmaConfig};
@@ -54,8 +55,9 @@ pub(super) fn parse(text: &str) -> Result<NodeConfig, Vec<Problem>> {
 
 fn file(mut root: Section<'_, '_>) -> Option<NodeConfig> {
     let mut claims = Claims::default();
-    let node = root.required_table("node").and_then(|section| node(section, &mut claims));
-    let witness = root.table("witness").map(witness);
+    let mut doors = Doors::default();
+    let node = root.required_table("node").and_then(|section| node(section, &mut claims, &mut doors));
+    let witness = root.table("witness").map(|section| witness(section, &doors));
     let sections = root.tables("volume");
     if sections.is_empty() {
         root.problem(1, "it has no volume", "add one with `[[volume]]` (`twinfiler init` prints it ready)");
@@ -65,7 +67,7 @@ fn file(mut root: Section<'_, '_>) -> Option<NodeConfig> {
     }
     let own = node.as_ref();
     let volumes: Vec<Option<VolumeConfig>> =
-        sections.into_iter().map(|section| volume(section, own, &mut claims)).collect();
+        sections.into_iter().map(|section| volume(section, own, &mut claims, &doors)).collect();
     root.finish();
     let witness = match witness {
         Some(witness) => Some(witness?),
@@ -74,7 +76,8 @@ fn file(mut root: Section<'_, '_>) -> Option<NodeConfig> {
     Some(NodeConfig { witness, volumes: volumes.into_iter().collect::<Option<_>>()?, ..node? })
 }
 
-fn node(mut section: Section<'_, '_>, claims: &mut Claims) -> Option<NodeConfig> {
+fn node(mut section: Section<'_, '_>, claims: &mut Claims, doors: &mut Doors) -> Option<NodeConfig> {
+    *doors = Doors::of_node(&mut section);
     let name = section.required("name");
     let listen = section.required::<SocketAddr>("listen");
     let control = section.or("control", PathBuf::from(DEFAULT_CONTROL));
@@ -92,6 +95,7 @@ fn node(mut section: Section<'_, '_>, claims: &mut Claims) -> Option<NodeConfig>
     }
     if let Some(listen) = &listen {
         claims.claim(&section, "address", listen.value.to_string(), listen.line);
+        doors.check_address(&section, listen.line, "`listen`", listen.value);
     }
     if let Some(metrics) = &metrics {
         claims.claim(&section, "address", metrics.value.to_string(), metrics.line);
@@ -111,6 +115,8 @@ fn node(mut section: Section<'_, '_>, claims: &mut Claims) -> Option<NodeConfig>
         metrics_listen: metrics.map(|located| located.value),
         log_level: log_level.map_or_else(|| "info".to_owned(), |located| located.value),
         log_format,
+        private_key: doors.private_key.clone(),
+        plaintext: doors.plaintext,
         witness: None,
         volumes: Vec::new(),
     })
@@ -120,6 +126,7 @@ fn volume(
     mut section: Section<'_, '_>,
     own: Option<&NodeConfig>,
     claims: &mut Claims,
+    doors: &Doors,
 ) -> Option<VolumeConfig> {
     let name = section.required::<VolumeName>("name");
     if let Some(name) = &name {
@@ -135,7 +142,7 @@ fn volume(
         claims.claim_tree(&section, "base directory", &base.value, base.line);
     }
     let transport = section.optional::<TransportKind>("transport");
-    let peer = section.required_table("peer").and_then(|section| peer(section, own));
+    let peer = section.required_table("peer").and_then(|section| peer(section, own, doors));
     let preferred = section.optional::<ids::NodeName>("preferred_primary");
     if let (Some(preferred), Some(peer), Some(own)) = (&preferred, &peer, own)
         && preferred.value != peer.name
@@ -197,7 +204,7 @@ fn volume(
     })
 }
 
-fn peer(mut section: Section<'_, '_>, own: Option<&NodeConfig>) -> Option<PeerConfig> {
+fn peer(mut section: Section<'_, '_>, own: Option<&NodeConfig>, doors: &Doors) -> Option<PeerConfig> {
     let name = section.required::<ids::NodeName>("name");
     let address = section.required::<SocketAddr>("address");
     if let (Some(name), Some(own)) = (&name, own)
@@ -218,8 +225,12 @@ fn peer(mut section: Section<'_, '_>, own: Option<&NodeConfig>) -> Option<PeerCo
             "write the `listen` address of the other node",
         );
     }
+    let public_key = doors.key(&mut section);
+    if let Some(address) = &address {
+        doors.check_address(&section, address.line, "`address`", address.value);
+    }
     section.finish();
-    Some(PeerConfig { name: name?.value, address: address?.value })
+    Some(PeerConfig { name: name?.value, address: address?.value, public_key })
 }
 
 fn log(mut section: Section<'_, '_>, claims: &mut Claims) -> Option<LogConfig> {

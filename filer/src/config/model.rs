@@ -7,6 +7,7 @@ use super::units::AddressPrefix;
 use crate::witness::etcd::EtcdSettings;
 use ids::{NodeName, VolumeId};
 pub use rdma_transport::TransportKind;
+use rdma_transport::tls::PublicKey;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -28,6 +29,10 @@ pub struct NodeConfig {
     pub log_level: String,
     /// Form of log messages.
     pub log_format: LogFormat,
+    /// File of this node's private key; `None`: everything travels in the clear.
+    pub private_key: Option<PathBuf>,
+    /// The file says that it may travel in the clear over a network.
+    pub plaintext: bool,
     /// The witness; without one a node that loses its partner freezes.
     pub witness: Option<WitnessConfig>,
     /// The volumes of this node.
@@ -49,6 +54,8 @@ pub enum LogFormat {
 pub struct WitnessConfig {
     /// What keeps the register.
     pub keeper: WitnessKeeper,
+    /// The key of the built-in one, when there are keys.
+    pub public_key: Option<PublicKey>,
     /// How long one request may take.
     pub timeout: Duration,
 }
@@ -146,6 +153,8 @@ pub struct PeerConfig {
     pub name: NodeName,
     /// Its `node.listen`.
     pub address: SocketAddr,
+    /// Its key, when there are keys.
+    pub public_key: Option<PublicKey>,
 }
 
 /// What the log lies in.

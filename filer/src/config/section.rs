@@ -97,6 +97,11 @@ impl<'s, 't> Section<'s, 't> {
         );
     }
 
+    /// Whether `key` is there, right or wrong.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.iter().any(|(name, _)| name.get_ref() == key)
+    }
+
     /// The value of `key`, or `None` when it is absent or wrong.
     pub(super) fn optional<T: Field>(&mut self, key: &'static str) -> Option<Located<T>> {
         let (value, line) = self.take(key)?;

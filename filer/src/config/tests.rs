@@ -3,6 +3,7 @@
 use super::*;
 use std::time::Duration;
 
+mod doors;
 mod link;
 
 const GOOD: &str = r#"
@@ -13,9 +14,11 @@ control = "/run/twinfiler/a.sock"
 metrics_listen = "127.0.0.1:7401"
 log_level = "info,filer=debug"
 log_format = "json"
+private_key = "/etc/twinfiler/node.key"
 
 [witness]
 addresses = ["10.0.0.3:7402", "10.1.0.3:7402"]
+public_key = "ed25519:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE="
 timeout = "250ms"
 
 [[volume]]
@@ -28,6 +31,7 @@ preferred_primary = "b"
 [volume.peer]
 name = "b"
 address = "10.0.0.2:7400"
+public_key = "ed25519:AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI="
 
 [volume.log]
 kind = "block"
@@ -85,6 +89,7 @@ const MINIMAL: &str = r#"
 [node]
 name = "a"
 listen = "10.0.0.1:7400"
+plaintext = true
 [[volume]]
 name = "home"
 id = "00112233445566778899aabbccddeeff"
@@ -212,127 +217,127 @@ fn bad_lines_and_their_messages() {
         (
             "addresses = [\"10.0.0.3:7402\", \"10.1.0.3:7402\"]",
             "addresses = []",
-            "11: [witness]: `addresses`: the list is empty => write an IP address and a port: `addresses = \"10.0.0.1:7400\"`",
+            "12: [witness]: `addresses`: the list is empty => write an IP address and a port: `addresses = \"10.0.0.1:7400\"`",
         ),
         (
             "timeout = \"250ms\"",
             "timeout = 250",
-            "12: [witness]: `timeout`: it is an integer => write a whole number and a unit (us, ms, s, min, h; at most 24h): `timeout = \"500ms\"`",
+            "14: [witness]: `timeout`: it is an integer => write a whole number and a unit (us, ms, s, min, h; at most 24h): `timeout = \"500ms\"`",
         ),
         (
             "id = \"00112233445566778899aabbccddeeff\"",
             "id = \"0011\"",
-            "16: volume \"home\": `id`: volume id \"0011\" is not 32 hexadecimal digits (dashes allowed) => write the volume id that `twinfiler init` printed: `id = \"00112233445566778899aabbccddeeff\"`",
+            "18: volume \"home\": `id`: volume id \"0011\" is not 32 hexadecimal digits (dashes allowed) => write the volume id that `twinfiler init` printed: `id = \"00112233445566778899aabbccddeeff\"`",
         ),
         (
             "transport = \"tcp\"",
             "transport = \"verb\"",
-            "18: volume \"home\": `transport`: \"verb\" is not known here; did you mean \"verbs\"? => write one of \"tcp\", \"verbs\", \"shm\": `transport = \"tcp\"`",
+            "20: volume \"home\": `transport`: \"verb\" is not known here; did you mean \"verbs\"? => write one of \"tcp\", \"verbs\", \"shm\": `transport = \"tcp\"`",
         ),
         (
             "preferred_primary = \"b\"",
             "preferred_primary = \"c\"",
-            "19: volume \"home\": `preferred_primary`: c is neither node of the pair => write \"a\" or \"b\", the same on both nodes",
+            "21: volume \"home\": `preferred_primary`: c is neither node of the pair => write \"a\" or \"b\", the same on both nodes",
         ),
         (
             "name = \"b\"",
             "name = \"a\"",
-            "19: volume \"home\": `preferred_primary`: b is neither node of the pair => write \"a\" or \"a\", the same on both nodes\n22: volume \"home\" [volume.peer]: `name`: a is this node's own name => name the other node of the pair",
+            "21: volume \"home\": `preferred_primary`: b is neither node of the pair => write \"a\" or \"a\", the same on both nodes\n24: volume \"home\" [volume.peer]: `name`: a is this node's own name => name the other node of the pair",
         ),
         (
             "address = \"10.0.0.2:7400\"",
             "address = \"10.0.0.1:7400\"",
-            "23: volume \"home\" [volume.peer]: `address`: 10.0.0.1:7400 is this node's own `listen` => write the `listen` address of the other node",
+            "25: volume \"home\" [volume.peer]: `address`: 10.0.0.1:7400 is this node's own `listen` => write the `listen` address of the other node",
         ),
         (
             "kind = \"block\"",
             "kind = \"blok\"",
-            "26: volume \"home\" [volume.log]: `kind`: \"blok\" is not known here; did you mean \"block\"? => write one of \"emulated\", \"block\", \"fsdax\", \"devdax\": `kind = \"block\"`",
+            "29: volume \"home\" [volume.log]: `kind`: \"blok\" is not known here; did you mean \"block\"? => write one of \"emulated\", \"block\", \"fsdax\", \"devdax\": `kind = \"block\"`",
         ),
         (
             "capacity = \"1GiB\"",
             "capacity = \"1GB\"",
-            "28: volume \"home\" [volume.log]: `capacity`: 1000000000 bytes are not whole pages => a multiple of 4KiB: \"976560KiB\"",
+            "31: volume \"home\" [volume.log]: `capacity`: 1000000000 bytes are not whole pages => a multiple of 4KiB: \"976560KiB\"",
         ),
         (
             "capacity = \"1GiB\"",
             "capacity = \"64KiB\"",
-            "28: volume \"home\" [volume.log]: `capacity`: 64KiB is too small for a log => at least 1MiB; 1GiB holds some seconds of writes at full speed\n45: volume \"home\" [volume.consistency_point]: `bytes`: 32MiB does not fit the log of 64KiB => write more than zero and at most the log's capacity; a log that is half full triggers one anyway",
+            "31: volume \"home\" [volume.log]: `capacity`: 64KiB is too small for a log => at least 1MiB; 1GiB holds some seconds of writes at full speed\n48: volume \"home\" [volume.consistency_point]: `bytes`: 32MiB does not fit the log of 64KiB => write more than zero and at most the log's capacity; a log that is half full triggers one anyway",
         ),
         (
             "path = \"/var/lib/twinfiler/home.log\"",
             "path = \"/var/lib/twinfiler/home/log\"",
-            "27: volume \"home\" [volume.log]: the log /var/lib/twinfiler/home/log overlaps with the base directory /var/lib/twinfiler/home => line 17 uses it: choose paths that do not lie in each other",
+            "30: volume \"home\" [volume.log]: the log /var/lib/twinfiler/home/log overlaps with the base directory /var/lib/twinfiler/home => line 19 uses it: choose paths that do not lie in each other",
         ),
         (
             "mount = \"/srv/home\"",
             "mount = \"/var/lib/twinfiler/home\"",
-            "31: volume \"home\" [volume.fuse]: the mount point /var/lib/twinfiler/home is also the base directory /var/lib/twinfiler/home => line 17 uses it: choose paths that do not lie in each other",
+            "34: volume \"home\" [volume.fuse]: the mount point /var/lib/twinfiler/home is also the base directory /var/lib/twinfiler/home => line 19 uses it: choose paths that do not lie in each other",
         ),
         (
             "writeback_cache = true",
             "writeback-cache = true",
-            "32: volume \"home\" [volume.fuse]: unknown key `writeback-cache` => did you mean `writeback_cache`?",
+            "35: volume \"home\" [volume.fuse]: unknown key `writeback-cache` => did you mean `writeback_cache`?",
         ),
         (
             "writeback_cache = true",
             "colour = true",
-            "32: volume \"home\" [volume.fuse]: unknown key `colour` => remove it; known here: mount, threads, writeback_cache, allow_other",
+            "35: volume \"home\" [volume.fuse]: unknown key `colour` => remove it; known here: mount, threads, writeback_cache, allow_other",
         ),
         (
             "threads = 8",
             "threads = 0",
-            "33: volume \"home\" [volume.fuse]: `threads`: 0 => write a number from 1 to 64",
+            "36: volume \"home\" [volume.fuse]: `threads`: 0 => write a number from 1 to 64",
         ),
         (
             "threads = 8",
             "threads = -1",
-            "33: volume \"home\" [volume.fuse]: `threads`: -1 is out of range => write a whole number: `threads = 4`",
+            "36: volume \"home\" [volume.fuse]: `threads`: -1 is out of range => write a whole number: `threads = 4`",
         ),
         (
             "lease = \"100ms\"",
             "lease = \"190ms\"",
-            "39: volume \"home\" [volume.timers]: `lease` (190ms) is too long for `peer_timeout` (200ms) => keep it more than 20ms (what clocks may differ by) below `peer_timeout`",
+            "42: volume \"home\" [volume.timers]: `lease` (190ms) is too long for `peer_timeout` (200ms) => keep it more than 20ms (what clocks may differ by) below `peer_timeout`",
         ),
         (
             "heartbeat = \"20ms\"",
             "heartbeat = \"50ms\"",
-            "37: volume \"home\" [volume.timers]: `heartbeat` (50ms) is too long for `lease` (100ms) => at least 3 heartbeats must fit in a lease",
+            "40: volume \"home\" [volume.timers]: `heartbeat` (50ms) is too long for `lease` (100ms) => at least 3 heartbeats must fit in a lease",
         ),
         (
             "heartbeat = \"20ms\"",
             "heartbeat = \"20us\"",
-            "37: volume \"home\" [volume.timers]: `heartbeat` (20us) is too short => at least 1ms",
+            "40: volume \"home\" [volume.timers]: `heartbeat` (20us) is too short => at least 1ms",
         ),
         (
             "on_demote = [\"/usr/local/bin/announce\", \"down\"]",
             "on_demote = \"announce down\"",
-            "49: volume \"home\" [volume.hooks]: `on_demote`: it is a string => write a list: the program's absolute path, then its arguments: `on_demote = [\"/usr/local/bin/announce\", \"--fast\"]`",
+            "52: volume \"home\" [volume.hooks]: `on_demote`: it is a string => write a list: the program's absolute path, then its arguments: `on_demote = [\"/usr/local/bin/announce\", \"--fast\"]`",
         ),
         (
             "address = \"10.0.0.9/24\"",
             "address = \"10.0.0.9\"",
-            "53: volume \"home\" [volume.floating_ip]: `address`: \"10.0.0.9\" is not an IP address with a prefix length => write the address and the length of its network prefix: `address = \"10.0.0.9/24\"`",
+            "56: volume \"home\" [volume.floating_ip]: `address`: \"10.0.0.9\" is not an IP address with a prefix length => write the address and the length of its network prefix: `address = \"10.0.0.9/24\"`",
         ),
         (
             "interface = \"eth0\"",
             "interface = \"a-name-that-is-too-long\"",
-            "54: volume \"home\" [volume.floating_ip]: `interface`: \"a-name-that-is-too-long\" can not name an interface => write the name of a network interface: `interface = \"eth0\"`",
+            "57: volume \"home\" [volume.floating_ip]: `interface`: \"a-name-that-is-too-long\" can not name an interface => write the name of a network interface: `interface = \"eth0\"`",
         ),
         (
             "min_rate = \"1MiB\"",
             "min_rate = \"1GiB\"",
-            "63: volume \"home\" [volume.resync]: `min_rate` 1GiB and `max_rate` 100MiB => write sizes per second, `min_rate` at least 64KiB and `max_rate` not below it",
+            "66: volume \"home\" [volume.resync]: `min_rate` 1GiB and `max_rate` 100MiB => write sizes per second, `min_rate` at least 64KiB and `max_rate` not below it",
         ),
         (
             "[volume.hooks]",
             "[volume.hoks]",
-            "47: volume \"home\": unknown key `hoks` => did you mean `hooks`?",
+            "50: volume \"home\": unknown key `hoks` => did you mean `hooks`?",
         ),
         (
             "[[volume]]",
             "[volume]",
-            "14: the file: `volume` is a table, not a list of tables => write each one as a table with a double bracket: `[[volume]]`\n1: the file: it has no volume => add one with `[[volume]]` (`twinfiler init` prints it ready)",
+            "16: the file: `volume` is a table, not a list of tables => write each one as a table with a double bracket: `[[volume]]`\n1: the file: it has no volume => add one with `[[volume]]` (`twinfiler init` prints it ready)",
         ),
     ];
     for (from, to, expected) in CASES {
@@ -353,10 +358,10 @@ fn what_may_stand_only_once() {
     assert_eq!(
         whats,
         [
-            "12: [[volume]]: the volume name home is used twice",
-            "13: volume \"home\": the volume id 00112233445566778899aabbccddeeff is used twice",
-            "14: volume \"home\": the base directory /base is also the base directory /base",
-            "16: volume \"home\" [volume.log]: the log /dev/shm/home is also the log /dev/shm/home",
+            "13: [[volume]]: the volume name home is used twice",
+            "14: volume \"home\": the volume id 00112233445566778899aabbccddeeff is used twice",
+            "15: volume \"home\": the base directory /base is also the base directory /base",
+            "17: volume \"home\" [volume.log]: the log /dev/shm/home is also the log /dev/shm/home",
         ]
     );
 }
@@ -372,8 +377,8 @@ fn all_problems_are_told_at_once_and_in_order() {
         error.to_string(),
         "twinfiler.toml:3: [node]: `name`: node name \"\" must be 1 to 63 letters, digits, '-', '_' or '.'\n    \
          remedy: write a node name: `name = \"filer-a\"`\n\
-         twinfiler.toml:12: [witness]: unknown key `timeot`\n    remedy: did you mean `timeout`?\n\
-         twinfiler.toml:33: volume \"home\" [volume.fuse]: `threads`: it is a float\n    \
+         twinfiler.toml:14: [witness]: unknown key `timeot`\n    remedy: did you mean `timeout`?\n\
+         twinfiler.toml:36: volume \"home\" [volume.fuse]: `threads`: it is a float\n    \
          remedy: write a whole number: `threads = 4`\n\
          3 problems in twinfiler.toml"
     );
@@ -423,7 +428,8 @@ fn the_documentation_describes_every_key() {
     }
 }
 
-const BUILT_IN: &str = "addresses = [\"10.0.0.3:7402\", \"10.1.0.3:7402\"]";
+const BUILT_IN: &str = "addresses = [\"10.0.0.3:7402\", \"10.1.0.3:7402\"]\n\
+                        public_key = \"ed25519:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\"";
 
 #[test]
 fn etcd_can_be_the_witness() {

@@ -1,9 +1,11 @@
 //! `[witness]`: the built-in one by its addresses, or a cluster of etcd.
 
+use super::doors::Doors;
 use super::model::{WitnessConfig, WitnessKeeper};
 use super::section::Section;
 use super::units::HumanDuration;
 use crate::witness::etcd::{EtcdEndpoint, EtcdSettings};
+use rdma_transport::tls::PublicKey;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,10 +15,18 @@ const MAX_WITNESS_ADDRESSES: usize = 8;
 const DEFAULT_WITNESS_TIMEOUT: Duration = Duration::from_millis(500);
 const DEFAULT_ETCD_PREFIX: &str = "/twinfiler/";
 
-pub(super) fn witness(mut section: Section<'_, '_>) -> Option<WitnessConfig> {
+pub(super) fn witness(mut section: Section<'_, '_>, doors: &Doors) -> Option<WitnessConfig> {
     let timeout = section.or("timeout", HumanDuration(DEFAULT_WITNESS_TIMEOUT)).0;
+    let mut public_key = None;
     let keeper = match section.table("etcd") {
         Some(etcd) => {
+            if let Some(key) = section.optional::<PublicKey>("public_key") {
+                section.problem(
+                    key.line,
+                    "`public_key` beside `etcd`, which has keys of its own",
+                    "delete it; write `ca`, `certificate` and `key` below `etcd`",
+                );
+            }
             if let Some(addresses) = section.optional::<Vec<SocketAddr>>("addresses") {
                 section.problem(
                     addresses.line,
@@ -26,10 +36,17 @@ pub(super) fn witness(mut section: Section<'_, '_>) -> Option<WitnessConfig> {
             }
             self::etcd(etcd).map(WitnessKeeper::Etcd)
         }
-        None => built_in(&mut section).map(WitnessKeeper::BuiltIn),
+        None => {
+            let addresses = built_in(&mut section);
+            for address in addresses.iter().flatten() {
+                doors.check_address(&section, section.line(), "`addresses`", *address);
+            }
+            public_key = doors.key(&mut section);
+            addresses.map(WitnessKeeper::BuiltIn)
+        }
     };
     section.finish();
-    Some(WitnessConfig { keeper: keeper?, timeout })
+    Some(WitnessConfig { keeper: keeper?, public_key, timeout })
 }
 
 fn built_in(section: &mut Section<'_, '_>) -> Option<Vec<SocketAddr>> {

@@ -200,7 +200,9 @@ fn check_caller(stream: &UnixStream) -> Result<(), ControlError> {
     let caller = rustix::net::sockopt::socket_peercred(stream).map_err(|error| {
         ControlError::new(ErrorKind::NotAllowed, format!("the caller is unknown: {error}"))
     })?;
-    may_command(caller.uid.as_raw(), rustix::process::geteuid().as_raw())
+    may_command(caller.uid.as_raw(), rustix::process::geteuid().as_raw()).inspect_err(|error| {
+        tracing::warn!(uid = caller.uid.as_raw(), pid = caller.pid.as_raw_nonzero(), %error, "a control command was refused");
+    })
 }
 
 /// Root and the daemon's own user may command.

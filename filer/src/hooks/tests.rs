@@ -61,6 +61,7 @@ fn the_outcome_is_in_the_status() {
         [node]
         name = "a"
         listen = "10.0.0.1:7400"
+        plaintext = true
         [[volume]]
         name = "home"
         id = "00112233445566778899aabbccddeeff"

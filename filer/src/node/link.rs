@@ -10,6 +10,7 @@ use super::rdma::Rdma;
 use super::shared::Shared;
 use crate::config::TransportKind;
 use crate::runtime::{self, Instant};
+use rdma_transport::tls::{LinkKeys, PrivateKey};
 use rdma_transport::{Acceptor, Control, Link, LinkError, LinkParams, shm, tcp};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -76,13 +77,17 @@ pub(super) struct Listeners {
 
 impl Listeners {
     /// Listens where the transports of `volumes` need it.
-    pub fn bind(config: &crate::config::NodeConfig) -> Result<Listeners, LinkError> {
+    pub fn bind(
+        config: &crate::config::NodeConfig,
+        own: Option<&PrivateKey>,
+    ) -> Result<Listeners, LinkError> {
         let uses = |kind| config.volumes.iter().any(|volume| volume.transport == kind);
         let tcp = (uses(TransportKind::Tcp) || uses(TransportKind::Verbs))
-            .then(|| tcp::Listener::bind(&config.listen.to_string()))
+            .then(|| tcp::Listener::bind_with(&config.listen.to_string(), own))
             .transpose()?;
-        let shm =
-            uses(TransportKind::Shm).then(|| shm::Listener::bind(&shm_path(config.listen))).transpose()?;
+        let shm = uses(TransportKind::Shm)
+            .then(|| shm::Listener::bind_with(&shm_path(config.listen), own))
+            .transpose()?;
         Ok(Listeners { tcp, shm })
     }
 
@@ -119,12 +124,13 @@ fn shm_path(listen: std::net::SocketAddr) -> PathBuf {
 }
 
 /// What both ends must agree on.
-pub(super) fn params(shared: &Shared) -> LinkParams {
+pub(super) fn params(shared: &Shared, keys: Option<LinkKeys>) -> LinkParams {
     LinkParams {
         volume: shared.config.id,
         local: shared.me.clone(),
         peer: shared.config.peer.name.clone(),
         tuning: shared.config.link.tuning(shared.config.timers.peer_timeout),
+        keys,
         counters: shared.counters.clone(),
     }
 }
@@ -156,6 +162,7 @@ pub(super) fn run(shared: &Arc<Shared>, source: &Source, params: &LinkParams) {
                     match error {
                         LinkError::Refused(_)
                         | LinkError::Stranger { .. }
+                        | LinkError::Untrusted { .. }
                         | LinkError::SettingsDiffer { .. } => {
                             shared.tell(NodeEvent::LinkRefused { reason: text.clone() });
                         }

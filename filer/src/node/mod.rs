@@ -39,6 +39,7 @@ use ids::Lsn;
 use link::Listeners;
 use pair::Operator;
 use rdma_transport::LinkParams;
+use rdma_transport::tls::{KeyError, LinkKeys, PrivateKey};
 use shared::Shared;
 use std::sync::Arc;
 use std::time::Duration;
@@ -114,6 +115,9 @@ pub enum NodeError {
     /// The configured witness can not be asked.
     #[error(transparent)]
     Witness(#[from] crate::witness::etcd::EtcdError),
+    /// This node's private key can not be used.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// Nothing can listen.
     #[error("{what} can not listen: {why}")]
     Listen {
@@ -183,17 +187,20 @@ impl Node {
     pub fn start(config: NodeConfig, metrics: &Metrics) -> Result<Node, NodeError> {
         die_with_any_thread();
         let started = Instant::now();
+        let own = config.private_key.as_deref().map(PrivateKey::load).transpose()?;
         let opened = open::all(&config)?;
         let listen = |error: rdma_transport::LinkError| NodeError::Listen {
             what: "node.listen",
             why: error.to_string(),
         };
-        let listeners = Listeners::bind(&config).map_err(listen)?;
+        let listeners = Listeners::bind(&config, own.as_ref()).map_err(listen)?;
         let mut volumes = Vec::new();
         for opened in opened {
             let links = |shared: &Shared, params: &LinkParams| listeners.source(shared, params);
-            let asker = Asker::new(config.witness.as_ref())?;
-            volumes.push(VolumeNode::start(opened, &config, metrics, links, asker, started)?);
+            let asker = Asker::new(config.witness.as_ref(), own.as_ref())?;
+            let keys = own.clone().zip(opened.config.peer.public_key);
+            let keys = keys.map(|(own, peer)| LinkKeys { own, peer });
+            volumes.push(VolumeNode::start(opened, &config, metrics, (links, keys), asker, started)?);
         }
         Ok(Node { inner: Arc::new(Inner { config, started, volumes, _listeners: listeners }) })
     }

@@ -127,6 +127,7 @@ fn transport(shared: &Shared) -> TransportCounters {
     let counts = shared.counters.snapshot();
     TransportCounters {
         kind: shared.config.transport.to_string(),
+        tls: shared.config.peer.public_key.is_some(),
         persistence: shared.config.persistence().to_string(),
         ddio_off_declared: shared.config.rdma.ddio_off,
         rdma: shared.rdma.as_ref().map(Rdma::status),

@@ -109,7 +109,8 @@ impl SimNode {
             role_state,
         };
         let source = |_: &Shared, _: &LinkParams| Ok(Source::Given(links));
-        let node = VolumeNode::start(opened, &config, &Metrics::new(), source, asker, Instant::now())?;
+        let node =
+            VolumeNode::start(opened, &config, &Metrics::new(), (source, None), asker, Instant::now())?;
         Ok(SimNode { node })
     }
 

@@ -22,6 +22,7 @@ use crate::status::{ConsistencyPointStatus, VolumeStatus};
 use crate::witness::Asker;
 use ids::Cursors;
 use pair::{MonoMs, Operator, Pair, RoleName};
+use rdma_transport::tls::LinkKeys;
 use rdma_transport::{Counters, LinkError, LinkParams};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -59,12 +60,12 @@ impl CommitEvents for ToExecutor {
 }
 
 impl VolumeNode {
-    /// Starts everything that runs for a volume. `links` tells where its links come from.
+    /// Starts everything that runs for a volume. `links` tells where its links come from, and has the keys for them.
     pub fn start(
         opened: Opened,
         node: &NodeConfig,
         metrics: &Metrics,
-        links: impl FnOnce(&Shared, &LinkParams) -> Result<Source, LinkError>,
+        (links, keys): (impl FnOnce(&Shared, &LinkParams) -> Result<Source, LinkError>, Option<LinkKeys>),
         mut asker: Asker,
         started: Instant,
     ) -> Result<VolumeNode, NodeError> {
@@ -133,7 +134,7 @@ impl VolumeNode {
             MonoMs(shared.now_ms()),
         )
         .map_err(|error| pair_error(error.to_string()))?;
-        let params = link::params(&shared);
+        let params = link::params(&shared, keys);
         let source = links(&shared, &params).map_err(|error| pair_error(error.to_string()))?;
         let (questions, to_witness) = unbounded();
         let front = Front::start(shared.clone()).map_err(NodeError::Thread)?;

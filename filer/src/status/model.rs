@@ -269,6 +269,9 @@ pub struct LeaseStatus {
 pub struct TransportCounters {
     /// "tcp", "shm", "verbs".
     pub kind: String,
+    /// Both nodes prove their keys, and what goes through sockets is encrypted.
+    #[serde(default)]
+    pub tls: bool,
     /// What makes bytes durable at the partner: "message" (its processor says so), "read", "flush".
     #[serde(default)]
     pub persistence: String,

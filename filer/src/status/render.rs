@@ -168,8 +168,13 @@ fn render_others(page: &mut Page, volume: &VolumeStatus, now_unix_ms: u64) {
     page.line(
         "link",
         &format!(
-            "{}: sent {} in {} batches, received {} in {}; {} connects, {} breaks",
+            "{} {}: sent {} in {} batches, received {} in {}; {} connects, {} breaks",
             link.kind,
+            match (link.tls, link.kind.as_str()) {
+                (false, _) => "WITHOUT KEYS, in the clear",
+                (true, "verbs") => "with keys (TLS 1.3; log bytes by RDMA, in the clear)",
+                (true, _) => "with keys (TLS 1.3)",
+            },
             bytes(link.sent_bytes),
             link.sent_batches,
             bytes(link.received_bytes),

@@ -82,6 +82,7 @@ pub(crate) fn sample() -> NodeStatus {
             lease: Some(LeaseStatus { valid: true, remaining_ms: Some(250) }),
             transport: TransportCounters {
                 kind: "verbs".into(),
+                tls: true,
                 persistence: "message".into(),
                 rdma: Some(RdmaStatus {
                     device: "mlx5_0".into(),

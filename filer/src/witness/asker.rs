@@ -8,6 +8,8 @@ use super::etcd::{Etcd, EtcdError};
 use crate::config::{WitnessConfig, WitnessKeeper};
 use pair::WitnessOutcome;
 use pair::witness::{Answer, Request};
+use rdma_transport::tls::{LinkKeys, PrivateKey};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// The configured witness.
@@ -33,17 +35,19 @@ enum Keeper {
 }
 
 impl Asker {
-    /// Nothing is connected before the first question.
+    /// Nothing is connected before the first question. `own` is this node's key, for the built-in witness.
     ///
     /// # Errors
     /// A file of certificates or keys can not be used.
-    pub fn new(config: Option<&WitnessConfig>) -> Result<Asker, EtcdError> {
+    pub fn new(config: Option<&WitnessConfig>, own: Option<&PrivateKey>) -> Result<Asker, EtcdError> {
         let Some(config) = config else {
             return Ok(Asker { keeper: Keeper::None, timeout: Duration::ZERO });
         };
         let keeper = match &config.keeper {
             WitnessKeeper::BuiltIn(addresses) => {
-                Keeper::BuiltIn(addresses.iter().map(|address| Client::new(address.to_string())).collect())
+                let keys = own.cloned().zip(config.public_key).map(|(own, peer)| LinkKeys { own, peer });
+                let client = |address: &SocketAddr| Client::new(address.to_string(), keys.clone());
+                Keeper::BuiltIn(addresses.iter().map(client).collect())
             }
             WitnessKeeper::Etcd(settings) => Keeper::Etcd(Box::new(Etcd::new(settings)?)),
         };

@@ -4,15 +4,15 @@
 //! request may have arrived: [`WitnessError::maybe_applied`] is false only when it certainly did not.
 
 use super::asker::outcome_of;
+use super::stream::{Stream, Timed, left};
 use super::{read_frame, write_frame};
 use pair::WitnessOutcome;
 use pair::witness::{Answer, Request};
+use rdma_transport::tls::{self, LinkKeys};
+use rustls::{ClientConnection, StreamOwned};
 use std::io;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
-
-/// Shortest time limit given to a socket (zero would mean none).
-const MIN_WAIT: Duration = Duration::from_millis(1);
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +32,17 @@ pub enum WitnessError {
         address: String,
         /// What the system said.
         source: io::Error,
+    },
+    /// The witness proved another key, none, or does not know this node's. Nothing was carried out.
+    #[error(
+        "witness {address} can not be trusted or does not trust this node: {why}; compare `witness.public_key` here \
+             with `twinfiler keygen --show` there, and its file of nodes with this node's key"
+    )]
+    Untrusted {
+        /// As configured.
+        address: String,
+        /// What TLS said.
+        why: String,
     },
     /// The connection failed after the request was (perhaps) sent.
     #[error("witness {address} did not answer in time: {source}")]
@@ -54,7 +65,11 @@ pub enum WitnessError {
 impl WitnessError {
     /// May the request have been carried out?
     pub fn maybe_applied(&self) -> bool {
-        !matches!(self, WitnessError::Address { .. } | WitnessError::Connect { .. })
+        let certainly_not = matches!(
+            self,
+            WitnessError::Address { .. } | WitnessError::Connect { .. } | WitnessError::Untrusted { .. }
+        );
+        !certainly_not
     }
 }
 
@@ -62,13 +77,15 @@ impl WitnessError {
 #[derive(Debug)]
 pub struct Client {
     address: String,
-    stream: Option<TcpStream>,
+    keys: Option<LinkKeys>,
+    stream: Option<Stream>,
 }
 
 impl Client {
-    /// A client for `address` (`host:port`); connects with the first request.
-    pub fn new(address: impl Into<String>) -> Client {
-        Client { address: address.into(), stream: None }
+    /// A client for `address` (`host:port`); connects with the first request. With keys it proves its own and wants
+    /// the witness's.
+    pub fn new(address: impl Into<String>, keys: Option<LinkKeys>) -> Client {
+        Client { address: address.into(), keys, stream: None }
     }
 
     /// Asks, and waits no longer than `timeout` (name resolution excepted).
@@ -77,7 +94,8 @@ impl Client {
     /// See [`WitnessError`]; the connection is then closed, and the next request opens a new one.
     pub fn request(&mut self, request: &Request, timeout: Duration) -> Result<Answer, WitnessError> {
         let limit = Instant::now() + timeout;
-        let mut stream = match self.stream.take().filter(is_alive) {
+        let kept = self.stream.take().and_then(|mut stream| is_alive(stream.socket()).then_some(stream));
+        let mut stream = match kept {
             Some(stream) => stream,
             None => self.connect(limit)?,
         };
@@ -97,7 +115,7 @@ impl Client {
         }
     }
 
-    fn connect(&self, limit: Instant) -> Result<TcpStream, WitnessError> {
+    fn connect(&self, limit: Instant) -> Result<Stream, WitnessError> {
         let address = self.address.clone();
         let found = address
             .to_socket_addrs()
@@ -107,28 +125,45 @@ impl Client {
             let connected = TcpStream::connect_timeout(&candidate, left(limit))
                 .and_then(|stream| stream.set_nodelay(true).map(|()| stream));
             match connected {
-                Ok(stream) => return Ok(stream),
+                Ok(socket) => return self.prove(Timed { socket, limit }),
                 Err(error) => last = error,
             }
         }
         Err(WitnessError::Connect { address, source: last })
     }
 
+    /// TLS, when there are keys.
+    fn prove(&self, timed: Timed) -> Result<Stream, WitnessError> {
+        let Some(keys) = &self.keys else { return Ok(Stream::Plain(timed)) };
+        let untrusted = |why: String| WitnessError::Untrusted { address: self.address.clone(), why };
+        let connection = tls::client_config(&keys.own, keys.peer, tls::Purpose::Witness)
+            .and_then(|config| ClientConnection::new(config, tls::server_name()))
+            .map_err(|error| untrusted(error.to_string()))?;
+        let mut stream = Stream::Client(Box::new(StreamOwned::new(connection, timed)));
+        stream.prove().map_err(|source| match source.kind() {
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => untrusted(source.to_string()),
+            _ => WitnessError::Connect { address: self.address.clone(), source },
+        })?;
+        Ok(stream)
+    }
+
     fn exchange(
         &self,
-        stream: &mut TcpStream,
+        stream: &mut Stream,
         request: &Request,
         limit: Instant,
     ) -> Result<Answer, WitnessError> {
         let body = serde_json::to_vec(request).expect("plain data always encodes");
         let mut talk = || -> io::Result<Vec<u8>> {
-            stream.set_write_timeout(Some(left(limit)))?;
+            stream.set_limit(limit);
             write_frame(stream, &body)?;
-            stream.set_read_timeout(Some(left(limit)))?;
             read_frame(stream)
         };
-        let answer =
-            talk().map_err(|source| WitnessError::NoAnswer { address: self.address.clone(), source })?;
+        let answer = talk().map_err(|source| match refused_key(&source) {
+            // The witness looks at this node's key last, and at its question never.
+            true => WitnessError::Untrusted { address: self.address.clone(), why: source.to_string() },
+            false => WitnessError::NoAnswer { address: self.address.clone(), source },
+        })?;
         let answer: Answer = serde_json::from_slice(&answer).map_err(|error| WitnessError::Nonsense {
             address: self.address.clone(),
             why: error.to_string(),
@@ -162,6 +197,8 @@ fn is_alive(stream: &TcpStream) -> bool {
     quiet && stream.set_nonblocking(false).is_ok()
 }
 
-fn left(limit: Instant) -> Duration {
-    limit.saturating_duration_since(Instant::now()).max(MIN_WAIT)
+/// Whether the witness ended TLS because it does not know this node's key.
+fn refused_key(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    matches!(cause, Some(rustls::Error::AlertReceived(rustls::AlertDescription::AccessDenied)))
 }

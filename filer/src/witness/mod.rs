@@ -2,22 +2,27 @@
 //!
 //! Protocol: over TCP, a frame is a `u32` big-endian length and that many bytes of JSON, a
 //! [`Request`](pair::witness::Request) one way and an [`Answer`](pair::witness::Answer) the other, one at a
-//! time per connection. Anybody who can reach the port can ask: bind it to the rack's own network.
+//! time per connection. With keys this goes through TLS 1.3, in which both sides prove a key that the other has been
+//! given; a node may ask for the volumes that [`Nodes`] lets it. Without, anybody who can reach the port can ask.
 //!
 //! Invariants: an answered swap is on disk; a frame is at most [`MAX_FRAME_BYTES`]; connections, registers
-//! and waiting times are bounded. What can go wrong: the state file is damaged. Then the server does not
+//! and waiting times are bounded, most of all for who has not proved a key or asked a question yet. What can go wrong: the state file is damaged. Then the server does not
 //! start, because a guessed register could let both nodes serve.
 
 mod asker;
 mod client;
 pub mod etcd;
+mod nodes;
+mod openings;
 mod server;
 mod store;
+mod stream;
 
 #[cfg(feature = "simulation")]
 pub use asker::Ask;
 pub use asker::Asker;
 pub use client::{Client, WitnessError};
+pub use nodes::{Access, Nodes, NodesError};
 pub use server::{ServeError, serve};
 pub use store::StoreError;
 
@@ -47,6 +52,8 @@ fn read_frame(from: &mut impl Read) -> io::Result<Vec<u8>> {
     Ok(body)
 }
 
+#[cfg(test)]
+mod door_tests;
 #[cfg(test)]
 mod etcd_tests;
 #[cfg(test)]

@@ -1,26 +1,35 @@
 //! The witness's server: a thread per connection, a bounded number of them, one lock around the registers.
 //!
-//! What can go wrong: a client that says nothing (dropped after [`IDLE_LIMIT`]), too many clients (the newest
-//! is turned away), a disk that fails (the server ends with the error; an answer it could not keep is never
-//! given).
+//! A caller counts as a node once it has proved a key (when there are keys) and asked a question; until then it is
+//! one of few and has little time (`openings`), so that a flood of strangers keeps no node out. What can go wrong: a node
+//! that says nothing (dropped after [`IDLE_LIMIT`]), too many nodes (the newest is turned away), a disk that fails (the
+//! server ends with the error; an answer it could not keep is never given).
 
+use super::nodes::Access;
+use super::openings::Openings;
 use super::store::{Store, StoreError};
+use super::stream::{Stream, Timed};
 use super::{read_frame, write_frame};
 use pair::witness::{Answer, Request, swap};
 use parking_lot::Mutex;
+use rdma_transport::tls;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Connections at the same time.
+/// Nodes' connections at the same time.
 pub const MAX_CONNECTIONS: usize = 256;
 /// A connection that asks nothing for so long is closed.
 pub const IDLE_LIMIT: Duration = Duration::from_secs(60);
-/// Longest time to take an answer.
-const WRITE_LIMIT: Duration = Duration::from_secs(5);
+/// How long a caller may take to prove its key and ask its first question.
+pub(super) const OPENING_LIMIT: Duration = Duration::from_secs(2);
+/// Longest time to send the rest of a question, or to take an answer.
+const EXCHANGE_LIMIT: Duration = Duration::from_secs(5);
 /// How soon a wish to stop is noticed.
 const STOP_CHECK: Duration = Duration::from_millis(100);
 /// Pause of the accept loop while nobody comes; bounds the delay of a first request.
@@ -40,10 +49,16 @@ pub enum ServeError {
         /// What the system said.
         source: io::Error,
     },
+    /// TLS can not be set up.
+    #[error("TLS can not be set up: {0}")]
+    Tls(#[from] rustls::Error),
 }
 
 struct Shared<'a> {
     store: Mutex<Store>,
+    access: Access,
+    tls: Option<Arc<ServerConfig>>,
+    openings: Openings,
     failure: Mutex<Option<StoreError>>,
     connections: AtomicUsize,
     stop: &'a AtomicBool,
@@ -56,6 +71,7 @@ struct Shared<'a> {
 pub fn serve(
     listen: SocketAddr,
     state_dir: &Path,
+    access: Access,
     ready: impl FnOnce(SocketAddr),
     stop: &AtomicBool,
 ) -> Result<(), ServeError> {
@@ -64,8 +80,19 @@ pub fn serve(
     let listener = TcpListener::bind(listen).map_err(listen_error)?;
     listener.set_nonblocking(true).map_err(listen_error)?;
     ready(listener.local_addr().map_err(listen_error)?);
+    let tls = match &access {
+        Access::Anybody => None,
+        Access::Keys { own, nodes } => {
+            let known = nodes.clone();
+            let accepts: tls::Accepts = Arc::new(move |key| known.knows(key));
+            Some(tls::server_config(own, accepts, tls::Purpose::Witness)?)
+        }
+    };
     let shared = Shared {
         store: Mutex::new(store),
+        access,
+        tls,
+        openings: Openings::default(),
         failure: Mutex::new(None),
         connections: AtomicUsize::new(0),
         stop,
@@ -76,17 +103,20 @@ pub fn serve(
                 thread::sleep(ACCEPT_CHECK);
                 continue;
             };
-            if shared.connections.fetch_add(1, Ordering::SeqCst) >= MAX_CONNECTIONS {
-                shared.connections.fetch_sub(1, Ordering::SeqCst);
-                tracing::warn!(%peer, "witness: too many connections, turned one away");
-                continue;
-            }
+            let opening = match shared.openings.add(&stream, peer) {
+                Ok(opening) => opening,
+                Err(error) => {
+                    tracing::warn!(%peer, %error, "witness: a connection could not be taken");
+                    continue;
+                }
+            };
             let shared = &shared;
             scope.spawn(move || {
-                if let Err(error) = shared.converse(stream) {
+                if let Err(error) = shared.converse(stream, opening, peer) {
                     tracing::debug!(%peer, %error, "witness: connection ended");
                 }
-                shared.connections.fetch_sub(1, Ordering::SeqCst);
+                // Unless it is known long since who it was.
+                shared.openings.remove(opening);
             });
         }
     });
@@ -96,33 +126,89 @@ pub fn serve(
     }
 }
 
+/// What a node is told that asks for a volume which is not its own.
+const NOT_ITS_VOLUME: &str =
+    "this node may not ask for this volume: the witness's file of nodes names others for its key";
+
+fn read_question(stream: &mut Stream) -> io::Result<Request> {
+    let body = read_frame(stream)?;
+    serde_json::from_slice(&body).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+/// One of the nodes' connections, counted while it lives.
+struct Node<'a>(&'a AtomicUsize);
+
+impl Node<'_> {
+    fn count(connections: &AtomicUsize, peer: SocketAddr) -> io::Result<Node<'_>> {
+        let before = connections.fetch_add(1, Ordering::SeqCst);
+        let node = Node(connections);
+        if before >= MAX_CONNECTIONS {
+            tracing::warn!(%peer, "witness: too many connections, turned one away");
+            return Err(io::Error::other("too many connections"));
+        }
+        Ok(node)
+    }
+}
+
+impl Drop for Node<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 impl Shared<'_> {
     fn ends(&self) -> bool {
         self.stop.load(Ordering::SeqCst) || self.failure.lock().is_some()
     }
 
-    fn converse(&self, mut stream: TcpStream) -> io::Result<()> {
-        stream.set_nonblocking(false)?;
-        stream.set_nodelay(true)?;
-        stream.set_write_timeout(Some(WRITE_LIMIT))?;
-        while self.await_request(&stream)? {
-            // Once a frame has begun, the rest must come soon.
-            stream.set_read_timeout(Some(WRITE_LIMIT))?;
-            let body = read_frame(&mut stream)?;
-            let request: Request = serde_json::from_slice(&body)
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-            let Some(answer) = self.answer(request) else { return Ok(()) };
-            write_frame(&mut stream, &serde_json::to_vec(&answer)?)?;
+    fn converse(&self, socket: TcpStream, opening: u64, peer: SocketAddr) -> io::Result<()> {
+        socket.set_nonblocking(false)?;
+        socket.set_nodelay(true)?;
+        let timed = Timed { socket, limit: Instant::now() + OPENING_LIMIT };
+        let mut stream = match &self.tls {
+            None => Stream::Plain(timed),
+            Some(config) => {
+                let connection = ServerConnection::new(config.clone()).map_err(io::Error::other)?;
+                Stream::Server(Box::new(StreamOwned::new(connection, timed)))
+            }
+        };
+        stream.prove()?;
+        let mut question = read_question(&mut stream)?;
+        if !self.openings.remove(opening) {
+            return Ok(());
         }
-        Ok(())
+        let _one = Node::count(&self.connections, peer)?;
+        loop {
+            stream.set_limit(Instant::now() + EXCHANGE_LIMIT);
+            let answer = match self.may_ask(&stream, &question) {
+                true => self.answer(question),
+                false => Some(Answer::Refused { reason: NOT_ITS_VOLUME.to_owned() }),
+            };
+            let Some(answer) = answer else { return Ok(()) };
+            write_frame(&mut stream, &serde_json::to_vec(&answer)?)?;
+            if !self.await_question(stream.socket())? {
+                return Ok(());
+            }
+            // Once a frame has begun, the rest must come soon.
+            stream.set_limit(Instant::now() + EXCHANGE_LIMIT);
+            question = read_question(&mut stream)?;
+        }
     }
 
-    /// Waits for the first byte of a request; false when the connection or the server ends.
-    fn await_request(&self, stream: &TcpStream) -> io::Result<bool> {
-        stream.set_read_timeout(Some(STOP_CHECK))?;
+    fn may_ask(&self, stream: &Stream, question: &Request) -> bool {
+        match (&self.access, stream.peer_key()) {
+            (Access::Anybody, _) => true,
+            (Access::Keys { nodes, .. }, Some(key)) => nodes.lets_ask(&key, question.volume()),
+            (Access::Keys { .. }, None) => false,
+        }
+    }
+
+    /// Waits for the first byte of a question; false when the connection or the server ends.
+    fn await_question(&self, socket: &TcpStream) -> io::Result<bool> {
+        socket.set_read_timeout(Some(STOP_CHECK))?;
         let since = Instant::now();
         while !self.ends() && since.elapsed() < IDLE_LIMIT {
-            match stream.peek(&mut [0]) {
+            match socket.peek(&mut [0]) {
                 Ok(0) => return Ok(false),
                 Ok(_) => return Ok(true),
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {

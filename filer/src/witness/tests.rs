@@ -27,7 +27,13 @@ fn with_server<T>(state: &Path, test: impl FnOnce(SocketAddr) -> T) -> T {
         let (sender, receiver) = mpsc::channel();
         let stop = &stop;
         let server = scope.spawn(move || {
-            serve("127.0.0.1:0".parse().unwrap(), state, |address| sender.send(address).unwrap(), stop)
+            serve(
+                "127.0.0.1:0".parse().unwrap(),
+                state,
+                Access::Anybody,
+                |address| sender.send(address).unwrap(),
+                stop,
+            )
         });
         let address = receiver.recv_timeout(TIMEOUT).expect("the server starts");
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(address)));
@@ -43,7 +49,7 @@ fn a_register_is_created_swapped_and_kept_over_a_restart() {
     let first = register(1, "a", Mode::Solo, 1);
     let second = register(1, "a", Mode::Mirrored, 2);
     with_server(directory.path(), |address| {
-        let mut client = Client::new(address.to_string());
+        let mut client = Client::new(address.to_string(), None);
         let read = Request::Read { volume: VOLUME };
         assert_eq!(client.request(&read, TIMEOUT).unwrap(), Answer::Is { register: None });
         let swapped = client.request(&cas(None, first.clone()), TIMEOUT).unwrap();
@@ -54,7 +60,7 @@ fn a_register_is_created_swapped_and_kept_over_a_restart() {
         assert_eq!(swapped, Answer::Swapped { register: second.clone() });
     });
     with_server(directory.path(), |address| {
-        let outcome = Client::new(address.to_string()).ask(&Request::Read { volume: VOLUME }, TIMEOUT);
+        let outcome = Client::new(address.to_string(), None).ask(&Request::Read { volume: VOLUME }, TIMEOUT);
         assert_eq!(outcome, WitnessOutcome::Is(Some(second.clone())));
     });
 }
@@ -64,12 +70,12 @@ fn of_two_nodes_that_claim_one_wins() {
     let directory = tempfile::tempdir().unwrap();
     with_server(directory.path(), |address| {
         let start = register(1, "a", Mode::Mirrored, 1);
-        Client::new(address.to_string()).request(&cas(None, start.clone()), TIMEOUT).unwrap();
+        Client::new(address.to_string(), None).request(&cas(None, start.clone()), TIMEOUT).unwrap();
         let claims = ["a", "b"].map(|name| {
             let start = start.clone();
             std::thread::spawn(move || {
                 let new = register(2, name, Mode::Solo, 2);
-                Client::new(address.to_string()).request(&cas(Some(start), new), TIMEOUT).unwrap()
+                Client::new(address.to_string(), None).request(&cas(Some(start), new), TIMEOUT).unwrap()
             })
         });
         let answers = claims.map(|claim| claim.join().unwrap());
@@ -82,7 +88,7 @@ fn of_two_nodes_that_claim_one_wins() {
 fn rules_of_the_register_are_kept() {
     let directory = tempfile::tempdir().unwrap();
     with_server(directory.path(), |address| {
-        let mut client = Client::new(address.to_string());
+        let mut client = Client::new(address.to_string(), None);
         let start = register(5, "a", Mode::Mirrored, 1);
         client.request(&cas(None, start.clone()), TIMEOUT).unwrap();
         let same_generation = cas(Some(start.clone()), register(6, "b", Mode::Solo, 1));
@@ -97,14 +103,15 @@ fn a_damaged_state_file_is_refused_and_left_alone() {
     let directory = tempfile::tempdir().unwrap();
     with_server(directory.path(), |address| {
         let create = cas(None, register(1, "a", Mode::Solo, 1));
-        Client::new(address.to_string()).request(&create, TIMEOUT).unwrap();
+        Client::new(address.to_string(), None).request(&create, TIMEOUT).unwrap();
     });
     let path = directory.path().join("registers.json");
     let good = std::fs::read_to_string(&path).unwrap();
     for bad in [good.replace("\"a\"", "\"b\""), good[..good.len() / 2].to_owned(), String::new()] {
         std::fs::write(&path, &bad).unwrap();
         let stop = AtomicBool::new(true);
-        let refused = serve("127.0.0.1:0".parse().unwrap(), directory.path(), |_| {}, &stop).unwrap_err();
+        let refused = serve("127.0.0.1:0".parse().unwrap(), directory.path(), Access::Anybody, |_| {}, &stop)
+            .unwrap_err();
         assert!(matches!(refused, ServeError::Store(StoreError::Damaged { .. })), "{refused}");
         assert!(refused.to_string().contains("move it away"), "{refused}");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), bad, "nothing is overwritten");
@@ -116,7 +123,8 @@ fn a_second_witness_on_the_same_state_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     with_server(directory.path(), |_| {
         let stop = AtomicBool::new(true);
-        let refused = serve("127.0.0.1:0".parse().unwrap(), directory.path(), |_| {}, &stop).unwrap_err();
+        let refused = serve("127.0.0.1:0".parse().unwrap(), directory.path(), Access::Anybody, |_| {}, &stop)
+            .unwrap_err();
         assert!(matches!(refused, ServeError::Store(StoreError::Locked(_))), "{refused}");
     });
 }
@@ -130,9 +138,15 @@ fn a_failing_disk_gives_no_answer_and_ends_the_server() {
     let (sender, receiver) = mpsc::channel();
     let ended = std::thread::scope(|scope| {
         let server = scope.spawn(|| {
-            serve("127.0.0.1:0".parse().unwrap(), directory.path(), |at| sender.send(at).unwrap(), &stop)
+            serve(
+                "127.0.0.1:0".parse().unwrap(),
+                directory.path(),
+                Access::Anybody,
+                |at| sender.send(at).unwrap(),
+                &stop,
+            )
         });
-        let mut client = Client::new(receiver.recv_timeout(TIMEOUT).unwrap().to_string());
+        let mut client = Client::new(receiver.recv_timeout(TIMEOUT).unwrap().to_string(), None);
         let error = client.request(&cas(None, register(1, "a", Mode::Solo, 1)), TIMEOUT).unwrap_err();
         assert!(error.maybe_applied(), "{error}");
         server.join().unwrap()
@@ -152,21 +166,21 @@ fn garbage_and_huge_frames_end_only_their_own_connection() {
             assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
         }
         let read = Request::Read { volume: VOLUME };
-        assert!(Client::new(address.to_string()).request(&read, TIMEOUT).is_ok());
+        assert!(Client::new(address.to_string(), None).request(&read, TIMEOUT).is_ok());
     });
 }
 
 #[test]
 fn nobody_there_means_certainly_not_applied() {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let outcome = Client::new(address.to_string()).ask(&Request::Read { volume: VOLUME }, TIMEOUT);
+    let outcome = Client::new(address.to_string(), None).ask(&Request::Read { volume: VOLUME }, TIMEOUT);
     assert_eq!(outcome, WitnessOutcome::Unreachable { maybe_applied: false });
 }
 
 #[test]
 fn silence_ends_at_the_time_limit_and_is_in_doubt() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut client = Client::new(listener.local_addr().unwrap().to_string());
+    let mut client = Client::new(listener.local_addr().unwrap().to_string(), None);
     let since = Instant::now();
     let outcome = client.ask(&Request::Read { volume: VOLUME }, Duration::from_millis(100));
     assert_eq!(outcome, WitnessOutcome::Unreachable { maybe_applied: true });
@@ -178,14 +192,16 @@ fn a_client_reconnects_after_the_server_was_restarted() {
     let directory = tempfile::tempdir().unwrap();
     let read = Request::Read { volume: VOLUME };
     let (mut client, address) = with_server(directory.path(), |address| {
-        let mut client = Client::new(address.to_string());
+        let mut client = Client::new(address.to_string(), None);
         client.request(&read, TIMEOUT).unwrap();
         (client, address)
     });
     let stop = AtomicBool::new(false);
     let (sender, receiver) = mpsc::channel();
     std::thread::scope(|scope| {
-        let server = scope.spawn(|| serve(address, directory.path(), |at| sender.send(at).unwrap(), &stop));
+        let server = scope.spawn(|| {
+            serve(address, directory.path(), Access::Anybody, |at| sender.send(at).unwrap(), &stop)
+        });
         receiver.recv_timeout(TIMEOUT).unwrap();
         assert_eq!(client.request(&read, TIMEOUT).unwrap(), Answer::Is { register: None });
         stop.store(true, Ordering::SeqCst);

@@ -2,6 +2,7 @@
 
 use crate::harness::{Cluster, Load, Side, Spec, check_all};
 use filer::status::{Mode, Role};
+use rdma_transport::tls::PrivateKey;
 use std::io::copy;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -57,7 +58,17 @@ impl Wire {
 
 #[test]
 fn a_cut_link_leaves_one_node_serving_and_heals() {
-    let mut pair = Cluster::prepare(Spec { capacity: "256MiB", ..Spec::default() });
+    cut_link(true);
+}
+
+/// Both nodes and the witness as they are on one machine without keys.
+#[test]
+fn without_keys_a_cut_link_heals_too() {
+    cut_link(false);
+}
+
+fn cut_link(keys: bool) {
+    let mut pair = Cluster::prepare(Spec { capacity: "256MiB", keys, ..Spec::default() });
     // The lower name connects, so this is the only way between the two.
     let wire = Wire::to(pair.port(Side::B));
     let text = std::fs::read_to_string(pair.config(Side::A)).unwrap();
@@ -92,4 +103,29 @@ fn a_cut_link_leaves_one_node_serving_and_heals() {
         check_all(&pair.mount(primary), &outcomes);
         pair.check_trees_equal();
     }
+}
+
+/// A node believes only who proves the configured key; both then say what to compare.
+#[test]
+fn a_partner_with_another_key_is_no_partner() {
+    let mut pair = Cluster::prepare(Spec::default());
+    let right = std::fs::read_to_string(pair.config(Side::A)).unwrap();
+    let key = |side: Side| PrivateKey::load(&pair.node_dir(side).join("key")).unwrap().public().to_string();
+    let wrong = right.replace(&key(Side::B), &key(Side::A));
+    assert_ne!(right, wrong);
+    std::fs::write(pair.config(Side::A), wrong).unwrap();
+    for side in Side::BOTH {
+        pair.start_node(side);
+    }
+    pair.wait("the reason in the log of node a", |pair| {
+        let output = std::fs::read_to_string(pair.output(Side::A)).ok()?;
+        output.contains("it proved another key than the configured `public_key`").then_some(())
+    });
+    assert_eq!(pair.volume(Side::A).map(|volume| volume.transport.connects), Some(0));
+    assert!(pair.terminate(Side::A).success());
+    std::fs::write(pair.config(Side::A), right).unwrap();
+    pair.start_node(Side::A);
+    pair.wait_mirrored();
+    let link = pair.volume(Side::A).unwrap().transport;
+    assert!(link.tls, "{link:?}");
 }

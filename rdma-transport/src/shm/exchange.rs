@@ -6,6 +6,7 @@
 use super::page::{Page, PeerRing, duplicate};
 use crate::handshake::u64_at;
 use crate::socket::wait_for;
+use crate::tls::Stream;
 use crate::{LinkError, LinkParams};
 use ids::LogMemory;
 use rustix::event::PollFlags;
@@ -32,7 +33,7 @@ pub(super) struct Theirs {
 
 /// Sends this side's memory and receives the peer's.
 pub(super) fn swap(
-    socket: &OwnedFd,
+    stream: &mut Stream,
     memory: &dyn LogMemory,
     page: OwnedFd,
     deadline: Instant,
@@ -41,12 +42,14 @@ pub(super) fn swap(
 ) -> Result<Theirs, LinkError> {
     let (ring, offset) = memory.shared_fd().ok_or(LinkError::NotShareable)?;
     let ring = duplicate(ring)?;
-    send(socket, offset, memory.capacity_bytes(), &[ring, page])?;
-    if !wait_for(socket, PollFlags::IN, deadline).map_err(LinkError::os("waiting for the peer's memory"))? {
+    send(stream, offset, memory.capacity_bytes(), &[ring, page])?;
+    if !wait_for(&stream.socket, PollFlags::IN, deadline)
+        .map_err(LinkError::os("waiting for the peer's memory"))?
+    {
         let limit = params.tuning.handshake_timeout;
         return Err(LinkError::HandshakeTimeout { address: address.to_owned(), limit });
     }
-    let (offset, capacity_bytes, descriptors) = receive(socket)?;
+    let (offset, capacity_bytes, descriptors) = receive(stream)?;
     if capacity_bytes != memory.capacity_bytes() {
         return Err(LinkError::Protocol("the peer's ring has another length than it said".into()));
     }
@@ -55,7 +58,7 @@ pub(super) fn swap(
     Ok(Theirs { ring: PeerRing::map(ring, offset, capacity_bytes)?, page: Page::map(page)? })
 }
 
-fn send(socket: &OwnedFd, offset: u64, capacity_bytes: u64, fds: &[OwnedFd]) -> Result<(), LinkError> {
+fn send(stream: &mut Stream, offset: u64, capacity_bytes: u64, fds: &[OwnedFd]) -> Result<(), LinkError> {
     let mut hello = [0; HELLO_BYTES];
     hello[..8].copy_from_slice(&offset.to_le_bytes());
     hello[8..].copy_from_slice(&capacity_bytes.to_le_bytes());
@@ -63,17 +66,20 @@ fn send(socket: &OwnedFd, offset: u64, capacity_bytes: u64, fds: &[OwnedFd]) -> 
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
     let mut rights = SendAncillaryBuffer::new(&mut space);
     assert!(rights.push(SendAncillaryMessage::ScmRights(&borrowed)), "the space was made for them");
-    let sent = rustix::net::sendmsg(socket, &[IoSlice::new(&hello)], &mut rights, SendFlags::NOSIGNAL)
+    let Stream { socket, outgoing, .. } = stream;
+    let wire = outgoing.sealed(&hello);
+    let sent = rustix::net::sendmsg(&*socket, &[IoSlice::new(wire)], &mut rights, SendFlags::NOSIGNAL)
         .map_err(LinkError::os("handing memory to the peer"))?;
-    if sent == HELLO_BYTES { Ok(()) } else { Err(LinkError::PeerClosed) }
+    if sent == wire.len() { Ok(()) } else { Err(LinkError::PeerClosed) }
 }
 
-fn receive(socket: &OwnedFd) -> Result<(u64, u64, Vec<OwnedFd>), LinkError> {
-    let mut hello = [0; HELLO_BYTES];
+fn receive(stream: &mut Stream) -> Result<(u64, u64, Vec<OwnedFd>), LinkError> {
+    let mut hello = [0; 4 * HELLO_BYTES];
+    let hello = &mut hello[..stream.incoming.wire_bytes(HELLO_BYTES)];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
     let mut rights = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-    let received = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut hello)], &mut rights, flags)
+    let received = rustix::net::recvmsg(&stream.socket, &mut [IoSliceMut::new(hello)], &mut rights, flags)
         .map_err(LinkError::os("receiving the peer's memory"))?;
     let descriptors = rights
         .drain()
@@ -85,7 +91,9 @@ fn receive(socket: &OwnedFd) -> Result<(u64, u64, Vec<OwnedFd>), LinkError> {
         .collect();
     match received.bytes {
         0 => Err(LinkError::PeerClosed),
-        HELLO_BYTES => Ok((u64_at(&hello, 0), u64_at(&hello, 8), descriptors)),
+        len if len == hello.len() && stream.incoming.open(hello) == Ok(HELLO_BYTES) => {
+            Ok((u64_at(hello, 0), u64_at(hello, 8), descriptors))
+        }
         _ => Err(LinkError::Protocol("the peer's hello was cut short".into())),
     }
 }

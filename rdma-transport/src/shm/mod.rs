@@ -22,6 +22,7 @@ use crate::memory::Ring;
 use crate::rendezvous::{self, Complete, Rendezvous};
 use crate::socket::deadline_after;
 use crate::spin::Spin;
+use crate::tls::{PrivateKey, Stream};
 use crate::{Acceptor, Closer, Link, LinkError, LinkParams, PeerInfo, TransportKind};
 use ids::{LogMemory, LogPoint};
 use page::{Mailbox, Page};
@@ -49,6 +50,14 @@ impl Listener {
     /// # Errors
     /// The path can not be used, or somebody listens there.
     pub fn bind(path: &Path) -> Result<Listener, LinkError> {
+        Listener::bind_with(path, None)
+    }
+
+    /// Listens likewise; with a key of its own it lets in who proves the key of a registered partner, and nobody else.
+    ///
+    /// # Errors
+    /// The path can not be used, or somebody listens there.
+    pub fn bind_with(path: &Path, own: Option<&PrivateKey>) -> Result<Listener, LinkError> {
         let refused = |source| LinkError::Address { address: path.display().to_string(), source };
         let listener = match UnixListener::bind(path) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_left_behind(path) => {
@@ -59,7 +68,7 @@ impl Listener {
         };
         let listener = listener.map_err(refused)?;
         listener.set_nonblocking(true).map_err(refused)?;
-        Ok(Listener { rendezvous: Rendezvous::start(listener.into())?, path: path.to_owned() })
+        Ok(Listener { rendezvous: Rendezvous::start(listener.into(), own)?, path: path.to_owned() })
     }
 
     /// Lets the partner of a volume in. Until then it is refused with [`crate::Refusal::UnknownVolume`].
@@ -101,8 +110,16 @@ pub fn connect(path: &Path, params: &LinkParams, memory: Arc<dyn LogMemory>) -> 
     let session = SessionId::random().map_err(LinkError::io("reading /dev/urandom"))?;
     let address = path.display().to_string();
     let capacity_bytes = memory.capacity_bytes();
-    rendezvous::introduce(&socket, ChannelKind::Shared, session, params, capacity_bytes, deadline, &address)?;
-    assemble(Complete { session, sockets: vec![socket], address, connected: true, deadline }, params, memory)
+    let stream = rendezvous::introduce(
+        socket,
+        ChannelKind::Shared,
+        session,
+        params,
+        capacity_bytes,
+        deadline,
+        &address,
+    )?;
+    assemble(Complete { session, sockets: vec![stream], address, connected: true, deadline }, params, memory)
 }
 
 /// What the parts of one link share.
@@ -176,11 +193,13 @@ fn has_event(fd: &OwnedFd, events: PollFlags) -> bool {
 /// Makes a link of a socket whose handshake is done.
 fn assemble(complete: Complete, params: &LinkParams, memory: Arc<dyn LogMemory>) -> Result<Link, LinkError> {
     let tuning = params.tuning;
-    let socket = complete.sockets.into_iter().next().map(Arc::new);
-    let socket = socket.expect("a session is complete with one socket of each kind");
+    let stream = complete.sockets.into_iter().next();
+    let mut stream = stream.expect("a session is complete with one socket of each kind");
     let (my_page, page_fd) = Page::create()?;
     let deadline = complete.deadline;
-    let theirs = exchange::swap(&socket, &*memory, page_fd, deadline, &complete.address, params)?;
+    let theirs = exchange::swap(&mut stream, &*memory, page_fd, deadline, &complete.address, params)?;
+    let Stream { socket, outgoing, incoming, .. } = stream;
+    let socket = Arc::new(socket);
     let ending = Arc::new(Ending::new(vec![Arc::clone(&socket)], Arc::clone(&params.counters)));
     let shared = Arc::new(Shared {
         my_page,
@@ -209,7 +228,12 @@ fn assemble(complete: Complete, params: &LinkParams, memory: Arc<dyn LogMemory>)
     let capacity_bytes = ring.capacity_bytes();
     let peer_ring = Ring::new(Arc::new(theirs.ring));
     Ok(Link {
-        control: Box::new(StreamControl::new(socket, Arc::clone(&ending), tuning.dead_peer_timeout)),
+        control: Box::new(StreamControl::new(
+            socket,
+            (outgoing, incoming),
+            Arc::clone(&ending),
+            tuning.dead_peer_timeout,
+        )),
         sender: Box::new(sender::ShmSender::new(Arc::clone(&shared), ring, peer_ring, tuning.spin)),
         receiver: Box::new(receiver::ShmReceiver::new(Arc::clone(&shared), capacity_bytes, tuning.spin)),
         fence: Arc::new(fence::ShmFence(shared)),

@@ -18,23 +18,23 @@ fn with_listener(test: impl FnOnce(&Path, &Acceptor, &TestMemory)) {
     test(&path, &acceptor, &memory);
 }
 
-fn introduced(path: &Path) -> OwnedFd {
+fn introduced(path: &Path) -> Stream {
     let socket: OwnedFd = UnixStream::connect(path).unwrap().into();
     let session = SessionId::random().unwrap();
     let deadline = deadline_after(WAIT);
     let kind = ChannelKind::Shared;
-    rendezvous::introduce(&socket, kind, session, &params("a", "b"), RING, deadline, "test").unwrap();
-    socket
+    rendezvous::introduce(socket, kind, session, &params("a", "b"), RING, deadline, "test").unwrap()
 }
 
 /// A partner that holds the other side's memory in its hands.
-fn raw_partner(path: &Path, acceptor: &Acceptor) -> (OwnedFd, Page, Theirs, Link) {
-    let socket = introduced(path);
+fn raw_partner(path: &Path, acceptor: &Acceptor) -> (Stream, Page, Theirs, Link) {
+    let mut socket = introduced(path);
     std::thread::scope(|scope| {
         let accepting = scope.spawn(|| acceptor.accept(WAIT).unwrap().unwrap());
         let (page, fd) = Page::create().unwrap();
         let memory = TestMemory::new(RING);
-        let theirs = swap(&socket, &*memory, fd, deadline_after(WAIT), "test", &params("a", "b")).unwrap();
+        let theirs =
+            swap(&mut socket, &*memory, fd, deadline_after(WAIT), "test", &params("a", "b")).unwrap();
         let mut link = accepting.join().unwrap();
         link.sender.start(point(0)).unwrap();
         link.receiver.start(point(64)).unwrap();
@@ -76,18 +76,18 @@ fn a_partner_that_stands_still_in_a_write_is_named() {
 #[test]
 fn a_partner_without_descriptors_or_with_too_little_memory_is_refused() {
     with_listener(|path, acceptor, _| {
-        let mut stream = UnixStream::from(introduced(path));
+        let mut stream = UnixStream::from(introduced(path).socket);
         let mut hello = [0; 16];
         hello[8..].copy_from_slice(&RING.to_le_bytes());
         stream.write_all(&hello).unwrap();
         assert!(matches!(acceptor.accept(WAIT), Err(LinkError::Protocol(_))));
         // A page that is shorter than the words on it.
-        let socket = introduced(path);
+        let mut stream = introduced(path);
         std::thread::scope(|scope| {
             let accepting = scope.spawn(|| acceptor.accept(WAIT));
             let empty = rustix::fs::memfd_create("empty", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
             let memory = TestMemory::new(RING);
-            let _ = swap(&socket, &*memory, empty, deadline_after(WAIT), "test", &params("a", "b"));
+            let _ = swap(&mut stream, &*memory, empty, deadline_after(WAIT), "test", &params("a", "b"));
             assert!(matches!(accepting.join().unwrap(), Err(LinkError::Protocol(_))));
         });
         drop(introduced(path));

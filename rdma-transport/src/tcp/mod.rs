@@ -1,12 +1,17 @@
 //! Links over TCP, for nodes without RDMA. The data channels are driven through io_uring.
 //!
 //! A link is three sockets: control messages; the connecting side's log bytes and their acknowledgements; the
-//! listening side's log bytes and theirs. One [`Listener`] serves all volumes of a node.
+//! listening side's log bytes and theirs. One [`Listener`] serves all volumes of a node. With keys each socket is a
+//! TLS connection of its own: log bytes are sealed from the ring into a buffer that io_uring sends (`sealing`), and
+//! opened where they were received (`inbox`) before they are copied into the ring. The thread that sends or receives
+//! does that itself.
 //!
 //! What can go wrong beside what the crate says: io_uring may be forbidden (a container's seccomp profile,
 //! `kernel.io_uring_disabled`); making the link then fails and says so.
 
+mod inbox;
 mod receiver;
+mod sealing;
 mod sender;
 #[cfg(test)]
 mod tests;
@@ -20,8 +25,10 @@ use crate::handshake::{ChannelKind, SessionId};
 use crate::memory::Ring;
 use crate::rendezvous::{self, Complete, Rendezvous};
 use crate::socket::{deadline_after, tune_tcp};
+use crate::tls::{Incoming, PrivateKey, Stream};
 use crate::{Acceptor, Closer, Link, LinkError, LinkParams, PeerInfo, TransportKind};
 use ids::LogMemory;
+use inbox::Inbox;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::OwnedFd;
@@ -52,11 +59,19 @@ impl Listener {
     /// # Errors
     /// The address can not be used.
     pub fn bind(address: &str) -> Result<Listener, LinkError> {
+        Listener::bind_with(address, None)
+    }
+
+    /// Listens likewise; with a key of its own it lets in who proves the key of a registered partner, and nobody else.
+    ///
+    /// # Errors
+    /// The address can not be used.
+    pub fn bind_with(address: &str, own: Option<&PrivateKey>) -> Result<Listener, LinkError> {
         let refused = |source| LinkError::Address { address: address.to_owned(), source };
         let listener = TcpListener::bind(address).map_err(refused)?;
         let bound = listener.local_addr().map_err(refused)?;
         listener.set_nonblocking(true).map_err(refused)?;
-        Ok(Listener { rendezvous: Rendezvous::start(listener.into())?, address: bound })
+        Ok(Listener { rendezvous: Rendezvous::start(listener.into(), own)?, address: bound })
     }
 
     /// Where it listens (the port, when 0 was asked for).
@@ -117,8 +132,15 @@ pub(crate) fn open_channels(
             Some(socket) => socket,
             None => connect_one(to, params, deadline)?,
         };
-        rendezvous::introduce(&socket, *kind, session, params, capacity_bytes, deadline, address)?;
-        sockets.push(socket);
+        sockets.push(rendezvous::introduce(
+            socket,
+            *kind,
+            session,
+            params,
+            capacity_bytes,
+            deadline,
+            address,
+        )?);
     }
     Ok(Complete { session, sockets, address: to.to_string(), connected: true, deadline })
 }
@@ -140,27 +162,38 @@ fn connect_one(to: SocketAddr, params: &LinkParams, deadline: Instant) -> Result
 /// Makes a link of the sockets of one session.
 fn assemble(complete: Complete, params: &LinkParams, memory: Arc<dyn LogMemory>) -> Result<Link, LinkError> {
     let tuning = params.tuning;
-    let sockets: Vec<Arc<OwnedFd>> = complete.sockets.into_iter().map(Arc::new).collect();
-    let [control, from_connector, from_listener] = &sockets[..] else {
+    let mut sockets = Vec::with_capacity(CHANNELS.len());
+    let mut ways = Vec::with_capacity(CHANNELS.len());
+    for Stream { socket, outgoing, incoming, .. } in complete.sockets {
+        tune_tcp(&socket, &tuning)?;
+        sockets.push(Arc::new(socket));
+        ways.push((outgoing, incoming));
+    }
+    let Ok([control_ways, connector_ways, listener_ways]) = <[_; 3]>::try_from(ways) else {
         unreachable!("a session is complete with one socket of each kind")
     };
-    for socket in &sockets {
-        tune_tcp(socket, &tuning)?;
-    }
-    let (mine, theirs) =
-        if complete.connected { (from_connector, from_listener) } else { (from_listener, from_connector) };
+    let [control, connector, listener] = [0, 1, 2].map(|index| Arc::clone(&sockets[index]));
+    let (connector, listener) = ((connector, connector_ways), (listener, listener_ways));
+    let (mine, theirs) = if complete.connected { (connector, listener) } else { (listener, connector) };
     let ring = Ring::new(memory);
-    let channel = |socket: &Arc<OwnedFd>, inbox_bytes| {
-        uring::Channel::new(Arc::clone(socket), ring.clone(), inbox_bytes, tuning.spin).map_err(
+    let channel = |socket: &Arc<OwnedFd>, inbox_bytes, sealer, incoming: Incoming| {
+        let opener = incoming.into_opener();
+        let opener = opener.map_err(|error| LinkError::Protocol(error.to_string()))?;
+        let inbox = Inbox::new(inbox_bytes, opener);
+        uring::Channel::new(Arc::clone(socket), ring.clone(), inbox, sealer, tuning.spin).map_err(
             LinkError::io("setting up io_uring (is it forbidden here, by a container or by sysctl?)"),
         )
     };
-    let ending = Arc::new(Ending::new(sockets.clone(), Arc::clone(&params.counters)));
+    let ending = Arc::new(Ending::new(sockets, Arc::clone(&params.counters)));
     let gate = Arc::new(Gate::new(Arc::clone(&ending)));
-    let sender = sender::TcpSender::new(channel(mine, SENDER_INBOX_BYTES)?, Arc::clone(&ending), tuning);
+    let (socket, (outgoing, incoming)) = mine;
+    let mine = channel(&socket, SENDER_INBOX_BYTES, outgoing.into_sealer(), incoming)?;
+    let sender = sender::TcpSender::new(mine, Arc::clone(&ending), tuning);
+    let (socket, (outgoing, incoming)) = theirs;
+    let theirs = channel(&socket, RECEIVER_INBOX_BYTES, None, incoming)?;
     let receiver = receiver::TcpReceiver::new(
-        channel(theirs, RECEIVER_INBOX_BYTES)?,
-        Arc::clone(theirs),
+        theirs,
+        (socket, outgoing),
         Arc::clone(&ending),
         Arc::clone(&gate),
         tuning,
@@ -176,7 +209,8 @@ fn assemble(complete: Complete, params: &LinkParams, memory: Arc<dyn LogMemory>)
     crate::counters::count(&params.counters.links, 1);
     Ok(Link {
         control: Box::new(StreamControl::new(
-            Arc::clone(control),
+            control,
+            control_ways,
             Arc::clone(&ending),
             tuning.dead_peer_timeout,
         )),

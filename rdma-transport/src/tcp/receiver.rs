@@ -2,7 +2,7 @@
 //!
 //! A head and a small range arrive in one receive, in the inbox, and are copied to the ring; a copy of a few
 //! kilobytes costs less than a second call to the kernel. What is longer than the inbox is received straight into
-//! the ring. Not chosen: one scattered receive of head and ring, because what follows a short range would land in
+//! the ring, unless it is sealed: then the inbox is larger and everything goes through it. Not chosen: one scattered receive of head and ring, because what follows a short range would land in
 //! the ring behind it, where older records may still be needed.
 //!
 //! Invariant: the ring is touched only inside the gate, and only at `[expected, expected + capacity)`.
@@ -15,16 +15,19 @@ use crate::frame::{Frame, check_range};
 use crate::gate::Gate;
 use crate::handshake::array_at;
 use crate::memory::Piece;
-use crate::socket::{deadline_after, send_all};
+use crate::socket::deadline_after;
+use crate::tls::Outgoing;
 use crate::{Arrival, LinkError, MirrorReceiver, Tuning};
 use ids::{LogPoint, Lsn};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+const RECEIVING: &str = "receiving log bytes";
+
 pub(super) struct TcpReceiver {
     channel: Channel,
-    socket: Arc<OwnedFd>,
+    answers: (Arc<OwnedFd>, Outgoing),
     ending: Arc<Ending>,
     gate: Arc<Gate>,
     expected: Option<Lsn>,
@@ -34,12 +37,12 @@ pub(super) struct TcpReceiver {
 impl TcpReceiver {
     pub(super) fn new(
         channel: Channel,
-        socket: Arc<OwnedFd>,
+        answers: (Arc<OwnedFd>, Outgoing),
         ending: Arc<Ending>,
         gate: Arc<Gate>,
         tuning: Tuning,
     ) -> TcpReceiver {
-        TcpReceiver { channel, socket, ending, gate, expected: None, tuning }
+        TcpReceiver { channel, answers, ending, gate, expected: None, tuning }
     }
 
     /// Whether the next range lies in the inbox whole: it can be taken without waiting.
@@ -66,18 +69,51 @@ impl TcpReceiver {
         let (from, to, len_bytes) = checked.map_err(|what| self.ending.end(End::Protocol(what)))?;
         let gate = Arc::clone(&self.gate);
         let Some(_transfer) = gate.enter() else { return Err(self.ending.end(End::Revoked)) };
-        self.channel.consume(HEAD_BYTES);
+        self.channel.inbox().consume(HEAD_BYTES);
         let inboxed = self.channel.arrived().len().min(usize::try_from(len_bytes).unwrap_or(usize::MAX));
         self.channel.ring().copy_in(from, &self.channel.arrived()[..inboxed]);
-        self.channel.consume(inboxed);
-        for piece in self.channel.ring().pieces(from.plus(inboxed as u64), len_bytes - inboxed as u64) {
-            self.receive_piece(piece)?;
+        self.channel.inbox().consume(inboxed);
+        let (from, rest_bytes) = (from.plus(inboxed as u64), len_bytes - inboxed as u64);
+        if self.channel.inbox().is_sealed() {
+            self.receive_sealed(from, rest_bytes)?;
+        } else {
+            for piece in self.channel.ring().pieces(from, rest_bytes) {
+                self.receive_piece(piece)?;
+            }
         }
         self.expected = Some(to.lsn);
         let counters = self.ending.counters();
         count(&counters.batches_received, 1);
         count(&counters.bytes_received, len_bytes);
         Ok(Some(Arrival { to }))
+    }
+
+    /// Receives `[from, from + left_bytes)` of the ring by way of the inbox, where it is opened. A peer of which no whole
+    /// record comes for the dead-peer timeout is dead.
+    fn receive_sealed(&mut self, mut from: Lsn, mut left_bytes: u64) -> Result<(), LinkError> {
+        let limit = self.tuning.dead_peer_timeout;
+        let mut deadline = deadline_after(limit);
+        while left_bytes > 0 {
+            self.ending.check()?;
+            let end = match self.channel.fill(deadline, self.ending.counters()) {
+                Ok(Waited::Received(0)) => End::PeerClosed,
+                Ok(Waited::Nothing) if Instant::now() >= deadline => End::PeerDead(limit),
+                Ok(Waited::Nothing) => continue,
+                Ok(Waited::Received(_)) => {
+                    let arrived = self.channel.arrived();
+                    let len = arrived.len().min(usize::try_from(left_bytes).unwrap_or(usize::MAX));
+                    self.channel.ring().copy_in(from, &arrived[..len]);
+                    self.channel.inbox().consume(len);
+                    from = from.plus(len as u64);
+                    left_bytes -= len as u64;
+                    deadline = deadline_after(limit);
+                    continue;
+                }
+                Err(error) => error.end(RECEIVING, limit),
+            };
+            return Err(self.ending.end(end));
+        }
+        Ok(())
     }
 
     /// Receives one piece of the ring; a peer that sends none of it for the dead-peer timeout is dead.
@@ -93,7 +129,7 @@ impl TcpReceiver {
                 }
                 Ok(Waited::Received(_)) => End::PeerClosed,
                 Ok(Waited::Nothing) => End::PeerDead(limit),
-                Err(errno) => End::of_errno("receiving log bytes", errno, limit),
+                Err(errno) => End::of_errno(RECEIVING, errno, limit),
             };
             return Err(self.ending.end(end));
         }
@@ -123,7 +159,7 @@ impl MirrorReceiver for TcpReceiver {
             let waited = self
                 .channel
                 .fill(deadline, self.ending.counters())
-                .map_err(|errno| self.ending.end(End::of_errno("receiving log bytes", errno, limit)))?;
+                .map_err(|error| self.ending.end(error.end(RECEIVING, limit)))?;
             match waited {
                 Waited::Received(0) => return Err(self.ending.end(End::PeerClosed)),
                 Waited::Received(_) => {}
@@ -136,7 +172,9 @@ impl MirrorReceiver for TcpReceiver {
     fn acknowledge(&mut self, durable: LogPoint) -> Result<(), LinkError> {
         self.ending.check()?;
         count(&self.ending.counters().acknowledgements, 1);
-        send_all(&*self.socket, &Frame::Ack { durable }.encode(), self.tuning.dead_peer_timeout)
+        let (socket, outgoing) = &mut self.answers;
+        outgoing
+            .send(&**socket, &Frame::Ack { durable }.encode(), self.tuning.dead_peer_timeout)
             .map_err(|end| self.ending.end(end))
     }
 }

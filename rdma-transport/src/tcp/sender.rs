@@ -12,9 +12,9 @@ use crate::flight::Flight;
 use crate::frame::Frame;
 use crate::handshake::array_at;
 use crate::socket::deadline_after;
+use crate::tls::ReceiveError;
 use crate::{LinkError, MirrorSender, Tuning};
 use ids::{LogPoint, Lsn};
-use rustix::io::Errno;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,8 +32,8 @@ impl TcpSender {
         TcpSender { channel, ending, flight, gathered: None, tuning }
     }
 
-    fn failed(&self, errno: Errno) -> LinkError {
-        self.ending.end(End::of_errno("sending log bytes", errno, self.tuning.dead_peer_timeout))
+    fn failed(&self, error: ReceiveError) -> LinkError {
+        self.ending.end(error.end("sending log bytes", self.tuning.dead_peer_timeout))
     }
 
     /// Sends what has gathered, if the socket is free.
@@ -47,8 +47,9 @@ impl TcpSender {
         count(&counters.batches_sent, 1);
         count(&counters.bytes_sent, len_bytes);
         counters.batch_bytes.add(len_bytes);
-        let pieces = self.channel.ring().pieces(from, len_bytes);
-        self.channel.send(Frame::Data { from, to }.encode(), pieces).map_err(|errno| self.failed(errno))
+        let head = Frame::Data { from, to }.encode();
+        let sent = self.channel.send(head, from, len_bytes);
+        sent.map_err(|errno| self.failed(ReceiveError::Os(errno)))
     }
 
     /// The newest of the acknowledgements that have arrived.
@@ -64,7 +65,7 @@ impl TcpSender {
                 Err(what) => Err(what),
             };
             newest = news.map_err(|what| self.ending.end(End::Protocol(what)))?.or(newest);
-            self.channel.consume(HEAD_BYTES);
+            self.channel.inbox().consume(HEAD_BYTES);
         }
         Ok(newest)
     }
@@ -99,7 +100,7 @@ impl MirrorSender for TcpSender {
                 return Ok(Some(newest));
             }
             let counters = self.ending.counters();
-            let waited = self.channel.fill(deadline, counters).map_err(|errno| self.failed(errno))?;
+            let waited = self.channel.fill(deadline, counters).map_err(|error| self.failed(error))?;
             match waited {
                 Waited::Received(0) => return Err(self.ending.end(End::PeerClosed)),
                 Waited::Received(_) => {}

@@ -4,21 +4,24 @@
 //! - a receive never outlives the call that started it (it is cancelled and waited for), so whoever holds the
 //!   fence's transfer knows that nothing lands afterwards;
 //! - a send may outlive its call: its head and message live in a box, the log bytes in a ring that this value
-//!   keeps alive, and dropping it shuts the socket down and waits for the send.
+//!   keeps alive or, sealed, in a box, and dropping it shuts the socket down and waits for the send.
 //!
 //! What can go wrong: io_uring cancels what a thread started when that thread ends; a send then reports what it
 //! has sent, and the rest is submitted again.
 
+use super::inbox::Inbox;
+use super::sealing::Sealing;
 use crate::counters::{Counters, count};
 use crate::memory::{Piece, Ring};
 use crate::socket::{timespec, try_recv};
 use crate::spin::Spin;
+use crate::tls::{ReceiveError, Sealer};
+use ids::Lsn;
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode, squeue};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, sockopt};
 use std::io;
-use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -56,8 +59,8 @@ pub(super) struct Channel {
     sending: bool,
     send_failed: Option<Errno>,
     received: Option<Result<usize, Errno>>,
-    inbox: Box<[u8]>,
-    filled: Range<usize>,
+    inbox: Inbox,
+    sealing: Option<Sealing>,
     spin: Spin,
     /// The socket's receive timeout.
     sleep_limit: Duration,
@@ -80,7 +83,8 @@ impl Channel {
     pub(super) fn new(
         socket: Arc<OwnedFd>,
         ring: Ring,
-        inbox_bytes: usize,
+        inbox: Inbox,
+        sealer: Option<Sealer>,
         spin: Duration,
     ) -> io::Result<Channel> {
         Ok(Channel {
@@ -91,8 +95,8 @@ impl Channel {
             sending: false,
             send_failed: None,
             received: None,
-            inbox: vec![0; inbox_bytes].into_boxed_slice(),
-            filled: 0..0,
+            inbox,
+            sealing: sealer.map(Sealing::new),
             spin: Spin::new(spin),
             sleep_limit: Duration::ZERO,
         })
@@ -102,14 +106,13 @@ impl Channel {
         &self.ring
     }
 
-    /// What has arrived and was not consumed.
-    pub(super) fn arrived(&self) -> &[u8] {
-        &self.inbox[self.filled.clone()]
+    pub(super) fn inbox(&mut self) -> &mut Inbox {
+        &mut self.inbox
     }
 
-    pub(super) fn consume(&mut self, len: usize) {
-        assert!(len <= self.filled.len());
-        self.filled.start += len;
+    /// What has arrived and was not consumed.
+    pub(super) fn arrived(&self) -> &[u8] {
+        self.inbox.arrived()
     }
 
     /// Whether a send is in the kernel. The next one must wait: two would mix their bytes.
@@ -118,19 +121,38 @@ impl Channel {
     }
 
     /// Sends `head`, then `[from, from + len_bytes)` of the ring, in one message. What the socket does not take at
-    /// once goes on in the kernel.
-    pub(super) fn send(&mut self, head: [u8; super::HEAD_BYTES], pieces: [Piece; 2]) -> Result<(), Errno> {
+    /// once goes on in the kernel; sealed, the next part of it is given to the kernel by whoever waits here.
+    pub(super) fn send(
+        &mut self,
+        head: [u8; super::HEAD_BYTES],
+        from: Lsn,
+        len_bytes: u64,
+    ) -> Result<(), Errno> {
         assert!(!self.sending, "one send at a time");
-        let message = &mut *self.message;
-        message.head = head;
-        message.parts[0] = libc::iovec { iov_base: message.head.as_mut_ptr().cast(), iov_len: head.len() };
-        for (part, piece) in message.parts[1..].iter_mut().zip(pieces) {
-            *part = libc::iovec { iov_base: piece.pointer.cast(), iov_len: piece.len };
+        if let Some(sealing) = &mut self.sealing {
+            sealing.start(head, from, len_bytes);
+            self.load_sealed();
+        } else {
+            let message = &mut *self.message;
+            message.head = head;
+            message.parts[0] =
+                libc::iovec { iov_base: message.head.as_mut_ptr().cast(), iov_len: head.len() };
+            for (part, piece) in message.parts[1..].iter_mut().zip(self.ring.pieces(from, len_bytes)) {
+                *part = libc::iovec { iov_base: piece.pointer.cast(), iov_len: piece.len };
+            }
         }
         self.sending = true;
         self.submit_send()?;
         self.submit(0, None)?;
         self.reap()
+    }
+
+    /// Makes the next sealed part the message to send; false when there is none.
+    fn load_sealed(&mut self) -> bool {
+        let Some(sealing) = &mut self.sealing else { return false };
+        let part = sealing.next(&self.ring);
+        self.message.parts[0] = libc::iovec { iov_base: part.as_mut_ptr().cast(), iov_len: part.len() };
+        !part.is_empty()
     }
 
     fn submit_send(&mut self) -> Result<(), Errno> {
@@ -148,16 +170,9 @@ impl Channel {
     /// Sleeping is done in a plain `recv`: its wake-up carries the scheduler's hint that the waker is about to
     /// sleep, which io_uring's does not, and which saves waking another core. Only while a send is under way the
     /// thread sleeps in io_uring, to see the end of both.
-    pub(super) fn fill(&mut self, deadline: Instant, counters: &Counters) -> Result<Waited, Errno> {
-        if self.filled.is_empty() {
-            self.filled = 0..0;
-        } else if self.filled.start > 0 {
-            self.inbox.copy_within(self.filled.clone(), 0);
-            self.filled = 0..self.filled.len();
-        }
-        let room = self.filled.end..self.inbox.len();
-        assert!(!room.is_empty(), "a full inbox holds a whole head");
-        let polled = self.poll_socket(room.clone(), deadline)?;
+    pub(super) fn fill(&mut self, deadline: Instant, counters: &Counters) -> Result<Waited, ReceiveError> {
+        self.inbox.make_room();
+        let polled = self.poll_socket(deadline).map_err(ReceiveError::Os)?;
         let waited = match polled {
             Some(waited) => {
                 count(&counters.spins, 1);
@@ -166,21 +181,28 @@ impl Channel {
             None => {
                 count(&counters.sleeps, 1);
                 if self.sending {
-                    let start = self.inbox[room.clone()].as_mut_ptr();
-                    self.receive(start, room.len(), 0, deadline)?
+                    let room = self.inbox.room();
+                    let (start, len) = (room.as_mut_ptr(), room.len());
+                    self.receive(start, len, 0, deadline).map_err(ReceiveError::Os)?
                 } else {
-                    self.sleep_in_recv(room, deadline)?
+                    self.sleep_in_recv(deadline).map_err(ReceiveError::Os)?
                 }
             }
         };
-        if let Waited::Received(len) = waited {
-            self.filled.end += len;
+        match waited {
+            Waited::Received(len) if len > 0 => {
+                match self.inbox.received(len).map_err(ReceiveError::Record)? {
+                    // Part of a record.
+                    0 => Ok(Waited::Nothing),
+                    arrived => Ok(Waited::Received(arrived)),
+                }
+            }
+            ended_or_nothing => Ok(ended_or_nothing),
         }
-        Ok(waited)
     }
 
     /// Asks the socket again and again; `None` when it is time to sleep.
-    fn poll_socket(&mut self, room: Range<usize>, deadline: Instant) -> Result<Option<Waited>, Errno> {
+    fn poll_socket(&mut self, deadline: Instant) -> Result<Option<Waited>, Errno> {
         let begin = Instant::now();
         let limit = self.spin.limit();
         if limit.is_zero() && begin < deadline {
@@ -188,9 +210,16 @@ impl Channel {
         }
         let until = deadline.min(begin + limit);
         loop {
-            if let Some(len) = try_recv(&*self.socket, &mut self.inbox[room.clone()])? {
+            if let Some(len) = try_recv(&*self.socket, self.inbox.room())? {
                 self.spin.hit();
                 return Ok(Some(Waited::Received(len)));
+            }
+            // The kernel does not go on by itself with what is not sealed yet.
+            if self.sealing.is_some() && self.sending {
+                self.reap()?;
+                if !self.sending {
+                    return Ok(Some(Waited::Nothing));
+                }
             }
             let now = Instant::now();
             if now >= deadline {
@@ -203,7 +232,7 @@ impl Channel {
         }
     }
 
-    fn sleep_in_recv(&mut self, room: Range<usize>, deadline: Instant) -> Result<Waited, Errno> {
+    fn sleep_in_recv(&mut self, deadline: Instant) -> Result<Waited, Errno> {
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_micros(1));
         // Callers wait for the same time again and again, but for what polling took: not worth a call each time.
         let (shortest, longest) = (left, left + left / 16 + Duration::from_micros(200));
@@ -211,7 +240,7 @@ impl Channel {
             sockopt::set_socket_timeout(&*self.socket, sockopt::Timeout::Recv, Some(longest))?;
             self.sleep_limit = longest;
         }
-        match rustix::net::recv(&*self.socket, &mut self.inbox[room], RecvFlags::empty()) {
+        match rustix::net::recv(&*self.socket, self.inbox.room(), RecvFlags::empty()) {
             Ok((len, _)) => Ok(Waited::Received(len)),
             Err(Errno::AGAIN | Errno::INTR) => Ok(Waited::Nothing),
             Err(errno) => Err(errno),
@@ -330,7 +359,7 @@ impl Channel {
             part.iov_len -= step;
             len -= step;
         }
-        self.sending = self.message.parts.iter().any(|part| part.iov_len > 0);
+        self.sending = self.message.parts.iter().any(|part| part.iov_len > 0) || self.load_sealed();
         self.message.header.msg_iov = std::ptr::null_mut();
     }
 
@@ -353,6 +382,7 @@ impl Drop for Channel {
                 tracing::error!(?waited, "the kernel does not give a send back; its memory is leaked");
                 std::mem::forget(self.ring.clone());
                 std::mem::forget(std::mem::replace(&mut self.message, Box::new(Message::empty())));
+                std::mem::forget(self.sealing.take());
                 return;
             }
         }

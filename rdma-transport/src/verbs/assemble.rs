@@ -22,6 +22,7 @@ use crate::ending::Ending;
 use crate::handshake::{SessionId, array_at};
 use crate::rendezvous::Complete;
 use crate::socket::tune_tcp;
+use crate::tls::Stream;
 use crate::{Closer, Control, Link, LinkError, LinkParams, PeerInfo, TransportKind};
 use parking_lot::Mutex;
 use rustix::net::Shutdown;
@@ -86,14 +87,14 @@ pub(super) fn assemble_shared(
     domain: Arc<Domain>,
 ) -> Result<(Link, Arc<Shared>), LinkError> {
     let tuning = params.tuning;
-    let socket = complete.sockets.into_iter().next().map(Arc::new);
-    let socket: Arc<OwnedFd> = socket.expect("a session is complete with one socket of each kind");
-    tune_tcp(&socket, &tuning)?;
+    let stream = complete.sockets.into_iter().next();
+    let mut stream = stream.expect("a session is complete with one socket of each kind");
+    tune_tcp(&stream.socket, &tuning)?;
     let choice = domain.choose_again().map_err(|error| LinkError::Rdma(error.to_string()))?;
     let pairs = Pairs::new(&domain, &choice)?;
     let mine = endpoint(&domain, &choice, &pairs)?;
-    let meeting =
-        Meeting { socket: &socket, deadline: complete.deadline, address: &complete.address, params };
+    let mut meeting =
+        Meeting { stream: &mut stream, deadline: complete.deadline, address: &complete.address, params };
     let theirs = meeting.swap(&mine)?;
     let terms = Terms {
         reads_asked: domain.reads_asked().min(theirs.reads_answered.max(1)),
@@ -117,7 +118,7 @@ pub(super) fn assemble_shared(
         incoming = mine.incoming.number,
         "queue pairs connected"
     );
-    join(socket, complete.session, complete.address, params, domain, pairs, theirs.ring_address)
+    join(stream, complete.session, complete.address, params, domain, pairs, theirs.ring_address)
 }
 
 fn endpoint(domain: &Domain, choice: &Choice, pairs: &Pairs) -> Result<Endpoint, LinkError> {
@@ -141,7 +142,7 @@ fn endpoint(domain: &Domain, choice: &Choice, pairs: &Pairs) -> Result<Endpoint,
 
 /// Gives the connected queue pairs to the parts of a link.
 fn join(
-    socket: Arc<OwnedFd>,
+    stream: Stream,
     session: SessionId,
     address: String,
     params: &LinkParams,
@@ -150,6 +151,7 @@ fn join(
     ring_address: u64,
 ) -> Result<(Link, Arc<Shared>), LinkError> {
     let tuning = params.tuning;
+    let socket = Arc::new(stream.socket);
     let bell = || Bell::new().map_err(LinkError::os("making an eventfd"));
     let (sender_bell, receiver_bell) = (bell()?, bell()?);
     let ending = Arc::new(Ending::new(vec![Arc::clone(&socket)], Arc::clone(&params.counters)));
@@ -160,6 +162,7 @@ fn join(
     let to_grant = Arc::clone(&grant);
     let control = Arc::new(StreamControl::with_private(
         Arc::clone(&socket),
+        (stream.outgoing, stream.incoming),
         Arc::clone(&ending),
         tuning.dead_peer_timeout,
         Box::new(move |frame| to_grant.receive(frame)),

@@ -18,9 +18,9 @@
 use super::port::mtu_bytes;
 use super::settings::{LinkLayer, Persistence};
 use crate::handshake::{array_at, u64_at};
-use crate::socket::{OpeningError, recv_exact, send_all};
+use crate::socket::OpeningError;
+use crate::tls::Stream;
 use crate::{LinkError, LinkParams};
-use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 pub(super) const ENDPOINT_BYTES: usize = 80;
@@ -150,7 +150,7 @@ impl Endpoint {
 
 /// One side's socket while the link is being made.
 pub(super) struct Meeting<'a> {
-    pub socket: &'a OwnedFd,
+    pub stream: &'a mut Stream,
     pub deadline: Instant,
     pub address: &'a str,
     pub params: &'a LinkParams,
@@ -158,7 +158,7 @@ pub(super) struct Meeting<'a> {
 
 impl Meeting<'_> {
     /// Sends this side's endpoint and receives the peer's.
-    pub(super) fn swap(&self, mine: &Endpoint) -> Result<Endpoint, LinkError> {
+    pub(super) fn swap(&mut self, mine: &Endpoint) -> Result<Endpoint, LinkError> {
         self.send(&mine.encode())?;
         let mut theirs = [0; ENDPOINT_BYTES];
         self.receive(&mut theirs)?;
@@ -168,7 +168,7 @@ impl Meeting<'_> {
     }
 
     /// Waits until both sides can receive: what is sent before would be lost and only tried again much later.
-    pub(super) fn both_ready(&self) -> Result<(), LinkError> {
+    pub(super) fn both_ready(&mut self) -> Result<(), LinkError> {
         self.send(READY)?;
         let mut theirs = [0; READY.len()];
         self.receive(&mut theirs)?;
@@ -179,12 +179,12 @@ impl Meeting<'_> {
         }
     }
 
-    fn send(&self, bytes: &[u8]) -> Result<(), LinkError> {
-        send_all(self.socket, bytes, self.params.tuning.handshake_timeout).map_err(|_| LinkError::PeerClosed)
+    fn send(&mut self, bytes: &[u8]) -> Result<(), LinkError> {
+        self.stream.send(bytes, self.params.tuning.handshake_timeout).map_err(|_| LinkError::PeerClosed)
     }
 
-    fn receive(&self, bytes: &mut [u8]) -> Result<(), LinkError> {
-        recv_exact(self.socket, bytes, self.deadline).map_err(|error| match error {
+    fn receive(&mut self, bytes: &mut [u8]) -> Result<(), LinkError> {
+        self.stream.receive_exact(bytes, self.deadline).map_err(|error| match error {
             OpeningError::Timeout => LinkError::HandshakeTimeout {
                 address: self.address.to_owned(),
                 limit: self.params.tuning.handshake_timeout,
@@ -192,6 +192,7 @@ impl Meeting<'_> {
             OpeningError::Ended => LinkError::PeerClosed,
             OpeningError::Os(errno) if errno == rustix::io::Errno::CONNRESET => LinkError::PeerClosed,
             OpeningError::Os(errno) => LinkError::os("receiving the peer's RDMA address")(errno),
+            OpeningError::Record(_) => LinkError::PeerClosed,
         })
     }
 }

@@ -4,6 +4,7 @@
 use ids::{ChainCrc, LogMemory, LogPoint, Lsn, VolumeId};
 #[cfg(feature = "verbs")]
 use rdma_transport::LinkError;
+use rdma_transport::tls::{LinkKeys, PrivateKey};
 #[cfg(feature = "verbs")]
 use rdma_transport::verbs;
 use rdma_transport::{Link, LinkParams, shm, tcp};
@@ -103,9 +104,42 @@ pub fn pattern(at: u64, len: usize) -> Vec<u8> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     Tcp,
+    /// With keys: TLS.
+    TcpKeys,
     Shm,
+    ShmKeys,
     #[cfg(feature = "verbs")]
     Verbs,
+    #[cfg(feature = "verbs")]
+    VerbsKeys,
+}
+
+impl Kind {
+    pub fn has_keys(self) -> bool {
+        match self {
+            Kind::Tcp | Kind::Shm => false,
+            Kind::TcpKeys | Kind::ShmKeys => true,
+            #[cfg(feature = "verbs")]
+            Kind::Verbs => false,
+            #[cfg(feature = "verbs")]
+            Kind::VerbsKeys => true,
+        }
+    }
+
+    /// Gives both their keys, for the kinds that have some.
+    fn give_keys(self, a: &mut LinkParams, b: &mut LinkParams) {
+        if self.has_keys() {
+            let (own_a, own_b) = (PrivateKey::generate().unwrap(), PrivateKey::generate().unwrap());
+            let (public_a, public_b) = (own_a.public(), own_b.public());
+            a.keys = Some(LinkKeys { own: own_a, peer: public_b });
+            b.keys = Some(LinkKeys { own: own_b, peer: public_a });
+        }
+    }
+}
+
+/// The key that a listener for these parameters has.
+pub fn own_key(params: &LinkParams) -> Option<&PrivateKey> {
+    params.keys.as_ref().map(|keys| &keys.own)
 }
 
 /// Says that the tests shall use this machine's RDMA device, and fail where there is none.
@@ -123,10 +157,10 @@ pub fn has_rdma(test: &str) -> bool {
 /// The transports that can be tested here.
 pub fn kinds() -> Vec<Kind> {
     #[allow(unused_mut)]
-    let mut kinds = vec![Kind::Tcp, Kind::Shm];
+    let mut kinds = vec![Kind::Tcp, Kind::TcpKeys, Kind::Shm, Kind::ShmKeys];
     #[cfg(feature = "verbs")]
     if has_rdma(std::thread::current().name().unwrap_or("this test")) {
-        kinds.push(Kind::Verbs);
+        kinds.extend([Kind::Verbs, Kind::VerbsKeys]);
     }
     kinds
 }
@@ -146,7 +180,7 @@ pub fn verbs_link(
     (params_a, params_b): (&LinkParams, &LinkParams),
     (domain_a, domain_b): (&Arc<verbs::Domain>, &Arc<verbs::Domain>),
 ) -> (Result<Link, LinkError>, Result<Option<Link>, LinkError>) {
-    let listener = tcp::Listener::bind("127.0.0.1:0").unwrap();
+    let listener = tcp::Listener::bind_with("127.0.0.1:0", own_key(params_b)).unwrap();
     let acceptor = verbs::register(&listener, params_b.clone(), domain_b.clone()).unwrap();
     std::thread::scope(|scope| {
         let accepting = scope.spawn(|| acceptor.accept(WAIT));
@@ -174,19 +208,20 @@ pub fn params(local: &str, peer: &str) -> LinkParams {
 pub fn link(kind: Kind, capacity_bytes: u64, change: impl Fn(&mut LinkParams)) -> Ends {
     let (memory_a, memory_b) = (TestMemory::new(capacity_bytes), TestMemory::new(capacity_bytes));
     let (mut params_a, mut params_b) = (params("a", "b"), params("b", "a"));
+    kind.give_keys(&mut params_a, &mut params_b);
     change(&mut params_a);
     change(&mut params_b);
     let (a, b) = match kind {
-        Kind::Tcp => {
-            let listener = tcp::Listener::bind("127.0.0.1:0").unwrap();
+        Kind::Tcp | Kind::TcpKeys => {
+            let listener = tcp::Listener::bind_with("127.0.0.1:0", own_key(&params_b)).unwrap();
             let acceptor = listener.register(params_b.clone(), memory_b.clone()).unwrap();
             let a = tcp::connect(&listener.local_addr().to_string(), &params_a, memory_a.clone()).unwrap();
             (a, acceptor.accept(WAIT).unwrap().unwrap())
         }
-        Kind::Shm => {
+        Kind::Shm | Kind::ShmKeys => {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("link.sock");
-            let listener = shm::Listener::bind(&path).unwrap();
+            let listener = shm::Listener::bind_with(&path, own_key(&params_b)).unwrap();
             let acceptor = listener.register(params_b.clone(), memory_b.clone()).unwrap();
             std::thread::scope(|scope| {
                 let accepting = scope.spawn(|| acceptor.accept(WAIT).unwrap().unwrap());
@@ -195,7 +230,7 @@ pub fn link(kind: Kind, capacity_bytes: u64, change: impl Fn(&mut LinkParams)) -
             })
         }
         #[cfg(feature = "verbs")]
-        Kind::Verbs => {
+        Kind::Verbs | Kind::VerbsKeys => {
             let settings = verbs::Settings::default();
             let (domain_a, domain_b) = (domain(&settings, &memory_a), domain(&settings, &memory_b));
             let (a, b) = verbs_link((&params_a, &params_b), (&domain_a, &domain_b));

@@ -154,7 +154,7 @@ fn config(plan: &Plan, host: usize) -> NodeConfig {
         name: "v".parse().expect("a volume's name"),
         id: VOLUME,
         base: "/simulated".into(),
-        peer: PeerConfig { name: name(1 - host), address: address(1 - host) },
+        peer: PeerConfig { name: name(1 - host), address: address(1 - host), public_key: None },
         transport: if plan.one_sided { TransportKind::Verbs } else { TransportKind::Tcp },
         rdma: RdmaConfig {
             persistence: if plan.one_sided { Persistence::Flush } else { Persistence::Message },
@@ -182,9 +182,15 @@ fn config(plan: &Plan, host: usize) -> NodeConfig {
         listen: address(host),
         control: "/simulated".into(),
         metrics_listen: None,
+        private_key: None,
+        plaintext: true,
         log_level: String::new(),
         log_format: filer::config::LogFormat::Text,
-        witness: Some(WitnessConfig { keeper: WitnessKeeper::BuiltIn(Vec::new()), timeout: ms(1_000) }),
+        witness: Some(WitnessConfig {
+            keeper: WitnessKeeper::BuiltIn(Vec::new()),
+            public_key: None,
+            timeout: ms(1_000),
+        }),
         volumes: vec![volume],
     }
 }

@@ -14,6 +14,7 @@
 pub mod client;
 pub mod clock;
 pub mod followed;
+pub mod keys;
 pub mod log;
 pub mod node;
 pub mod plan;
@@ -72,9 +73,7 @@ impl<'lab> Pair<'lab> {
         let witness = Witness::start(program, &run.logs().join("witness"))?;
         let nodes = Side::BOTH.map(|side| Node::new(side, program, run.logs()));
         let pair = Pair { lab, plan, harness, witness, nodes, primaries: Arc::default(), loads: Vec::new() };
-        pair.on_both(|side| {
-            pair.node(side).make(lab.guest(side), &pair.plan, pair.witness.address_in_guest())
-        })?;
+        pair.on_both(|side| pair.node(side).make(lab.guest(side), &pair.plan, pair.witness.doors()))?;
         Ok(pair)
     }
 
@@ -108,7 +107,7 @@ impl<'lab> Pair<'lab> {
     pub fn configure(&mut self, plan: Plan) -> Result<()> {
         self.plan = plan;
         for side in Side::BOTH {
-            let text = self.plan.configuration(side, self.witness.address_in_guest());
+            let text = self.plan.configuration(side, self.witness.doors());
             self.lab.guest(side).write_file(CONFIG, text.as_bytes())?;
         }
         Ok(())
@@ -117,7 +116,7 @@ impl<'lab> Pair<'lab> {
     /// Tries to start a node with another configuration: it must end by itself with an error that has these words in
     /// it.
     pub fn expect_refusal(&self, side: Side, plan: Plan, words: &[&str]) -> Result<()> {
-        let text = plan.configuration(side, self.witness.address_in_guest());
+        let text = plan.configuration(side, self.witness.doors());
         self.lab.guest(side).write_file(CONFIG, text.as_bytes())?;
         self.node(side).expect_refusal(self.lab.guest(side), words)
     }
@@ -153,7 +152,7 @@ impl<'lab> Pair<'lab> {
     }
 
     fn mount_and_start(&mut self, side: Side) -> Result<()> {
-        let witness = self.witness.address_in_guest();
+        let witness = self.witness.doors();
         self.node(side).mount(self.lab.guest(side), &self.plan, witness)?;
         self.start_node(side)
     }

@@ -2,6 +2,7 @@
 
 use super::clock::ClockCheck;
 use super::followed::{Followed, Over};
+use super::keys::Doors;
 use super::plan::{BASE, CONFIG, CONTROL, Plan, VOLUME};
 use super::primaries::Primaries;
 use super::view::View;
@@ -10,7 +11,6 @@ use crate::lab::{Guest, Side};
 use anyhow::{Context, Result, bail};
 use std::fs::File;
 use std::io::Write;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -70,9 +70,9 @@ impl Node {
     }
 
     /// Makes filesystems, log and local tree in a new guest.
-    pub fn make(&self, guest: &Guest, plan: &Plan, witness: SocketAddr) -> Result<()> {
+    pub fn make(&self, guest: &Guest, plan: &Plan, doors: &Doors) -> Result<()> {
         shell(guest, &plan.format_script())?;
-        self.mount(guest, plan, witness)?;
+        self.mount(guest, plan, doors)?;
         self.init(guest, plan)
     }
 
@@ -85,9 +85,9 @@ impl Node {
     }
 
     /// Mounts the filesystems and writes the configuration: after each boot.
-    pub fn mount(&self, guest: &Guest, plan: &Plan, witness: SocketAddr) -> Result<()> {
+    pub fn mount(&self, guest: &Guest, plan: &Plan, doors: &Doors) -> Result<()> {
         shell(guest, &plan.mount_script())?;
-        guest.write_file(CONFIG, plan.configuration(self.side, witness).as_bytes())
+        guest.write_file(CONFIG, plan.configuration(self.side, doors).as_bytes())
     }
 
     /// Starts the daemon and the watch on it.

@@ -1,7 +1,7 @@
 //! How a pair is configured: the only place that knows the spelling of configuration files and commands.
 
+use super::keys::Doors;
 use crate::lab::Side;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 /// The name of the one volume.
@@ -113,7 +113,7 @@ impl Plan {
     }
 
     /// A node's configuration file.
-    pub fn configuration(&self, side: Side, witness: SocketAddr) -> String {
+    pub fn configuration(&self, side: Side, doors: &Doors) -> String {
         let (own, partner) = (side.address(), side.other().address());
         let [lease, timeout] = match self.patient {
             Some(patient) if patient == side => PATIENCE,
@@ -128,10 +128,12 @@ impl Plan {
              name = \"{name}\"\n\
              listen = \"{own}:{PORT}\"\n\
              control = \"{CONTROL}\"\n\
+             private_key = \"{key}\"\n\
              log_level = \"info\"\n\
              \n\
              [witness]\n\
              addresses = [\"{witness}\"]\n\
+             public_key = \"{witness_key}\"\n\
              timeout = \"1s\"\n\
              \n\
              [[volume]]\n\
@@ -140,7 +142,7 @@ impl Plan {
              base = \"{BASE}\"\n\
              transport = \"{transport}\"\n\
              preferred_primary = \"{preferred}\"\n\
-             peer = {{ name = \"{peer}\", address = \"{partner}:{PORT}\" }}\n\
+             peer = {{ name = \"{peer}\", address = \"{partner}:{PORT}\", public_key = \"{peer_key}\" }}\n\
              log = {{ kind = \"{kind}\", path = \"{log}\", capacity = \"{capacity}MiB\" }}\n\
              fuse = {{ mount = \"{MOUNT}\" }}\n\
              consistency_point = {{ interval = \"{interval}ms\" }}\n\
@@ -151,6 +153,10 @@ impl Plan {
              lease = \"{lease}ms\"\n\
              {rdma}",
             name = side.name(),
+            key = doors.key(side).display(),
+            witness = doors.witness,
+            witness_key = doors.public[2],
+            peer_key = doors.public[usize::from(side == Side::A)],
             transport = self.transport,
             preferred = Side::A.name(),
             peer = side.other().name(),
@@ -213,15 +219,20 @@ mod tests {
     #[test]
     fn each_node_names_the_other_and_both_the_same_volume() {
         let plan = Plan { rdma: "persistence = \"read\"".to_owned(), ..Plan::default() };
-        let witness = SocketAddr::from(([10, 0, 2, 2], 1234));
-        let [a, b] = Side::BOTH.map(|side| plan.configuration(side, witness));
+        let doors = Doors {
+            witness: ([10, 0, 2, 2], 1234).into(),
+            dir: "/keys".into(),
+            public: ["of-a", "of-b", "of-witness"].map(str::to_owned),
+        };
+        let [a, b] = Side::BOTH.map(|side| plan.configuration(side, &doors));
         let line = |text: &str, key: &str| text.lines().find(|line| line.starts_with(key)).map(str::to_owned);
         assert_eq!(line(&a, "name"), Some("name = \"a\"".to_owned()));
-        assert!(line(&a, "peer = ").is_some_and(|peer| peer.contains("\"b\"")));
-        assert!(line(&b, "peer = ").is_some_and(|peer| peer.contains("\"a\"")));
+        assert!(line(&a, "peer = ").is_some_and(|peer| peer.contains("\"b\"") && peer.contains("of-b")));
+        assert!(line(&b, "peer = ").is_some_and(|peer| peer.contains("\"a\"") && peer.contains("of-a")));
+        assert_eq!(line(&b, "private_key"), Some("private_key = \"/keys/b.key\"".to_owned()));
         assert_eq!(line(&a, "id"), line(&b, "id"));
         assert_eq!(line(&a, "preferred_primary"), line(&b, "preferred_primary"));
         assert!(a.ends_with("\n[volume.rdma]\npersistence = \"read\"\n"));
-        assert!(Plan::default().configuration(Side::A, witness).lines().all(|line| !line.contains("rdma")));
+        assert!(Plan::default().configuration(Side::A, &doors).lines().all(|line| !line.contains("rdma")));
     }
 }

@@ -1,5 +1,6 @@
 //! The witness: a process of the host on a loopback port, which guests reach at their gateway's address.
 
+use super::keys::Doors;
 use crate::lab::{HOST_ADDRESS, HostProcess, Start};
 use anyhow::{Context, Result, bail};
 use std::ffi::OsString;
@@ -17,6 +18,7 @@ pub struct Witness {
     program: PathBuf,
     directory: PathBuf,
     port: u16,
+    doors: Doors,
 }
 
 impl Witness {
@@ -25,15 +27,16 @@ impl Witness {
         std::fs::create_dir_all(directory)?;
         // Free a moment ago, and nothing else on this machine asks for a port of its own choice in between.
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-        let mut witness =
-            Witness { process: None, program: program.to_owned(), directory: directory.to_owned(), port };
+        let doors = Doors::make(program, directory, SocketAddr::from((HOST_ADDRESS, port)))?;
+        let (program, directory) = (program.to_owned(), directory.to_owned());
+        let mut witness = Witness { process: None, program, directory, port, doors };
         witness.start_again()?;
         Ok(witness)
     }
 
-    /// Its address for guests.
-    pub fn address_in_guest(&self) -> SocketAddr {
-        SocketAddr::from((HOST_ADDRESS, self.port))
+    /// Its address for guests, and everybody's keys.
+    pub fn doors(&self) -> &Doors {
+        &self.doors
     }
 
     /// What it printed.
@@ -66,6 +69,10 @@ impl Witness {
             OsString::from(listen.to_string()),
             OsString::from("--state"),
             self.directory.join("state").into_os_string(),
+            OsString::from("--private-key"),
+            self.doors.witness_key().into_os_string(),
+            OsString::from("--nodes"),
+            self.doors.nodes().into_os_string(),
         ];
         let output = File::options().create(true).append(true).open(self.output())?;
         let process = HostProcess::start(Start { argv: argv.to_vec(), directory: None, output })?;

@@ -48,14 +48,28 @@ impl NodeFiles {
         self.dir.join("control.sock")
     }
 
+    /// The private key.
+    pub fn key(&self) -> PathBuf {
+        self.dir.join("key")
+    }
+
     /// What the daemon prints.
     pub fn output(&self) -> PathBuf {
         self.dir.join("twinfiler.out")
     }
 }
 
+/// The public keys of everybody.
+#[derive(Clone, Debug, Default)]
+pub struct Keys {
+    /// Of both nodes.
+    pub nodes: [String; 2],
+    /// Of the witness.
+    pub witness: String,
+}
+
 /// The configuration file of a node.
-pub fn node(files: &NodeFiles, transport: &str, log_bytes: u64) -> String {
+pub fn node(files: &NodeFiles, keys: &Keys, transport: &str, log_bytes: u64) -> String {
     let NodeFiles { side, log, listen, peer, witness, .. } = files;
     let (name, partner) = (side.name(), side.other().name());
     let (control, base, mount, log) = (files.control(), files.base(), files.mount(), log.display());
@@ -64,10 +78,12 @@ pub fn node(files: &NodeFiles, transport: &str, log_bytes: u64) -> String {
          name = \"{name}\"\n\
          listen = \"{listen}\"\n\
          control = \"{control}\"\n\
+         private_key = \"{key}\"\n\
          log_level = \"info\"\n\
          \n\
          [witness]\n\
          addresses = [\"{witness}\"]\n\
+         public_key = \"{witness_key}\"\n\
          \n\
          [[volume]]\n\
          name = \"{VOLUME}\"\n\
@@ -79,6 +95,7 @@ pub fn node(files: &NodeFiles, transport: &str, log_bytes: u64) -> String {
          [volume.peer]\n\
          name = \"{partner}\"\n\
          address = \"{peer}\"\n\
+         public_key = \"{peer_key}\"\n\
          \n\
          [volume.log]\n\
          kind = \"emulated\"\n\
@@ -88,6 +105,9 @@ pub fn node(files: &NodeFiles, transport: &str, log_bytes: u64) -> String {
          [volume.fuse]\n\
          mount = \"{mount}\"\n",
         control = control.display(),
+        key = files.key().display(),
+        witness_key = keys.witness,
+        peer_key = keys.nodes[side.other().index()],
         base = base.display(),
         mount = mount.display(),
         preferred = Side::A.name(),
@@ -123,9 +143,21 @@ fn size(bytes: u64) -> String {
     format!("{}KiB", bytes / 1024)
 }
 
-/// Arguments that run the witness.
-pub fn witness_arguments(listen: &SocketAddr, state: &Path) -> Vec<OsString> {
-    let mut arguments = words(&["witness", "--listen", &listen.to_string(), "--state"]);
-    arguments.push(state.into());
+/// Arguments that make a private key; the public one is printed.
+pub fn keygen_arguments(file: &Path) -> Vec<OsString> {
+    vec!["keygen".into(), file.into()]
+}
+
+/// Arguments that run the witness, whose files lie in `dir`.
+pub fn witness_arguments(listen: &SocketAddr, dir: &Path) -> Vec<OsString> {
+    let mut arguments = words(&["witness", "--listen", &listen.to_string()]);
+    for (flag, file) in [("--state", "state"), ("--private-key", "key"), ("--nodes", "nodes")] {
+        arguments.extend([flag.into(), dir.join(file).into()]);
+    }
     arguments
+}
+
+/// The file that tells the witness whom to let in.
+pub fn witness_nodes(keys: &Keys) -> String {
+    keys.nodes.iter().map(|key| format!("{key}\n")).collect()
 }

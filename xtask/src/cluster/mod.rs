@@ -21,7 +21,7 @@ pub mod wait;
 pub mod wire;
 
 use anyhow::{Context, Result, bail};
-use config::NodeFiles;
+use config::{Keys, NodeFiles};
 use control::NodeView;
 use disk::{Disk, Filesystem};
 use process::Daemon;
@@ -166,7 +166,15 @@ impl Cluster {
     }
 
     fn prepare(&mut self) -> Result<()> {
-        fs::create_dir_all(self.dir.join("witness"))?;
+        let witness = self.dir.join("witness");
+        fs::create_dir_all(&witness)?;
+        let mut keys = Keys { witness: self.make_key(&witness.join("key"))?, ..Keys::default() };
+        for side in Side::BOTH {
+            let files = self.files(side);
+            fs::create_dir_all(&files.dir)?;
+            keys.nodes[side.index()] = self.make_key(&files.key())?;
+        }
+        fs::write(witness.join("nodes"), config::witness_nodes(&keys))?;
         for side in Side::BOTH {
             let files = &self.nodes[side.index()].files;
             for dir in [files.dir.clone(), files.disk(), files.mount()] {
@@ -175,11 +183,21 @@ impl Cluster {
             let disk = Disk::make(self.options.filesystem, &files.dir.join("disk.img"), &files.disk())?;
             self.disks[side.index()] = Some(disk);
             fs::create_dir_all(files.base())?;
-            let text = config::node(files, &self.options.transport, self.options.log_bytes);
+            let text = config::node(files, &keys, &self.options.transport, self.options.log_bytes);
             fs::write(files.config(), text).context("cannot write a configuration")?;
             self.init(side)?;
         }
         Ok(())
+    }
+
+    /// Makes a private key; gives the public one.
+    fn make_key(&self, file: &Path) -> Result<String> {
+        let mut keygen = Command::new(&self.options.program);
+        let output = keygen.args(config::keygen_arguments(file)).output().context("cannot make a key")?;
+        if !output.status.success() {
+            bail!("keygen: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 
     /// Runs `twinfiler init` for a node.
@@ -249,7 +267,7 @@ impl Cluster {
     /// Starts the witness (again).
     pub fn start_witness(&mut self) -> Result<()> {
         let dir = self.dir.join("witness");
-        let arguments = config::witness_arguments(&self.witness_address, &dir.join("state"));
+        let arguments = config::witness_arguments(&self.witness_address, &dir);
         let log = dir.join("witness.out");
         self.witness =
             Some(Daemon::start("witness", &self.options.program, &arguments, &log, self.options.keep)?);

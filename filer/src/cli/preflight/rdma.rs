@@ -174,7 +174,7 @@ mod tests {
 
     fn volume(rdma: &str, log: &Path) -> VolumeConfig {
         let text = format!(
-            "[node]\nname = \"a\"\nlisten = \"10.0.0.1:7400\"\n[[volume]]\nname = \"home\"\n\
+            "[node]\nname = \"a\"\nlisten = \"10.0.0.1:7400\"\nplaintext = true\n[[volume]]\nname = \"home\"\n\
              id = \"00112233445566778899aabbccddeeff\"\nbase = \"/base\"\ntransport = \"verbs\"\n\
              peer = {{ name = \"b\", address = \"10.0.0.2:7400\" }}\n\
              log = {{ kind = \"emulated\", path = \"{}\", capacity = \"64MiB\" }}\nrdma = {{ {rdma} }}\n",

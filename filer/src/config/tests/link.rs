@@ -41,7 +41,7 @@ fn rdma_that_can_not_be_is_refused_with_its_reason() {
             "transport = \"tcp\"",
             ["[volume.rdma]", "which uses no RDMA", "or remove this table"],
         ),
-        ("kind = \"devdax\"", "kind = \"fsdax\"", ["18:", "EOPNOTSUPP", "-m devdax"]),
+        ("kind = \"devdax\"", "kind = \"fsdax\"", ["20:", "EOPNOTSUPP", "-m devdax"]),
         (
             "kind = \"devdax\"",
             "kind = \"block\"",

@@ -6,6 +6,7 @@ use super::process::{Process, tail, twinfiler};
 use super::{differences, snapshot};
 use filer::control::{Answer, Request, call};
 use filer::status::{Mode, NodeStatus, Role, VolumeStatus};
+use rdma_transport::tls::{PrivateKey, PublicKey};
 use rustix::process::Signal;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
@@ -52,6 +53,8 @@ pub struct Cluster {
     witness: Option<Process>,
     disks: [Option<Disk>; 2],
     ports: [u16; 3],
+    /// Of both nodes and of the witness.
+    keys: [PublicKey; 3],
     logs: TempDir,
     dir: TempDir,
 }
@@ -62,12 +65,20 @@ impl Cluster {
         super::require_root_and_fuse();
         let dir = tempfile::Builder::new().prefix("twinfiler-test-").tempdir_in("/var/tmp").unwrap();
         let logs = tempfile::Builder::new().prefix("twinfiler-test-").tempdir_in("/dev/shm").unwrap();
+        let keys = ["a/key", "b/key", "witness.key"].map(|file| {
+            let path = dir.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            PrivateKey::create(&path).unwrap().public()
+        });
+        std::fs::write(dir.path().join("witness.nodes"), format!("{} # a\n{} # b\n", keys[0], keys[1]))
+            .unwrap();
         let mut cluster = Cluster {
             spec,
             nodes: [None, None],
             witness: None,
             disks: [None, None],
             ports: free_ports(),
+            keys,
             logs,
             dir,
         };
@@ -162,7 +173,8 @@ impl Cluster {
     /// Writes the configuration anew, after a change of the [`Spec`].
     pub fn write_config(&self, side: Side) {
         let (dir, logs) = (self.node_dir(side), self.logs.path());
-        let text = config::text(&self.spec, &Places { side, dir: &dir, logs, ports: &self.ports });
+        let text =
+            config::text(&self.spec, &Places { side, dir: &dir, logs, ports: &self.ports, keys: &self.keys });
         std::fs::write(self.config(side), text).unwrap();
     }
 
@@ -206,7 +218,12 @@ impl Cluster {
             let alone = ["--data-dir", &state, "--listen-peer-urls", "http://127.0.0.1:0"];
             Process::start_program("etcd", &[&clients[..], &alone[..]].concat(), &output)
         } else {
-            Process::start(&["witness", "--listen", &listen, "--state", &state], &output)
+            let keys =
+                ["witness.key", "witness.nodes"].map(|file| self.dir.path().join(file).display().to_string());
+            let open = ["witness", "--listen", &listen, "--state", &state];
+            let locked = ["--private-key", &keys[0], "--nodes", &keys[1]];
+            let locked = if self.spec.keys { &locked[..] } else { &[] };
+            Process::start(&[&open[..], locked].concat(), &output)
         });
     }
 

@@ -1,6 +1,7 @@
 //! What a test's nodes are like, and the configuration files that say so.
 
 use super::cluster::Side;
+use rdma_transport::tls::PublicKey;
 use std::fmt::Write;
 use std::path::Path;
 
@@ -22,6 +23,8 @@ pub struct Spec {
     pub witness: bool,
     /// Is it a member of etcd instead of the built-in one?
     pub etcd: bool,
+    /// Do nodes and witness have keys?
+    pub keys: bool,
     /// Length of the log.
     pub capacity: &'static str,
     /// Lines of `[volume.timers]`.
@@ -50,6 +53,7 @@ impl Default for Spec {
         Spec {
             witness: true,
             etcd: false,
+            keys: true,
             capacity: "32MiB",
             timers: CALM,
             consistency_point: "interval = \"300ms\"\n",
@@ -85,11 +89,20 @@ pub struct Places<'a> {
     pub dir: &'a Path,
     pub logs: &'a Path,
     pub ports: &'a [u16; 3],
+    /// The public keys of both nodes and of the witness.
+    pub keys: &'a [PublicKey; 3],
+}
+
+impl Places<'_> {
+    /// A line for the public key with this index, if there are keys.
+    fn public_key(&self, spec: &Spec, index: usize) -> String {
+        if spec.keys { format!("public_key = \"{}\"", self.keys[index]) } else { String::new() }
+    }
 }
 
 /// The configuration file of one node.
 pub fn text(spec: &Spec, places: &Places<'_>) -> String {
-    let Places { side, dir, logs, ports } = places;
+    let Places { side, dir, logs, ports, .. } = places;
     let (me, peer) = (side.name(), side.other().name());
     let (listen, peer_port) = (ports[side.index()], ports[side.other().index()]);
     let mut text = format!(
@@ -98,10 +111,14 @@ pub fn text(spec: &Spec, places: &Places<'_>) -> String {
         dir.display(),
         spec.node[side.index()],
     );
+    if spec.keys {
+        let _ = writeln!(text, "private_key = \"{}/key\"", dir.display());
+    }
     match (spec.witness, spec.etcd) {
         (false, _) => {}
         (true, false) => {
-            let _ = writeln!(text, "[witness]\naddresses = [\"127.0.0.1:{}\"]", ports[2]);
+            let key = places.public_key(spec, 2);
+            let _ = writeln!(text, "[witness]\naddresses = [\"127.0.0.1:{}\"]\n{key}", ports[2]);
         }
         (true, true) => {
             let _ = writeln!(text, "[witness]\netcd = {{ endpoints = \"http://127.0.0.1:{}\" }}", ports[2]);
@@ -112,10 +129,14 @@ pub fn text(spec: &Spec, places: &Places<'_>) -> String {
             text,
             "[[volume]]\nname = \"{name}\"\nid = \"{id}\"\nbase = \"{dir}/disk/{name}\"\n\
              preferred_primary = \"{preferred}\"\n\
-             peer = {{ name = \"{peer}\", address = \"127.0.0.1:{peer_port}\" }}\n\
+             peer.name = \"{peer}\"\npeer.address = \"127.0.0.1:{peer_port}\"\n{peer_key}\
              log = {{ kind = \"emulated\", path = \"{logs}/{me}-{name}.log\", capacity = \"{capacity}\" }}\n\
              fuse = {{ mount = \"{dir}/mount/{name}\" }}\n\
              [volume.timers]\n{timers}[volume.consistency_point]\n{points}{more}",
+            peer_key = match places.public_key(spec, side.other().index()).as_str() {
+                "" => String::new(),
+                line => format!("peer.{line}\n"),
+            },
             dir = dir.display(),
             preferred = preferred.name(),
             logs = logs.display(),
