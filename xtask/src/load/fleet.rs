@@ -104,9 +104,20 @@ impl Fleet {
         let before = self.acknowledged();
         let more = interrupt::poll(VERIFY_LIMIT, PAUSE, || match alive() {
             Err(error) => Some(Err(error)),
-            Ok(()) => (self.acknowledged() > before).then_some(Ok(())),
+            Ok(()) if self.acknowledged() > before => Some(Ok(())),
+            // A client that saw an error waits for another mount.
+            Ok(()) => self.check().err().map(Err),
         })?;
-        more.transpose()?.with_context(|| format!("no operation was acknowledged for {VERIFY_LIMIT:?}"))
+        more.transpose()?.with_context(|| {
+            let waiting =
+                |running: &&Running| running.progress.lost_route.load(Ordering::SeqCst) >= self.generation;
+            let lost: Vec<&str> =
+                self.running.iter().filter(waiting).map(|running| running.name.as_str()).collect();
+            format!(
+                "no operation was acknowledged for {VERIFY_LIMIT:?}; lost their mount: {}",
+                lost.join(", ")
+            )
+        })
     }
 
     /// Operations acknowledged so far.

@@ -109,6 +109,7 @@ fn drive(mut load: Box<dyn Load>, route: &Route, progress: &Progress) -> Box<dyn
     let mut seen = 0;
     while let Some(visit) = route.newer_than(seen) {
         seen = visit.generation();
+        let kind = kind_of(visit.mount());
         match load.arrive(visit.mount()) {
             Ok(checked) => {
                 progress.checked.fetch_add(checked.compared, Ordering::Relaxed);
@@ -118,7 +119,7 @@ fn drive(mut load: Box<dyn Load>, route: &Route, progress: &Progress) -> Box<dyn
                 }
             }
             Err(error) => {
-                disturbed(load.as_ref(), progress, route, &visit, &error);
+                disturbed(load.as_ref(), progress, route, &visit, kind, &error);
                 continue;
             }
         }
@@ -129,7 +130,7 @@ fn drive(mut load: Box<dyn Load>, route: &Route, progress: &Progress) -> Box<dyn
                     progress.acknowledged.fetch_add(operations, Ordering::Relaxed);
                 }
                 Err(error) => {
-                    disturbed(load.as_ref(), progress, route, &visit, &error);
+                    disturbed(load.as_ref(), progress, route, &visit, kind, &error);
                     break;
                 }
             }
@@ -138,10 +139,17 @@ fn drive(mut load: Box<dyn Load>, route: &Route, progress: &Progress) -> Box<dyn
     load
 }
 
-fn disturbed(load: &dyn Load, progress: &Progress, route: &Route, visit: &Visit<'_>, error: &io::Error) {
+fn disturbed(
+    load: &dyn Load,
+    progress: &Progress,
+    route: &Route,
+    visit: &Visit<'_>,
+    kind: Option<i64>,
+    error: &io::Error,
+) {
     // Asked before the watcher can see that the connection is lost, and so before it unmounts anything.
     let full = route.may_be_full() && says_full(error);
-    let expected = full || is_lost_connection(error) || !is_alive(visit.mount());
+    let expected = full || is_lost_connection(error) || kind.is_none() || kind_of(visit.mount()) != kind;
     if !expected {
         let line = format!("{}: {error}", load.name());
         progress.errors.lock().unwrap_or_else(PoisonError::into_inner).push(line);
@@ -162,7 +170,8 @@ fn says_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::UnexpectedEof)
 }
 
-/// True while a daemon answers behind the mount: statfs is never answered from a cache.
-fn is_alive(mount: &Path) -> bool {
-    rustix::fs::statfs(mount).is_ok()
+/// What lies at the mount point, while a daemon answers behind it: statfs is never answered from a cache. A node that
+/// is deposed takes its mount away, and the directory below it answers.
+fn kind_of(mount: &Path) -> Option<i64> {
+    rustix::fs::statfs(mount).ok().map(|found| found.f_type)
 }
