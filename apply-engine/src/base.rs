@@ -38,6 +38,7 @@ pub use label::{LABEL_BYTES, LABEL_XATTR, Label, LabelError};
 pub use reader::BaseSpace;
 
 use ids::{Oid, VolumeId};
+use parking_lot::Mutex;
 use rustix::fs::Stat;
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -58,6 +59,10 @@ pub const HIDDEN_NAME: &str = ".twinfiler";
 pub const LOST_AND_FOUND_NAME: &str = "lost+found";
 /// The xattr of the label file that holds the next free OID.
 const NEXT_OID_XATTR: &str = "trusted.twinfiler.next";
+/// Likewise, that holds the number of the index's last commit: an index with a lower one is older than the tree.
+const INDEX_XATTR: &str = "trusted.twinfiler.index";
+/// The index, in the hidden directory.
+const INDEX_NAME: &str = "index.redb";
 
 /// Whether clients can neither see nor make this name in the root directory.
 pub fn is_reserved_in_root(name: &[u8]) -> bool {
@@ -86,6 +91,10 @@ struct Local {
     orphans: OwnedFd,
     label_file: OwnedFd,
     index: Index,
+    /// The index file's inode, to see whether it is still there.
+    index_inode: u64,
+    /// What happened to the index and nobody was told yet.
+    index_trouble: Mutex<Option<String>>,
     cache: DescriptorCache,
 }
 
@@ -176,9 +185,54 @@ impl Base {
         let flags = rustix::fs::XattrFlags::empty();
         rustix::fs::fsetxattr(&self.local().label_file, NEXT_OID_XATTR, &next, flags)
             .map_err(TreeError::at("keep the next object id of", self.path.display()))?;
-        self.local().index.commit().map_err(|error| self.index_failed(&error))?;
+        let commits = self.local().index.commit().map_err(|error| self.index_failed(&error))?;
+        rustix::fs::fsetxattr(&self.local().label_file, INDEX_XATTR, &commits.to_le_bytes(), flags)
+            .map_err(TreeError::at("keep the number of the index of", self.path.display()))?;
         rustix::fs::syncfs(&self.local().root)
-            .map_err(TreeError::at("flush the filesystem of", self.path.display()))
+            .map_err(TreeError::at("flush the filesystem of", self.path.display()))?;
+        self.look_at_index_file();
+        Ok(())
+    }
+
+    /// The open index works on when its file is taken away; the next start will miss it.
+    fn look_at_index_file(&self) {
+        let local = self.local();
+        let found = rustix::fs::statat(
+            &local.root,
+            Path::new(HIDDEN_NAME).join(INDEX_NAME),
+            rustix::fs::AtFlags::SYMLINK_NOFOLLOW,
+        );
+        if !found.is_ok_and(|stat| stat.st_ino == local.index_inode) {
+            self.index_trouble("its file was removed or replaced; the next start rebuilds it");
+        }
+    }
+
+    fn index_trouble(&self, what: &str) {
+        tracing::warn!(path = %self.path.display(), what, "the volume's index");
+        *self.local().index_trouble.lock() = Some(what.to_owned());
+    }
+
+    /// What happened to the index since this was last asked, for people.
+    pub fn take_index_trouble(&self) -> Option<String> {
+        #[cfg(any(test, feature = "simulation"))]
+        if self.simulation().is_some() {
+            return None;
+        }
+        self.local().index_trouble.lock().take()
+    }
+
+    /// The index does not know an object that must be there: finds every object by a walk.
+    ///
+    /// # Errors
+    /// When the tree can not be read, or the index not be written.
+    pub fn mend_index(&self) -> Result<(), OpenError> {
+        #[cfg(any(test, feature = "simulation"))]
+        if self.simulation().is_some() {
+            return Ok(());
+        }
+        self.rebuild_index()?;
+        self.index_trouble("it lacked objects of the tree and was rebuilt");
+        Ok(())
     }
 
     /// The label file was replaced, its lock with it.
@@ -270,7 +324,8 @@ impl Base {
 
     fn index_failed(&self, error: &IndexError) -> TreeError {
         tracing::error!(path = %self.path.display(), %error, "the volume's index failed");
-        TreeError { doing: "use the index of", at: self.path.display().to_string(), errno: Errno::IO }
+        let errno = if error.is_no_space() { Errno::NOSPC } else { Errno::IO };
+        TreeError { doing: "use the index of", at: self.path.display().to_string(), errno }
     }
 }
 

@@ -4,6 +4,7 @@
 //! Nothing is written into a directory that is not known to be ours or empty.
 
 use ids::{Oid, VolumeId};
+use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::io::Write;
@@ -15,8 +16,8 @@ use super::adopt::{self, AdoptReport};
 use super::cache::DescriptorCache;
 use super::index::Index;
 use super::{
-    Base, HIDDEN_NAME, Local, NEXT_OID_XATTR, OpenError, Store, TreeError, inode, is_reserved_in_root,
-    private_mount,
+    Base, HIDDEN_NAME, INDEX_NAME, INDEX_XATTR, Local, NEXT_OID_XATTR, OpenError, Store, TreeError, inode,
+    is_reserved_in_root, private_mount,
 };
 use crate::attributes::Timestamp;
 
@@ -88,13 +89,16 @@ impl Base {
             Some((_, Stage::Complete)) => {}
         }
         let label_file = lock_label_file(path)?;
-        let index_path = path.join(HIDDEN_NAME).join("index.redb");
-        let (index, sound) = match Index::open(&index_path) {
-            Ok(index) => (index, true),
-            Err(why) => {
-                tracing::warn!(path = %path.display(), %why, "rebuilding the index by a walk");
-                (fresh_index(&index_path)?, false)
+        let index_path = path.join(HIDDEN_NAME).join(INDEX_NAME);
+        let expected = commits_of(&label_file);
+        let (index, trouble) = match Index::open(&index_path) {
+            Ok(index) if index.commits() >= expected => (index, None),
+            Ok(index) => {
+                let why = format!("it is older than the tree ({} of {expected} commits)", index.commits());
+                drop(index);
+                (fresh_index(&index_path, expected)?, Some(why))
             }
+            Err(why) => (fresh_index(&index_path, expected)?, Some(why.to_string())),
         };
         let mut next = [0; 8];
         let next_oid = match rustix::fs::fgetxattr(&label_file, NEXT_OID_XATTR, &mut next[..]) {
@@ -108,8 +112,10 @@ impl Base {
             }
         };
         let base = assemble(path, volume, root, label_file, index, next_oid)?;
-        if !sound {
+        if let Some(why) = trouble {
+            tracing::warn!(path = %path.display(), why, "rebuilding the index by a walk");
             adopt::rebuild_index(&base)?;
+            base.index_trouble(&format!("it was missing or could not be used, and was rebuilt: {why}"));
         }
         Ok(base)
     }
@@ -132,7 +138,7 @@ impl Base {
         }
         write_label_file(path, volume, Stage::Adopting)?;
         let label_file = lock_label_file(path)?;
-        let index = fresh_index(&hidden.join("index.redb"))?;
+        let index = fresh_index(&hidden.join(INDEX_NAME), 0)?;
         let base = assemble(path, volume, root, label_file, index, next_oid.0)?;
         let report = adopt::adopt(&base, &before)?;
         base.sync()?;
@@ -182,17 +188,29 @@ fn assemble(
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
     let inodes = (limit / DESCRIPTOR_SHARE).clamp(*CACHE_INODES.start(), *CACHE_INODES.end());
     let cache = DescriptorCache::new(inodes as usize);
-    let local = Local { staging, orphans, root, label_file, index, cache };
+    let index_inode =
+        rustix::fs::stat(path.join(HIDDEN_NAME).join(INDEX_NAME)).map_err(root_error(path))?.st_ino;
+    let index_trouble = Mutex::new(None);
+    let local = Local { staging, orphans, root, label_file, index, index_inode, index_trouble, cache };
     let next_oid = AtomicU64::new(next_oid);
     Ok(Base { path: path.into(), volume, next_oid, store: Store::Local(Box::new(local)) })
 }
 
-fn fresh_index(path: &Path) -> Result<Index, OpenError> {
+/// The number of the index's last commit, as the label file has it; 0 before there was one.
+fn commits_of(label_file: &OwnedFd) -> u64 {
+    let mut bytes = [0; 8];
+    match rustix::fs::fgetxattr(label_file, INDEX_XATTR, &mut bytes[..]) {
+        Ok(8) => u64::from_le_bytes(bytes),
+        _ => 0,
+    }
+}
+
+fn fresh_index(path: &Path, commits: u64) -> Result<Index, OpenError> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(root_error(path)(Errno::from_io_error(&error).unwrap_or(Errno::IO)))
         }
-        _ => Ok(Index::create(path)?),
+        _ => Ok(Index::create(path, commits)?),
     }
 }
 

@@ -123,3 +123,30 @@ fn a_full_disk_is_a_typed_error_and_applying_goes_on_when_there_is_room() {
     apply_to(&tree, &delta_of(&steps, Vanished::Forget)).expect("there is room now");
     check(&base, &log, &generator, "after the disk was full");
 }
+
+#[test]
+fn an_index_that_lost_an_object_is_mended() {
+    let image = Image::new("ext4");
+    let path = image.directory("volume");
+    let base = Arc::new(like_the_model(&path));
+    let (log, mut generator) = (Arc::new(MemoryLog::default()), Generator::new(11));
+    let mut missed = false;
+    for round in 0..6 {
+        let steps: Vec<_> = generator.steps(60).into_iter().map(|step| (log.append(&step), step)).collect();
+        let delta = delta_of(&steps, Vanished::Forget);
+        if round > 0 {
+            let known = base.known(Oid(Oid::ROOT.0 + 1), usize::MAX).expect("reads the index");
+            known.into_iter().for_each(|oid| base.forget(oid).expect("forgets"));
+        }
+        let applied = apply_to(&BaseTree::new(&base, &*log), &delta);
+        if let Err(ApplyError::Missing(_)) = applied {
+            missed = true;
+            base.mend_index().expect("walks");
+            assert!(base.take_index_trouble().is_some_and(|told| told.contains("rebuilt")));
+            apply_to(&BaseTree::new(&base, &*log), &delta).expect("applies after all");
+        }
+        base.mend_index().expect("walks");
+        check(&base, &log, &generator, &format!("round {round}"));
+    }
+    assert!(missed, "no record needed what the index had lost");
+}
