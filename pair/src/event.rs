@@ -27,6 +27,8 @@ pub enum LocalFault {
     BaseIo,
     /// The base file system is full although space was reserved (ENOSPC).
     BaseFull,
+    /// The base file system hangs, or is much slower than the partner's.
+    BaseSlow,
 }
 
 /// Answer to [`Command::CheckPoint`](crate::Command::CheckPoint).
@@ -83,6 +85,11 @@ pub enum Event {
     /// Writing to the partner failed, or its acknowledgements make no sense; or what came from the primary
     /// does not continue the chain.
     MirrorLost {
+        /// Over which link.
+        link: LinkId,
+    },
+    /// The partner answers heartbeats, but has acknowledged nothing for too long although it owes it.
+    PartnerStalls {
         /// Over which link.
         link: LinkId,
     },

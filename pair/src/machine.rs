@@ -30,7 +30,7 @@
 //! only through `emit`, which keeps account of them, so that the invariants can be checked after each event.
 
 use crate::desk::Desk;
-use crate::state::{Effects, LinkState, Reports, Role, Waiting, Why};
+use crate::state::{Distrust, Effects, LinkState, Reports, Role, Waiting, Why};
 use crate::witness::Register;
 use crate::{
     Command, Config, ConfigError, DurableState, Event, Hello, Lease, LinkId, LogSummary, Message, MonoMs,
@@ -55,6 +55,7 @@ pub struct Pair {
     pub(crate) last_promise: MonoMs,
     pub(crate) last_heartbeat: Option<MonoMs>,
     pub(crate) fault: bool,
+    pub(crate) distrust: Distrust,
     /// `Some(by when)` after `Shutdown`.
     pub(crate) stopping: Option<MonoMs>,
     pub(crate) takeover: Option<crate::TakeoverTimes>,
@@ -97,6 +98,7 @@ impl Pair {
             last_promise: now,
             last_heartbeat: None,
             fault: false,
+            distrust: Distrust::default(),
             stopping: None,
             takeover: None,
             hellos: 0,
@@ -150,6 +152,7 @@ impl Pair {
             Event::Tick { vitals } => self.tick(vitals),
             Event::LinkUp { link, log } => self.link_up(link, log),
             Event::LinkDown { link } | Event::MirrorLost { link } => self.link_lost(link),
+            Event::PartnerStalls { link } => self.partner_stalls(link),
             Event::ReceivedWrong { link } => {
                 if matches!(&self.role, Role::Partner(partner) if partner.link == link) {
                     self.store(|state| state.in_sync = false);

@@ -6,10 +6,16 @@
 
 use crate::desk::{Asked, Purpose};
 use crate::meeting::{Meeting, meet};
-use crate::state::{BarrierStage, HandOverStage, Known, Primary, PrimaryMode, Role, Why};
+use crate::state::{BarrierStage, Distrust, HandOverStage, Known, Primary, PrimaryMode, Role, Why};
 use crate::witness::{Mode, Register};
 use crate::{Command, Lease, LinkId, LogSummary, MonoMs, Pair, Posture, StopReason, WitnessOutcome};
 use ids::{AckRule, Epoch};
+
+/// For how long a partner that stalled once is not waited for; doubled each time, up to so many times.
+const FIRST_DISTRUST_MS: u64 = 10_000;
+const MAX_DISTRUST_DOUBLINGS: u32 = 5;
+/// A partner that has been good for so long is trusted as ever.
+const DISTRUST_FORGOTTEN_MS: u64 = 600_000;
 
 impl Primary {
     /// The link whose partner acknowledgements wait for.
@@ -153,6 +159,23 @@ impl Pair {
             self.emit(Command::Undrain);
         }
         self.stop_mirroring();
+    }
+
+    /// The partner lives and makes no progress: alone without it, if the witness lets us, and not back at once.
+    pub(crate) fn partner_stalls(&mut self, link: LinkId) {
+        let Role::Primary(primary) = &self.role else { return };
+        if primary.joined_link() != Some(link) || !self.is_current(link) {
+            return;
+        }
+        let stalls = match self.now.since(self.distrust.until) {
+            calm if calm >= DISTRUST_FORGOTTEN_MS => 0,
+            _ => self.distrust.stalls,
+        };
+        let wait_ms =
+            (FIRST_DISTRUST_MS << stalls.min(MAX_DISTRUST_DOUBLINGS)).max(self.config.timers.join_retry_ms);
+        self.distrust = Distrust { until: self.now.plus(wait_ms), stalls: stalls + 1 };
+        self.drop_link(link);
+        self.claim_now();
     }
 
     /// The partner is certainly gone: no grace.

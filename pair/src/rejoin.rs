@@ -32,7 +32,9 @@ impl Pair {
         if matches!(primary.mode, PrimaryMode::Frozen { .. }) && self.desk.swap_pending() {
             return;
         }
-        let (since, barrier_not_before) = (self.now, self.now);
+        // Without a witness nobody goes on alone meanwhile: then it is better to try at once.
+        let trusted = if self.config.witness { self.distrust.until } else { self.now };
+        let (since, barrier_not_before) = (self.now, self.now.max(trusted));
         primary.catch = Some(Catching { link, at, mirroring: false, barrier_not_before, since });
         self.role = Role::Primary(primary);
         self.emit(Command::SetHold(Some(at.lsn)));

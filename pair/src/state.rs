@@ -206,3 +206,12 @@ pub(crate) enum Known {
     Absent,
     Is(Register),
 }
+
+/// A partner that stalled is followed by its log for a while before clients wait for it again, longer each time.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub(crate) struct Distrust {
+    /// Until when.
+    pub until: MonoMs,
+    /// How often it stalled, one soon after the other.
+    pub stalls: u32,
+}

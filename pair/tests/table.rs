@@ -227,6 +227,7 @@ fn events(bench: &Bench) -> Vec<(&'static str, Event)> {
         ("link down", Event::LinkDown { link: LINK }),
         ("stale link down", Event::LinkDown { link: LinkId(0) }),
         ("mirror lost", Event::MirrorLost { link: LINK }),
+        ("partner stalls", Event::PartnerStalls { link: LINK }),
         ("hello: waiting", hello(9, Posture::Waiting, log(&[(2, 0)], 640))),
         ("hello: primary of 9", hello(9, Posture::Primary(Epoch(9)), other)),
         ("late hello", hello(0, Posture::Primary(Epoch(9)), log(&[(9, 0)], 64))),

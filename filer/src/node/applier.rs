@@ -10,6 +10,7 @@
 //! partner.
 
 use super::event::NodeEvent;
+use super::executor::watch::SLOW_PREFIX;
 use super::shared::Shared;
 use crate::commit::Journal;
 use crate::runtime::{self, Condvar, Instant, Mutex, MutexGuard, mark, planted};
@@ -25,6 +26,10 @@ use std::time::Duration;
 /// First and longest pause between two attempts at a filesystem that fails.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
+/// A disk that was too slow is trusted again when a consistency point takes less than this ...
+const QUICK: Duration = Duration::from_secs(1);
+/// ... and it has been suspected for so long.
+const SUSPECTED: Duration = Duration::from_secs(20);
 /// How often a wait looks around.
 const POLL: Duration = Duration::from_millis(1);
 /// How soon a partner absorbs what was committed.
@@ -50,6 +55,10 @@ pub(super) struct ApplierState {
     working: Mutex<()>,
     /// Since when there has been something to apply, to the nearest look of the applier.
     behind_since: Mutex<Option<Instant>>,
+    /// The end of the consistency point that is being applied.
+    under_way: Mutex<Option<Lsn>>,
+    /// Since when the disk has been suspected to be too slow.
+    suspected: Mutex<Option<Instant>>,
     /// Raised by those who want the lock, so that a wait inside gives it up.
     interrupted: AtomicU64,
     /// The base tree may stand between two consistency points: one failed, or was cut off before a restart.
@@ -130,6 +139,16 @@ impl ApplierState {
         self.behind_since.lock().map_or(Duration::ZERO, |since| since.elapsed())
     }
 
+    /// The end of what is being applied at this moment.
+    pub fn under_way(&self) -> Option<Lsn> {
+        *self.under_way.lock()
+    }
+
+    /// The disk is too slow.
+    pub fn suspect(&self) {
+        *self.suspected.lock() = Some(Instant::now());
+    }
+
     fn is_interrupted(&self) -> bool {
         self.interrupted.load(Ordering::Acquire) > 0
     }
@@ -144,6 +163,8 @@ impl ApplierState {
 pub(super) fn run(shared: &Arc<Shared>) {
     let mut last = Instant::now();
     let mut retry = RETRY_MIN;
+    let mut mended = false;
+    report_index(shared);
     while !shared.is_stopping() {
         if shared.resync.is_replacing() {
             // The base tree is another node's: nothing of this log belongs there.
@@ -166,14 +187,26 @@ pub(super) fn run(shared: &Arc<Shared>) {
             }
             wanted.now = false;
         }
-        match consistency_point(shared) {
+        let outcome = consistency_point(shared);
+        *shared.applier.under_way.lock() = None;
+        match outcome {
             Ok(()) => {
                 retry = RETRY_MIN;
+                mended = false;
+                report_index(shared);
                 last = Instant::now();
                 shared.applier.finished();
             }
             // Not now: somebody resets the Deltas, or what was applied before is not all committed again.
             Err(ApplyFailure::Interrupted) => runtime::sleep(ABSORB_INTERVAL),
+            Err(ApplyFailure::Failed(ApplyError::Missing(oid))) if !mended => {
+                // Perhaps it is only the index that lacks it. Once, until applying works again.
+                mended = true;
+                tracing::warn!(volume = shared.name(), %oid, "not in the index: looking for it by a walk");
+                if let Err(error) = shared.base.mend_index() {
+                    shared.report(&format!("the index could not be rebuilt: {error}"), "check the disk");
+                }
+            }
             Err(ApplyFailure::Failed(error)) => {
                 shared.metrics.apply_failures.add(1);
                 let full = matches!(error, ApplyError::NoSpace(_));
@@ -188,6 +221,15 @@ pub(super) fn run(shared: &Arc<Shared>) {
                 retry = (retry * 2).min(RETRY_MAX);
             }
         }
+    }
+}
+
+fn report_index(shared: &Shared) {
+    if let Some(trouble) = shared.base.take_index_trouble() {
+        shared.report(
+            &format!("the base's index: {trouble}"),
+            "nothing is lost; if nobody touched `.twinfiler/index.redb`, check the disk",
+        );
     }
 }
 
@@ -255,6 +297,7 @@ fn wait_committed(shared: &Shared, end: Lsn) -> Result<(), ApplyFailure> {
 
 fn apply(shared: &Shared, delta: &Delta) -> Result<(), ApplyFailure> {
     let started = Instant::now();
+    *shared.applier.under_way.lock() = Some(delta.end());
     shared.resync.tracker.note(delta);
     shared.applier.half_applied.store(true, Ordering::Release);
     let report = apply_engine::consistency::apply(&shared.base, &shared.log, delta)?;
@@ -292,9 +335,19 @@ fn apply(shared: &Shared, delta: &Delta) -> Result<(), ApplyFailure> {
         bytes: report.written_bytes,
         applied: end,
     });
-    if shared.has_fault(FAULT_PREFIX) {
-        shared.healed(FAULT_PREFIX);
+    forget_faults(shared, started.elapsed());
+    Ok(())
+}
+
+/// Applying works again. A disk that was too slow has to be quick for a while: roles must not go to and fro.
+fn forget_faults(shared: &Shared, took: Duration) {
+    let had = shared.has_fault(FAULT_PREFIX) || shared.has_fault(SLOW_PREFIX);
+    shared.healed(FAULT_PREFIX);
+    let suspected = *shared.applier.suspected.lock();
+    if took < QUICK && suspected.is_some_and(|since| since.elapsed() >= SUSPECTED) {
+        shared.healed(SLOW_PREFIX);
+    }
+    if had && !shared.has_fault(SLOW_PREFIX) {
         shared.tell(NodeEvent::Healed);
     }
-    Ok(())
 }

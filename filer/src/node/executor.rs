@@ -7,6 +7,7 @@
 
 mod acts;
 mod resync;
+pub(super) mod watch;
 
 use super::NodeError;
 use super::event::{NodeEvent, WitnessQuestion};
@@ -43,6 +44,7 @@ pub(super) struct Executor {
     await_peer: Option<(LinkId, Lsn)>,
     resync: Resync,
     draining: bool,
+    progress: watch::Progress,
     /// The pair's, after the last event.
     mode: PairMode,
     /// Why the newest claim began.
@@ -76,6 +78,7 @@ impl Executor {
             resync,
             await_peer: None,
             draining: false,
+            progress: watch::Progress::default(),
             reason: FORCED,
             tick_at: Instant::now(),
             stop_wanted: false,
@@ -105,6 +108,7 @@ impl Executor {
             self.begin_resync();
             if now >= self.tick_at || self.now() >= self.pair.next_deadline() {
                 self.tick_at = now + self.shared.config.timers.heartbeat;
+                self.look_around();
                 let vitals = self.shared.vitals();
                 self.apply(Event::Tick { vitals });
             }

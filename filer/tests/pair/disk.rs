@@ -1,6 +1,6 @@
 //! Local filesystems that are full or broken, and logs that fill because of them.
 
-use crate::harness::{ANSWER_LIMIT, Cluster, Disk, Load, Side, Spec, check_all, within};
+use crate::harness::{ANSWER_LIMIT, Cluster, Disk, Frozen, Load, Side, Spec, check_all, within};
 use filer::control::{Answer, Request};
 use filer::status::{Mode, Role, VolumeStatus};
 use std::fs;
@@ -151,6 +151,38 @@ fn eio_from_the_base_hands_over_and_is_repaired_by_a_restart() {
     *pair.disk(Side::A) = Some(Disk::mount("xfs", &pair.image(Side::A), &pair.disk_path(Side::A)));
     pair.start_node(Side::A);
     assert_eq!(pair.wait_mirrored(), Side::B);
+    check_all(&pair.mount(Side::B), &outcomes);
+    pair.check_trees_equal();
+}
+
+/// Whoever writes to the disk waits and gets no error.
+#[test]
+fn a_disk_that_hangs_hands_over_and_heals() {
+    let filesystem = ["btrfs", "btrfs"];
+    let spec = Spec { disk_mib: [Some(256), Some(256)], filesystem, ..Spec::default() };
+    let mut pair = Cluster::start(Spec { capacity: "256MiB", ..spec });
+    let load = Load::start(&pair.mount(Side::A), "c", 2);
+    load.wait_for(50);
+    let frozen: Frozen = pair.disk(Side::A).as_ref().unwrap().freeze();
+    let before = load.answered();
+    pair.wait_serving(Side::B);
+    let outcomes = load.join();
+    check_all(&pair.mount(Side::B), &outcomes);
+    let answered: usize = outcomes.iter().map(|outcome| outcome.there.len()).sum();
+    assert!(answered as u64 > before / 2, "clients went on until the hand-over");
+    let slow = |volume: &VolumeStatus| volume.faults.iter().any(|fault| fault.what.contains("too slow"));
+    let volume = pair.wait_volume(Side::A, "the fault in its status", slow);
+    assert_eq!((volume.role, volume.mode), (Role::Partner, Mode::Mirrored), "its log still takes part");
+    pair.wait_volume(Side::B, "its partner's fault", |volume| volume.partner.fault.is_some());
+    let more = Load::start(&pair.mount(Side::B), "m", 2);
+    more.wait_for(50);
+    drop(frozen);
+    // Not at once: roles must not go to and fro.
+    pair.wait_volume(Side::A, "everything applied", |volume| volume.apply_lag.seconds < 1.0);
+    assert!(slow(&pair.volume(Side::A).unwrap()));
+    pair.wait_volume(Side::A, "no fault any more", |volume| !slow(volume));
+    pair.wait_volume(Side::B, "a healthy partner", |volume| volume.partner.fault.is_none());
+    let outcomes: Vec<_> = outcomes.into_iter().chain(more.finish()).collect();
     check_all(&pair.mount(Side::B), &outcomes);
     pair.check_trees_equal();
 }

@@ -1,60 +1,9 @@
 //! The link between two nodes that both live, and both reach the witness, is cut.
 
-use crate::harness::{Cluster, Load, Side, Spec, check_all};
+use crate::harness::{Cluster, Load, Side, Spec, Wire, check_all};
 use filer::status::{Mode, Role};
 use rdma_transport::tls::PrivateKey;
-use std::io::copy;
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
-
-/// A wire that can be cut: forwards connections to a port.
-struct Wire {
-    port: u16,
-    whole: Arc<AtomicBool>,
-    connections: Arc<Mutex<Vec<TcpStream>>>,
-}
-
-impl Wire {
-    fn to(target: u16) -> Wire {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let wire = Wire { port, whole: Arc::new(AtomicBool::new(true)), connections: Arc::default() };
-        let (whole, connections) = (wire.whole.clone(), wire.connections.clone());
-        std::thread::spawn(move || {
-            for near in listener.incoming().flatten() {
-                if !whole.load(Ordering::SeqCst) {
-                    continue;
-                }
-                let Ok(far) = TcpStream::connect(("127.0.0.1", target)) else { continue };
-                for stream in [&near, &far] {
-                    stream.set_nodelay(true).unwrap();
-                    connections.lock().unwrap().push(stream.try_clone().unwrap());
-                }
-                for (mut from, mut to) in [(near.try_clone().unwrap(), far.try_clone().unwrap()), (far, near)]
-                {
-                    std::thread::spawn(move || {
-                        let _cut = copy(&mut from, &mut to);
-                        let _cut_already = to.shutdown(Shutdown::Both);
-                    });
-                }
-            }
-        });
-        wire
-    }
-
-    fn cut(&self) {
-        self.whole.store(false, Ordering::SeqCst);
-        for stream in self.connections.lock().unwrap().drain(..) {
-            let _ended_already = stream.shutdown(Shutdown::Both);
-        }
-    }
-
-    fn mend(&self) {
-        self.whole.store(true, Ordering::SeqCst);
-    }
-}
 
 #[test]
 fn a_cut_link_leaves_one_node_serving_and_heals() {
@@ -68,16 +17,7 @@ fn without_keys_a_cut_link_heals_too() {
 }
 
 fn cut_link(keys: bool) {
-    let mut pair = Cluster::prepare(Spec { capacity: "256MiB", keys, ..Spec::default() });
-    // The lower name connects, so this is the only way between the two.
-    let wire = Wire::to(pair.port(Side::B));
-    let text = std::fs::read_to_string(pair.config(Side::A)).unwrap();
-    let direct = format!("127.0.0.1:{}", pair.port(Side::B));
-    assert!(text.contains(&direct));
-    std::fs::write(pair.config(Side::A), text.replace(&direct, &format!("127.0.0.1:{}", wire.port))).unwrap();
-    for side in Side::BOTH {
-        pair.start_node(side);
-    }
+    let (mut pair, wire) = Wire::between(Spec { capacity: "256MiB", keys, ..Spec::default() });
     let mut primary = pair.wait_mirrored();
     for round in 0..3 {
         let load = Load::start(&pair.mount(primary), &format!("r{round}-"), 2);
@@ -128,4 +68,30 @@ fn a_partner_with_another_key_is_no_partner() {
     pair.wait_mirrored();
     let link = pair.volume(Side::A).unwrap().transport;
     assert!(link.tls, "{link:?}");
+}
+
+/// The partner's receiver hangs, or what it answers is lost on the way, while both nodes hear each other well.
+#[test]
+fn a_partner_that_lives_and_acknowledges_nothing_is_given_up() {
+    let (mut pair, wire) = Wire::between(Spec { capacity: "256MiB", keys: false, ..Spec::default() });
+    assert_eq!(pair.wait_mirrored(), Side::A);
+    let load = Load::start(&pair.mount(Side::A), "c", 3);
+    load.wait_for(50);
+    wire.swallow_acknowledgements(true);
+    pair.wait_volume(Side::A, "acknowledgements by one node", |volume| {
+        volume.acknowledgement.as_ref().is_some_and(|level| level.peer.is_none())
+    });
+    load.wait_for(50);
+    // It comes back again and again, and makes nobody wait.
+    let answered = load.answered();
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(load.answered() > answered + 20, "clients wait for a partner that acknowledges nothing");
+    assert_eq!(pair.volume(Side::A).unwrap().role, Role::Primary);
+    wire.swallow_acknowledgements(false);
+    assert_eq!(pair.wait_mirrored(), Side::A);
+    load.wait_for(50);
+    let outcomes = load.finish();
+    assert!(outcomes.iter().all(|outcome| outcome.error.is_none()), "{outcomes:?}");
+    check_all(&pair.mount(Side::A), &outcomes);
+    pair.check_trees_equal();
 }

@@ -8,6 +8,7 @@ mod forming;
 mod full;
 mod harness;
 mod hooks;
+mod index;
 mod leaving;
 mod link;
 mod orphans;

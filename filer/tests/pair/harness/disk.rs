@@ -38,11 +38,28 @@ impl Disk {
         run("xfs_io", &["-x", "-c", "shutdown", &self.at.display().to_string()]);
     }
 
+    /// Whoever writes to it from now on waits: a disk that hangs. Ends with the guard.
+    pub fn freeze(&self) -> Frozen {
+        run("fsfreeze", &["--freeze", &self.at.display().to_string()]);
+        Frozen { at: self.at.clone() }
+    }
+
     /// Makes the filesystem behave as after an input or output error: it goes read-only (EROFS for whoever writes).
     pub fn break_it(&self) {
         let source = run("findmnt", &["-n", "-o", "SOURCE", &self.at.display().to_string()]);
         let device = source.trim().trim_start_matches("/dev/");
         std::fs::write(format!("/sys/fs/ext4/{device}/trigger_fs_error"), "1").unwrap();
+    }
+}
+
+/// A filesystem that is frozen while this lives.
+pub struct Frozen {
+    at: PathBuf,
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let _never_frozen = Command::new("fsfreeze").arg("--unfreeze").arg(&self.at).status();
     }
 }
 

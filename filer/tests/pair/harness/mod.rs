@@ -11,13 +11,15 @@ mod disk;
 mod load;
 mod process;
 mod tree;
+mod wire;
 
 pub use cluster::{Cluster, Side};
 pub use config::{Spec, VolumeSpec};
-pub use disk::Disk;
+pub use disk::{Disk, Frozen};
 pub use load::{Load, Outcome, check_all};
 pub use process::{Process, run, twinfiler};
 pub use tree::{differences, snapshot};
+pub use wire::Wire;
 
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
