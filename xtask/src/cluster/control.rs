@@ -17,7 +17,7 @@ const STATUS_LIMIT: Duration = Duration::from_secs(2);
 const CONSISTENCY_POINT_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long a switchover may take.
-const SWITCHOVER_LIMIT: Duration = Duration::from_secs(60);
+const SWITCHOVER_LIMIT: Duration = Duration::from_secs(20);
 
 /// What a node says about itself and its one volume.
 #[derive(Clone, Debug)]

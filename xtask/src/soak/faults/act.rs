@@ -51,7 +51,12 @@ pub fn run(
             interrupt::sleep(fault.lasts)?;
             cluster.start_node(of(whom))?;
         }
-        Kind::Switchover => cluster.switchover(primary)?,
+        Kind::Switchover => {
+            // On a machine so busy that a node is not heard in time it may be called off, and says so.
+            if let Err(error) = cluster.switchover(primary) {
+                eprintln!("  called off: {error:#}");
+            }
+        }
         Kind::Cut | Kind::Silent => {
             let state = if fault.kind == Kind::Cut { State::Cut } else { State::Silent };
             cluster.wire()?.set(state);
