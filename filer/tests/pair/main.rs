@@ -11,6 +11,7 @@ mod hooks;
 mod index;
 mod leaving;
 mod link;
+mod machine;
 mod orphans;
 mod refusals;
 mod resync;

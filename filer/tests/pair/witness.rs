@@ -7,6 +7,8 @@ use std::time::Duration;
 
 /// Long enough that an answer would have come, were there one.
 const NO_ANSWER: Duration = Duration::from_secs(4);
+/// Longer than all timers of these nodes.
+const AWAY: Duration = Duration::from_secs(12);
 
 #[test]
 fn witness_dead_then_partner_lost_freezes_until_the_witness_is_back() {
@@ -30,6 +32,36 @@ fn witness_dead_then_partner_lost_freezes_until_the_witness_is_back() {
     check_all(&pair.mount(Side::A), &outcomes);
     pair.start_node(Side::B);
     pair.wait_mirrored();
+    pair.check_trees_equal();
+}
+
+/// For longer than any timer of the pair and any pause between two questions to the witness; an hour is in the pair's
+/// own simulation.
+#[test]
+fn a_witness_that_was_away_for_long_decides_again_when_it_is_back() {
+    let mut pair = Cluster::start(Spec::default());
+    let load = Load::start(&pair.mount(Side::A), "c", 2);
+    load.wait_for(50);
+    pair.kill_witness();
+    let until = std::time::Instant::now() + AWAY;
+    while std::time::Instant::now() < until {
+        load.wait_for(20);
+        assert_eq!(pair.volume(Side::A).unwrap().mode, Mode::Mirrored);
+    }
+    pair.wait_volume(Side::A, "an unreachable witness", |volume| {
+        volume.witness.as_ref().is_some_and(|witness| !witness.reachable)
+    });
+    pair.start_witness();
+    // Soon, however long it was away: it may be needed at any moment.
+    pair.wait_volume(Side::A, "a witness that answers", |volume| {
+        volume.witness.as_ref().is_some_and(|witness| witness.reachable)
+    });
+    pair.kill(Side::A);
+    let outcomes = load.join();
+    pair.wait_serving(Side::B);
+    check_all(&pair.mount(Side::B), &outcomes);
+    pair.start_node(Side::A);
+    assert_eq!(pair.wait_mirrored(), Side::B);
     pair.check_trees_equal();
 }
 

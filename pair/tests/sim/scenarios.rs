@@ -300,6 +300,35 @@ fn a_switchover_with_the_witness_away_is_called_off_or_settled_later() {
     assert!(progresses(&mut world));
 }
 
+/// Every timer of the pair runs through an hour in which the witness says nothing: the lease lives on heartbeats, the
+/// register that both remember does not age, and asking again and again never stops and never grows.
+#[test]
+fn an_hour_without_the_witness_changes_nothing_and_it_decides_as_ever_afterwards() {
+    const HOUR_MS: u64 = 3_600_000;
+    for lost in [A, B] {
+        let mut world = mirrored(true);
+        world.witness_up = false;
+        for _ in 0..60 {
+            world.run_for(HOUR_MS / 60);
+            world.assert_mirrored();
+            assert!(progresses(&mut world));
+        }
+        assert_eq!(world.modes()[A], Some((RoleName::Primary, PairMode::Mirrored)));
+        // Without the witness nobody goes on alone, whoever is lost now.
+        world.crash(lost);
+        world.run_for(60_000);
+        assert!(!progresses(&mut world));
+        world.witness_up = true;
+        world.run_for(3_000);
+        let left = 1 - lost;
+        assert_eq!(world.modes()[left], Some((RoleName::Primary, PairMode::Solo)));
+        assert!(progresses(&mut world));
+        world.start(lost);
+        world.run_for(5_000);
+        world.assert_mirrored();
+    }
+}
+
 #[test]
 fn a_clean_stop_hands_over_and_stops() {
     let mut world = mirrored(true);

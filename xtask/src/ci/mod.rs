@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 /// Processes killed by the short soak.
 const SOAK_KILLS: u64 = 15;
 
+/// Faults that the short soak goes through.
+const SOAK_FAULTS: u64 = 12;
+
 /// Seconds for each fuzz target.
 const FUZZ_SECONDS: u64 = 4;
 
@@ -113,11 +116,15 @@ fn scenario_steps(workspace: &Workspace, report: &mut Report, program: &Path, wa
             });
         }
     }
-    if wanted(Part::Soak) {
-        report.counted("short soak over ext4, XFS and btrfs", || {
+    let soaks = [
+        ("short soak over ext4, XFS and btrfs", None),
+        ("short soak with faults of all kinds", Some(SOAK_FAULTS)),
+    ];
+    for (name, faults) in soaks.into_iter().filter(|_| wanted(Part::Soak)) {
+        report.counted(name, || {
             let arguments = soak::Arguments {
                 kills: SOAK_KILLS,
-                faults: None,
+                faults,
                 seed: None,
                 seconds: None,
                 fs: Filesystem::REAL.to_vec(),
