@@ -23,6 +23,9 @@ const LOG_BYTES_PER_RECORD: u64 = 1024;
 /// Consistency points whose needs are remembered one by one; older ones are added to their neighbour.
 const MAX_PENDING_SPANS: usize = 256;
 
+/// How often a client that finds the log full asks for a consistency point.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+
 /// How long a client waits for a consistency point to show how much space there really is.
 const STARVED_PATIENCE: Duration = Duration::from_secs(4);
 
@@ -151,13 +154,18 @@ impl Gate {
                 self.moved.wait(&mut state);
                 continue;
             }
-            let needed_from = state.hold.map_or(state.floor, |hold| hold.min(state.floor));
-            let used = reserved().since(needed_from) + state.admitted_bytes;
-            if used + log_bytes + self.reserve_bytes > self.capacity_bytes {
+            let used = state.used_bytes(reserved());
+            let full = |used| used + log_bytes + self.reserve_bytes > self.capacity_bytes;
+            if full(used) {
                 mark!("log full");
-                // Full: nobody can say for how long, a trim wakes us. Ask again in case the log only just filled.
+                // Nobody can say for how long: a trim wakes us. Ask again in case the log only just filled; but not at
+                // every wake-up, for a consistency point that finds nothing to do wakes us too.
                 starved();
-                self.moved.wait_for(&mut state, Duration::from_millis(50));
+                let until = Instant::now() + ASK_AGAIN;
+                let waits = |state: &State| {
+                    state.closed.is_none() && !state.paused && full(state.used_bytes(reserved()))
+                };
+                while waits(&state) && !self.moved.wait_until(&mut state, until).timed_out() {}
                 continue;
             }
             let delay = self.delay(used);
@@ -276,6 +284,12 @@ impl Gate {
 }
 
 impl State {
+    /// Log that can not be overwritten, when it is reserved up to here.
+    fn used_bytes(&self, reserved: Lsn) -> u64 {
+        let needed_from = self.hold.map_or(self.floor, |hold| hold.min(self.floor));
+        reserved.since(needed_from) + self.admitted_bytes
+    }
+
     fn both_applied(&self) -> Lsn {
         match self.peer {
             Some(_) => self.local_applied.min(self.peer_counted),

@@ -35,6 +35,30 @@ fn a_full_log_makes_clients_wait_and_a_trim_lets_them_on() {
 }
 
 #[test]
+fn a_full_log_is_not_asked_about_at_every_wake_up() {
+    let gate = open_gate(1 << 20);
+    let asked = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let waiting = {
+        let (gate, asked) = (gate.clone(), asked.clone());
+        let ask = move || {
+            asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        };
+        std::thread::spawn(move || gate.admit(Ask::growing(4096), || Lsn(1 << 20), ask).map(|_| ()))
+    };
+    // Consistency points that find nothing to do: the partner is what holds the log.
+    let begun = Instant::now();
+    for _ in 0..100 {
+        gate.nothing_sealed(|| false, budget(1 << 40));
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let may = begun.elapsed().as_millis() as u64 / ASK_AGAIN.as_millis() as u64 + 1;
+    gate.set_floor(Lsn(1 << 20));
+    assert_eq!(waiting.join().unwrap(), Ok(()));
+    let asked = asked.load(std::sync::atomic::Ordering::Relaxed);
+    assert!((1..=may).contains(&asked), "asked {asked} times, and {may} were enough");
+}
+
+#[test]
 fn what_a_partner_still_needs_counts_as_used() {
     let gate = open_gate(1 << 20);
     gate.set_floor(Lsn(1 << 20));

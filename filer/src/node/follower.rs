@@ -62,7 +62,13 @@ impl Follower {
         }
     }
 
-    /// One past the highest OID that an absorbed record gave.
+    /// The volume that served here until now has given every OID before `next`.
+    pub fn given_before(&self, next: Oid) {
+        let mut position = self.0.lock();
+        position.next_oid = position.next_oid.max(next);
+    }
+
+    /// One past the highest OID that an absorbed record gave, or this node's own volume.
     pub fn next_oid(&self) -> Oid {
         self.0.lock().next_oid
     }

@@ -23,6 +23,8 @@ use rdma_transport::Counters;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+/// Faults that begin so are over when it tells again.
+const NO_SPACE_TOLD: &str = "the base filesystem can not be asked for its space";
 /// Faults that status remembers at once; the oldest go first.
 const MAX_FAULTS: usize = 16;
 
@@ -139,12 +141,12 @@ impl Shared {
 
     fn ask_for_space(&self) -> SpaceBudget {
         match self.base.space() {
-            Ok(space) => space.into(),
+            Ok(space) => {
+                self.healed(NO_SPACE_TOLD);
+                space.into()
+            }
             Err(error) => {
-                self.report(
-                    &format!("the base filesystem can not be asked for its space: {error}"),
-                    "check the disk",
-                );
+                self.report(&format!("{NO_SPACE_TOLD}: {error}"), "check the disk");
                 SpaceBudget::default()
             }
         }

@@ -44,6 +44,12 @@ impl Chain {
         self.records.last().map_or(self.start, |record| record.end)
     }
 
+    /// End of the last operation. What the log writes of its own accord is never applied.
+    pub fn operations_end(&self) -> Lsn {
+        let last = self.records.iter().rev().find(|record| record.payload.is_some());
+        last.map_or(self.start.lsn, |record| record.end.lsn)
+    }
+
     /// The point that ends at `lsn`; `None` where no record ends.
     pub fn point_at(&self, lsn: Lsn) -> Option<LogPoint> {
         if lsn == self.start.lsn {

@@ -60,6 +60,7 @@ impl Executor {
             StopReason::Failed => NotServing::LogFailed,
             StopReason::HandedOver | StopReason::Deposed => NotServing::NotPrimary,
         });
+        let volume = shared.volume.lock().clone();
         self.front.leave(reason);
         let deadline = Instant::now() + LEAVE_WITHIN;
         while !shared.gate.is_empty() {
@@ -67,6 +68,10 @@ impl Executor {
                 return Err(NodeError::StillInside);
             }
             runtime::sleep(WATCH_INTERVAL);
+        }
+        // What it gave may be in no tree yet, when this node serves again.
+        if let Some(volume) = volume {
+            shared.follower.given_before(volume.next_oid());
         }
         match reason {
             StopReason::Deposed => {
