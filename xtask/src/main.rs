@@ -8,6 +8,7 @@ mod bench;
 mod ci;
 mod cluster;
 mod demo;
+mod dependencies;
 mod fuzz;
 mod interrupt;
 mod load;

@@ -1,5 +1,5 @@
 //! `cargo xtask verify` only reads: formatting, clippy with warnings denied over every feature set, documentation,
-//! tidy. `cargo xtask fix` writes what can be written by itself.
+//! dependencies, tidy. `cargo xtask fix` writes what can be written by itself.
 
 use crate::steps::Report;
 use crate::tidy;
@@ -42,6 +42,7 @@ pub fn steps(workspace: &Workspace, report: &mut Report) -> Result<()> {
         document(workspace, "doc-simulation", &["--package", "simulation"])
     });
     report.step("filer builds without RDMA", || without_rdma(workspace));
+    report.step("dependencies", || crate::dependencies::run(workspace));
     report.step("tidy", || tidy::run(workspace));
     Ok(())
 }
