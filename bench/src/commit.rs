@@ -8,6 +8,7 @@ use filer::commit::{Ask, CommitEvents, CommitPath, Gate, Journal, SpaceBudget};
 use filer::metrics::Metrics;
 use ids::{AckRule, Cursors, LogPoint, NodeName, VolumeId};
 use nvlog::{FormatOptions, Log, format};
+use rdma_transport::tls::{LinkKeys, PrivateKey};
 use rdma_transport::{
     Closer, Control, Fence, Link, LinkError, LinkParams, MirrorReceiver, MirrorSender, TransportKind, shm,
     tcp,
@@ -36,13 +37,19 @@ pub fn log(capacity_bytes: u64) -> Result<Arc<Log>> {
     Ok(Arc::new(Log::format(region, options)?))
 }
 
-/// Both ends of a link between two logs.
-fn links(transport: TransportKind, a: &Log, b: &Log) -> Result<(Link, Link)> {
-    let (at_a, at_b) = (params("a", "b")?, params("b", "a")?);
+/// Both ends of a link between two logs, with keys (TLS) or without.
+fn links(transport: TransportKind, keys: bool, a: &Log, b: &Log) -> Result<(Link, Link)> {
+    let (mut at_a, mut at_b) = (params("a", "b")?, params("b", "a")?);
+    let own = if keys { Some((PrivateKey::generate()?, PrivateKey::generate()?)) } else { None };
+    if let Some((own_a, own_b)) = &own {
+        at_a.keys = Some(LinkKeys { own: own_a.clone(), peer: own_b.public() });
+        at_b.keys = Some(LinkKeys { own: own_b.clone(), peer: own_a.public() });
+    }
+    let own = own.as_ref().map(|(_, own_b)| own_b);
     let missing = "the link was not made";
     match transport {
         TransportKind::Tcp => {
-            let listener = tcp::Listener::bind("127.0.0.1:0")?;
+            let listener = tcp::Listener::bind_with("127.0.0.1:0", own)?;
             let acceptor = listener.register(at_b, b.memory())?;
             let link = tcp::connect(&listener.local_addr().to_string(), &at_a, a.memory())?;
             Ok((link, acceptor.accept(WAIT)?.context(missing)?))
@@ -50,7 +57,7 @@ fn links(transport: TransportKind, a: &Log, b: &Log) -> Result<(Link, Link)> {
         TransportKind::Shm => {
             let dir = tempfile::tempdir()?;
             let path = dir.path().join("link.sock");
-            let listener = shm::Listener::bind(&path)?;
+            let listener = shm::Listener::bind_with(&path, own)?;
             let acceptor = listener.register(at_b, b.memory())?;
             std::thread::scope(|scope| {
                 let accepting = scope.spawn(|| acceptor.accept(WAIT));
@@ -124,6 +131,8 @@ impl CommitEvents for Strict {
 pub enum Partner {
     /// Another log, in a thread of its own, over this transport.
     Over(TransportKind),
+    /// Likewise with keys.
+    WithKeys(TransportKind),
     /// Nobody: what is sent counts as acknowledged. For counting what this side does.
     Absent,
 }
@@ -203,12 +212,16 @@ impl MirroredCommit {
     pub fn start(partner: Partner, capacity_bytes: u64) -> Result<MirroredCommit> {
         let a = log(capacity_bytes)?;
         let (path, end) = (path(&a)?, a.end());
-        let Partner::Over(transport) = partner else {
-            path.start_mirror(1, Box::new(Absent { sent: end, acknowledged: end }), end)?;
-            return Ok(MirroredCommit { path, partner: None, _far: None });
+        let (transport, keys) = match partner {
+            Partner::Over(transport) => (transport, false),
+            Partner::WithKeys(transport) => (transport, true),
+            Partner::Absent => {
+                path.start_mirror(1, Box::new(Absent { sent: end, acknowledged: end }), end)?;
+                return Ok(MirroredCommit { path, partner: None, _far: None });
+            }
         };
         let b = log(capacity_bytes)?;
-        let (near, far) = links(transport, &a, &b)?;
+        let (near, far) = links(transport, keys, &a, &b)?;
         let partner = b.clone();
         let (far, sender) =
             Far::start(near, far, end, move |receiver, claimed| take_in(&b, receiver, claimed))?;
@@ -274,10 +287,10 @@ pub struct TransportAlone {
 
 impl TransportAlone {
     /// Two rings and a link.
-    pub fn start(transport: TransportKind, capacity_bytes: u64) -> Result<TransportAlone> {
+    pub fn start(transport: TransportKind, keys: bool, capacity_bytes: u64) -> Result<TransportAlone> {
         let (a, b) = (log(capacity_bytes)?, log(capacity_bytes)?);
         let at = a.end();
-        let (near, far) = links(transport, &a, &b)?;
+        let (near, far) = links(transport, keys, &a, &b)?;
         let (far, mut sender) =
             Far::start(near, far, at, |receiver, landed| Ok(receiver.acknowledge(landed)?))?;
         sender.start(at)?;
@@ -300,7 +313,8 @@ mod tests {
     #[test]
     fn a_commit_is_on_both_logs_and_trimming_makes_room() {
         let over = [TransportKind::Tcp, TransportKind::Shm].map(Partner::Over);
-        for partner in over.into_iter().chain([Partner::Absent]) {
+        let others = [Partner::WithKeys(TransportKind::Tcp), Partner::Absent];
+        for partner in over.into_iter().chain(others) {
             let pair = MirroredCommit::start(partner, 1 << 20).unwrap();
             for _ in 0..10 {
                 // A fifth of the ring: without trimming the third would wait for ever.

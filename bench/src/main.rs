@@ -22,6 +22,7 @@ mod restart;
 mod scale;
 mod table;
 mod takeover;
+mod tls;
 mod turns;
 #[cfg(feature = "verbs")]
 mod verbs;
@@ -82,6 +83,8 @@ enum Part {
     Append,
     /// Mirrored commit over TCP loopback
     Tcp,
+    /// What keys cost over TCP loopback
+    Tls,
     /// Mirrored commit over shared memory
     Shm,
     /// 4 KiB durable writes through the mount against ext4 append and fsync
@@ -141,6 +144,7 @@ fn measure(part: Part, arguments: &Arguments, scale: &Scale, report: &mut Report
     match part {
         Part::Append => append::measure(scale, report),
         Part::Tcp => mirror::measure_tcp(scale, report),
+        Part::Tls => tls::measure(scale, report),
         Part::Shm => mirror::measure_shm(scale, report),
         Part::Write => write::measure(scale, &program()?, &place()?, report),
         Part::Apply => apply::measure(scale, &place()?, report),

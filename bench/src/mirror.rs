@@ -60,7 +60,7 @@ fn beside(
 ) -> Result<Vec<Histogram<u64>>> {
     let payload = vec![0x5A; size_bytes];
     let ours = MirroredCommit::start(Partner::Over(transport), CAPACITY_BYTES)?;
-    let mut alone = TransportAlone::start(transport, CAPACITY_BYTES)?;
+    let mut alone = TransportAlone::start(transport, false, CAPACITY_BYTES)?;
     // Every page of the rings has been touched once: a node's first minutes are not what is measured.
     for _ in 0..scale.touch_times * CAPACITY_BYTES / TOUCH_BYTES as u64 {
         ours.commit(&[0; TOUCH_BYTES])?;
