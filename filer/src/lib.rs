@@ -12,6 +12,7 @@ pub mod fuse;
 pub mod hooks;
 pub mod metrics;
 pub mod node;
+pub mod rights;
 pub mod runtime;
 pub mod shutdown;
 pub mod stack;

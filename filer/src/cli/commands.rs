@@ -6,9 +6,12 @@ use super::preflight::preflight;
 use super::{init, keys, logging, serve};
 use crate::config::{LogFormat, NodeConfig};
 use crate::control::{Answer, Request, call};
+use crate::rights;
 use crate::shutdown::Shutdown;
 use crate::status::{NodeStatus, bytes, duration_us, render};
 use crate::witness::Access;
+use anyhow::Context;
+use rustix::thread::CapabilitySet;
 use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
@@ -152,6 +155,9 @@ fn status(config: &Path, arguments: &StatusArguments) -> anyhow::Result<()> {
 fn witness(arguments: &WitnessArguments) -> anyhow::Result<()> {
     logging::start_with("info", LogFormat::Text);
     let access = keys::access(arguments)?;
+    // It needs none of root's rights from here on, but for its own files and a port.
+    let kept = CapabilitySet::DAC_OVERRIDE | CapabilitySet::NET_BIND_SERVICE;
+    rights::keep_only(kept).context("giving up the rights that are not needed")?;
     let shutdown = Shutdown::on_signals()?;
     let admits = match &access {
         Access::Anybody => "anybody who reaches it: WITHOUT KEYS, in the clear".to_owned(),

@@ -4,12 +4,14 @@
 //! the same configuration ends here, before it touches anything), node, READY. At the end: STOPPING, then the
 //! node hands over or stops cleanly, then the sockets go.
 
+use super::exit::{ExitCode, Failure};
 use super::logging;
 use super::preflight::preflight;
 use crate::config::NodeConfig;
 use crate::control::{ControlServer, ControlTarget};
 use crate::metrics::{Metrics, MetricsServer};
 use crate::node::Node;
+use crate::rights;
 use crate::shutdown::Shutdown;
 use anyhow::Context;
 use sd_notify::NotifyState;
@@ -27,6 +29,11 @@ type LateTarget = Arc<OnceLock<Arc<dyn ControlTarget>>>;
 /// Runs until a stop is requested.
 pub(super) fn serve(path: &Path) -> anyhow::Result<()> {
     let config = NodeConfig::load(path)?;
+    // Before there is any other thread: each has its own rights.
+    rights::keep_only(rights::of_node()).map_err(|errno| {
+        let why = format!("the rights that are not needed can not be given up: {errno}; is it in a container that forbids prctl?");
+        Failure::new(ExitCode::NoPermission, why)
+    })?;
     logging::start(&config);
     preflight(&config)?;
     let shutdown = Shutdown::on_signals().context("installing the signal handlers")?;
