@@ -18,11 +18,15 @@
 
 mod capture;
 mod content;
+mod gradual;
 pub(crate) mod install;
 pub(crate) mod site;
+mod sums;
 
 pub use capture::{Capture, Entry, Surveyed};
 pub use content::{FileMap, MAX_PIECE_BYTES, digest};
+pub use gradual::{Describe, Identity, Installed};
+pub use sums::LabelSums;
 
 use ids::{Lsn, Oid};
 use serde::{Deserialize, Serialize};
@@ -109,6 +113,10 @@ pub fn labels(base: &Base, from: Oid, max: usize) -> Result<(Vec<ObjectLabel>, O
     at!(base, site => site::labels(site, from, max))
 }
 
+fn sum_labels(base: &Base, sums: &mut LabelSums) -> Result<bool, ResyncError> {
+    at!(base, site => sums.step_over(site))
+}
+
 /// One object as it is now, or that it is not there.
 ///
 /// # Errors
@@ -124,6 +132,56 @@ pub fn capture(base: &Base, oid: Oid) -> Result<Surveyed, ResyncError> {
 /// See [`ResyncError`]. It can be done again, with these or newer captures.
 pub fn install_names(base: &Base, survey: &[Surveyed]) -> Result<ApplyReport, ResyncError> {
     at!(base, site => install::names(site, survey))
+}
+
+/// Gives an OID that nobody uses to every object here that is another one at the source; before [`Installing`].
+///
+/// # Errors
+/// As of any change of the tree.
+pub fn make_way(base: &Base, identities: &[Identity]) -> Result<(), ResyncError> {
+    at!(base, site => gradual::make_way(site, identities))
+}
+
+/// Installs names as [`install_names`] does, some objects at a time: memory is needed for those, not for all.
+#[derive(Debug)]
+pub struct Installing<'a> {
+    base: &'a Base,
+    gradual: gradual::Gradual,
+}
+
+fn begin_gradually(base: &Base) -> Result<gradual::Gradual, ResyncError> {
+    at!(base, site => gradual::Gradual::begin(site))
+}
+
+impl<'a> Installing<'a> {
+    /// Begins.
+    ///
+    /// # Errors
+    /// As of any change of the tree.
+    pub fn begin(base: &'a Base) -> Result<Installing<'a>, ResyncError> {
+        Ok(Installing { base, gradual: begin_gradually(base)? })
+    }
+
+    /// Installs these objects, and makes what is missing in the directories among them. `describe` is asked for more.
+    ///
+    /// # Errors
+    /// See [`ResyncError`], and those of `describe`.
+    pub fn some<E: From<ResyncError>>(
+        &mut self,
+        survey: Vec<Surveyed>,
+        describe: Describe<'_, E>,
+    ) -> Result<Installed, E> {
+        at!(self.base, site => self.gradual.some(site, survey, describe))
+    }
+
+    /// Removes what is gone. Returns what the source has and nobody placed, because its tree changed meanwhile.
+    ///
+    /// # Errors
+    /// See [`ResyncError`], and those of `describe`.
+    pub fn end<E: From<ResyncError>>(self, describe: Describe<'_, E>) -> Result<Vec<Oid>, E> {
+        let Installing { base, gradual } = self;
+        at!(base, site => gradual.end(site, describe))
+    }
 }
 
 /// Where a file has data, at most `max` ranges from `from` on.

@@ -108,7 +108,13 @@ impl Index {
 
     /// The OIDs from `from` on, ascending, at most `max`.
     pub(crate) fn known(&self, from: Oid, max: usize) -> Result<Vec<Oid>, IndexError> {
-        self.write(&mut self.pending.lock(), Durability::None)?;
+        {
+            let mut pending = self.pending.lock();
+            // Whoever walks over many short ranges should not pay for a transaction each time.
+            if !pending.is_empty() {
+                self.write(&mut pending, Durability::None)?;
+            }
+        }
         let table = self.database.begin_read()?.open_table(HANDLES)?;
         table.range(from.0..)?.take(max).map(|entry| Ok(Oid(entry?.0.value()))).collect()
     }

@@ -99,7 +99,7 @@ pub(super) fn seal(site: &impl Site, objects: &[ObjectLabel]) -> Result<(), Resy
 }
 
 /// Every directory stands in one slot at most, none is its own ancestor, and names are legal and used once.
-fn check(wanted: &BTreeMap<Oid, &Capture>) -> Result<(), ResyncError> {
+pub(super) fn check(wanted: &BTreeMap<Oid, &Capture>) -> Result<(), ResyncError> {
     let mut parents: HashMap<Oid, Oid> = HashMap::new();
     for capture in wanted.values() {
         let mut names = HashSet::new();
@@ -134,7 +134,7 @@ fn check(wanted: &BTreeMap<Oid, &Capture>) -> Result<(), ResyncError> {
 
 /// Objects without a name, each under the name that its label says: an object that was being cast out when a crash
 /// came may have only one of both.
-fn orphans(site: &impl Site) -> Result<HashSet<Oid>, ResyncError> {
+pub(super) fn orphans(site: &impl Site) -> Result<HashSet<Oid>, ResyncError> {
     let mut orphans = HashSet::new();
     for name in site.list(&Parent::Orphans)? {
         let at = Place::new(Parent::Orphans, name);
@@ -153,15 +153,15 @@ fn orphans(site: &impl Site) -> Result<HashSet<Oid>, ResyncError> {
 }
 
 /// What the receiver has under an OID.
-enum Stands {
+pub(super) enum Stands {
     Absent,
     Same,
     Other,
 }
 
-struct Making<'a, S> {
-    site: &'a S,
-    delta: Delta,
+pub(super) struct Making<'a, S> {
+    pub site: &'a S,
+    pub delta: Delta,
 }
 
 impl<S: Site> Making<'_, S> {
@@ -172,7 +172,7 @@ impl<S: Site> Making<'_, S> {
         Ok(here.collect())
     }
 
-    fn stands(&self, capture: &Capture, orphans: &HashSet<Oid>) -> Result<Stands, ResyncError> {
+    pub fn stands(&self, capture: &Capture, orphans: &HashSet<Oid>) -> Result<Stands, ResyncError> {
         let oid = capture.oid;
         let Some(found) = self.site.find(oid)? else { return Ok(Stands::Absent) };
         let failed = |error| ResyncError::Read(oid, error);
@@ -193,7 +193,7 @@ impl<S: Site> Making<'_, S> {
     }
 
     /// Takes an object's OID away.
-    fn cast_out(&self, oid: Oid, orphan: bool) -> Result<(Oid, ObjectKind), ResyncError> {
+    pub fn cast_out(&self, oid: Oid, orphan: bool) -> Result<(Oid, ObjectKind), ResyncError> {
         let to = Oid(FIRST_CAST_OUT.0 | oid.0);
         let kind = self.site.find(oid)?.ok_or(ResyncError::Contradiction(oid))?.kind;
         self.site.renumber(oid, to)?;
@@ -203,12 +203,12 @@ impl<S: Site> Making<'_, S> {
         Ok((to, kind))
     }
 
-    fn bury(&mut self, oid: Oid) {
+    pub fn bury(&mut self, oid: Oid) {
         let dead = ObjectDelta { state: ObjectState::Dead, ..ObjectDelta::untouched(INCOMPLETE) };
         self.delta.describe(oid, dead);
     }
 
-    fn describe(&mut self, capture: &Capture, born: bool) -> Result<(), ResyncError> {
+    pub fn describe(&mut self, capture: &Capture, born: bool) -> Result<(), ResyncError> {
         let mut object = ObjectDelta::untouched(INCOMPLETE);
         if capture.nlink == 0 {
             object.state = ObjectState::Orphan;

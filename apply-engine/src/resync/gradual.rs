@@ -1,0 +1,572 @@
+//! Installing the names of more objects than memory should hold descriptions of: some at a time, in any order.
+//!
+//! ```text
+//! make_way   objects whose OID belongs to another object at the source get an OID that nobody uses
+//! some …     attributes of these objects; every slot of the directories among them; what is missing is made in its slot
+//! end        what is gone is removed
+//! ```
+//!
+//! An object that loses its last name before it is known where it belongs waits in the *parking* directory: an
+//! ordinary directory of the tree without a name of its own, so every step is an ordinary consistency point. Something
+//! that can not be placed yet (its directory is not there, or a move would close a cycle) is deferred: the caller comes
+//! again with it. When the source stands still, each pass over the deferred takes every wrong name away, so the next one
+//! places more.
+//!
+//! Invariants: as in [`super::install`]; and a directory is named only when each of its slots is right. What can go
+//! wrong: the source changes between two calls; what could not be placed then is told, and comes again when the source
+//! says that it changed.
+
+use ids::{Lsn, Oid};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use super::capture::{Capture, Surveyed};
+use super::install::{Making, Stands, check, orphans};
+use super::site::Site;
+use super::{FIRST_CAST_OUT, INCOMPLETE, ResyncError};
+use crate::attributes::{ObjectKind, Timestamp};
+use crate::base::Label;
+use crate::base::is_reserved_in_root;
+use crate::consistency::apply_to;
+use crate::delta::{Birth, Delta, Slot, Target, Vanished};
+use crate::name::Name;
+use crate::plan::junk_place;
+use crate::pool;
+use crate::tree::{Occupant, Parent, Place, oid_of_name};
+
+/// The directory in which objects wait for their slot.
+const PARKING: Oid = Oid(u64::MAX - 1);
+/// Slots that one consistency point changes.
+const SLOTS_AT_ONCE: usize = 8192;
+/// Dead objects that are taken away by one.
+const DEAD_AT_ONCE: usize = 1024;
+
+/// What became of the objects of one call.
+#[derive(Debug, Default)]
+pub struct Installed {
+    /// Names, attributes and xattrs are in place.
+    pub named: Vec<Capture>,
+    /// Not yet: come again with them.
+    pub deferred: Vec<Oid>,
+}
+
+/// What the source says an OID is.
+pub type Identity = (Oid, Option<(ObjectKind, u64)>);
+
+/// Asks the source for descriptions, in the order of the OIDs.
+pub type Describe<'d, E> = &'d mut dyn FnMut(&[Oid]) -> Result<Vec<Surveyed>, E>;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Gradual {
+    gone: BTreeSet<Oid>,
+    slots_at_once: usize,
+}
+
+/// A slot that is not as it should be.
+struct Item {
+    directory: Oid,
+    name: Name,
+    now: Option<Occupant>,
+    target: Option<Target>,
+}
+
+/// What one call works on.
+struct Work {
+    wanted: BTreeMap<Oid, Capture>,
+    orphans: HashSet<Oid>,
+    /// Of those, what is in the tree.
+    here: HashSet<Oid>,
+    /// Directories with a slot that could not be made right.
+    incomplete: HashSet<Oid>,
+    /// Directories that were just made: their slots are next.
+    next: Vec<Oid>,
+}
+
+fn parked(oid: Oid) -> Place {
+    Place::new(Parent::Object(PARKING), Place::staged(oid).name)
+}
+
+fn empty_delta() -> Delta {
+    Delta::new(Lsn::ZERO, Vanished::Keep)
+}
+
+/// Everything in the parking directory is named after its label: some of it may have got another OID.
+fn name_parked(site: &impl Site) -> Result<(), ResyncError> {
+    for name in site.list(&Parent::Object(PARKING))? {
+        let at = Place::new(Parent::Object(PARKING), name);
+        let Some(label) = site.occupant(&at)?.and_then(|occupant| occupant.label) else { continue };
+        if at != parked(label.oid) && site.occupant(&parked(label.oid))?.is_none() {
+            site.rename(&at, &parked(label.oid))?;
+        }
+    }
+    Ok(())
+}
+
+/// A directory that a crash left without its label, though what was made in it has labels: those wait, it goes.
+fn empty_junk(site: &impl Site, at: Place) -> Result<(), ResyncError> {
+    let staged = |at: Place, inode: u64| -> Result<Place, ResyncError> {
+        let to = junk_place(inode);
+        if at != to {
+            site.rename(&at, &to)?;
+        }
+        Ok(to)
+    };
+    let Some(top) = site.occupant(&at)? else { return Ok(()) };
+    let mut waiting = vec![staged(at, top.inode)?];
+    while let Some(directory) = waiting.pop() {
+        let above = Parent::Staged(directory.name.clone());
+        for name in site.list(&above)? {
+            let child = Place::new(above.clone(), name);
+            let Some(occupant) = site.occupant(&child)? else { continue };
+            match occupant.label {
+                Some(label) if site.occupant(&parked(label.oid))?.is_none() => {
+                    site.rename(&child, &parked(label.oid))?;
+                }
+                None if occupant.kind.is_directory() => waiting.push(staged(child, occupant.inode)?),
+                _ => site.remove(&child, occupant.kind)?,
+            }
+        }
+        site.remove(&directory, ObjectKind::Directory)?;
+    }
+    Ok(site.barrier()?)
+}
+
+/// Objects here that are others at the source.
+pub(super) fn make_way(site: &impl Site, identities: &[Identity]) -> Result<(), ResyncError> {
+    let others = pool::map(identities, |(oid, theirs)| {
+        let found = site.find(*oid)?;
+        let ours = found.and_then(|found| Some((found.kind, found.label?.generation)));
+        Ok::<_, ResyncError>(matches!((ours, theirs), (Some(ours), Some(theirs)) if ours != *theirs))
+    })?;
+    if !others.contains(&true) {
+        return Ok(());
+    }
+    let (orphans, making) = (orphans(site)?, Making { site, delta: empty_delta() });
+    for ((oid, _), _) in identities.iter().zip(others).filter(|(_, other)| *other) {
+        making.cast_out(*oid, orphans.contains(oid))?;
+    }
+    Ok(site.barrier()?)
+}
+
+impl Gradual {
+    pub fn begin(site: &impl Site) -> Result<Gradual, ResyncError> {
+        Gradual::with(site, SLOTS_AT_ONCE)
+    }
+
+    pub fn with(site: &impl Site, slots_at_once: usize) -> Result<Gradual, ResyncError> {
+        if site.find(PARKING)?.is_none() {
+            let kind = ObjectKind::Directory;
+            let birth = Birth { kind, generation: 0, rdev: 0, target: Box::default() };
+            let label = Label {
+                oid: PARKING,
+                generation: 0,
+                nlink: 0,
+                mode: 0o700,
+                ctime: Timestamp::default(),
+                last_lsn: INCOMPLETE,
+            };
+            // One that a crash left without its label.
+            orphans(site)?;
+            site.create(&Place::orphan(PARKING), &birth, &label)?;
+            site.barrier()?;
+        }
+        name_parked(site)?;
+        let mut delta = empty_delta();
+        // What an attempt that was cut off had on its way waits like anything whose slot is not known.
+        for name in site.list(&Parent::Staging)? {
+            let at = Place::new(Parent::Staging, name);
+            let Some(occupant) = site.occupant(&at)? else { continue };
+            match occupant.label {
+                None if occupant.kind.is_directory() => empty_junk(site, at)?,
+                None => {}
+                Some(label) => {
+                    let target = Some(Target { oid: label.oid, kind: occupant.kind });
+                    let slot = Slot { target, occupied_below: false };
+                    delta.describe_slot(PARKING, parked(label.oid).name, slot);
+                }
+            }
+        }
+        apply_to(site, &delta)?;
+        Ok(Gradual { gone: BTreeSet::new(), slots_at_once })
+    }
+
+    pub fn some<E: From<ResyncError>>(
+        &mut self,
+        site: &impl Site,
+        survey: Vec<Surveyed>,
+        describe: Describe<'_, E>,
+    ) -> Result<Installed, E> {
+        let mut wanted = BTreeMap::new();
+        for surveyed in survey {
+            match surveyed {
+                Surveyed::Here(capture) => drop(wanted.insert(capture.oid, *capture)),
+                // Those are this node's own, and seen to at the end.
+                Surveyed::Gone(oid) if oid >= FIRST_CAST_OUT => {}
+                Surveyed::Gone(oid) => drop(self.gone.insert(oid)),
+            }
+        }
+        check(&wanted.iter().map(|(oid, capture)| (*oid, capture)).collect())?;
+        let mut work = Work {
+            wanted,
+            orphans: orphans(site)?,
+            here: HashSet::new(),
+            incomplete: HashSet::new(),
+            next: Vec::new(),
+        };
+        work.attributes(site)?;
+        let here = |(oid, capture): &(&Oid, &Capture)| capture.kind.is_directory() && work.here.contains(oid);
+        let mut directories: Vec<Oid> = work.wanted.iter().filter(here).map(|(oid, _)| *oid).collect();
+        while !directories.is_empty() {
+            let mut items = Vec::new();
+            for oid in &directories {
+                items.extend(work.differing(site, *oid)?);
+            }
+            for some in items.chunks(self.slots_at_once) {
+                self.slots(site, some, &mut work, describe)?;
+            }
+            for capture in directories.iter().filter_map(|oid| work.wanted.get(oid)) {
+                let times = (Some(capture.atime), Some(capture.mtime));
+                site.set_times(capture.oid, times.0, times.1).map_err(ResyncError::from)?;
+            }
+            directories = std::mem::take(&mut work.next);
+        }
+        let Work { wanted, here, incomplete, .. } = work;
+        let mut installed = Installed::default();
+        for (oid, capture) in wanted {
+            match here.contains(&oid) && !incomplete.contains(&oid) {
+                true => installed.named.push(capture),
+                false => installed.deferred.push(oid),
+            }
+        }
+        Ok(installed)
+    }
+
+    /// Makes these slots what they should be, as one consistency point.
+    fn slots<E: From<ResyncError>>(
+        &mut self,
+        site: &impl Site,
+        items: &[Item],
+        work: &mut Work,
+        describe: Describe<'_, E>,
+    ) -> Result<(), E> {
+        // Other slots of the same call may have moved what was here, or given it more names.
+        let place = |item: &Item| Place::new(Parent::Object(item.directory), item.name.clone());
+        let now = pool::map(items, |item| site.occupant(&place(item)).map_err(ResyncError::from))?;
+        let looked = |(item, now): (&Item, _)| Item { name: item.name.clone(), now, ..*item };
+        let items: Vec<Item> = items.iter().zip(now).map(looked).collect();
+        let items = items.as_slice();
+        for item in items {
+            if item.now.is_some_and(|now| now.label.is_none() && now.kind.is_directory()) {
+                empty_junk(site, place(item))?;
+            }
+        }
+        let children = work.missing_children(site, items, describe)?;
+        let mut making = Making { site, delta: empty_delta() };
+        let (mut born, mut parents) = (HashSet::new(), HashMap::new());
+        let mut accepted: Vec<(&Item, Option<Target>)> = Vec::new();
+        for item in items {
+            let target = match item.target {
+                None => None,
+                Some(target) => {
+                    let fits = work.fits(site, item.directory, target, &children, &parents)?;
+                    if !fits {
+                        work.incomplete.insert(item.directory);
+                    }
+                    fits.then_some(target)
+                }
+            };
+            if let Some(target) = target {
+                if target.kind.is_directory() {
+                    parents.insert(target.oid, item.directory);
+                }
+                let capture = work.wanted.get(&target.oid).or_else(|| children.get(&target.oid));
+                if let Some(capture) = capture
+                    && !work.here.contains(&target.oid)
+                    && site.find(target.oid).map_err(ResyncError::from)?.is_none()
+                    && born.insert(target.oid)
+                {
+                    making.describe(capture, true)?;
+                    if work.wanted.contains_key(&target.oid) {
+                        work.here.insert(target.oid);
+                        work.next.extend(target.kind.is_directory().then_some(target.oid));
+                    }
+                }
+            }
+            if target.is_some() || item.now.is_some() {
+                accepted.push((item, target));
+            }
+        }
+        self.losers(&accepted, &mut making, describe)?;
+        for (item, target) in accepted {
+            if let Some(target) = target
+                && site.occupant(&parked(target.oid)).map_err(ResyncError::from)?.is_some()
+            {
+                let slot = Slot { target: None, occupied_below: true };
+                making.delta.describe_slot(PARKING, parked(target.oid).name, slot);
+            }
+            let slot = Slot { target, occupied_below: true };
+            making.delta.describe_slot(item.directory, item.name.clone(), slot);
+        }
+        apply_to(site, &making.delta).map_err(ResyncError::from)?;
+        Ok(())
+    }
+
+    /// What loses a name and is not given another one here: dead, or it waits for its slot.
+    fn losers<E: From<ResyncError>>(
+        &mut self,
+        accepted: &[(&Item, Option<Target>)],
+        making: &mut Making<'_, impl Site>,
+        describe: Describe<'_, E>,
+    ) -> Result<(), E> {
+        let placed: HashSet<Oid> = accepted.iter().filter_map(|(_, target)| Some((*target)?.oid)).collect();
+        let mut lost: BTreeMap<Oid, (Occupant, u64)> = BTreeMap::new();
+        for (item, _) in accepted {
+            if let Some(occupant) = item.now
+                && let Some(label) = occupant.label
+                && !placed.contains(&label.oid)
+            {
+                lost.entry(label.oid).or_insert((occupant, 0)).1 += 1;
+            }
+        }
+        let is_dead = |gone: &BTreeSet<Oid>, oid: &Oid| *oid >= FIRST_CAST_OUT || gone.contains(oid);
+        let unknown: Vec<Oid> = lost
+            .iter()
+            .filter(|(oid, (occupant, _))| !occupant.kind.is_directory() && !is_dead(&self.gone, oid))
+            .map(|(oid, _)| *oid)
+            .collect();
+        if !unknown.is_empty() {
+            let described = describe(&unknown)?;
+            self.gone.extend(described.iter().filter_map(|surveyed| match surveyed {
+                Surveyed::Gone(oid) => Some(*oid),
+                Surveyed::Here(_) => None,
+            }));
+        }
+        for (oid, (occupant, names)) in lost {
+            let last = occupant.kind.is_directory() || names >= occupant.local_nlink;
+            match last {
+                // Another name stays.
+                false => {}
+                true if !occupant.kind.is_directory() && is_dead(&self.gone, &oid) => making.bury(oid),
+                true => {
+                    let target = Some(Target { oid, kind: occupant.kind });
+                    let slot = Slot { target, occupied_below: false };
+                    making.delta.describe_slot(PARKING, parked(oid).name, slot);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what is gone. Returns what the source has and nobody placed.
+    pub fn end<E: From<ResyncError>>(
+        mut self,
+        site: &impl Site,
+        describe: Describe<'_, E>,
+    ) -> Result<Vec<Oid>, E> {
+        loop {
+            let mut progress = false;
+            let mut dead: Vec<Oid> = std::mem::take(&mut self.gone).into_iter().collect();
+            dead.extend(cast_out(site)?);
+            for some in dead.chunks(DEAD_AT_ONCE) {
+                progress |= self.dead(site, some, describe)?;
+            }
+            let left = pool::map(&dead, |oid| Ok::<_, ResyncError>(site.find(*oid)?.is_some()))?;
+            let left = dead.into_iter().zip(left).filter(|(oid, left)| *left && *oid < FIRST_CAST_OUT);
+            self.gone.extend(left.map(|(oid, _)| oid));
+            if !progress {
+                break;
+            }
+        }
+        let (mut left, mut making) = (Vec::new(), Making { site, delta: empty_delta() });
+        for name in site.list(&Parent::Object(PARKING)).map_err(ResyncError::from)? {
+            let at = Place::new(Parent::Object(PARKING), name);
+            let Some(occupant) = site.occupant(&at).map_err(ResyncError::from)? else { continue };
+            match occupant.kind.is_directory() || occupant.local_nlink < 2 {
+                true => left.extend(oid_of_name(&at.name)),
+                false => {
+                    let slot = Slot { target: None, occupied_below: true };
+                    making.delta.describe_slot(PARKING, at.name, slot);
+                }
+            }
+        }
+        if left.is_empty() {
+            making.bury(PARKING);
+        }
+        apply_to(site, &making.delta).map_err(ResyncError::from)?;
+        Ok(left)
+    }
+
+    /// Takes away what of these stands nowhere but in the parking directory or among the orphans. Whether there was any.
+    fn dead<E: From<ResyncError>>(
+        &mut self,
+        site: &impl Site,
+        dead: &[Oid],
+        describe: Describe<'_, E>,
+    ) -> Result<bool, E> {
+        self.gone.extend(dead.iter().filter(|oid| **oid < FIRST_CAST_OUT));
+        let orphans = orphans(site)?;
+        let mut work = Work {
+            wanted: BTreeMap::new(),
+            orphans,
+            here: HashSet::new(),
+            incomplete: HashSet::new(),
+            next: Vec::new(),
+        };
+        let (mut making, mut any) = (Making { site, delta: empty_delta() }, false);
+        for oid in dead {
+            let Some(found) = site.find(*oid).map_err(ResyncError::from)? else { continue };
+            let waits = site.occupant(&parked(*oid)).map_err(ResyncError::from)?.is_some();
+            if !waits && !work.orphans.contains(oid) {
+                continue;
+            }
+            if found.kind.is_directory() {
+                let items = work.differing(site, *oid)?;
+                for some in items.chunks(self.slots_at_once) {
+                    self.slots(site, some, &mut work, describe)?;
+                }
+            }
+            if waits {
+                let slot = Slot { target: None, occupied_below: true };
+                making.delta.describe_slot(PARKING, parked(*oid).name, slot);
+            }
+            making.bury(*oid);
+            any = true;
+        }
+        apply_to(site, &making.delta).map_err(ResyncError::from)?;
+        Ok(any)
+    }
+}
+
+/// What made way for other objects.
+fn cast_out(site: &impl Site) -> Result<Vec<Oid>, ResyncError> {
+    let (mut found, mut from) = (Vec::new(), FIRST_CAST_OUT);
+    loop {
+        let some = site.known(from, DEAD_AT_ONCE)?;
+        found.extend(some.iter().copied().filter(|oid| *oid != PARKING));
+        match some.last() {
+            Some(last) if some.len() == DEAD_AT_ONCE && last.0 < u64::MAX => from = Oid(last.0 + 1),
+            _ => return Ok(found),
+        }
+    }
+}
+
+impl Work {
+    /// Attributes and xattrs of what is here; orphans of the source are made.
+    fn attributes(&mut self, site: &impl Site) -> Result<(), ResyncError> {
+        let mut making = Making { site, delta: empty_delta() };
+        let captures: Vec<&Capture> = self.wanted.values().collect();
+        let found = pool::map(&captures, |capture| making.stands(capture, &self.orphans))?;
+        let mut way = false;
+        for (capture, stands) in captures.into_iter().zip(found) {
+            let born = match stands {
+                Stands::Same => false,
+                Stands::Absent => true,
+                Stands::Other => {
+                    making.cast_out(capture.oid, self.orphans.contains(&capture.oid))?;
+                    way = true;
+                    true
+                }
+            };
+            if !born || capture.nlink == 0 {
+                making.describe(capture, born)?;
+                self.here.insert(capture.oid);
+            }
+        }
+        if way {
+            site.barrier()?;
+            name_parked(site)?;
+        }
+        apply_to(site, &making.delta)?;
+        Ok(())
+    }
+
+    /// Slots of a directory that are not as described; of one that is not described, all.
+    fn differing(&self, site: &impl Site, directory: Oid) -> Result<Vec<Item>, ResyncError> {
+        let mut wanted = BTreeMap::new();
+        for entry in self.wanted.get(&directory).map_or(&[][..], |capture| &capture.entries) {
+            let name = Name::new(&entry.name).map_err(|_| ResyncError::Contradiction(directory))?;
+            wanted.insert(name, Target { oid: entry.oid, kind: entry.kind });
+        }
+        let parent = Parent::Object(directory);
+        let hidden = |name: &Name| directory == Oid::ROOT && is_reserved_in_root(name.as_bytes());
+        let here: Vec<Name> = site.list(&parent)?.into_iter().filter(|name| !hidden(name)).collect();
+        let found = pool::map(&here, |name| site.occupant(&Place::new(parent.clone(), name.clone())))?;
+        let mut items = Vec::new();
+        for (name, now) in here.into_iter().zip(found) {
+            let target = wanted.remove(&name);
+            let oid = now.and_then(|occupant| occupant.label).map(|label| label.oid);
+            if oid.is_none() || oid != target.map(|target| target.oid) {
+                items.push(Item { directory, name, now, target });
+            }
+        }
+        let missing = |(name, target)| Item { directory, name, now: None, target: Some(target) };
+        items.extend(wanted.into_iter().map(missing));
+        Ok(items)
+    }
+
+    /// Descriptions of what these slots want, that is not here, and that the caller did not bring.
+    fn missing_children<E: From<ResyncError>>(
+        &self,
+        site: &impl Site,
+        items: &[Item],
+        describe: Describe<'_, E>,
+    ) -> Result<HashMap<Oid, Capture>, E> {
+        let targets: BTreeSet<Oid> = items
+            .iter()
+            .filter_map(|item| Some(item.target?.oid))
+            .filter(|oid| !self.wanted.contains_key(oid))
+            .collect();
+        let targets: Vec<Oid> = targets.into_iter().collect();
+        let found = pool::map(&targets, |oid| Ok::<_, ResyncError>(site.find(*oid)?.is_some()))?;
+        let missing: Vec<Oid> =
+            targets.into_iter().zip(found).filter(|(_, found)| !found).map(|(oid, _)| oid).collect();
+        let described = if missing.is_empty() { Vec::new() } else { describe(&missing)? };
+        let here = described.into_iter().filter_map(|surveyed| match surveyed {
+            Surveyed::Here(capture) => Some((capture.oid, *capture)),
+            Surveyed::Gone(_) => None,
+        });
+        Ok(here.collect())
+    }
+
+    /// Can this object be placed there now?
+    fn fits(
+        &self,
+        site: &impl Site,
+        directory: Oid,
+        target: Target,
+        children: &HashMap<Oid, Capture>,
+        parents: &HashMap<Oid, Oid>,
+    ) -> Result<bool, ResyncError> {
+        let capture = self.wanted.get(&target.oid).or_else(|| children.get(&target.oid));
+        if capture.is_some_and(|capture| capture.kind != target.kind || capture.nlink == 0) {
+            return Ok(false);
+        }
+        let Some(found) = site.find(target.oid)? else { return Ok(capture.is_some()) };
+        if found.kind != target.kind || self.orphans.contains(&target.oid) {
+            return Ok(false);
+        }
+        if !target.kind.is_directory() {
+            return Ok(true);
+        }
+        // Nothing may become its own ancestor, and nothing stands in two places.
+        if parents.contains_key(&target.oid) {
+            return Ok(false);
+        }
+        let (mut at, mut seen) = (directory, HashSet::new());
+        while at != Oid::ROOT && at != PARKING && seen.insert(at) {
+            if at == target.oid {
+                return Ok(false);
+            }
+            at = match parents.get(&at) {
+                Some(above) => *above,
+                None => match site.reader().parent(at) {
+                    Ok(above) => above,
+                    // It waits, or was just made.
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(true),
+                    Err(error) => return Err(ResyncError::Read(at, error)),
+                },
+            };
+        }
+        Ok(at != target.oid)
+    }
+}
