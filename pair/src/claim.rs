@@ -178,6 +178,7 @@ impl Pair {
             state.register = register;
             state.in_sync = true;
             state.discarded = false;
+            state.compare_all = false;
             state.solo = if solo { state.solo.or(Some(epoch)) } else { state.solo };
         });
         self.stop_mirroring();

@@ -11,8 +11,10 @@ use serde::{Deserialize, Serialize};
 
 /// Longest encoding of a [`DurableState`].
 pub const MAX_STATE_BYTES: usize = 1024;
-const STATE_VERSION: u8 = 2;
+const STATE_VERSION: u8 = 3;
 /// The same without the last field.
+const STATE_VERSION_WITHOUT_COMPARE: u8 = 2;
+/// The same without the last two.
 const STATE_VERSION_WITHOUT_RESYNC: u8 = 1;
 
 /// What the role machine keeps over a restart.
@@ -34,6 +36,9 @@ pub struct DurableState {
     pub discarded: bool,
     /// The base tree is being replaced by the primary's: until it is whole it belongs to no point of any log.
     pub resync: bool,
+    /// The operator wants everything in this node's tree compared with the primary's by content, whatever the labels
+    /// say; until that is done it follows nobody.
+    pub compare_all: bool,
 }
 
 /// Bytes that are no usable [`DurableState`].
@@ -66,9 +71,10 @@ impl DurableState {
             Some((&STATE_VERSION, rest)) => {
                 postcard::from_bytes(rest).map_err(|error| StateError::Damaged(error.to_string()))
             }
-            Some((&STATE_VERSION_WITHOUT_RESYNC, rest)) => {
+            Some((&version @ (STATE_VERSION_WITHOUT_RESYNC | STATE_VERSION_WITHOUT_COMPARE), rest)) => {
+                // What an older program did not know was not so: a false for each missing field.
                 let mut bytes = rest.to_vec();
-                bytes.extend(postcard::to_stdvec(&false).expect("plain data always encodes"));
+                bytes.extend(vec![u8::from(false); usize::from(STATE_VERSION - version)]);
                 postcard::from_bytes(&bytes).map_err(|error| StateError::Damaged(error.to_string()))
             }
             Some((&version, _)) => Err(StateError::Version(version)),

@@ -16,8 +16,13 @@ pub enum Operator {
     Switchover,
     /// Serve here whatever the other node may hold: records that only it has acknowledged are given up.
     ForceTakeover,
-    /// After a split: give up this node's side (it then waits for a resync).
+    /// After a split: give up this node's side. What only it holds is kept aside, then it gets the other's tree.
     DiscardLocal,
+    /// Compare this node's tree with the primary's, and replace what differs.
+    Resync {
+        /// Whatever the labels say, and over restarts too. Otherwise labels decide, and the runtime may suspect more.
+        by_content: bool,
+    },
 }
 
 /// A fault of this node that its partner does not have.

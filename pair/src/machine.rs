@@ -118,6 +118,8 @@ impl Pair {
             pair.reports.needs_resync = Some(ResyncReason::Unfinished);
         } else if pair.durable.discarded {
             pair.reports.needs_resync = Some(ResyncReason::Discarded);
+        } else if pair.durable.compare_all {
+            pair.reports.needs_resync = Some(ResyncReason::Asked);
         }
         if pair.durable.origin_empty.is_none() {
             pair.durable.origin_empty = Some(pair.log.base_empty && pair.log.tail.lsn.0 == 0);

@@ -135,6 +135,9 @@ pub enum ResyncReason {
     /// A resync was begun and has not come to its end.
     #[error("a resync was begun and is not finished")]
     Unfinished,
+    /// The operator wants everything compared.
+    #[error("the operator asked for this node's tree to be compared with the primary's")]
+    Asked,
 }
 
 /// Both sides of a split volume.

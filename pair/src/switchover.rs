@@ -40,7 +40,12 @@ impl Pair {
             ),
             (Operator::ForceTakeover, _) => Ok(()),
             (Operator::DiscardLocal, Role::Waiting(_)) if self.reports.split.is_some() => Ok(()),
+            (Operator::DiscardLocal, Role::Primary(_)) if self.reports.split.is_some() => no(
+                "this side serves clients; to discard it, first make the other node serve: there, `twinfiler \
+                 takeover --force`",
+            ),
             (Operator::DiscardLocal, _) => no("the volume is not split here; there is nothing to discard"),
+            (Operator::Resync { .. }, _) => self.can_resync(),
         }
     }
 
@@ -58,6 +63,7 @@ impl Pair {
                 }
             }
             (Operator::ForceTakeover, _) => self.claim(true, false, self.now),
+            (Operator::Resync { by_content }, _) => self.resync_wanted(by_content),
             (Operator::DiscardLocal, _) => {
                 self.reports.split = None;
                 self.reports.needs_resync = Some(ResyncReason::Discarded);

@@ -77,17 +77,20 @@ impl Pair {
             return format!("the log fails: {error}; repair it and restart this node");
         }
         if self.reports.split.is_some() {
-            return "both nodes acknowledged what the other lacks; choose a side: discard this one, or \
-                    'takeover --force' here and discard the other"
+            return "both nodes acknowledged what the other lacks; 'twinfiler split show' lists it; choose a side: \
+                    'twinfiler split discard' this one, or 'takeover --force' here and discard the other"
                 .to_owned();
         }
         if let Some(reason) = self.reports.needs_resync {
-            return match self.holds_something_alone(reason) {
+            return match self.salvages() {
                 true => format!(
-                    "{reason}; this node needs a resync, which does not begin by itself: what only this node \
-                     acknowledged would be lost. Copy what you need from its base, then make base and log anew"
+                    "{reason}; this node needs a resync, which begins when a primary is there: what only this node \
+                     holds is then copied to its salvage directory first"
                 ),
-                false => format!("{reason}; this node needs a resync, which begins when a primary is there"),
+                false => format!(
+                    "{reason}; this node needs a resync, which begins when a primary is there; it may not take over \
+                     before the end of that"
+                ),
             };
         }
         if let Some(refusal) = &self.reports.refusal {

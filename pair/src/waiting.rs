@@ -165,6 +165,8 @@ impl Pair {
             && !self.desk.swap_pending()
             && !self.durable.discarded
             && !self.durable.resync
+            && !self.durable.compare_all
+            && self.reports.needs_resync != Some(ResyncReason::Asked)
             && self.newest_register().is_none_or(|register| register.epoch <= epoch)
     }
 

@@ -23,6 +23,19 @@ fn largest_state() -> DurableState {
         origin_empty: Some(true),
         discarded: true,
         resync: true,
+        compare_all: true,
+    }
+}
+
+/// What an older program stored is read; what it did not know was not so.
+#[test]
+fn states_of_older_versions_are_read() {
+    let mut bytes = largest_state().encode();
+    for (version, resync) in [(2, true), (1, false)] {
+        bytes.pop();
+        bytes[0] = version;
+        let expected = DurableState { resync, compare_all: false, ..largest_state() };
+        assert_eq!(DurableState::decode(&bytes), Ok(expected), "version {version}");
     }
 }
 

@@ -251,6 +251,7 @@ fn events(bench: &Bench) -> Vec<(&'static str, Event)> {
         ("switchover", Event::Operator(Operator::Switchover)),
         ("force", Event::Operator(Operator::ForceTakeover)),
         ("discard", Event::Operator(Operator::DiscardLocal)),
+        ("resync", Event::Operator(Operator::Resync { by_content: true })),
         ("local fault", Event::LocalFault(LocalFault::BaseIo)),
         ("shutdown", Event::Shutdown),
         ("command failed", Event::CommandFailed { error: "EIO".to_owned() }),
@@ -368,7 +369,10 @@ fn a_tree_that_is_being_replaced_is_good_for_nothing_until_it_is_whole() {
     let mut bench = Bench::new(true, log(&[(2, 0)], 640), away);
     bench.link(Posture::Primary(Epoch(9)), ahead());
     assert_eq!(bench.pair.status(bench.now).needs_resync, Some(pair::ResyncReason::NoCommonPoint));
-    assert_eq!(bench.pair.wants_resync(), None, "what only this node has would be lost");
+    assert!(bench.pair.salvages(), "what only this node has is kept first");
+    assert_eq!(bench.pair.wants_resync(), Some(LINK));
+    bench.give(Event::ResyncBegan);
+    assert!(!bench.pair.salvages(), "once: the tree is not this node's any more");
 
     let lost = LogSummary { survived: false, ..log(&[(2, 0)], 640) };
     let mut bench = Bench::new(true, lost, DurableState { in_sync: false, ..in_sync(2) });
@@ -397,4 +401,48 @@ fn a_tree_that_is_being_replaced_is_good_for_nothing_until_it_is_whole() {
     assert!(commands.iter().any(|command| matches!(command, Command::Store(state) if !state.resync)));
     assert!(bench.mode().ends_with("partner"), "it joins: {}", bench.mode());
     assert!(!bench.pair.status(bench.now).eligible, "not before the barrier");
+}
+
+/// One side of a split is given up by the operator's word alone, and never without being salvaged first.
+#[test]
+fn a_split_waits_for_the_operator_and_is_salvaged() {
+    let (_, mut split) = states().into_iter().find(|(name, _)| *name == "split").unwrap();
+    split.wait(60_000);
+    assert_eq!(split.pair.wants_resync(), None, "nobody chose");
+    assert!(split.pair.can(Operator::Resync { by_content: true }).unwrap_err().contains("split discard"));
+    split.give(Event::Operator(Operator::DiscardLocal));
+    assert!(split.pair.salvages());
+    // Until the tree is touched the operator may change his mind.
+    assert_eq!(split.pair.can(Operator::ForceTakeover), Ok(()));
+    split.wait(60_000);
+    assert_eq!(split.pair.wants_resync(), Some(LINK), "{}", split.mode());
+    split.give(Event::ResyncBegan);
+    assert!(split.pair.is_resyncing() && split.pair.can(Operator::ForceTakeover).is_err());
+}
+
+/// Asked for by the operator: the primary is told at once, a restart forgets nothing, and it ends as any resync.
+#[test]
+fn a_resync_that_the_operator_asked_for_survives_a_restart() {
+    let state = |wanted| states().into_iter().find(|(name, _)| *name == wanted).unwrap().1;
+    assert!(state("mirrored primary").pair.can(Operator::Resync { by_content: true }).unwrap_err().contains("is primary"));
+    assert!(state("starting").pair.can(Operator::Resync { by_content: true }).unwrap_err().contains("no primary"));
+    let mut partner = state("mirrored partner");
+    let commands = partner.give(Event::Operator(Operator::Resync { by_content: true }));
+    assert!(
+        matches!(&commands[0], Command::Store(state) if state.compare_all && !state.in_sync),
+        "remembered before anybody hears of it: {commands:?}"
+    );
+    assert!(commands.contains(&Command::Send { link: LINK, message: Message::Goodbye }), "{commands:?}");
+    assert!(!partner.pair.status(partner.now).eligible);
+    let Command::Store(stored) = &commands[0] else { unreachable!() };
+    let mut again = Bench::new(true, log(&[(2, 0), (3, 640)], 704), stored.clone());
+    again.link(Posture::Primary(Epoch(3)), log(&[(2, 0), (3, 640)], 704));
+    again.wait(60_000);
+    assert_eq!(again.mode(), "needs-resync none", "it does not simply join");
+    assert!(again.pair.compares_all() && !again.pair.salvages());
+    assert_eq!(again.pair.wants_resync(), Some(LINK));
+    again.give(Event::ResyncBegan);
+    assert!(again.pair.can(Operator::Resync { by_content: true }).unwrap_err().contains("under way"));
+    again.give(Event::Resynced { log: log(&[(2, 0), (3, 640)], 704) });
+    assert!(!again.pair.compares_all() && again.mode().ends_with("partner"), "{}", again.mode());
 }

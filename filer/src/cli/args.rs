@@ -56,6 +56,14 @@ pub enum Command {
         /// The volume
         volume: String,
     },
+    /// On the partner: compare its whole tree with the primary's by content, and replace what differs
+    Resync {
+        /// The volume
+        volume: String,
+    },
+    /// See and settle a split: both nodes acknowledged what the other lacks
+    #[command(subcommand)]
+    Split(SplitCommand),
     /// Stop the daemon cleanly, as SIGTERM does
     Shutdown,
     /// Run a witness: the third party that says which node may serve alone
@@ -66,6 +74,32 @@ pub enum Command {
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+}
+
+/// Commands on splits.
+#[derive(Subcommand, Debug)]
+pub enum SplitCommand {
+    /// List what each side changed since their common point
+    Show {
+        /// The volume
+        volume: String,
+        /// Objects and removed names shown of each side at most
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+        limit: u32,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give up one side: what it changed is copied to its salvage directory, then it gets the other side's tree
+    Discard {
+        /// The node whose side is given up
+        node: String,
+        /// The volume; may be left out where only one is split
+        volume: Option<String>,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 /// Arguments of `init`.

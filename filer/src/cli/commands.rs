@@ -3,7 +3,7 @@
 use super::args::{Arguments, Command, ConfigCommand, LogCommand, StatusArguments, WitnessArguments};
 use super::exit::{ExitCode, Failure};
 use super::preflight::preflight;
-use super::{init, keys, logging, serve};
+use super::{init, keys, logging, serve, split};
 use crate::config::{LogFormat, NodeConfig};
 use crate::control::{Answer, Request, call};
 use crate::rights;
@@ -64,6 +64,8 @@ pub(super) fn carry_out(arguments: Arguments) -> anyhow::Result<()> {
                 other => Err(unexpected(&other)),
             }
         }
+        Command::Resync { volume } => split::resync(config, volume),
+        Command::Split(command) => split::split(config, command),
         Command::Shutdown => {
             done(ask(config, &Request::Shutdown, QUICK_LIMIT)?)?;
             say("the daemon is stopping\n")
@@ -93,7 +95,7 @@ pub(super) fn carry_out(arguments: Arguments) -> anyhow::Result<()> {
     }
 }
 
-fn ask(config: &Path, request: &Request, limit: Duration) -> anyhow::Result<Answer> {
+pub(super) fn ask(config: &Path, request: &Request, limit: Duration) -> anyhow::Result<Answer> {
     let socket = NodeConfig::load(config)?.control;
     match call(&socket, request, limit)? {
         Answer::Error(error) => Err(error.into()),
@@ -101,21 +103,21 @@ fn ask(config: &Path, request: &Request, limit: Duration) -> anyhow::Result<Answ
     }
 }
 
-fn done(answer: Answer) -> anyhow::Result<()> {
+pub(super) fn done(answer: Answer) -> anyhow::Result<()> {
     match answer {
         Answer::Done => Ok(()),
         other => Err(unexpected(&other)),
     }
 }
 
-fn unexpected(answer: &Answer) -> anyhow::Error {
+pub(super) fn unexpected(answer: &Answer) -> anyhow::Error {
     let message =
         format!("the daemon gave an answer that does not fit: {answer:?}; is it of the same version?");
     Failure::new(ExitCode::Internal, message).into()
 }
 
 /// Standard output may be a pipe whose reader has gone: that is an end, not a panic.
-fn say(text: &str) -> anyhow::Result<()> {
+pub(super) fn say(text: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
@@ -123,7 +125,7 @@ fn say(text: &str) -> anyhow::Result<()> {
     }
 }
 
-fn get_status(config: &Path) -> anyhow::Result<NodeStatus> {
+pub(super) fn get_status(config: &Path) -> anyhow::Result<NodeStatus> {
     match ask(config, &Request::Status, QUICK_LIMIT)? {
         Answer::Status(status) => Ok(*status),
         other => Err(unexpected(&other)),

@@ -12,6 +12,7 @@ mod keys;
 mod logging;
 mod preflight;
 mod serve;
+mod split;
 
 pub use args::{Arguments, Command};
 pub use exit::{ExitCode, Failure, exit_code_of};

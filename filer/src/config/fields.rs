@@ -1,6 +1,6 @@
 //! The kinds of values that the file holds, and what to tell someone who wrote another one.
 
-use super::model::{CommandLine, LogFormat, LogKind, TransportKind, VolumeName};
+use super::model::{CommandLine, Compress, LogFormat, LogKind, TransportKind, VolumeName};
 use super::section::nearest;
 use super::units::{AddressPrefix, ByteSize, HumanDuration};
 use crate::witness::etcd::EtcdEndpoint;
@@ -183,6 +183,15 @@ impl Field for LogFormat {
     const EXAMPLE: &'static str = "\"text\"";
     fn read(value: &DeValue<'_>) -> Result<LogFormat, String> {
         choice(value, &[("text", LogFormat::Text), ("json", LogFormat::Json)])
+    }
+}
+
+impl Field for Compress {
+    const WANTED: &'static str = "one of \"auto\", \"always\", \"never\"";
+    const EXAMPLE: &'static str = "\"auto\"";
+    fn read(value: &DeValue<'_>) -> Result<Compress, String> {
+        let names = [("auto", Compress::Auto), ("always", Compress::Always), ("never", Compress::Never)];
+        choice(value, &names)
     }
 }
 

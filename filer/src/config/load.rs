@@ -355,6 +355,8 @@ fn resync(mut section: Section<'_, '_>) -> ResyncConfig {
     let config = ResyncConfig {
         min_rate_bytes: min.map_or(default.min_rate_bytes, |located| located.value.0),
         max_rate_bytes: max.map_or(default.max_rate_bytes, |located| located.value.0),
+        compress: section.or("compress", default.compress),
+        salvage: section.optional::<PathBuf>("salvage").map(|located| located.value),
     };
     if let Some(line) = max.or(min).map(|located| located.line)
         && (config.min_rate_bytes < MIN_RESYNC_RATE_BYTES || config.min_rate_bytes > config.max_rate_bytes)

@@ -24,9 +24,9 @@ mod tests;
 pub use error::{ConfigError, Problem};
 pub use link::{LinkConfig, Persistence, RdmaConfig};
 pub use model::{
-    CommandLine, ConsistencyPointConfig, FloatingIpConfig, FuseConfig, HooksConfig, LogConfig, LogFormat,
-    LogKind, NodeConfig, PeerConfig, ResyncConfig, TimerConfig, TransportKind, VolumeConfig, VolumeName,
-    WitnessConfig, WitnessKeeper,
+    CommandLine, Compress, ConsistencyPointConfig, FloatingIpConfig, FuseConfig, HooksConfig, LogConfig,
+    LogFormat, LogKind, NodeConfig, PeerConfig, ResyncConfig, TimerConfig, TransportKind, VolumeConfig,
+    VolumeName, WitnessConfig, WitnessKeeper,
 };
 pub use units::{AddressPrefix, ByteSize, HumanDuration, UnitError};
 

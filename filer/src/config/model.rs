@@ -303,11 +303,32 @@ pub struct ResyncConfig {
     pub min_rate_bytes: u64,
     /// Bytes per second while they do not.
     pub max_rate_bytes: u64,
+    /// When what is sent is compressed.
+    pub compress: Compress,
+    /// Where a node keeps what only it holds before its tree is replaced; `None`: in its base directory.
+    pub salvage: Option<PathBuf>,
+}
+
+/// When a resync is compressed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Compress {
+    /// While the link is slower than the disks.
+    #[default]
+    Auto,
+    /// All the time.
+    Always,
+    /// Never.
+    Never,
 }
 
 impl Default for ResyncConfig {
     fn default() -> ResyncConfig {
-        ResyncConfig { min_rate_bytes: 10 << 20, max_rate_bytes: 1 << 30 }
+        ResyncConfig {
+            min_rate_bytes: 10 << 20,
+            max_rate_bytes: 1 << 30,
+            compress: Compress::Auto,
+            salvage: None,
+        }
     }
 }
 

@@ -16,7 +16,7 @@ pub use client::{ClientError, call};
 pub use protocol::{Answer, ControlError, ErrorKind, Request};
 pub use server::{BoundSocket, ControlServer, SocketError};
 
-use crate::status::{ConsistencyPointStatus, NodeStatus};
+use crate::status::{ConsistencyPointStatus, NodeStatus, SplitReport};
 use std::time::Duration;
 
 /// What the control socket commands; the node's runtime implements it.
@@ -38,6 +38,24 @@ pub trait ControlTarget: Send + Sync + 'static {
     /// # Errors
     /// `Refused` with the reason (no witness, partner alive, outdated without `force`).
     fn takeover(&self, volume: &str, force: bool) -> Result<(), ControlError>;
+
+    /// Compares the whole tree of `volume` on this node with the primary's by content.
+    ///
+    /// # Errors
+    /// `Refused` with the reason (this node is primary, no primary is linked, one is under way).
+    fn resync(&self, volume: &str) -> Result<(), ControlError>;
+
+    /// What each side of a split changed, at most `rows` objects and removed names of each.
+    ///
+    /// # Errors
+    /// `Refused` when the volume is not split.
+    fn split_show(&self, volume: &str, rows: u32) -> Result<SplitReport, ControlError>;
+
+    /// Gives up this node's side of a split (`here`) or the partner's.
+    ///
+    /// # Errors
+    /// `Refused` with the reason (not split, that side serves, the partner can not be asked).
+    fn split_discard(&self, volume: &str, here: bool) -> Result<(), ControlError>;
 
     /// Takes a consistency point of `volume` now and waits for it.
     ///

@@ -1,6 +1,6 @@
 //! The lines that travel over the control socket.
 
-use crate::status::{ConsistencyPointStatus, NodeStatus};
+use crate::status::{ConsistencyPointStatus, NodeStatus, SplitReport};
 use serde::{Deserialize, Serialize};
 
 /// Longest request line.
@@ -33,6 +33,25 @@ pub enum Request {
         /// The volume's name.
         volume: String,
     },
+    /// Compare this node's whole tree with the primary's, and replace what differs.
+    Resync {
+        /// The volume's name.
+        volume: String,
+    },
+    /// Tell what each side of a split changed.
+    SplitShow {
+        /// The volume's name.
+        volume: String,
+        /// Objects and removed names of each side that are told at most.
+        rows: u32,
+    },
+    /// Give one side of a split up.
+    SplitDiscard {
+        /// The volume's name.
+        volume: String,
+        /// This node's side; else the partner's.
+        here: bool,
+    },
     /// Stop the daemon cleanly, as SIGTERM does.
     Shutdown,
 }
@@ -43,6 +62,8 @@ pub enum Request {
 pub enum Answer {
     /// To `Status`.
     Status(Box<NodeStatus>),
+    /// To `SplitShow`.
+    Split(Box<SplitReport>),
     /// To `ConsistencyPoint`.
     ConsistencyPoint(ConsistencyPointStatus),
     /// The command was carried out.

@@ -263,6 +263,11 @@ fn carry_out(
         Request::ConsistencyPoint { volume } => {
             target.consistency_point(&volume).map(Answer::ConsistencyPoint)
         }
+        Request::Resync { volume } => target.resync(&volume).map(|()| Answer::Done),
+        Request::SplitShow { volume, rows } => {
+            target.split_show(&volume, rows).map(|report| Answer::Split(Box::new(report)))
+        }
+        Request::SplitDiscard { volume, here } => target.split_discard(&volume, here).map(|()| Answer::Done),
         Request::Shutdown => {
             shutdown.request("the control socket");
             Ok(Answer::Done)

@@ -27,6 +27,17 @@ impl ControlTarget for Target {
         self.0.lock().push(format!("takeover {volume} {force}"));
         Err(ControlError::new(ErrorKind::Refused, "the partner is alive"))
     }
+    fn resync(&self, volume: &str) -> Result<(), ControlError> {
+        self.0.lock().push(format!("resync {volume}"));
+        Ok(())
+    }
+    fn split_show(&self, volume: &str, rows: u32) -> Result<SplitReport, ControlError> {
+        Err(ControlError::new(ErrorKind::Refused, format!("{volume} is not split, {rows} rows")))
+    }
+    fn split_discard(&self, volume: &str, here: bool) -> Result<(), ControlError> {
+        self.0.lock().push(format!("discard {volume} {here}"));
+        Ok(())
+    }
     fn consistency_point(&self, _volume: &str) -> Result<ConsistencyPointStatus, ControlError> {
         Err(ControlError::new(ErrorKind::Failed, "no space"))
     }
@@ -72,9 +83,20 @@ fn commands_reach_the_target() {
         panic!()
     };
     assert_eq!((error.kind, error.message.as_str()), (ErrorKind::Refused, "the partner is alive"));
+    let volume = || "home".to_owned();
+    assert_eq!(ask(Request::Resync { volume: volume() }), Answer::Done);
+    assert_eq!(ask(Request::SplitDiscard { volume: volume(), here: false }), Answer::Done);
+    let Answer::Error(error) = ask(Request::SplitShow { volume: volume(), rows: 7 }) else { panic!() };
+    assert_eq!(error.message, "home is not split, 7 rows");
     assert_eq!(
         *served.target.0.lock(),
-        ["switchover home 1.5s", "switchover hone 1.5s", "takeover home true"]
+        [
+            "switchover home 1.5s",
+            "switchover hone 1.5s",
+            "takeover home true",
+            "resync home",
+            "discard home false"
+        ]
     );
     assert_eq!(served.shutdown.requested(), None);
     assert_eq!(ask(Request::Shutdown), Answer::Done);

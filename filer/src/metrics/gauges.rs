@@ -59,6 +59,15 @@ const GAUGES: &[(&str, &str, Read)] = &[
     }),
     ("resync_total_bytes", "File content of the round", |v| Some(v.resync.as_ref()?.bytes_total as f64)),
     ("resync_eta_seconds", "Time until the round ends", |v| Some(v.resync.as_ref()?.eta_s? as f64)),
+    ("resync_compressed", "1 while what a resync sends is compressed", |v| {
+        Some(f64::from(u8::from(v.resync.as_ref()?.compressed)))
+    }),
+    ("resync_sent_bytes", "File content that resyncs sent since the start", |v| {
+        Some(v.transport.resync_sent_bytes as f64)
+    }),
+    ("resync_sent_wire_bytes", "All that resyncs sent since the start, as it went over the link", |v| {
+        Some(v.transport.resync_sent_wire_bytes as f64)
+    }),
     ("last_takeover_seconds", "Length of the last takeover by this node", |v| {
         Some(v.last_takeover.as_ref()?.total_us() as f64 / 1e6)
     }),

@@ -1,8 +1,9 @@
 //! What the threads of a volume tell its executor.
 
+use super::split::talk::Talk;
 use crate::control::ControlError;
 use crate::runtime::channel::Sender;
-use ids::LogPoint;
+use ids::{LogPoint, Lsn};
 use pair::witness::Request;
 use pair::{LocalFault, Operator, RequestId, WitnessOutcome};
 use rdma_transport::Link;
@@ -33,10 +34,22 @@ pub(super) enum NodeEvent {
     LogFailed(String),
     /// The resync of this node came to its end: its log begins at this point now, or why not.
     ResyncEnded { link: u64, result: Result<LogPoint, String> },
+    /// What only this node held is kept aside, as its log stood at `end`: may the tree change?
+    Salvaged { link: u64, session: u32, end: LogPoint },
+    /// The operator asks what each side of a split changed.
+    SplitTalk { talk: SplitAsk, answer: Sender<Talk> },
+    /// An answer for the partner is ready.
+    SplitAnswer { link: u64, talk: Talk },
     /// The thread that answers the partner's resync has ended.
     ResyncSourceEnded { link: u64 },
     /// Stop cleanly.
     Shutdown,
+}
+
+/// What is to be asked of the other side of a split.
+pub(super) enum SplitAsk {
+    Show { since: Option<Lsn>, rows: u32 },
+    Discard,
 }
 
 /// A question for the witness's thread.

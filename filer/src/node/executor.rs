@@ -7,6 +7,7 @@
 
 mod acts;
 mod resync;
+mod split;
 pub(super) mod watch;
 
 use super::NodeError;
@@ -16,6 +17,7 @@ use super::peer::Peer;
 use super::receiver::Landing;
 use super::resync::Resync;
 use super::shared::Shared;
+use super::split::talk::Talk;
 use crate::control::{ControlError, ErrorKind};
 use crate::runtime::channel::{Receiver, RecvTimeoutError, Sender};
 use crate::runtime::{self, Instant, mark};
@@ -180,6 +182,10 @@ impl Executor {
             }
             NodeEvent::LinkRefused { reason } => self.apply(Event::LinkRefused { reason }),
             NodeEvent::Message { id, bytes } if Resync::is_about(&bytes) => self.heard_resync(id, bytes),
+            NodeEvent::Message { id, bytes } if Talk::is_about(&bytes) => self.heard_split(id, &bytes),
+            NodeEvent::SplitTalk { talk, answer } => self.ask_split(talk, answer),
+            NodeEvent::SplitAnswer { link, talk } => self.answer_split(link, &talk),
+            NodeEvent::Salvaged { link, session, end } => self.salvaged(link, session, end),
             NodeEvent::ResyncEnded { link, result } => self.resync_ended(link, result),
             NodeEvent::ResyncSourceEnded { link } => self.resync_source_ended(link),
             NodeEvent::Message { id, bytes } => {

@@ -23,6 +23,7 @@ mod resync;
 mod shared;
 #[cfg(feature = "simulation")]
 pub mod simulation;
+mod split;
 mod volume;
 mod witness;
 
@@ -33,7 +34,7 @@ use crate::config::NodeConfig;
 use crate::control::{ControlError, ControlTarget, ErrorKind};
 use crate::metrics::Metrics;
 use crate::runtime::{self, Instant};
-use crate::status::{ConsistencyPointStatus, NodeStatus};
+use crate::status::{ConsistencyPointStatus, NodeStatus, SplitReport};
 use crate::witness::Asker;
 use ids::Lsn;
 use link::Listeners;
@@ -252,6 +253,18 @@ impl ControlTarget for Inner {
         let volume = self.volume(volume)?;
         volume.wish(if force { Operator::ForceTakeover } else { Operator::Switchover })?;
         volume.wait_serving(CONSISTENCY_POINT_LIMIT)
+    }
+
+    fn resync(&self, volume: &str) -> Result<(), ControlError> {
+        self.volume(volume)?.wish(Operator::Resync { by_content: true })
+    }
+
+    fn split_show(&self, volume: &str, rows: u32) -> Result<SplitReport, ControlError> {
+        self.volume(volume)?.split_show(rows)
+    }
+
+    fn split_discard(&self, volume: &str, here: bool) -> Result<(), ControlError> {
+        self.volume(volume)?.split_discard(here)
     }
 
     fn consistency_point(&self, volume: &str) -> Result<ConsistencyPointStatus, ControlError> {

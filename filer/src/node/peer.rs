@@ -52,7 +52,12 @@ impl Peer {
 
     /// A link that does not take it ends, and its reader tells.
     pub fn send(&self, message: &Message) {
-        if let Err(error) = self.control.send(&message.encode()) {
+        self.send_bytes(&message.encode());
+    }
+
+    /// Likewise, a message that is not the pair's.
+    pub fn send_bytes(&self, bytes: &[u8]) {
+        if let Err(error) = self.control.send(bytes) {
             tracing::debug!(link = self.id, %error, "a message was not sent");
         }
     }

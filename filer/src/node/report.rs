@@ -47,6 +47,7 @@ pub(super) fn volume(shared: &Shared, witness_address: Option<&str>) -> VolumeSt
             free_inodes: space.free_inodes,
         }),
         resync: shared.resync.status(),
+        salvaged: shared.resync.salvaged.lock().clone(),
         partner: partner(shared, pair.as_ref()),
         witness: witness_address.map(|address| witness(shared, address, pair.as_ref())),
         lease: lease(shared, pair.as_ref()),
@@ -142,6 +143,7 @@ fn transport(shared: &Shared) -> TransportCounters {
         connects: counts.links,
         breaks: counts.link_resets,
         resync_sent_bytes: shared.resync.sent_bytes.load(Ordering::Relaxed),
+        resync_sent_wire_bytes: shared.resync.sent_wire_bytes.load(Ordering::Relaxed),
         resync_received_bytes: shared.resync.received_bytes.load(Ordering::Relaxed),
     }
 }

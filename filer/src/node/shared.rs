@@ -6,6 +6,7 @@ use super::follower::Follower;
 use super::open::BaseFilesystem;
 use super::rdma::Rdma;
 use super::resync::state::ResyncState;
+use super::split::talk::SplitState;
 use crate::commit::{CommitPath, Gate, Journal, Needs, SpaceBudget};
 use crate::config::VolumeConfig;
 use crate::hooks::RoleHooks;
@@ -20,6 +21,7 @@ use ids::{Durability, Lsn, NodeName, Oid};
 use nvlog::Log;
 use pair::{LogSummary, PairStatus, Vitals};
 use rdma_transport::Counters;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -47,6 +49,7 @@ pub(super) struct Shared {
     pub follower: Follower,
     pub applier: ApplierState,
     pub resync: ResyncState,
+    pub split: SplitState,
     pub started: Instant,
     pub stopping: AtomicBool,
     /// The volume while this node serves it.
@@ -156,6 +159,26 @@ impl Shared {
     /// already, wholly or in part, before a crash.
     pub fn fresh_layers(&self, from: Lsn) -> Layers {
         fresh_layers(&self.base, &self.log, from)
+    }
+
+    /// The tree with everything that this node's log holds, committed or not, as a client of this node would see it.
+    /// For a node that serves nobody and follows nobody: nothing is added meanwhile.
+    pub fn whole_log_layers(&self) -> Layers {
+        let tail = self.log.tail();
+        let stack = DeltaStack::new(self.fresh_layers(tail.lsn));
+        if let Err(error) = Follower::new(tail, tail.lsn).absorb(&self.log, &stack, self.log.end().lsn) {
+            tracing::warn!(volume = self.name(), %error, "the log can not be read to its end");
+        }
+        let whole = stack.snapshot();
+        (*whole).clone()
+    }
+
+    /// Where what only this node holds is kept aside.
+    pub fn salvage_path(&self) -> PathBuf {
+        match &self.config.resync.salvage {
+            Some(path) => path.join(self.name()),
+            None => self.config.base.join(apply_engine::base::HIDDEN_NAME).join("salvage"),
+        }
     }
 
     /// The partner's log is as durable as it said; before it has, nothing better than a process.

@@ -9,6 +9,7 @@ use super::link::{self, Source};
 use super::open::Opened;
 use super::resync::state::ResyncState;
 use super::shared::{Shared, fresh_layers};
+use super::split::talk::SplitState;
 use super::{NodeError, applier, report, witness};
 use crate::commit::{CommitEvents, CommitPath, Gate};
 use crate::config::NodeConfig;
@@ -103,6 +104,7 @@ impl VolumeNode {
             follower: Follower::new(tail, end.lsn),
             applier: ApplierState::new(end.lsn > tail.lsn),
             resync: ResyncState::default(),
+            split: SplitState::default(),
             started,
             stopping: AtomicBool::new(false),
             volume: Mutex::new(None),
@@ -168,9 +170,8 @@ impl VolumeNode {
         Ok(())
     }
 
-    /// What its threads share, for an observer.
-    #[cfg(feature = "simulation")]
-    pub fn shared(&self) -> &Arc<Shared> {
+    /// What its threads share.
+    pub(super) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
 

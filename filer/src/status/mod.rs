@@ -8,6 +8,7 @@
 mod format;
 mod model;
 mod render;
+mod split;
 
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ pub use model::{
     TakeoverTiming, TransportCounters, VolumeStatus, WitnessStatus, role_name,
 };
 pub use render::render;
+pub use split::{ChangedObject, SplitReport, SplitSide};
 
 #[cfg(test)]
 pub(crate) use tests::sample;

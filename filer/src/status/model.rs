@@ -102,6 +102,9 @@ pub struct VolumeStatus {
     /// Resync of this node or of its partner; `None` when none is under way and none has failed.
     #[serde(default)]
     pub resync: Option<ResyncStatus>,
+    /// Where what only this node held was kept aside, if this process did so.
+    #[serde(default)]
+    pub salvaged: Option<String>,
     /// The partner as this node sees it.
     pub partner: PartnerView,
     /// The witness as this node sees it; `None` when none is configured.
@@ -181,6 +184,9 @@ pub struct ResyncStatus {
     pub bytes_per_s: u64,
     /// Seconds until the round ends at that rate; `None` when nothing moves.
     pub eta_s: Option<u64>,
+    /// What is sent is being compressed.
+    #[serde(default)]
+    pub compressed: bool,
     /// Why the last attempt ended, until one succeeds.
     pub error: Option<String>,
 }
@@ -308,6 +314,9 @@ pub struct TransportCounters {
     /// File content sent to the partner by resyncs.
     #[serde(default)]
     pub resync_sent_bytes: u64,
+    /// All that a resync sent, as it went over the link.
+    #[serde(default)]
+    pub resync_sent_wire_bytes: u64,
     /// File content received from it.
     #[serde(default)]
     pub resync_received_bytes: u64,

@@ -104,6 +104,9 @@ fn render_volume(page: &mut Page, volume: &VolumeStatus, now_unix_ms: u64) {
     if let Some(resync) = &volume.resync {
         render_resync(page, resync);
     }
+    if let Some(salvaged) = &volume.salvaged {
+        page.line("salvaged", &format!("what only this node held was kept in {salvaged}"));
+    }
     page.line("lag, local tree", &lag(&volume.apply_lag));
     if let Some(partner_lag) = &volume.partner_lag {
         page.line("lag, partner's log", &lag(partner_lag));
@@ -254,10 +257,11 @@ fn render_resync(page: &mut Page, resync: &ResyncStatus) {
         page.line(
             "",
             &format!(
-                "{} of {} at {}/s{eta}",
+                "{} of {} at {}/s{}{eta}",
                 bytes(resync.bytes_done),
                 bytes(resync.bytes_total),
-                bytes(resync.bytes_per_s)
+                bytes(resync.bytes_per_s),
+                if resync.compressed { ", compressed" } else { "" }
             ),
         );
     }

@@ -56,8 +56,10 @@ pub(crate) fn sample() -> NodeStatus {
                 bytes_total: 12 << 20,
                 bytes_per_s: 1 << 20,
                 eta_s: Some(9),
+                compressed: true,
                 error: Some("the link to the primary ended".into()),
             }),
+            salvaged: Some("/var/lib/twinfiler/home/.twinfiler/salvage/20261122T190311Z".into()),
             partner: PartnerView {
                 name: "b".parse().unwrap(),
                 address: "10.0.0.2:7400".into(),

@@ -15,5 +15,6 @@ mod machine;
 mod orphans;
 mod refusals;
 mod resync;
+mod split;
 mod takeover;
 mod witness;

@@ -1,6 +1,6 @@
 //! A partner whose log can not bring it up to date gets the primary's tree, and is as good as any partner then.
 
-use crate::harness::{Cluster, Load, Side, Spec, check_all};
+use crate::harness::{Cluster, Load, Side, Spec, check_all, twinfiler};
 use filer::control::{Answer, Request};
 use filer::status::{Mode, ResyncSide, Role, VolumeStatus};
 use std::os::unix::fs::FileExt;
@@ -194,4 +194,185 @@ fn a_receiver_killed_again_and_again_under_load_loses_nothing() {
     assert!(outcomes.iter().all(|outcome| outcome.error.is_none()), "{outcomes:?}");
     check_all(&pair.mount(Side::A), &outcomes);
     pair.check_trees_equal();
+}
+
+fn resync(pair: &Cluster, side: Side) -> (i32, String) {
+    let config = pair.config(side).display().to_string();
+    let output = twinfiler(&["--config", &config, "resync", "v"]);
+    (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+fn last_error(volume: &VolumeStatus) -> Option<String> {
+    volume.resync.as_ref()?.error.clone()
+}
+
+/// What no label shows is found by content; clients notice nothing.
+#[test]
+fn a_resync_that_the_operator_wants_compares_everything_by_content() {
+    let mut pair = Cluster::start(slow());
+    let mount = pair.mount(Side::A);
+    write_files(&mount.join("files"), 30, 128 << 10);
+    pair.check_trees_equal();
+    let damaged =
+        std::fs::OpenOptions::new().write(true).open(pair.base(Side::B).join("files/file7")).unwrap();
+    let modified = damaged.metadata().unwrap().modified().unwrap();
+    damaged.write_all_at(b"behind its back", 1000).unwrap();
+    damaged.set_modified(modified).unwrap();
+    let (code, said) = resync(&pair, Side::A);
+    assert!(code == 75 && said.contains("is primary"), "{code}: {said}");
+    let (code, said) = resync(&pair, Side::B);
+    assert_eq!(code, 0, "{said}");
+    let volume = pair.wait_volume(Side::B, "a resync under way", receives);
+    assert!(!volume.eligible && volume.mode == Mode::NeedsResync, "{volume:?}");
+    assert!(
+        volume.detail.contains("operator asked") && volume.detail.contains("not take over"),
+        "{}",
+        volume.detail
+    );
+    assert!(volume.resync.unwrap().eta_s.is_some());
+    let (code, said) = resync(&pair, Side::B);
+    assert!(code == 75 && said.contains("under way"), "{code}: {said}");
+    // Clients go on meanwhile.
+    std::fs::write(mount.join("meanwhile"), "answered").unwrap();
+    assert_eq!(pair.wait_mirrored(), Side::A);
+    pair.check_trees_equal();
+    let sent = sent_bytes(&pair, Side::A);
+    assert!((100_000..1 << 20).contains(&sent), "what was the same was not sent again: {sent} bytes");
+}
+
+/// A label that changes behind the comparison is found by the sum at the end, and then nothing is believed.
+#[test]
+fn labels_that_do_not_sum_up_are_found_and_everything_is_compared_again() {
+    let mut pair = Cluster::start(slow());
+    write_files(&pair.mount(Side::A).join("before"), 3, 1000);
+    pair.check_trees_equal();
+    pair.kill(Side::B);
+    pair.wait_mode(Side::A, Mode::Solo);
+    write_files(&pair.mount(Side::A).join("files"), 64, 128 << 10);
+    go_once_around(&mut pair);
+    pair.start_node(Side::B);
+    pair.wait_volume(Side::B, "a resync under way", receives);
+    // Compared already; now its label names another last change, and nobody was told.
+    let (victim, name) = (pair.base(Side::B).join("before/file1"), apply_engine::base::LABEL_XATTR);
+    let mut label = [0; apply_engine::base::LABEL_BYTES];
+    rustix::fs::getxattr(&victim, name, &mut label[..]).unwrap();
+    label[40..48].copy_from_slice(&64_u64.to_le_bytes());
+    rustix::fs::setxattr(&victim, name, &label, rustix::fs::XattrFlags::empty()).unwrap();
+    let told = pair.wait_volume(Side::B, "the reason", |volume| {
+        last_error(volume).is_some_and(|error| error.contains("other labels"))
+    });
+    assert!(!told.eligible);
+    assert_eq!(pair.wait_mirrored(), Side::A);
+    pair.check_trees_equal();
+}
+
+#[test]
+fn a_receiver_without_room_says_what_it_needs_and_goes_on_when_there_is() {
+    let mut pair = Cluster::start(Spec { disk_mib: [Some(256), Some(96)], ..small_log() });
+    pair.kill(Side::B);
+    pair.wait_mode(Side::A, Mode::Solo);
+    write_files(&pair.mount(Side::A).join("files"), 40, 512 << 10);
+    go_once_around(&mut pair);
+    let ballast = pair.disk_path(Side::B).join("ballast");
+    std::fs::write(&ballast, vec![1; 66 << 20]).unwrap();
+    pair.start_node(Side::B);
+    let told = pair.wait_volume(Side::B, "the reason", |volume| last_error(volume).is_some());
+    let error = last_error(&told).unwrap();
+    assert!(error.contains("make room") && error.contains("needs 2"), "{error}");
+    assert!(!pair.base(Side::B).join("files").exists(), "nothing was begun");
+    std::fs::remove_file(&ballast).unwrap();
+    assert_eq!(pair.wait_mirrored(), Side::A);
+    pair.check_trees_equal();
+}
+
+/// Somebody else takes the room while the contents come.
+#[test]
+fn a_disk_that_fills_up_in_the_middle_stops_the_resync_until_there_is_room() {
+    let slow = slow();
+    let mut pair = Cluster::start(Spec { disk_mib: [Some(256), Some(96)], ..slow });
+    pair.kill(Side::B);
+    pair.wait_mode(Side::A, Mode::Solo);
+    write_files(&pair.mount(Side::A).join("files"), 16, 512 << 10);
+    go_once_around(&mut pair);
+    pair.start_node(Side::B);
+    pair.wait_volume(Side::B, "a resync under way", receives);
+    let ballast = pair.disk_path(Side::B).join("ballast");
+    let mut file = std::fs::File::create(&ballast).unwrap();
+    for len in [1 << 20, 4 << 10] {
+        while std::io::Write::write_all(&mut file, &vec![1; len]).is_ok() {}
+    }
+    let _nothing_left = file.sync_all();
+    drop(file);
+    let told = pair.wait_volume(Side::B, "the reason", |volume| {
+        last_error(volume).is_some_and(|error| error.contains("space") || error.contains("make room"))
+    });
+    assert!(!told.eligible && told.mode == Mode::NeedsResync, "{told:?}");
+    std::fs::remove_file(&ballast).unwrap();
+    assert_eq!(pair.wait_mirrored(), Side::A);
+    pair.check_trees_equal();
+}
+
+#[test]
+fn a_link_cut_in_the_middle_costs_a_comparison_and_nothing_else() {
+    let mut pair = in_the_middle();
+    // Stopped for so long that the primary gives the link up.
+    for _ in 0..2 {
+        pair.signal(Side::B, rustix::process::Signal::STOP);
+        std::thread::sleep(std::time::Duration::from_secs(10));
+        pair.signal(Side::B, rustix::process::Signal::CONT);
+        pair.wait_volume(Side::B, "a resync under way, or its end", |volume| {
+            volume.mode == Mode::Mirrored || receives(volume)
+        });
+    }
+    assert_eq!(pair.wait_mirrored(), Side::A);
+    pair.check_trees_equal();
+    let sent = sent_bytes(&pair, Side::A);
+    assert!(sent < 9 << 20, "what had arrived was not sent again: {sent} bytes");
+}
+
+#[test]
+fn what_compresses_is_compressed_when_that_is_configured() {
+    let compress = || "[volume.resync]\ncompress = \"always\"\n".to_owned();
+    let mut pair = Cluster::start(Spec { more: [compress(), compress()], ..small_log() });
+    pair.kill(Side::B);
+    pair.wait_mode(Side::A, Mode::Solo);
+    let text = "all work and no play makes Jack a dull boy\n".repeat(20_000);
+    std::fs::create_dir(pair.mount(Side::A).join("text")).unwrap();
+    for number in 0..8 {
+        std::fs::write(pair.mount(Side::A).join(format!("text/{number}")), &text).unwrap();
+    }
+    go_once_around(&mut pair);
+    pair.start_node(Side::B);
+    assert_eq!(pair.wait_mirrored(), Side::A);
+    pair.check_trees_equal();
+    let transport = pair.volume(Side::A).unwrap().transport;
+    let content = 8 * text.len() as u64;
+    assert!(transport.resync_sent_bytes >= content, "{transport:?}");
+    assert!(transport.resync_sent_wire_bytes < content / 10, "{transport:?}");
+}
+
+/// More objects than are installed as one: names come in parts, what moves between them waits.
+#[test]
+fn a_first_copy_of_very_many_objects_comes_in_parts() {
+    let mut pair = Cluster::prepare(Spec { capacity: "8MiB", ..Spec::default() });
+    let base = pair.base(Side::A);
+    std::fs::remove_dir_all(&base).unwrap();
+    std::fs::remove_file(pair.log(Side::A)).unwrap();
+    std::fs::create_dir(&base).unwrap();
+    for directory in 0..20 {
+        let at = base.join(format!("d{directory}/deeper"));
+        std::fs::create_dir_all(&at).unwrap();
+        for file in 0..500 {
+            std::fs::write(at.join(format!("f{file}")), format!("{directory} {file}")).unwrap();
+        }
+        std::fs::hard_link(at.join("f7"), base.join(format!("linked{directory}"))).unwrap();
+    }
+    pair.init_adopting(Side::A, "v", "00112233445566778899aabbccddeeff", "8MiB");
+    for side in Side::BOTH {
+        pair.start_node(side);
+    }
+    assert_eq!(pair.wait_mirrored(), Side::A);
+    pair.check_trees_equal();
+    let waiting = pair.base(Side::B).join(".twinfiler/orphans").read_dir().unwrap().count();
+    assert_eq!(waiting, 0, "nothing waits for its place any more");
 }

@@ -155,8 +155,13 @@ fn an_outdated_partner_that_was_forced_splits_the_volume_and_nothing_is_merged()
     assert!(status(&world, B).split.is_some(), "both sides show it");
     assert_eq!(world.nodes[A].disk.log, alone, "the other side is kept");
     world.apply(A, Event::Operator(Operator::DiscardLocal));
-    world.run_for(1_000);
     assert_eq!(status(&world, A).needs_resync, Some(ResyncReason::Discarded));
+    assert!(
+        world.nodes[A].pair.as_ref().is_some_and(pair::Pair::salvages),
+        "kept aside before its tree changes"
+    );
+    world.run_for(6_000);
+    world.assert_mirrored();
 }
 
 #[test]

@@ -15,11 +15,28 @@ impl Executor {
         }
         let Some(control) = self.peer_of(link).map(|peer| peer.control()) else { return };
         mark!("resync began");
-        self.apply(Event::ResyncBegan);
-        // Storing it may have failed, which ends the pair.
-        let stored = self.answers.is_empty() && self.pair.is_resyncing();
-        if stored && let Err(error) = self.resync.begin(link.0, control) {
+        let (salvages, compares_all) = (self.pair.salvages(), self.pair.compares_all());
+        if (salvages || self.resync_stored())
+            && let Err(error) = self.resync.begin(link.0, control, salvages, compares_all)
+        {
             self.resync.ended(Some(&error.to_string()));
+        }
+    }
+
+    /// The tree is about to change: has the pair stored that? Storing may fail, which ends the pair.
+    fn resync_stored(&mut self) -> bool {
+        self.apply(Event::ResyncBegan);
+        self.answers.is_empty() && self.pair.is_resyncing()
+    }
+
+    /// What only this node held is kept aside, up to `end` of its log: from here on the tree may change, unless it came
+    /// to another state meanwhile.
+    pub(super) fn salvaged(&mut self, link: u64, session: u32, end: LogPoint) {
+        if self.resync.waits_for_leave(link, session) {
+            let granted = end == self.shared.log.end()
+                && self.pair.wants_resync() == Some(LinkId(link))
+                && self.resync_stored();
+            self.resync.give_leave(granted);
         }
     }
 

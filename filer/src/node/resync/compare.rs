@@ -13,79 +13,105 @@ use super::wire::{Answer, Question, RANGE_OIDS, VERSION};
 use crate::node::follower::Follower;
 use crate::stack::DeltaStack;
 use apply_engine::resync::{self, ObjectLabel};
-use ids::Oid;
+use ids::{Lsn, Oid};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::atomic::Ordering;
 
+/// What the source believes of this node's labels.
+pub(super) struct Begun {
+    /// Labels with an LSN before this mean the same on both sides.
+    pub trusted_below: Lsn,
+    /// But for these objects.
+    touched: HashSet<Oid>,
+}
+
+impl Begun {
+    fn known(&self, label: ObjectLabel) -> ObjectLabel {
+        let trusted = label.last_lsn < self.trusted_below && !self.touched.contains(&label.oid);
+        ObjectLabel { last_lsn: if trusted { label.last_lsn } else { resync::INCOMPLETE }, ..label }
+    }
+}
+
 impl Receive {
-    /// OIDs of what may differ.
-    pub(super) fn compare(&self) -> Result<Vec<Oid>, ReceiveError> {
-        let shared = &self.shared;
-        let superblock = shared.log.superblock();
+    /// Begins the session.
+    pub(super) fn begin(&self) -> Result<Begun, ReceiveError> {
+        let superblock = self.shared.log.superblock();
         let touched = self.touched();
-        let distrusts = shared.resync.distrust.load(Ordering::Acquire);
+        let distrusts = self.shared.resync.distrust.load(Ordering::Acquire);
         let begin = Question::Begin {
             version: VERSION,
             history: superblock.epoch_history,
-            end: shared.log.end().lsn,
+            end: self.shared.log.end().lsn,
             survived: !superblock.memory_lost && !distrusts && touched.is_some(),
         };
         let trusted_below = self.ask_one(&begin, |answer| match answer {
             Answer::Begun { trusted_below } => Some(trusted_below),
             _ => None,
         })?;
-        let touched = touched.unwrap_or_default();
-        let known = |label: ObjectLabel| {
-            let trusted = label.last_lsn < trusted_below && !touched.contains(&label.oid);
-            ObjectLabel { last_lsn: if trusted { label.last_lsn } else { resync::INCOMPLETE }, ..label }
-        };
-        let mut ours = Vec::new();
-        self.own_labels(Oid(0), None, |label| add(&mut ours, &known(label)))?;
-        let ours: BTreeMap<u64, u128> = ours.into_iter().collect();
-        let mut differing: BTreeSet<u64> = ours.keys().copied().collect();
+        Ok(Begun { trusted_below, touched: touched.unwrap_or_default() })
+    }
+
+    /// OIDs of what may differ, ascending. Both sides walk the same part of their labels in turns, so neither waits
+    /// long for the other, and nothing is kept of what agrees.
+    pub(super) fn compare(&self, begun: &Begun) -> Result<Vec<Oid>, ReceiveError> {
+        let mut suspects: BTreeSet<Oid> = self.shared.resync.extra.lock().clone();
         let mut from = Some(0);
-        while let Some(range) = from {
-            let (ranges, next) = self.ask_one(&Question::Digests { from: range }, |answer| match answer {
+        while let Some(first) = from {
+            let (ranges, next) = self.ask_one(&Question::Digests { from: first }, |answer| match answer {
                 Answer::Digests { ranges, next } => Some((ranges, next)),
                 _ => None,
             })?;
-            for (range, digest) in ranges {
-                match ours.get(&range) == Some(&digest) {
-                    true => differing.remove(&range),
-                    false => differing.insert(range),
+            // Ascends, or the source would keep this node for ever.
+            let next = next.filter(|next| *next > first);
+            let mut ours = Vec::new();
+            let end = next.map(|next| Oid(next.saturating_mul(RANGE_OIDS)));
+            self.own_labels(Oid(first.saturating_mul(RANGE_OIDS)), end, |label| {
+                add(&mut ours, &begun.known(label));
+            })?;
+            let ours: BTreeMap<u64, u128> = ours.into_iter().collect();
+            let theirs: BTreeMap<u64, u128> = ranges.into_iter().collect();
+            let within = |range: &u64| *range >= first && next.is_none_or(|next| *range < next);
+            let all: BTreeSet<u64> = ours.keys().chain(theirs.keys()).copied().filter(within).collect();
+            for range in all.into_iter().filter(|range| ours.get(range) != theirs.get(range)) {
+                self.compare_range(begun, range, &mut suspects)?;
+            }
+            from = next;
+        }
+        let (trusted_below, found) = (begun.trusted_below, suspects.len());
+        tracing::info!(volume = self.shared.name(), suspects = found, %trusted_below, "labels compared");
+        Ok(suspects.into_iter().collect())
+    }
+
+    fn compare_range(
+        &self,
+        begun: &Begun,
+        range: u64,
+        suspects: &mut BTreeSet<Oid>,
+    ) -> Result<(), ReceiveError> {
+        let mut labels = HashSet::new();
+        let first = Oid(range.saturating_mul(RANGE_OIDS));
+        let end = Oid(first.0.saturating_add(RANGE_OIDS));
+        self.own_labels(first, Some(end), |label| {
+            labels.insert(begun.known(label));
+        })?;
+        let mut oids: BTreeSet<Oid> = labels.iter().map(|label| label.oid).collect();
+        let mut from = Some(first);
+        while let Some(at) = from {
+            let question = Question::Labels { range, from: at };
+            let (theirs, next) = self.ask_one(&question, |answer| match answer {
+                Answer::Labels { labels, next } => Some((labels, next)),
+                _ => None,
+            })?;
+            for label in theirs {
+                match labels.contains(&label) {
+                    true => oids.remove(&label.oid),
+                    false => oids.insert(label.oid),
                 };
             }
-            // Ascends, or the source would keep this node for ever.
-            from = next.filter(|next| *next > range);
+            from = next.filter(|next| *next > at);
         }
-        let mut suspects = Vec::new();
-        for range in differing {
-            let mut labels = HashSet::new();
-            let first = Oid(range.saturating_mul(RANGE_OIDS));
-            let end = Oid(first.0.saturating_add(RANGE_OIDS));
-            self.own_labels(first, Some(end), |label| {
-                labels.insert(known(label));
-            })?;
-            let mut oids: BTreeSet<Oid> = labels.iter().map(|label| label.oid).collect();
-            let mut from = Some(first);
-            while let Some(at) = from {
-                let question = Question::Labels { range, from: at };
-                let (theirs, next) = self.ask_one(&question, |answer| match answer {
-                    Answer::Labels { labels, next } => Some((labels, next)),
-                    _ => None,
-                })?;
-                for label in theirs {
-                    match labels.contains(&label) {
-                        true => oids.remove(&label.oid),
-                        false => oids.insert(label.oid),
-                    };
-                }
-                from = next.filter(|next| *next > at);
-            }
-            suspects.extend(oids);
-        }
-        tracing::info!(volume = shared.name(), suspects = suspects.len(), %trusted_below, "labels compared");
-        Ok(suspects)
+        suspects.append(&mut oids);
+        Ok(())
     }
 
     /// Objects that records in this node's own log touch. `None`: it can not be read.

@@ -6,12 +6,18 @@
 //! a resync and a primary is there; it asks, the *source* answers ([`wire`]). Each side runs in a thread of its own, on
 //! the link's control channel; the link's end ends both.
 //!
+//! What only the receiver holds (one side of a split, a log without a common point) is kept aside by the session before
+//! anything of its tree changes; until then the operator may still choose this side.
+//!
 //! What can go wrong: whatever ends a session is told in status, and the receiver tries again at growing intervals. It
 //! is inconsistent, not eligible, and says so durably from before the first change of its tree until the tree is the
 //! primary's at a point of the log from which it then joins as any partner that was away.
 
 mod compare;
+mod contents;
+mod packing;
 mod receive;
+mod salvage;
 mod source;
 pub(super) mod state;
 mod throttle;
@@ -24,6 +30,7 @@ use crate::runtime::{self, Instant};
 use rdma_transport::Control;
 use receive::Receive;
 use source::Source;
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -40,6 +47,8 @@ struct Running {
     session: u32,
     inbox: Option<Sender<Vec<u8>>>,
     stop: Arc<AtomicBool>,
+    /// A receiver waits here for the word that its tree may change.
+    leave: Option<Sender<bool>>,
     /// The source has held the log.
     held: Arc<AtomicBool>,
 }
@@ -80,28 +89,66 @@ impl Resync {
         self.receiving.is_none() && Instant::now() >= self.retry_at
     }
 
-    /// Begins to receive over `link`. What this node's log holds is not applied any more.
-    pub fn begin(&mut self, link: u64, control: Arc<dyn Control>) -> Result<(), NodeError> {
-        let shared = &self.shared;
-        shared.resync.set_replacing(true);
-        {
-            let _no_consistency_point = shared.applier.exclusive();
-            let tail = shared.log.tail();
-            shared.stack.reset(shared.fresh_layers(tail.lsn)).wait();
-            shared.gate.forget_pending();
-            shared.follower.restart_at(tail, tail.lsn);
+    /// Begins to receive over `link`. What only this node holds is kept aside first if `salvages`; then the tree is not
+    /// touched before [`Resync::give_leave`].
+    pub fn begin(
+        &mut self,
+        link: u64,
+        control: Arc<dyn Control>,
+        salvages: bool,
+        compares_all: bool,
+    ) -> Result<(), NodeError> {
+        if compares_all {
+            self.shared.resync.distrust.store(true, Ordering::Release);
+        }
+        if !salvages {
+            self.replace();
         }
         self.sessions += 1;
         let (told, inbox) = bounded(MAX_WAITING);
+        let (leave, waits) = bounded(1);
         let (stop, session) = (Arc::new(AtomicBool::new(false)), self.sessions);
-        let reindex = self.reindex;
-        self.reindex = false;
-        let receive =
-            Receive { shared: shared.clone(), link, session, control, inbox, stop: stop.clone(), reindex };
+        let receive = Receive {
+            shared: self.shared.clone(),
+            link,
+            session,
+            control,
+            inbox,
+            stop: stop.clone(),
+            reindex: std::mem::take(&mut self.reindex),
+            leave: salvages.then_some(waits),
+            judge: RefCell::default(),
+        };
         runtime::spawn("resync", move || receive.run()).map_err(NodeError::Thread)?;
         let held = Arc::new(AtomicBool::new(false));
-        self.receiving = Some(Running { link, session, inbox: Some(told), stop, held });
+        self.receiving = Some(Running { link, session, inbox: Some(told), stop, leave: Some(leave), held });
         Ok(())
+    }
+
+    /// The base tree belongs to no point of this node's log any more: what the log holds is not applied to it.
+    fn replace(&self) {
+        let shared = &self.shared;
+        shared.resync.set_replacing(true);
+        let _no_consistency_point = shared.applier.exclusive();
+        let tail = shared.log.tail();
+        shared.stack.reset(shared.fresh_layers(tail.lsn)).wait();
+        shared.gate.forget_pending();
+        shared.follower.restart_at(tail, tail.lsn);
+    }
+
+    /// Is this the session that waits for leave?
+    pub fn waits_for_leave(&self, link: u64, session: u32) -> bool {
+        self.receiving.as_ref().is_some_and(|running| running.link == link && running.session == session)
+    }
+
+    /// Everything that only this node held is kept aside: may its tree change now?
+    pub fn give_leave(&mut self, granted: bool) {
+        if granted {
+            self.replace();
+        }
+        if let Some(leave) = self.receiving.as_mut().and_then(|running| running.leave.take()) {
+            let _session_has_ended = leave.send(granted);
+        }
     }
 
     /// A session came to its end, well or not.
@@ -151,7 +198,7 @@ impl Resync {
         let source = Source { shared, link, session, control, inbox, stop: stop.clone(), held: held.clone() };
         match runtime::spawn("resync", move || source.run()) {
             Ok(_thread) => {
-                self.sending = Some(Running { link, session, inbox: Some(told), stop, held });
+                self.sending = Some(Running { link, session, inbox: Some(told), stop, leave: None, held });
             }
             Err(error) => tracing::error!(%error, "no thread for the partner's resync"),
         }

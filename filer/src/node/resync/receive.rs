@@ -1,46 +1,61 @@
 //! The receiver's side: asks, installs, checks, and begins its log anew.
 //!
-//! Order: compare labels → names of what differs → flushed → contents → flushed → labels; again for what changed
-//! meanwhile, until little is left; once more while the source stands still; then all labels must sum up to what the
-//! source says, and only then this node's log begins anew at the source's point. Until the pair has heard of that and
-//! stored it, this node is inconsistent and says so, whatever happens here.
+//! Order: what only this node holds is kept aside, if there may be such → compare labels → is there room → names of what
+//! differs → flushed → contents → flushed → labels, so many objects at a time; again for what changed meanwhile, until
+//! little is left; all labels summed up; once more while the source stands still; then all labels must sum up to what
+//! the source says, and only then this node's log begins anew at the source's point. Until the pair has heard of that
+//! and stored it, this node is inconsistent and says so, whatever happens here.
 //!
 //! What can go wrong: the link or the source ends ([`ReceiveError::Ended`], [`ReceiveError::Refused`]); this node's
-//! disk ([`ReceiveError::Tree`]); labels that do not sum up ([`ReceiveError::Differs`]: the next attempt compares
-//! everything by content). Nothing is undone: the next attempt compares what is there.
+//! disk ([`ReceiveError::Tree`]) or its room ([`ReceiveError::Space`]); labels that do not sum up
+//! ([`ReceiveError::Differs`]: the next attempt compares everything by content). Nothing is undone: the next attempt
+//! compares what is there.
 
+use super::packing::Judge;
 use super::state::Progress;
-use super::wire::{
-    Answer, Finished, MAX_ASKED, MAX_CONTENT_BYTES, MAX_ITEMS, MAX_MESSAGE_BYTES, MAX_RANGES, Piece,
-    PieceAnswer, Question, WireError,
-};
+use super::wire::{Answer, Finished, MAX_MESSAGE_BYTES, MAX_RANGES, Question, WireError};
 use crate::node::event::NodeEvent;
 use crate::node::shared::Shared;
+use crate::node::split::salvage::SalvageError;
+use crate::runtime::Instant;
 use crate::runtime::channel::Receiver;
-use crate::runtime::planted;
-use crate::status::ResyncSide;
-use apply_engine::resync::{self, Capture, MAX_PIECE_BYTES, ResyncError, Surveyed};
-use apply_engine::{ObjectKind, TreeError};
-use ids::Oid;
+use crate::status::{ResyncSide, bytes};
+use apply_engine::resync::{
+    self, Capture, Identity, Installing, LabelSums, ObjectLabel, ResyncError, Surveyed,
+};
+use apply_engine::{BaseReader, ObjectKind, TreeError};
+use ids::{LogPoint, Oid};
 use rdma_transport::Control;
-use std::collections::VecDeque;
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Longest wait for an answer: the source may have to wait for its disk.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+/// How often the source hears of a node that is busy with its own disk.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Rounds after which the last one begins, however much is left.
 const MAX_ROUNDS: u32 = 8;
 /// A round with less than this is followed by the last one.
 const LITTLE_BYTES: u64 = 16 << 20;
-const LITTLE_OBJECTS: u64 = 4096;
+const LITTLE_OBJECTS: usize = 4096;
+/// Objects whose names are installed as one. Memory is needed for so many, not for all that differ.
+const OBJECTS_AT_ONCE: usize = 8192;
+/// What clients change in this time is left to the last round.
+const SUMMED_QUICKLY: Duration = Duration::from_secs(2);
 /// Files whose contents are under way at once.
 const FILES_AT_ONCE: usize = 256;
-/// Files that wait for a flush before their labels are set.
+/// Files, and content in them, that wait for a flush before their labels are set.
 const FILES_PER_FLUSH: usize = 4096;
-/// Longest survey that is taken; the source has a lower limit.
+const BYTES_PER_FLUSH: u64 = 1 << 30;
+/// Longest description of what one question named; the source has a lower limit.
 const MAX_SURVEY_BYTES: usize = 1 << 30;
+/// Most objects that a source may say have changed since it was last asked.
+const MAX_CHANGED: u64 = 64 << 20;
+/// Room that a new object takes beside its content, at most, and what is left free in all.
+const OBJECT_BYTES: u64 = 4 << 10;
+const SPARE_BYTES: u64 = 8 << 20;
 
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +81,28 @@ pub(super) enum ReceiveError {
     /// This node's disk.
     #[error(transparent)]
     Disk(#[from] TreeError),
+    /// It has not enough room.
+    #[error(
+        "the primary's tree needs {} and {new_objects} objects more here than there are, and {} and {free_inodes} \
+         inodes are free: make room in the base filesystem, then it goes on by itself",
+        bytes(*.needed_bytes), bytes(*.free_bytes)
+    )]
+    Space {
+        /// Content.
+        needed_bytes: u64,
+        /// Objects that this node does not have.
+        new_objects: u64,
+        /// Room.
+        free_bytes: u64,
+        /// Likewise; `u64::MAX` where inodes are made on demand.
+        free_inodes: u64,
+    },
+    /// What only this node holds could not be kept aside.
+    #[error(transparent)]
+    Salvage(#[from] SalvageError),
+    /// The pair's state has changed meanwhile.
+    #[error("the tree may not be replaced any more: this node's role has changed")]
+    NotNow,
     /// This node's log.
     #[error("this node's log could not begin anew: {0}")]
     Log(String),
@@ -91,6 +128,18 @@ pub(super) struct Receive {
     pub stop: Arc<AtomicBool>,
     /// The index may not know everything that is in the tree.
     pub reindex: bool,
+    /// What only this node holds has to be kept aside first; then it is asked here whether the tree may change.
+    pub leave: Option<Receiver<bool>>,
+    /// What is to be packed.
+    pub judge: RefCell<Judge>,
+}
+
+/// What a round was about.
+struct Round {
+    objects: usize,
+    bytes: u64,
+    /// What could not be placed, because the source's tree changed between two descriptions.
+    left: Vec<Oid>,
 }
 
 impl Receive {
@@ -107,33 +156,54 @@ impl Receive {
         shared.tell(NodeEvent::ResyncEnded { link: self.link, result });
     }
 
-    fn receive(&self) -> Result<ids::LogPoint, ReceiveError> {
+    fn receive(&self) -> Result<LogPoint, ReceiveError> {
         let base = &self.shared.base;
+        let begun = self.begin()?;
+        if let Some(leave) = &self.leave {
+            self.keep_aside(begun.trusted_below)?;
+            self.ask_leave(leave)?;
+        }
         if self.reindex {
             resync::reindex(base)?;
         }
-        let suspects = self.compare()?;
-        self.shared.resync.note(|progress| progress.doing = "receiving");
-        for chunk in suspects.chunks(MAX_RANGES) {
-            self.ask_one(&Question::Suspects { oids: chunk.to_vec() }, |answer| match answer {
-                Answer::Noted => Some(()),
-                _ => None,
-            })?;
-        }
-        let mut last = false;
-        for round in 1.. {
-            let (objects, bytes) = self.round(last)?;
-            if last {
-                break;
+        let suspects = self.compare(&begun)?;
+        self.weigh(&suspects)?;
+        let (mut sums, mut round, mut before) = (None, self.round(suspects, false)?, u64::MAX);
+        for number in 2.. {
+            let little = round.objects <= LITTLE_OBJECTS && round.bytes <= LITTLE_BYTES;
+            // Clients change as much as is brought: more rounds make the last one no shorter.
+            let no_less = round.bytes >= before;
+            before = round.bytes;
+            if little || no_less || number > MAX_ROUNDS {
+                let began = Instant::now();
+                if sums.is_none() {
+                    sums = Some(self.sum_up()?);
+                }
+                // What changed while a large tree was summed up is brought before anything stands still.
+                if began.elapsed() < SUMMED_QUICKLY {
+                    break;
+                }
             }
-            last = round >= MAX_ROUNDS || (objects <= LITTLE_OBJECTS && bytes <= LITTLE_BYTES);
+            round = self.next_round(sums.as_mut(), round.left, false)?;
+        }
+        let mut sums = sums.unwrap_or_default();
+        self.sum(&mut sums)?;
+        let round = self.next_round(Some(&mut sums), round.left, true)?;
+        if let Some(oid) = round.left.first() {
+            return Err(ResyncError::Contradiction(*oid).into());
         }
         let finished = self.ask_one(&Question::Finish, |answer| match answer {
             Answer::Finished(finished) => Some(finished),
             _ => None,
         })?;
         self.shared.resync.note(|progress| progress.doing = "checking");
-        self.check(&finished)?;
+        while !sums.step(base)? {
+            self.check_alive()?;
+        }
+        let (ours, digest) = sums.total();
+        if (ours, digest) != (finished.objects, finished.digest) {
+            return Err(ReceiveError::Differs { ours, theirs: finished.objects });
+        }
         base.raise_next_oid(finished.next_oid);
         base.sync()?;
         let log = |error: &dyn std::fmt::Display| ReceiveError::Log(error.to_string());
@@ -147,45 +217,228 @@ impl Receive {
             })
             .map_err(|error| log(&error))?;
         self.shared.resync.distrust.store(false, Ordering::Release);
+        self.shared.resync.extra.lock().clear();
         Ok(point)
     }
 
-    /// Survey, names, contents. Returns how much it was about.
-    fn round(&self, last: bool) -> Result<(u64, u64), ReceiveError> {
-        let (objects, content_bytes) = self.ask_one(&Question::Survey { last }, |answer| match answer {
-            Answer::Surveyed { objects, content_bytes } => Some((objects, content_bytes)),
-            _ => None,
-        })?;
+    /// May the tree change from here on? The pair stores that first.
+    fn ask_leave(&self, leave: &Receiver<bool>) -> Result<(), ReceiveError> {
+        let (link, session, end) = (self.link, self.session, self.shared.log.end());
+        self.shared.tell(NodeEvent::Salvaged { link, session, end });
+        match leave.recv_timeout(ANSWER_LIMIT) {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(_) => Err(ReceiveError::NotNow),
+        }
+    }
+
+    /// Is there room for what is to come? What is here and makes way counts.
+    fn weigh(&self, suspects: &[Oid]) -> Result<(), ReceiveError> {
+        let (mut theirs, mut ours) = ((0_u64, 0_u64), (0_u64, 0_u64));
+        for some in suspects.chunks(MAX_RANGES) {
+            let (objects, content_bytes) =
+                self.ask_one(&Question::Weigh { oids: some.to_vec() }, |answer| match answer {
+                    Answer::Surveyed { objects, content_bytes } => Some((objects, content_bytes)),
+                    _ => None,
+                })?;
+            theirs = (theirs.0.saturating_add(objects), theirs.1.saturating_add(content_bytes));
+            for attributes in some.iter().filter_map(|oid| self.shared.base.attributes(*oid).ok()) {
+                ours = (ours.0 + 1, ours.1.saturating_add(attributes.blocks_bytes));
+            }
+        }
+        self.shared.resync.note(|progress| progress.begin_round(suspects.len() as u64, theirs.1));
+        let space = self.shared.local_space();
+        let new_objects = theirs.0.saturating_sub(ours.0);
+        let needed_bytes =
+            theirs.1.saturating_sub(ours.1).saturating_add(new_objects.saturating_mul(OBJECT_BYTES));
+        let free_inodes = if space.total_inodes == 0 { u64::MAX } else { space.free_inodes };
+        let fits = needed_bytes.saturating_add(SPARE_BYTES) <= space.free_bytes && new_objects <= free_inodes;
+        // Nothing to bring needs no room: a full filesystem is no reason not to check.
+        match fits || needed_bytes == 0 {
+            true => Ok(()),
+            false => {
+                let free_bytes = space.free_bytes;
+                Err(ReceiveError::Space { needed_bytes, new_objects, free_bytes, free_inodes })
+            }
+        }
+    }
+
+    /// A round over what changed at the source since it was last asked, and what is left.
+    fn next_round(
+        &self,
+        sums: Option<&mut LabelSums>,
+        left: Vec<Oid>,
+        last: bool,
+    ) -> Result<Round, ReceiveError> {
+        let objects = self.ask_surveyed(&Question::Changed { last })?.0;
+        if objects > MAX_CHANGED {
+            return Err(ReceiveError::Answer);
+        }
+        let bytes = self.surveyed_bytes()?;
+        let changed = bytes.as_chunks().0.iter().map(|oid| Oid(u64::from_le_bytes(*oid)));
+        let mut oids: Vec<Oid> = changed.chain(left).collect();
+        oids.sort_unstable();
+        oids.dedup();
         self.shared.resync.note(|progress| {
-            progress.begin_round(objects, content_bytes);
+            progress.begin_round(oids.len() as u64, 0);
             progress.doing = if last { "last round" } else { "receiving" };
         });
-        let survey = self.survey()?;
+        let changed = oids.clone();
+        let round = self.round(oids, last)?;
+        if let Some(sums) = sums {
+            sums.changed(changed);
+        }
+        Ok(round)
+    }
+
+    /// Names and contents of these objects.
+    fn round(&self, oids: Vec<Oid>, last: bool) -> Result<Round, ReceiveError> {
         let base = &self.shared.base;
-        resync::install_names(base, &survey)?;
-        base.sync()?;
-        let here = survey.iter().filter_map(|surveyed| match surveyed {
-            Surveyed::Here(capture) => Some(&**capture),
-            Surveyed::Gone(_) => None,
-        });
+        self.shared.resync.note(|progress| progress.doing = if last { "last round" } else { "receiving" });
+        let mut round = Round { objects: oids.len(), bytes: 0, left: Vec::new() };
+        if oids.len() <= OBJECTS_AT_ONCE {
+            let survey = self.describe(&oids)?;
+            resync::install_names(base, &survey)?;
+            let here = survey.into_iter().filter_map(|surveyed| match surveyed {
+                Surveyed::Here(capture) => Some(*capture),
+                Surveyed::Gone(_) => None,
+            });
+            round.bytes += self.whole(&here.collect::<Vec<_>>())?;
+            return Ok(round);
+        }
+        for some in oids.chunks(MAX_RANGES) {
+            let identities =
+                self.ask_one(&Question::Identities { oids: some.to_vec() }, |answer| match answer {
+                    Answer::Identities { known } if known.len() == some.len() => Some(known),
+                    _ => None,
+                })?;
+            let identities: Vec<Identity> = some.iter().copied().zip(identities).collect();
+            resync::make_way(base, &identities)?;
+        }
+        let (mut installing, mut todo) = (Installing::begin(base)?, oids);
+        while !todo.is_empty() {
+            let mut deferred = Vec::new();
+            for some in todo.chunks(OBJECTS_AT_ONCE) {
+                let survey = self.describe(some)?;
+                let installed = installing.some(survey, &mut |oids: &[Oid]| self.describe(oids))?;
+                deferred.extend(installed.deferred);
+                round.bytes += self.whole(&installed.named)?;
+            }
+            if deferred.len() == todo.len() {
+                round.left = deferred;
+                break;
+            }
+            todo = deferred;
+        }
+        round.left.extend(installing.end(&mut |oids: &[Oid]| self.describe(oids))?);
+        self.flush()?;
+        Ok(round)
+    }
+
+    /// Objects whose names, attributes and xattrs are in place become whole. Returns how long the files are.
+    fn whole(&self, captures: &[Capture]) -> Result<u64, ReceiveError> {
+        let base = &self.shared.base;
+        self.flush()?;
         let (files, others): (Vec<&Capture>, Vec<&Capture>) =
-            here.partition(|capture| capture.kind == ObjectKind::File);
+            captures.iter().partition(|capture| capture.kind == ObjectKind::File);
         let labels =
             |captures: &[&Capture]| captures.iter().map(|capture| capture.label()).collect::<Vec<_>>();
         resync::seal(base, &labels(&others))?;
-        self.shared.resync.note(|progress| progress.objects_done += (survey.len() - files.len()) as u64);
-        for flushed in files.chunks(FILES_PER_FLUSH) {
-            for batch in flushed.chunks(FILES_AT_ONCE) {
-                self.contents(batch)?;
-                self.shared.resync.note(|progress| progress.objects_done += batch.len() as u64);
+        self.shared.resync.note(|progress| progress.objects_done += others.len() as u64);
+        let (mut unflushed, mut unflushed_bytes): (Vec<ObjectLabel>, u64) = (Vec::new(), 0);
+        for batch in files.chunks(FILES_AT_ONCE) {
+            self.contents(batch)?;
+            self.shared.resync.note(|progress| progress.objects_done += batch.len() as u64);
+            unflushed.extend(labels(batch));
+            unflushed_bytes += batch.iter().map(|file| file.size).sum::<u64>();
+            if unflushed.len() >= FILES_PER_FLUSH || unflushed_bytes >= BYTES_PER_FLUSH {
+                self.flush()?;
+                resync::seal(base, &unflushed)?;
+                (unflushed, unflushed_bytes) = (Vec::new(), 0);
             }
-            base.sync()?;
-            resync::seal(base, &labels(flushed))?;
         }
-        Ok((objects, content_bytes))
+        if !unflushed.is_empty() {
+            self.flush()?;
+            resync::seal(base, &unflushed)?;
+        }
+        Ok(files.iter().map(|file| file.size).sum())
     }
 
-    fn survey(&self) -> Result<Vec<Surveyed>, ReceiveError> {
+    /// The source hears of this node before and after: a disk may take its time.
+    fn flush(&self) -> Result<(), ReceiveError> {
+        self.patience()?;
+        self.shared.base.sync()?;
+        self.patience()
+    }
+
+    fn patience(&self) -> Result<(), ReceiveError> {
+        self.ask_one(&Question::Patience, |answer| match answer {
+            Answer::Noted => Some(()),
+            _ => None,
+        })
+    }
+
+    /// All labels on both sides, in steps.
+    fn sum_up(&self) -> Result<LabelSums, ReceiveError> {
+        self.shared.resync.note(|progress| progress.doing = "summing labels up");
+        let mut sums = LabelSums::default();
+        self.sum(&mut sums)?;
+        Ok(sums)
+    }
+
+    fn sum(&self, sums: &mut LabelSums) -> Result<(), ReceiveError> {
+        let (mut theirs, mut ours) = (false, false);
+        while !theirs || !ours {
+            theirs = self.ask_one(&Question::Sum, |answer| match answer {
+                Answer::Summed { done } => Some(done),
+                _ => None,
+            })?;
+            let until = Instant::now() + PATIENCE;
+            while !ours && Instant::now() < until {
+                self.check_alive()?;
+                ours = sums.step(&self.shared.base)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the source says of these objects, as of one moment.
+    pub(super) fn describe(&self, oids: &[Oid]) -> Result<Vec<Surveyed>, ReceiveError> {
+        let mut survey = Vec::with_capacity(oids.len());
+        let mut left = oids.len();
+        for some in oids.chunks(MAX_RANGES) {
+            left -= some.len();
+            let question = Question::Describe { oids: some.to_vec(), more: left > 0 };
+            let (objects, _) = self.ask_surveyed(&question)?;
+            if objects == 0 && !some.is_empty() {
+                return Err(ReceiveError::Answer);
+            }
+            let bytes = self.surveyed_bytes()?;
+            let mut rest = bytes.as_slice();
+            for oid in some {
+                let (surveyed, after) =
+                    postcard::take_from_bytes::<Surveyed>(rest).map_err(|_| ReceiveError::Answer)?;
+                if surveyed.oid() != *oid {
+                    return Err(ReceiveError::Answer);
+                }
+                survey.push(surveyed);
+                rest = after;
+            }
+            if !rest.is_empty() {
+                return Err(ReceiveError::Answer);
+            }
+        }
+        Ok(survey)
+    }
+
+    fn ask_surveyed(&self, question: &Question) -> Result<(u64, u64), ReceiveError> {
+        self.ask_one(question, |answer| match answer {
+            Answer::Surveyed { objects, content_bytes } => Some((objects, content_bytes)),
+            _ => None,
+        })
+    }
+
+    /// All parts of the answer to `Describe` or `Changed`.
+    fn surveyed_bytes(&self) -> Result<Vec<u8>, ReceiveError> {
         let mut bytes = Vec::new();
         loop {
             let (chunk, last) = self.ask_one(&Question::More, |answer| match answer {
@@ -197,113 +450,8 @@ impl Receive {
             }
             bytes.extend(chunk);
             if last {
-                break;
+                return Ok(bytes);
             }
-        }
-        let (mut survey, mut rest) = (Vec::new(), bytes.as_slice());
-        while !rest.is_empty() {
-            let (surveyed, after) = postcard::take_from_bytes(rest).map_err(|_| ReceiveError::Answer)?;
-            survey.push(surveyed);
-            rest = after;
-        }
-        Ok(survey)
-    }
-
-    /// Makes the contents of these files the source's.
-    fn contents(&self, files: &[&Capture]) -> Result<(), ReceiveError> {
-        let base = &self.shared.base;
-        let mut todo: VecDeque<(Oid, u64)> = files.iter().map(|file| (file.oid, 0)).collect();
-        while !todo.is_empty() {
-            let asked: Vec<(Oid, u64)> = todo.iter().copied().collect();
-            let maps = self.ask_one(&Question::Maps { files: asked.clone() }, |answer| match answer {
-                Answer::Maps { maps } if !maps.is_empty() && maps.len() <= asked.len() => Some(maps),
-                _ => None,
-            })?;
-            let mut pieces = Vec::new();
-            for map in maps {
-                let Some((oid, from)) = todo.pop_front() else { return Err(ReceiveError::Answer) };
-                let own_size = resync::data_map(base, oid, 0, 0)?.size;
-                let mut at = from;
-                for &(offset, len_bytes) in &map.data {
-                    let end = offset.checked_add(len_bytes).filter(|end| *end <= map.end);
-                    let (Some(end), true) = (end, offset >= at) else { return Err(ReceiveError::Answer) };
-                    hole(base, oid, at, offset, own_size)?;
-                    pieces.push(Range { oid, at: offset, end, own_size });
-                    at = end;
-                }
-                hole(base, oid, at, map.end, own_size)?;
-                if map.end < map.size {
-                    if map.end <= from {
-                        return Err(ReceiveError::Answer);
-                    }
-                    todo.push_front((oid, map.end));
-                }
-            }
-            self.exchange(pieces)?;
-        }
-        for file in files {
-            resync::finish_file(base, file)?;
-        }
-        Ok(())
-    }
-
-    /// Fetches what differs of these ranges, with several questions under way.
-    fn exchange(&self, ranges: Vec<Range>) -> Result<(), ReceiveError> {
-        let mut pieces = ranges.into_iter().flat_map(Range::pieces).peekable();
-        let mut asked: VecDeque<Vec<Piece>> = VecDeque::new();
-        loop {
-            while asked.len() < MAX_ASKED && pieces.peek().is_some() {
-                let (mut batch, mut bytes): (Vec<Piece>, u64) = (Vec::new(), 0);
-                while let Some((piece, own)) = pieces.next_if(|(piece, _)| {
-                    bytes + piece.len_bytes <= MAX_CONTENT_BYTES && batch.len() < MAX_ITEMS
-                }) {
-                    bytes += piece.len_bytes;
-                    let digest = match own {
-                        true => {
-                            let own = resync::read(
-                                &self.shared.base,
-                                piece.oid,
-                                piece.offset,
-                                piece.len_bytes as usize,
-                            )?;
-                            (own.len() as u64 == piece.len_bytes).then(|| resync::digest(&own))
-                        }
-                        false => None,
-                    };
-                    batch.push(Piece { digest, ..piece });
-                }
-                self.send(&Question::Pieces { pieces: batch.clone() })?;
-                asked.push_back(batch);
-            }
-            let Some(batch) = asked.pop_front() else { return Ok(()) };
-            let Answer::Pieces { pieces: answers } = self.answer()? else { return Err(ReceiveError::Answer) };
-            if answers.len() != batch.len() {
-                return Err(ReceiveError::Answer);
-            }
-            for (piece, answer) in batch.iter().zip(answers) {
-                match answer {
-                    PieceAnswer::Same if piece.digest.is_some() => {}
-                    PieceAnswer::Bytes(bytes) if bytes.len() as u64 <= piece.len_bytes => {
-                        resync::write(&self.shared.base, piece.oid, piece.offset, &bytes)?;
-                        self.shared.resync.received_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                    }
-                    _ => return Err(ReceiveError::Answer),
-                }
-                self.shared.resync.note(|progress| progress.bytes_done += piece.len_bytes);
-            }
-        }
-    }
-
-    /// Are all labels of this node's tree those of the source?
-    fn check(&self, finished: &Finished) -> Result<(), ReceiveError> {
-        let (mut objects, mut digest) = (0, 0_u128);
-        self.own_labels(Oid(0), None, |label| {
-            objects += 1;
-            digest = digest.wrapping_add(label.digest());
-        })?;
-        match (objects, digest) == (finished.objects, finished.digest) {
-            true => Ok(()),
-            false => Err(ReceiveError::Differs { ours: objects, theirs: finished.objects }),
         }
     }
 
@@ -316,12 +464,12 @@ impl Receive {
         expected(self.answer()?).ok_or(ReceiveError::Answer)
     }
 
-    fn send(&self, question: &Question) -> Result<(), ReceiveError> {
+    pub(super) fn send(&self, question: &Question) -> Result<(), ReceiveError> {
         self.check_alive()?;
         self.control.send(&question.encode(self.session)).map_err(|_| ReceiveError::Ended)
     }
 
-    fn answer(&self) -> Result<Answer, ReceiveError> {
+    pub(super) fn answer(&self) -> Result<Answer, ReceiveError> {
         let bytes = self.inbox.recv_timeout(ANSWER_LIMIT).map_err(|error| match error.is_timeout() {
             true => ReceiveError::Silent(ANSWER_LIMIT),
             false => ReceiveError::Ended,
@@ -338,39 +486,5 @@ impl Receive {
             true => Err(ReceiveError::Ended),
             false => Ok(()),
         }
-    }
-}
-
-/// A range with data at the source.
-struct Range {
-    oid: Oid,
-    at: u64,
-    end: u64,
-    /// Length of the file here.
-    own_size: u64,
-}
-
-impl Range {
-    /// In pieces, each with whether there is something here to compare it with.
-    fn pieces(self) -> impl Iterator<Item = (Piece, bool)> {
-        let Range { oid, mut at, mut end, own_size } = self;
-        end -= u64::from(planted!(ResyncCursorOffByOne));
-        std::iter::from_fn(move || {
-            (at < end).then(|| {
-                // Cut at the same places every time, whatever a range begins with.
-                let len_bytes = (MAX_PIECE_BYTES - at % MAX_PIECE_BYTES).min(end - at);
-                let piece = Piece { oid, offset: at, len_bytes, digest: None };
-                at += len_bytes;
-                (piece, own_size >= at)
-            })
-        })
-    }
-}
-
-/// A range that is a hole at the source; past the end here there is nothing to do.
-fn hole(base: &apply_engine::Base, oid: Oid, from: u64, to: u64, own_size: u64) -> Result<(), ResyncError> {
-    match from < to.min(own_size) {
-        true => resync::punch(base, oid, from, to.min(own_size) - from),
-        false => Ok(()),
     }
 }

@@ -1,19 +1,21 @@
 //! The primary's side: answers what a receiver asks, out of the base tree.
 //!
 //! Labels and contents are read while consistency points go on; what those change is noted by the tracker, which is
-//! started before anything is read, and described with the next survey. Each survey is made while no consistency point
-//! runs and none is half done, so that it is the tree of one moment. In the last round consistency points stay away
-//! from the survey until `Finish`, where the log is held, before they go on, from the point that the tree stands at.
-//! Clients go on all the time; the log takes what they write, and slows them when it fills.
+//! started before anything is read, and told when the receiver asks what changed. A description is made while no
+//! consistency point runs and none is half done, so that it is the tree of one moment; the receiver asks for so few
+//! objects at a time that the moment is short. In the last round consistency points stay away from `Changed` until
+//! `Finish`, where the log is held, before they go on, from the point that the tree stands at. Clients go on all the
+//! time; the log takes what they write, and slows them when it fills.
 //!
 //! What can go wrong: this node's own disk (the receiver is told why, and tries again), a receiver that goes silent
 //! (the session ends, and everything it kept), the end of this node's role or link (likewise).
 
+use super::packing::{Packing, Wish};
 use super::state::Progress;
 use super::throttle::Throttle;
 use super::wire::{
     self, Answer, Finished, MAX_CHUNK_BYTES, MAX_ITEMS, MAX_MAP_RANGES, MAX_RANGES, Piece, PieceAnswer,
-    Question, RANGE_OIDS,
+    Question, RANGE_OIDS, STEP,
 };
 use crate::node::applier::Exclusive;
 use crate::node::event::NodeEvent;
@@ -21,22 +23,24 @@ use crate::node::shared::Shared;
 use crate::runtime::channel::Receiver;
 use crate::runtime::{self, Instant};
 use crate::status::ResyncSide;
-use apply_engine::resync::{self, ObjectLabel, Surveyed};
+use apply_engine::BaseReader;
+use apply_engine::resync::{self, LabelSums, ObjectLabel, Surveyed};
 use ids::{EpochHistory, Lsn, Oid};
 use rdma_transport::Control;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Longest wait for the next question.
-const IDLE_LIMIT: Duration = Duration::from_secs(60);
+/// Longest wait for the next question: the receiver's disk may take its time, and waiting costs nothing here.
+const IDLE_LIMIT: Duration = Duration::from_secs(600);
 /// The same while no consistency point is taken.
 const FROZEN_LIMIT: Duration = Duration::from_secs(15);
 /// Longest wait for a moment at which no consistency point is half done.
 const FREEZE_LIMIT: Duration = Duration::from_secs(30);
-/// Longest description of objects that one survey may need in memory.
+/// Longest description of the objects of one question: a directory with millions of names.
 const MAX_SURVEY_BYTES: usize = 512 << 20;
+/// What is only read, in pieces of many files' worth, costs clients of the disk this part of what is sent.
+const READ_SHARE: u64 = 8;
 /// How often a wait looks.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -66,10 +70,12 @@ impl Source {
             shared: &shared,
             stop: &self.stop,
             held: &self.held,
-            suspects: BTreeSet::new(),
+            sums: LabelSums::default(),
             survey: Vec::new(),
             given: 0,
+            packing: Packing::new(rates.compress),
             frozen: None,
+            last: false,
             throttle: Throttle::new(rates.min_rate_bytes, rates.max_rate_bytes, now),
         };
         let limit = |frozen: bool| if frozen { FROZEN_LIMIT } else { IDLE_LIMIT };
@@ -78,7 +84,9 @@ impl Source {
             let answer = answer.and_then(|question| answering.answer(question));
             let refused = answer.as_ref().err().cloned();
             let answer = answer.unwrap_or_else(|why| Answer::Refused { why });
-            if self.stop.load(Ordering::Acquire) || self.control.send(&answer.encode(self.session)).is_err() {
+            let bytes = answering.packing.encode(&answer, self.session);
+            shared.resync.note_sent(bytes.len(), answering.packing.is_on());
+            if self.stop.load(Ordering::Acquire) || self.control.send(&bytes).is_err() {
                 break;
             }
             if let Some(why) = refused {
@@ -97,13 +105,17 @@ struct Answering<'a> {
     shared: &'a Shared,
     stop: &'a AtomicBool,
     held: &'a AtomicBool,
-    suspects: BTreeSet<Oid>,
+    sums: LabelSums,
+    /// The answer to the last `Describe` or `Changed`.
     survey: Vec<u8>,
     /// How much of the survey was sent.
     given: usize,
     /// While set, the base tree stands still.
     frozen: Option<Exclusive<'a>>,
+    /// It does so until `Finish`.
+    last: bool,
     throttle: Throttle,
+    packing: Packing,
 }
 
 impl<'a> Answering<'a> {
@@ -128,11 +140,16 @@ impl<'a> Answering<'a> {
                 labels.retain(|label| within(label.oid));
                 Ok(Answer::Labels { labels, next: next.filter(|oid| within(*oid)) })
             }
-            Question::Suspects { oids } => {
-                self.suspects.extend(oids);
-                Ok(Answer::Noted)
+            Question::Describe { oids, more } => self.describe(&oids, more),
+            Question::Changed { last } => self.changed(last),
+            Question::Weigh { oids } => Ok(self.weigh(&oids)),
+            Question::Identities { oids } => {
+                let known = oids.iter().map(|oid| self.shared.base.attributes(*oid).ok());
+                let known = known.map(|found| found.map(|found| (found.kind, found.generation))).collect();
+                Ok(Answer::Identities { known })
             }
-            Question::Survey { last } => self.survey(last),
+            Question::Sum => self.sum(STEP).map(|done| Answer::Summed { done }),
+            Question::Patience => Ok(Answer::Noted),
             Question::More => {
                 let end = (self.given + MAX_CHUNK_BYTES).min(self.survey.len());
                 let bytes = self.survey[self.given..end].to_vec();
@@ -156,7 +173,10 @@ impl<'a> Answering<'a> {
                 }
                 Ok(Answer::Maps { maps })
             }
-            Question::Pieces { pieces } => self.pieces(&pieces),
+            Question::Pieces { pieces, pack } => {
+                self.packing.wished(if pack { Wish::Pack } else { Wish::Plain });
+                self.pieces(&pieces)
+            }
             Question::Finish => self.finish(),
         }
     }
@@ -164,6 +184,7 @@ impl<'a> Answering<'a> {
     fn digests(&self, from: u64) -> Result<Answer, String> {
         let mut ranges: Vec<(u64, u128)> = Vec::new();
         let mut at = Some(Oid(from.saturating_mul(RANGE_OIDS)));
+        let until = Instant::now() + STEP;
         while let Some(oid) = at {
             self.check()?;
             let (labels, next) = resync::labels(&self.shared.base, oid, RANGE_OIDS as usize)
@@ -173,7 +194,9 @@ impl<'a> Answering<'a> {
             }
             at = next;
             // The newest one may be incomplete: it is the next answer's first.
-            if ranges.len() > MAX_RANGES
+            let enough = ranges.len() > MAX_RANGES || (ranges.len() > 1 && Instant::now() > until);
+            if at.is_some()
+                && enough
                 && let Some((range, _)) = ranges.pop()
             {
                 return Ok(Answer::Digests { ranges, next: Some(range) });
@@ -200,13 +223,13 @@ impl<'a> Answering<'a> {
         }
     }
 
-    fn survey(&mut self, last: bool) -> Result<Answer, String> {
-        self.frozen = None;
-        let frozen = self.freeze()?;
-        let mut wanted = std::mem::take(&mut self.suspects);
-        wanted.append(&mut self.shared.resync.tracker.drain());
+    /// Describes these objects as of one moment; in the last round that is the one at which everything stands.
+    fn describe(&mut self, oids: &[Oid], more: bool) -> Result<Answer, String> {
+        if self.frozen.is_none() {
+            self.frozen = Some(self.freeze()?);
+        }
         let (mut survey, mut content_bytes) = (Vec::new(), 0);
-        for &oid in &wanted {
+        for &oid in oids {
             self.check()?;
             let surveyed = resync::capture(&self.shared.base, oid).map_err(|error| error.to_string())?;
             if let Surveyed::Here(capture) = &surveyed {
@@ -215,20 +238,57 @@ impl<'a> Answering<'a> {
             survey = postcard::to_extend(&surveyed, survey).map_err(|error| error.to_string())?;
             if survey.len() > MAX_SURVEY_BYTES {
                 let limit = MAX_SURVEY_BYTES >> 20;
-                return Err(format!("the description of all that differs is longer than {limit} MiB"));
+                return Err(format!("the description of {} objects is longer than {limit} MiB", oids.len()));
             }
         }
         (self.survey, self.given) = (survey, 0);
+        if !more && !self.last {
+            self.frozen = None;
+        }
+        Ok(Answer::Surveyed { objects: oids.len() as u64, content_bytes })
+    }
+
+    fn weigh(&self, oids: &[Oid]) -> Answer {
+        // What can not be read is met again where it is described.
+        let found = oids.iter().filter_map(|oid| self.shared.base.attributes(*oid).ok());
+        let (objects, content_bytes) =
+            found.fold((0, 0), |(objects, bytes), found| (objects + 1, bytes + found.blocks_bytes));
+        Answer::Surveyed { objects, content_bytes }
+    }
+
+    fn changed(&mut self, last: bool) -> Result<Answer, String> {
+        self.frozen = None;
+        let frozen = self.freeze()?;
+        let changed = self.shared.resync.tracker.drain();
+        self.sums.changed(changed.iter().copied());
+        self.survey = changed.iter().flat_map(|oid| oid.0.to_le_bytes()).collect();
+        self.given = 0;
         self.frozen = last.then_some(frozen);
-        let objects = wanted.len() as u64;
+        self.last = last;
+        let objects = changed.len() as u64;
         self.shared.resync.note(|progress| {
-            progress.begin_round(objects, content_bytes);
+            progress.begin_round(objects, 0);
             progress.doing = if last { "last round" } else { "sending" };
         });
-        Ok(Answer::Surveyed { objects, content_bytes })
+        Ok(Answer::Surveyed { objects, content_bytes: 0 })
+    }
+
+    /// Sums labels up for at most so long; true when nothing is left to do.
+    fn sum(&mut self, limit: Duration) -> Result<bool, String> {
+        let until = Instant::now() + limit;
+        loop {
+            self.check()?;
+            if self.sums.step(&self.shared.base).map_err(|error| error.to_string())? {
+                return Ok(true);
+            }
+            if Instant::now() > until {
+                return Ok(false);
+            }
+        }
     }
 
     fn pieces(&mut self, pieces: &[Piece]) -> Result<Answer, String> {
+        let began = Instant::now();
         let (mut answers, mut sent, mut looked_at) = (Vec::with_capacity(pieces.len()), 0, 0);
         for piece in pieces {
             let bytes = resync::read(&self.shared.base, piece.oid, piece.offset, piece.len_bytes as usize)
@@ -244,27 +304,24 @@ impl<'a> Answering<'a> {
         self.shared.resync.sent_bytes.fetch_add(sent, Ordering::Relaxed);
         self.shared.resync.note(|progress| progress.bytes_done += looked_at);
         // In the last round everything waits for its end.
-        if self.frozen.is_none() {
-            let until = Instant::now() + self.throttle.pause(sent, self.shared.log.end().lsn, Instant::now());
+        if !self.last {
+            let cost = sent + (looked_at - sent.min(looked_at)) / READ_SHARE;
+            let pause = self.throttle.pause(cost, self.shared.log.end().lsn, Instant::now());
+            let until = Instant::now() + pause;
             while Instant::now() < until {
                 self.check()?;
                 runtime::sleep(LOOK.min(until.saturating_duration_since(Instant::now())));
             }
         }
-        Ok(Answer::Pieces { pieces: answers })
+        let took_us = began.elapsed().as_micros() as u64;
+        Ok(Answer::Pieces { pieces: answers, took_us })
     }
 
     fn finish(&mut self) -> Result<Answer, String> {
-        let frozen = self.frozen.take().ok_or("the last round was not asked for")?;
-        let (mut objects, mut digest, mut at) = (0, 0_u128, Some(Oid(0)));
-        while let Some(oid) = at {
-            self.check()?;
-            let (labels, next) = resync::labels(&self.shared.base, oid, RANGE_OIDS as usize)
-                .map_err(|error| error.to_string())?;
-            objects += labels.len() as u64;
-            digest = labels.iter().fold(digest, |sum, label| sum.wrapping_add(label.digest()));
-            at = next;
-        }
+        let frozen = self.frozen.take().filter(|_| self.last).ok_or("the last round was not asked for")?;
+        // What changed since the labels were summed up is little: the receiver asked for that first.
+        while !self.sum(STEP)? {}
+        let (objects, digest) = self.sums.total();
         let point = self.shared.log.tail();
         let applied = self.shared.path.cursors().applied();
         if point.lsn != applied {

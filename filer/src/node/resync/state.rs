@@ -23,6 +23,14 @@ pub(in crate::node) struct ResyncState {
     pub sent_bytes: AtomicU64,
     /// File content that was received from it.
     pub received_bytes: AtomicU64,
+    /// The same in messages of all kinds, as they went over the link.
+    pub sent_wire_bytes: AtomicU64,
+    /// Answers are being compressed.
+    pub packs: AtomicBool,
+    /// Objects that are compared whatever their labels say, until a session has succeeded.
+    pub extra: Mutex<BTreeSet<Oid>>,
+    /// Where what only this node held was kept aside, last.
+    pub salvaged: Mutex<Option<String>>,
 }
 
 impl ResyncState {
@@ -32,6 +40,12 @@ impl ResyncState {
 
     pub fn set_replacing(&self, replacing: bool) {
         self.replacing.store(replacing, Ordering::Release);
+    }
+
+    /// A message of this length goes out.
+    pub fn note_sent(&self, len_bytes: usize, packs: bool) {
+        self.sent_wire_bytes.fetch_add(len_bytes as u64, Ordering::Relaxed);
+        self.packs.store(packs, Ordering::Relaxed);
     }
 
     /// Notes progress, if a session is under way.
@@ -46,7 +60,10 @@ impl ResyncState {
         let progress = self.progress.lock().clone();
         let error = self.error.lock().clone();
         match (progress, error) {
-            (Some(progress), error) => Some(progress.status(error)),
+            (Some(progress), error) => {
+                let compressed = self.packs.load(Ordering::Relaxed);
+                Some(ResyncStatus { compressed, ..progress.status(error) })
+            }
             (None, Some(error)) => Some(ResyncStatus { error: Some(error), ..ResyncStatus::default() }),
             (None, None) => None,
         }
@@ -102,6 +119,7 @@ impl Progress {
             bytes_total: self.bytes_total,
             bytes_per_s: rate as u64,
             eta_s: (rate >= 1.0).then_some((left / rate) as u64),
+            compressed: false,
             error,
         }
     }

@@ -5,14 +5,20 @@
 //! and the pair's heartbeats never wait long. Every message carries the number of its session: answers to an older one
 //! are not taken.
 //!
+//! The receiver drives: it asks for descriptions and contents of the objects that it names, so the source keeps no list
+//! of what differs, and both need memory for what is under way only. No answer takes the source much longer than
+//! [`STEP`]: whatever goes over a whole tree is asked for in steps.
+//!
 //! What can go wrong: bytes that are no message ([`WireError`]); the session ends then, not the link.
 
+use apply_engine::ObjectKind;
 use apply_engine::resync::{FileMap, ObjectLabel};
 use ids::{EpochHistory, LogPoint, Lsn, Oid};
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// Version of these messages and of the rules behind them.
-pub(super) const VERSION: u16 = 1;
+pub(super) const VERSION: u16 = 2;
 /// How each of these messages begins; none of the pair's does.
 const MAGIC: &[u8; 4] = b"TwRs";
 const HEAD_BYTES: usize = 9;
@@ -28,11 +34,17 @@ pub(super) const MAX_CONTENT_BYTES: u64 = 256 << 10;
 pub(super) const MAX_ITEMS: usize = 1024;
 /// Data ranges of all files in one answer.
 pub(super) const MAX_MAP_RANGES: usize = 8192;
+/// How long a source works on one step of something that goes over all labels.
+pub(super) const STEP: Duration = Duration::from_secs(1);
+/// Answers shorter than this are not worth packing.
+pub(super) const MIN_PACKED_BYTES: usize = 4 << 10;
+/// Fast; content goes through here at the speed of a disk.
+const ZSTD_LEVEL: i32 = 1;
 /// Bytes of a survey in one answer.
 pub(super) const MAX_CHUNK_BYTES: usize = 256 << 10;
 /// OIDs whose labels are compared as one.
 pub(super) const RANGE_OIDS: u64 = 4096;
-/// Ranges in one message.
+/// Ranges, or objects that are described, in one message.
 pub(super) const MAX_RANGES: usize = 4096;
 
 /// A range of a file of the source.
@@ -69,17 +81,25 @@ pub(super) enum Question {
     Digests { from: u64 },
     /// Labels of one range, from an OID on.
     Labels { range: u64, from: Oid },
-    /// These may differ.
-    Suspects { oids: Vec<Oid> },
-    /// Describe the suspects, and whatever changed meanwhile, as of one moment. In the last round nothing changes from
-    /// there on until `Finish`.
-    Survey { last: bool },
-    /// The next part of the survey.
+    /// Describe these objects, and those of the next such question while `more`, as of one moment.
+    Describe { oids: Vec<Oid>, more: bool },
+    /// How many of these objects there are, and how much room their contents take.
+    Weigh { oids: Vec<Oid> },
+    /// What these objects are: many of them are to be installed, and what another object has the OID of makes way first.
+    Identities { oids: Vec<Oid> },
+    /// Which objects changed since this was last asked, or since the session began. In the last round nothing changes
+    /// from here on until `Finish`.
+    Changed { last: bool },
+    /// The next part of the answer to `Describe` or `Changed`.
     More,
+    /// One more step of summing up all labels, or those that changed since they were.
+    Sum,
+    /// I am busy with my own disk, and still here.
+    Patience,
     /// Where these files have data, from an offset on.
     Maps { files: Vec<(Oid, u64)> },
-    /// Contents.
-    Pieces { pieces: Vec<Piece> },
+    /// Contents, packed if the link is what both wait for.
+    Pieces { pieces: Vec<Piece>, pack: bool },
     /// What must hold now.
     Finish,
 }
@@ -95,18 +115,24 @@ pub(super) enum Answer {
     Labels { labels: Vec<ObjectLabel>, next: Option<Oid> },
     /// Heard.
     Noted,
-    /// This much is described.
+    /// So many objects are described, with so much content, or so many changed.
     Surveyed { objects: u64, content_bytes: u64 },
-    /// A part of the survey: [`apply_engine::resync::Surveyed`] one after the other.
+    /// Kind and generation, in the order of the question; `None`: there is no such object.
+    Identities { known: Vec<Option<(ObjectKind, u64)>> },
+    /// All labels are summed up as of now, or there is more to do.
+    Summed { done: bool },
+    /// A part of what was asked for: [`apply_engine::resync::Surveyed`], or OIDs, one after the other.
     Chunk { bytes: Vec<u8>, last: bool },
     /// In the order of the question; a shorter list means: ask again for the rest.
     Maps { maps: Vec<FileMap> },
-    /// In the order of the question.
-    Pieces { pieces: Vec<PieceAnswer> },
+    /// In the order of the question. The source worked on it for so long, waits for its clients' sake included.
+    Pieces { pieces: Vec<PieceAnswer>, took_us: u64 },
     /// Your tree is mine at this point of the log, if it holds these labels.
     Finished(Finished),
     /// The session is over.
     Refused { why: String },
+    /// Another answer, compressed by zstd.
+    Packed { bytes: Vec<u8> },
 }
 
 /// What a receiver must have, and where its log goes on.
@@ -171,9 +197,10 @@ impl Question {
     pub fn decode(bytes: &[u8]) -> Result<Question, WireError> {
         let question: Question = decode(bytes)?;
         let excess = match &question {
-            Question::Suspects { oids } => oids.len() > MAX_RANGES,
+            Question::Describe { oids, .. } => oids.len() > MAX_RANGES,
+            Question::Weigh { oids } | Question::Identities { oids } => oids.len() > MAX_RANGES,
             Question::Maps { files } => files.len() > MAX_ITEMS,
-            Question::Pieces { pieces } => {
+            Question::Pieces { pieces, .. } => {
                 let asked = pieces.iter().try_fold(0_u64, |sum, piece| sum.checked_add(piece.len_bytes));
                 pieces.len() > MAX_ITEMS || asked.is_none_or(|asked| asked > MAX_CONTENT_BYTES)
             }
@@ -191,8 +218,34 @@ impl Answer {
         encode(ANSWER, session, self)
     }
 
+    /// Compressed, if that makes it shorter; and how long it would be otherwise.
+    pub fn encode_packed(&self, session: u32) -> (Vec<u8>, usize) {
+        let plain = self.encode(session);
+        let plain_len = plain.len();
+        if plain_len < MIN_PACKED_BYTES {
+            return (plain, plain_len);
+        }
+        match zstd::bulk::compress(&plain[HEAD_BYTES..], ZSTD_LEVEL) {
+            Ok(bytes) if bytes.len() + 2 * HEAD_BYTES < plain_len => {
+                (Answer::Packed { bytes }.encode(session), plain_len)
+            }
+            _ => (plain, plain_len),
+        }
+    }
+
     pub fn decode(bytes: &[u8]) -> Result<Answer, WireError> {
-        decode(bytes)
+        match decode(bytes)? {
+            Answer::Packed { bytes } => {
+                // Never more than a message holds, whatever the packed bytes would become.
+                let plain = zstd::bulk::decompress(&bytes, MAX_MESSAGE_BYTES)
+                    .map_err(|error| WireError(format!("packed bytes: {error}")))?;
+                match postcard::from_bytes(&plain).map_err(|error| WireError(error.to_string()))? {
+                    Answer::Packed { .. } => Err(WireError("packed twice".to_owned())),
+                    answer => Ok(answer),
+                }
+            }
+            answer => Ok(answer),
+        }
     }
 }
 
@@ -202,7 +255,7 @@ mod tests {
 
     #[test]
     fn a_message_is_told_from_the_pairs_and_comes_back() {
-        let question = Question::Survey { last: true };
+        let question = Question::Changed { last: true };
         let bytes = question.encode(7);
         assert!(envelope(&bytes).is_some_and(|envelope| envelope.session == 7 && envelope.is_question));
         assert_eq!(Question::decode(&bytes), Ok(question));
@@ -217,11 +270,53 @@ mod tests {
     #[test]
     fn what_would_need_more_than_one_answer_is_refused() {
         let piece = |len_bytes| Piece { oid: Oid(2), offset: 0, len_bytes, digest: None };
-        let asked = |pieces: Vec<Piece>| Question::decode(&Question::Pieces { pieces }.encode(1));
+        let asked =
+            |pieces: Vec<Piece>| Question::decode(&Question::Pieces { pieces, pack: false }.encode(1));
         assert!(asked(vec![piece(MAX_CONTENT_BYTES)]).is_ok());
         assert!(asked(vec![piece(MAX_CONTENT_BYTES), piece(1)]).is_err());
         assert!(asked(vec![piece(u64::MAX), piece(2)]).is_err());
         assert!(Question::decode(&[0; 8]).is_err());
         assert!(Answer::decode(&Question::Finish.encode(1)[..HEAD_BYTES]).is_err());
+    }
+
+    #[test]
+    fn packed_answers_come_back_and_can_not_become_large() {
+        let pieces = |bytes: Vec<u8>| Answer::Pieces { pieces: vec![PieceAnswer::Bytes(bytes)], took_us: 7 };
+        let dull = pieces(vec![7; MAX_CONTENT_BYTES as usize]);
+        let packed = dull.encode_packed(3).0;
+        assert!(packed.len() < 1000, "{} bytes", packed.len());
+        assert_eq!(Answer::decode(&packed), Ok(dull));
+        // What does not become shorter travels as it is.
+        let mut state = 1_u64;
+        let noise = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 56) as u8
+        });
+        let noise = pieces(noise.take(100_000).collect());
+        assert_eq!(noise.encode_packed(3).0, noise.encode(3));
+        let bomb = zstd::bulk::compress(&vec![0; 64 << 20], ZSTD_LEVEL).unwrap();
+        let refused = Answer::decode(&Answer::Packed { bytes: bomb }.encode(3));
+        assert!(refused.is_err(), "64 MiB out of a few KiB");
+        let twice = Answer::Packed { bytes: zstd::bulk::compress(&packed[HEAD_BYTES..], 1).unwrap() };
+        assert!(Answer::decode(&twice.encode(3)).is_err());
+        assert!(Answer::decode(&Answer::Packed { bytes: vec![1; 100] }.encode(3)).is_err());
+    }
+
+    proptest::proptest! {
+        /// A damaged message is another message or none; it never ends the process, nor grows without bound.
+        #[test]
+        fn damaged_messages_are_told_and_do_no_harm(
+            at: proptest::sample::Index, bit in 0..8_u8, cut: proptest::sample::Index, packed: bool
+        ) {
+            let pieces = vec![PieceAnswer::Same, PieceAnswer::Bytes(b"content ".repeat(2000))];
+            let answer = Answer::Pieces { pieces, took_us: 9 };
+            let mut bytes = if packed { answer.encode_packed(5).0 } else { answer.encode(5) };
+            let at = HEAD_BYTES + at.index(bytes.len() - HEAD_BYTES);
+            bytes[at] ^= 1 << bit;
+            let _told = Answer::decode(&bytes);
+            let _told = Question::decode(&bytes);
+            let cut = cut.index(bytes.len());
+            proptest::prop_assert!(Answer::decode(&bytes[..cut]).is_err() || cut > HEAD_BYTES);
+        }
     }
 }

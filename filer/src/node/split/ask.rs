@@ -1,0 +1,54 @@
+//! The operator's commands on a split, as the control socket brings them.
+
+use super::talk::{ANSWER_LIMIT, Talk, side};
+use crate::control::{ControlError, ErrorKind};
+use crate::node::event::{NodeEvent, SplitAsk};
+use crate::node::volume::VolumeNode;
+use crate::runtime::channel::bounded;
+use crate::status::SplitReport;
+use pair::Operator;
+
+const NO_ANSWER: &str = "the partner does not answer; is it linked, and does it run the same program?";
+
+impl VolumeNode {
+    /// What each side changed since the common point.
+    pub fn split_show(&self, rows: u32) -> Result<SplitReport, ControlError> {
+        let shared = self.shared();
+        let split = shared.pair.lock().as_ref().and_then(|pair| pair.split.clone());
+        let Some(split) = split else {
+            let text = "the volume is not split, as far as this node knows; ask the other one too";
+            return Err(ControlError::new(ErrorKind::Refused, text));
+        };
+        let since = split.common_end;
+        let (answer, answered) = bounded(1);
+        shared.tell(NodeEvent::SplitTalk { talk: SplitAsk::Show { since, rows }, answer });
+        let here = side(shared, since, rows as usize)
+            .map_err(|error| ControlError::new(ErrorKind::Failed, error.to_string()))?;
+        let there = match answered.recv_timeout(ANSWER_LIMIT) {
+            Ok(Talk::Shown { result, .. }) => result,
+            Ok(_) | Err(_) => Err(NO_ANSWER.to_owned()),
+        };
+        let (there, there_error) = match there {
+            Ok(side) => (Some(side), None),
+            Err(why) => (None, Some(why)),
+        };
+        Ok(SplitReport { volume: self.name().to_owned(), common_end: since, here, there, there_error })
+    }
+
+    /// Gives up one side.
+    pub fn split_discard(&self, here: bool) -> Result<(), ControlError> {
+        if here {
+            return self.wish(Operator::DiscardLocal);
+        }
+        let (answer, answered) = bounded(1);
+        self.shared().tell(NodeEvent::SplitTalk { talk: SplitAsk::Discard, answer });
+        match answered.recv_timeout(ANSWER_LIMIT) {
+            Ok(Talk::Discarded { result, .. }) => {
+                result.map_err(|why| ControlError::new(ErrorKind::Refused, why))
+            }
+            Ok(_) | Err(_) => {
+                Err(ControlError::new(ErrorKind::Refused, format!("{NO_ANSWER} Or run the command there")))
+            }
+        }
+    }
+}
