@@ -154,6 +154,15 @@ impl Gradual {
     }
 
     pub fn with(site: &impl Site, slots_at_once: usize) -> Result<Gradual, ResyncError> {
+        // Its own removal may have been cut off on the way.
+        for name in site.list(&Parent::Staging)? {
+            let at = Place::new(Parent::Staging, name);
+            let label = site.occupant(&at)?.and_then(|occupant| occupant.label);
+            if label.is_some_and(|label| label.oid == PARKING) {
+                site.rename(&at, &Place::orphan(PARKING))?;
+                site.bind(PARKING, &Place::orphan(PARKING))?;
+            }
+        }
         if site.find(PARKING)?.is_none() {
             let kind = ObjectKind::Directory;
             let birth = Birth { kind, generation: 0, rdev: 0, target: Box::default() };
