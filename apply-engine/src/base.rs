@@ -316,6 +316,11 @@ impl Base {
         adopt::rebuild_index(self)
     }
 
+    /// What is kept open of it is not used any more.
+    pub(crate) fn evict(&self, oid: Oid) {
+        self.local().cache.remove(oid);
+    }
+
     /// The object is gone.
     pub(crate) fn forget(&self, oid: Oid) -> Result<(), TreeError> {
         self.local().cache.remove(oid);

@@ -122,6 +122,11 @@ impl<S: PayloadSource> Tree for BaseTree<'_, S> {
             other => other?,
         };
         let (stat, label) = examine(inode.fd(), &oid)?;
+        if stat.st_nlink == 0 {
+            // Removed behind our back: the descriptor lives on, the object does not.
+            self.base.evict(oid);
+            return Ok(None);
+        }
         Ok(Some(Occupant { inode: stat.st_ino, kind: inode.kind(), label, local_nlink: stat.st_nlink }))
     }
 
