@@ -11,10 +11,12 @@ use serde::{Deserialize, Serialize};
 
 /// Longest encoding of a [`DurableState`].
 pub const MAX_STATE_BYTES: usize = 1024;
-const STATE_VERSION: u8 = 3;
+const STATE_VERSION: u8 = 4;
 /// The same without the last field.
-const STATE_VERSION_WITHOUT_COMPARE: u8 = 2;
+const STATE_VERSION_WITHOUT_DIFFERS: u8 = 3;
 /// The same without the last two.
+const STATE_VERSION_WITHOUT_COMPARE: u8 = 2;
+/// The same without the last three.
 const STATE_VERSION_WITHOUT_RESYNC: u8 = 1;
 
 /// What the role machine keeps over a restart.
@@ -39,6 +41,8 @@ pub struct DurableState {
     /// The operator wants everything in this node's tree compared with the primary's by content, whatever the labels
     /// say; until that is done it follows nobody.
     pub compare_all: bool,
+    /// The base tree is known to differ from the partner's: as a partner this node takes over by itself no more.
+    pub tree_differs: bool,
 }
 
 /// Bytes that are no usable [`DurableState`].
@@ -71,7 +75,12 @@ impl DurableState {
             Some((&STATE_VERSION, rest)) => {
                 postcard::from_bytes(rest).map_err(|error| StateError::Damaged(error.to_string()))
             }
-            Some((&version @ (STATE_VERSION_WITHOUT_RESYNC | STATE_VERSION_WITHOUT_COMPARE), rest)) => {
+            Some((
+                &version @ (STATE_VERSION_WITHOUT_RESYNC
+                | STATE_VERSION_WITHOUT_COMPARE
+                | STATE_VERSION_WITHOUT_DIFFERS),
+                rest,
+            )) => {
                 // What an older program did not know was not so: a false for each missing field.
                 let mut bytes = rest.to_vec();
                 bytes.extend(vec![u8::from(false); usize::from(STATE_VERSION - version)]);

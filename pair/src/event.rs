@@ -161,6 +161,9 @@ pub enum Event {
     LocalFault(LocalFault),
     /// It can again.
     LocalHealed,
+    /// The base tree is known to differ from the partner's (or not any more): as a partner this node takes over by
+    /// itself no more, for what it would serve is not what the primary served.
+    TreesDiffer(bool),
     /// SIGTERM: hand over if possible, and stop. Ends with `Command::Stopped`.
     Shutdown,
     /// The base tree is about to be replaced by the primary's. When the commands are executed, ask

@@ -196,6 +196,11 @@ impl Pair {
             Event::Operator(wish) => self.operator(wish),
             Event::LocalFault(_) => self.fault = true,
             Event::LocalHealed => self.fault = false,
+            Event::TreesDiffer(differ) => {
+                if self.durable.tree_differs != differ {
+                    self.store(|state| state.tree_differs = differ);
+                }
+            }
             Event::ResyncBegan => self.resync_began(),
             Event::Resynced { log } => self.resynced(log),
             Event::Shutdown => self.shutdown(),

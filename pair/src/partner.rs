@@ -136,7 +136,11 @@ impl Pair {
             self.emit(Command::DropLink { link });
             self.link = None;
         }
-        if self.config.witness && self.durable.in_sync && self.stopping.is_none() {
+        if self.config.witness
+            && self.durable.in_sync
+            && !self.durable.tree_differs
+            && self.stopping.is_none()
+        {
             self.claim(false, false, heard);
         } else {
             self.leave_partner();

@@ -107,6 +107,7 @@ impl Pair {
             state.resync = false;
             state.discarded = false;
             state.compare_all = false;
+            state.tree_differs = false;
             state.solo = None;
             // Whatever is older than this log is in the tree alone.
             state.origin_empty = Some(false);

@@ -29,6 +29,7 @@ impl Pair {
                 && !self.newest_register().is_some_and(|register| register.is_alone_beside(&self.config.me))
                 && self.reports.needs_resync.is_none()
                 && self.reports.split.is_none()
+                && (!self.durable.tree_differs || matches!(self.role, Role::Primary(_)))
                 && !matches!(self.role, Role::Failed(_) | Role::Stopped),
             serving: self.effects.serving,
             peer_vitals: self.reports.peer_vitals,
@@ -97,6 +98,10 @@ impl Pair {
             return refusal.to_string();
         }
         let text = match &self.role {
+            Role::Waiting(_) if self.durable.tree_differs => {
+                "this tree is known to differ from the primary's: waits for the primary, or for 'twinfiler takeover \
+                 --force', which serves it as it is"
+            }
             Role::Waiting(waiting) => match waiting.why {
                 Why::Frozen => "no witness: waits for the partner, or for 'twinfiler takeover --force'",
                 Why::HandedOver => "waits for the partner to serve",

@@ -112,7 +112,7 @@ impl Pair {
                         Right::No
                     }
                     _ if names_me => Right::Mine,
-                    Mode::Mirrored if self.durable.in_sync => Right::InTurn,
+                    Mode::Mirrored if self.durable.in_sync && !self.durable.tree_differs => Right::InTurn,
                     Mode::Mirrored => Right::No,
                     Mode::Solo => {
                         self.outdated();

@@ -24,6 +24,7 @@ fn largest_state() -> DurableState {
         discarded: true,
         resync: true,
         compare_all: true,
+        tree_differs: true,
     }
 }
 
@@ -31,10 +32,10 @@ fn largest_state() -> DurableState {
 #[test]
 fn states_of_older_versions_are_read() {
     let mut bytes = largest_state().encode();
-    for (version, resync) in [(2, true), (1, false)] {
+    for (version, resync, compare_all) in [(3, true, true), (2, true, false), (1, false, false)] {
         bytes.pop();
         bytes[0] = version;
-        let expected = DurableState { resync, compare_all: false, ..largest_state() };
+        let expected = DurableState { resync, compare_all, tree_differs: false, ..largest_state() };
         assert_eq!(DurableState::decode(&bytes), Ok(expected), "version {version}");
     }
 }

@@ -253,6 +253,7 @@ fn events(bench: &Bench) -> Vec<(&'static str, Event)> {
         ("discard", Event::Operator(Operator::DiscardLocal)),
         ("resync", Event::Operator(Operator::Resync { by_content: true })),
         ("local fault", Event::LocalFault(LocalFault::BaseIo)),
+        ("trees differ", Event::TreesDiffer(true)),
         ("shutdown", Event::Shutdown),
         ("command failed", Event::CommandFailed { error: "EIO".to_owned() }),
     ]
@@ -329,6 +330,32 @@ fn wrong_bytes_make_a_partner_unfit() {
     for bench in [stale, primary] {
         assert!(bench.pair.status(bench.now).eligible);
     }
+}
+
+/// A partner that would serve something else than its primary served.
+#[test]
+fn a_partner_whose_tree_differs_does_not_take_over_by_itself() {
+    let state = |wanted| states().into_iter().find(|(name, _)| *name == wanted).unwrap().1;
+    let mut partner = state("mirrored partner");
+    partner.give(Event::TreesDiffer(true));
+    assert!(!partner.pair.status(partner.now).eligible);
+    assert_eq!(partner.give(Event::TreesDiffer(true)), [], "told again, it is stored already");
+    let mut healed = partner.clone();
+    partner.wait(5_000);
+    partner.wait(5_000);
+    let status = partner.pair.status(partner.now);
+    assert!(!status.serving && status.mode != PairMode::TakingOver, "{status:?}");
+    assert!(status.detail.contains("takeover --force"), "{status:?}");
+    assert_eq!(partner.pair.can(Operator::ForceTakeover), Ok(()));
+    // When the trees are known to be the same again, it is as good as any.
+    healed.give(Event::TreesDiffer(false));
+    assert!(healed.pair.status(healed.now).eligible);
+    healed.wait(5_000);
+    assert_eq!(healed.pair.status(healed.now).mode, PairMode::TakingOver);
+    // What a primary serves is what its clients saw.
+    let mut primary = state("mirrored primary");
+    primary.give(Event::TreesDiffer(true));
+    assert!(primary.pair.status(primary.now).eligible);
 }
 
 #[test]
