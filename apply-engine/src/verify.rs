@@ -38,6 +38,10 @@ use crate::executor::base_tree::BaseTree;
 use crate::resync::install::NoPayload;
 use crate::resync::site::Site;
 use crate::resync::{ResyncError, at};
+use crate::tree::Tree;
+
+/// See [`names`].
+pub type Names = Vec<(Vec<u8>, Option<Oid>)>;
 
 /// The digests of the objects from `from` on: so many that about `max_bytes` of content were read, at most
 /// `max_objects` objects; and where to go on.
@@ -54,6 +58,18 @@ pub fn part(base: &Base, from: Key, max_objects: usize, max_bytes: u64) -> Resul
 /// When it can not be read.
 pub fn aspects(base: &Base, oid: Oid) -> Result<Option<Aspects>, ResyncError> {
     at!(base, site => object::aspects(site, oid))
+}
+
+/// What a directory holds, by name; `None` in place of an object stands for what is no object of the volume. `None`: it
+/// is not there, or no directory.
+///
+/// # Errors
+/// When it can not be read.
+pub fn names(base: &Base, oid: Oid) -> Result<Option<Names>, ResyncError> {
+    at!(base, site => {
+        let is_directory = site.find(oid)?.is_some_and(|found| found.kind.is_directory());
+        Ok(if is_directory { Some(object::listing(site, oid)?.into_iter().collect()) } else { None })
+    })
 }
 
 /// What the tree holds of everything that a Delta has touched, after it was applied and before anything else is.

@@ -55,6 +55,13 @@ impl DeltaStack {
         Writer { layers: self.snapshot(), _order: order }
     }
 
+    /// Whether the active Delta spans no record.
+    pub fn is_fresh(&self) -> bool {
+        let layers = self.snapshot();
+        let active = layers.active.read();
+        active.end() == active.first()
+    }
+
     /// Seals the active Delta. `None` when it spans no record. The sealed Delta may be applied when everything
     /// before its end is committed and the retired state is not read any more.
     pub fn seal(&self) -> Option<(Arc<Delta>, Retired)> {

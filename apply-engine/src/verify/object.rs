@@ -143,7 +143,8 @@ pub(super) fn xattrs(site: &impl Site, oid: Oid) -> Result<u64, ResyncError> {
     Ok(hash.end())
 }
 
-fn names(site: &impl Site, oid: Oid) -> Result<u64, ResyncError> {
+/// Everything in a directory by name; `None` stands for what is no object of the volume.
+pub(super) fn listing(site: &impl Site, oid: Oid) -> Result<BTreeMap<Vec<u8>, Option<Oid>>, ResyncError> {
     let mut here: BTreeMap<Vec<u8>, Option<Oid>> = BTreeMap::new();
     for name in site.list(&Parent::Object(oid))? {
         if oid != Oid::ROOT || !is_reserved_in_root(name.as_bytes()) {
@@ -155,10 +156,14 @@ fn names(site: &impl Site, oid: Oid) -> Result<u64, ResyncError> {
         ControlFlow::Continue(())
     };
     site.reader().readdir(oid, keep).map_err(|error| ResyncError::Read(oid, error))?;
+    Ok(here)
+}
+
+fn names(site: &impl Site, oid: Oid) -> Result<u64, ResyncError> {
     let mut hash = Digest::default();
-    for (name, target) in here {
+    for (name, target) in listing(site, oid)? {
         hash.bytes(&name);
-        // What carries no label is no object, and no object has this number.
+        // No object has this number.
         hash.number(target.map_or(u64::MAX, |target| target.0));
     }
     Ok(hash.end())

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 #[derive(Parser, Debug)]
 #[command(name = "twinfiler", version, max_term_width = 100)]
 #[command(
-    after_help = "Exit codes: 0 done, 64 usage, 65 data of another volume or damaged, 66 no such file, \
+    after_help = "Exit codes: 0 done, 1 objects differ (verify), 64 usage, 65 data of another volume or damaged, 66 no such file, \
     69 unavailable, 70 internal, 73 exists already, 74 input/output, 75 try again later, 77 no permission, \
     78 configuration."
 )]
@@ -64,6 +64,9 @@ pub enum Command {
     /// See and settle a split: both nodes acknowledged what the other lacks
     #[command(subcommand)]
     Split(SplitCommand),
+    /// Compare the trees of both nodes, object by object, while clients go on. Run it on the primary. The exit code is 1
+    /// when objects differ
+    Verify(VerifyArguments),
     /// Stop the daemon cleanly, as SIGTERM does
     Shutdown,
     /// Run a witness: the third party that says which node may serve alone
@@ -156,6 +159,20 @@ pub struct StatusArguments {
     /// As JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `verify`.
+#[derive(Args, Debug)]
+pub struct VerifyArguments {
+    /// The volume
+    pub volume: String,
+    /// Make the partner's objects that differ those of the primary (this node), by a resync of just these; what is
+    /// right is then what this node holds. If the partner's are right, `switchover` first
+    #[arg(long)]
+    pub repair: bool,
+    /// Bytes per second that each side reads at most [default: `max_rate` of volume.resync]
+    #[arg(long)]
+    pub max_rate: Option<ByteSize>,
 }
 
 /// Arguments of `witness`.

@@ -3,7 +3,7 @@
 use super::args::{Arguments, Command, ConfigCommand, LogCommand, StatusArguments, WitnessArguments};
 use super::exit::{ExitCode, Failure};
 use super::preflight::preflight;
-use super::{init, keys, logging, serve, split};
+use super::{init, keys, logging, serve, split, verify};
 use crate::config::{LogFormat, NodeConfig};
 use crate::control::{Answer, Request, call};
 use crate::rights;
@@ -17,7 +17,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Answer time of commands that do not wait for the pair.
-const QUICK_LIMIT: Duration = Duration::from_secs(10);
+pub(super) const QUICK_LIMIT: Duration = Duration::from_secs(10);
 /// Answer time of commands that wait for the witness or a disk.
 const SLOW_LIMIT: Duration = Duration::from_secs(120);
 /// Given to the daemon beyond its own time limit.
@@ -66,6 +66,7 @@ pub(super) fn carry_out(arguments: Arguments) -> anyhow::Result<()> {
         }
         Command::Resync { volume } => split::resync(config, volume),
         Command::Split(command) => split::split(config, command),
+        Command::Verify(arguments) => verify::verify(config, &arguments),
         Command::Shutdown => {
             done(ask(config, &Request::Shutdown, QUICK_LIMIT)?)?;
             say("the daemon is stopping\n")

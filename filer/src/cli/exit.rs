@@ -14,6 +14,8 @@ use std::io;
 pub enum ExitCode {
     /// Done.
     Ok = 0,
+    /// `verify` found objects that differ.
+    Differs = 1,
     /// The command line is wrong.
     Usage = 64,
     /// A log or a tree is damaged, of another version, or belongs to another volume.

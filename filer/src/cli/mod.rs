@@ -13,6 +13,7 @@ mod logging;
 mod preflight;
 mod serve;
 mod split;
+mod verify;
 
 pub use args::{Arguments, Command};
 pub use exit::{ExitCode, Failure, exit_code_of};

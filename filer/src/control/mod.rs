@@ -56,6 +56,12 @@ pub trait ControlTarget: Send + Sync + 'static {
     /// # Errors
     /// `Refused` with the reason (not split, that side serves, the partner can not be asked).
     fn split_discard(&self, volume: &str, here: bool) -> Result<(), ControlError>;
+    /// Begins to compare both base trees of `volume`; with `repair` the partner then gets what differs. Returns the number
+    /// that the result in the status will carry.
+    ///
+    /// # Errors
+    /// `Refused` when this node is not the primary of a mirrored pair, or a comparison is under way.
+    fn verify(&self, volume: &str, repair: bool, max_rate_bytes: Option<u64>) -> Result<u64, ControlError>;
 
     /// Takes a consistency point of `volume` now and waits for it.
     ///

@@ -52,6 +52,15 @@ pub enum Request {
         /// This node's side; else the partner's.
         here: bool,
     },
+    /// Begin to compare both base trees of a volume.
+    Verify {
+        /// The volume's name.
+        volume: String,
+        /// Give the partner what differs.
+        repair: bool,
+        /// Bytes per second that each side reads at most.
+        max_rate_bytes: Option<u64>,
+    },
     /// Stop the daemon cleanly, as SIGTERM does.
     Shutdown,
 }
@@ -66,6 +75,8 @@ pub enum Answer {
     Split(Box<SplitReport>),
     /// To `ConsistencyPoint`.
     ConsistencyPoint(ConsistencyPointStatus),
+    /// To `Verify`: the number of the comparison that began, as its result in the status carries it.
+    VerifyBegan(u64),
     /// The command was carried out.
     Done,
     /// It was not.

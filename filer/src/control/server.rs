@@ -268,6 +268,9 @@ fn carry_out(
             target.split_show(&volume, rows).map(|report| Answer::Split(Box::new(report)))
         }
         Request::SplitDiscard { volume, here } => target.split_discard(&volume, here).map(|()| Answer::Done),
+        Request::Verify { volume, repair, max_rate_bytes } => {
+            target.verify(&volume, repair, max_rate_bytes).map(Answer::VerifyBegan)
+        }
         Request::Shutdown => {
             shutdown.request("the control socket");
             Ok(Answer::Done)

@@ -38,6 +38,10 @@ impl ControlTarget for Target {
         self.0.lock().push(format!("discard {volume} {here}"));
         Ok(())
     }
+    fn verify(&self, volume: &str, repair: bool, max_rate_bytes: Option<u64>) -> Result<u64, ControlError> {
+        self.0.lock().push(format!("verify {volume} {repair} {max_rate_bytes:?}"));
+        Ok(7)
+    }
     fn consistency_point(&self, _volume: &str) -> Result<ConsistencyPointStatus, ControlError> {
         Err(ControlError::new(ErrorKind::Failed, "no space"))
     }

@@ -68,6 +68,21 @@ const GAUGES: &[(&str, &str, Read)] = &[
     ("resync_sent_wire_bytes", "All that resyncs sent since the start, as it went over the link", |v| {
         Some(v.transport.resync_sent_wire_bytes as f64)
     }),
+    ("verify_objects_done", "Objects that the comparison under way has done", |v| {
+        Some(v.verify.as_ref()?.running.as_ref()?.objects_done as f64)
+    }),
+    ("verify_objects_total", "Objects that it is about", |v| {
+        Some(v.verify.as_ref()?.running.as_ref()?.objects_total as f64)
+    }),
+    ("verify_eta_seconds", "Time until it ends", |v| {
+        Some(v.verify.as_ref()?.running.as_ref()?.eta_s? as f64)
+    }),
+    ("verify_last_differing", "Objects that the last comparison found to differ", |v| {
+        Some(v.verify.as_ref()?.last.as_ref()?.differing as f64)
+    }),
+    ("verify_last_unix_seconds", "When the last comparison ended", |v| {
+        Some(v.verify.as_ref()?.last.as_ref()?.at_unix_ms as f64 / 1e3)
+    }),
     ("last_takeover_seconds", "Length of the last takeover by this node", |v| {
         Some(v.last_takeover.as_ref()?.total_us() as f64 / 1e6)
     }),

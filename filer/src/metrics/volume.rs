@@ -101,6 +101,12 @@ pub struct VolumeMetrics {
     pub throttled: Counter,
     /// Times that this node became primary.
     pub takeovers: Counter,
+    /// Consistency points whose digests were compared with the partner's (on a primary).
+    pub digests_compared: Counter,
+    /// Those that differed.
+    pub digests_differ: Counter,
+    /// Microseconds spent on digests.
+    pub digest_us: Counter,
     link: OnceLock<LinkMetrics>,
 }
 
@@ -121,6 +127,9 @@ impl VolumeMetrics {
             apply_failures: Counter::default(),
             throttled: Counter::default(),
             takeovers: Counter::default(),
+            digests_compared: Counter::default(),
+            digests_differ: Counter::default(),
+            digest_us: Counter::default(),
             link: OnceLock::new(),
         }
     }
@@ -148,7 +157,7 @@ impl VolumeMetrics {
         ]
     }
 
-    fn counters(&self) -> [(&'static str, &'static str, &Counter); 7] {
+    fn counters(&self) -> [(&'static str, &'static str, &Counter); 10] {
         [
             ("operations", "Operations committed", &self.operations),
             ("committed_bytes", "Log bytes committed", &self.committed_bytes),
@@ -157,6 +166,13 @@ impl VolumeMetrics {
             ("apply_failures", "Consistency points that failed and are tried again", &self.apply_failures),
             ("throttled_operations", "Operations that a filling log slowed down", &self.throttled),
             ("takeovers", "Times that this node became primary", &self.takeovers),
+            (
+                "digests_compared",
+                "Consistency points compared with the partner's by digest",
+                &self.digests_compared,
+            ),
+            ("digests_differ", "Consistency points after which the trees differed", &self.digests_differ),
+            ("digest_microseconds", "Time spent on digests of consistency points", &self.digest_us),
         ]
     }
 }

@@ -12,12 +12,14 @@
 use super::event::NodeEvent;
 use super::executor::watch::SLOW_PREFIX;
 use super::shared::Shared;
+use super::verify::Seal;
 use crate::commit::Journal;
 use crate::runtime::{self, Condvar, Instant, Mutex, MutexGuard, mark, planted};
+use crate::stack::Retired;
 use crate::status::ConsistencyPointStatus;
 use apply_engine::Delta;
 use apply_engine::consistency::ApplyError;
-use ids::Lsn;
+use ids::{AckRule, Lsn};
 use pair::LocalFault;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -172,14 +174,21 @@ pub(super) fn run(shared: &Arc<Shared>) {
             runtime::sleep(ABSORB_INTERVAL);
             continue;
         }
-        if let Err(error) = shared.absorb(shared.path.committed()) {
+        if let Err(error) = shared.absorb(shared.verify.absorb_to(shared.path.committed())) {
             shared.report(&error.to_string(), "bring both nodes to the same version, or resync this node");
         }
         note_what_is_behind(shared);
-        let due = shared.config.consistency_point.interval.saturating_sub(last.elapsed());
+        let interval = shared.config.consistency_point.interval;
+        let due = match follows(shared) {
+            // Where the primary's Delta ended, and nowhere else as long as there is room.
+            Some(Seal::Here) => Duration::ZERO,
+            Some(Seal::Wait) if !log_is_half_full(shared) => ABSORB_INTERVAL,
+            _ if wants_point(shared) => Duration::ZERO,
+            _ => interval.saturating_sub(last.elapsed()),
+        };
         {
             let mut wanted = shared.applier.wanted.lock();
-            if !wanted.now && !due.is_zero() && !wants_point(shared) {
+            if !wanted.now && !due.is_zero() {
                 shared.applier.wake.wait_for(&mut wanted, due.min(ABSORB_INTERVAL));
                 if !wanted.now {
                     continue;
@@ -253,11 +262,37 @@ impl From<ApplyError> for ApplyFailure {
     }
 }
 
+/// On a node that follows: what it does with its Delta.
+fn follows(shared: &Shared) -> Option<Seal> {
+    let position = shared.follower.absorbed()?;
+    Some(shared.verify.seal(position, shared.config.consistency_point.interval))
+}
+
 /// Is the log filling, or much logged since the last one?
 fn wants_point(shared: &Shared) -> bool {
+    let logged = shared.path.committed().since(shared.path.cursors().applied());
+    logged >= shared.config.consistency_point.bytes || log_is_half_full(shared)
+}
+
+fn log_is_half_full(shared: &Shared) -> bool {
     let cursors = shared.path.cursors();
-    let logged = shared.path.committed().since(cursors.applied());
-    logged >= shared.config.consistency_point.bytes || logged >= cursors.capacity_bytes() / 2
+    shared.path.committed().since(cursors.applied()) >= cursors.capacity_bytes() / 2
+}
+
+/// Seals the active Delta, on both nodes at the same LSN where that can be. `None`: it spans no record.
+fn seal(shared: &Shared) -> Option<(Arc<Delta>, Retired)> {
+    if shared.follower.absorbed().is_some() {
+        let here = follows(shared) == Some(Seal::Here);
+        let sealed = shared.stack.seal();
+        let end = sealed.as_ref().map_or_else(|| shared.path.cursors().applied(), |(delta, _)| delta.end());
+        shared.verify.partner_sealed(end, here);
+        return sealed;
+    }
+    let mirrored = shared.path.cursors().rule() == AckRule::Both;
+    let paused = mirrored && !shared.stack.is_fresh() && shared.verify.pause_partner();
+    let sealed = shared.stack.seal()?;
+    shared.verify.primary_sealed(sealed.0.end(), paused);
+    Some(sealed)
 }
 
 fn consistency_point(shared: &Shared) -> Result<(), ApplyFailure> {
@@ -268,7 +303,7 @@ fn consistency_point(shared: &Shared) -> Result<(), ApplyFailure> {
     // One that failed before is still sealed, and goes first.
     if shared.stack.snapshot().sealed.is_empty() {
         let before = shared.log.reserved();
-        let Some((sealed, retired)) = shared.stack.seal() else {
+        let Some((sealed, retired)) = seal(shared) else {
             shared.gate.nothing_sealed(|| shared.log.reserved() == before, shared.local_space());
             shared.applier.half_applied.store(false, Ordering::Release);
             return Ok(());
@@ -301,6 +336,7 @@ fn apply(shared: &Shared, delta: &Delta) -> Result<(), ApplyFailure> {
     shared.resync.tracker.note(delta);
     shared.applier.half_applied.store(true, Ordering::Release);
     let report = apply_engine::consistency::apply(&shared.base, &shared.log, delta)?;
+    shared.verify.digest(shared, delta);
     shared.base.raise_next_oid(shared.next_oid());
     if !planted!(TailBeforeFlush) {
         shared.base.sync().map_err(ApplyError::from)?;

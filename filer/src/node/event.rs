@@ -42,6 +42,8 @@ pub(super) enum NodeEvent {
     SplitAnswer { link: u64, talk: Talk },
     /// The thread that answers the partner's resync has ended.
     ResyncSourceEnded { link: u64 },
+    /// The tree is known to differ from the partner's, or to be the same again.
+    TreesDiffer(bool),
     /// Stop cleanly.
     Shutdown,
 }

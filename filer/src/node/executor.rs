@@ -18,6 +18,7 @@ use super::receiver::Landing;
 use super::resync::Resync;
 use super::shared::Shared;
 use super::split::talk::Talk;
+use super::verify;
 use crate::control::{ControlError, ErrorKind};
 use crate::runtime::channel::{Receiver, RecvTimeoutError, Sender};
 use crate::runtime::{self, Instant, mark};
@@ -170,7 +171,9 @@ impl Executor {
         match event {
             NodeEvent::LinkUp { id, link } => {
                 self.close_peer();
-                self.peer = Some(Peer::new(id, *link, Landing::of(&self.shared)));
+                let peer = Peer::new(id, *link, Landing::of(&self.shared));
+                self.shared.verify.set_peer(Some((id, peer.control())));
+                self.peer = Some(peer);
                 let log = self.shared.log_summary();
                 self.apply(Event::LinkUp { link: LinkId(id), log });
             }
@@ -186,6 +189,10 @@ impl Executor {
             NodeEvent::SplitTalk { talk, answer } => self.ask_split(talk, answer),
             NodeEvent::SplitAnswer { link, talk } => self.answer_split(link, &talk),
             NodeEvent::Salvaged { link, session, end } => self.salvaged(link, session, end),
+            NodeEvent::Message { id, bytes } if verify::is_about(&bytes) => {
+                verify::heard(&self.shared, id, &bytes);
+            }
+            NodeEvent::TreesDiffer(differ) => self.apply(Event::TreesDiffer(differ)),
             NodeEvent::ResyncEnded { link, result } => self.resync_ended(link, result),
             NodeEvent::ResyncSourceEnded { link } => self.resync_source_ended(link),
             NodeEvent::Message { id, bytes } => {
@@ -234,6 +241,7 @@ impl Executor {
     /// not go on: whatever it would do with the log, the other may write into it.
     fn close_peer(&mut self) {
         self.resync.link_ended();
+        self.shared.verify.set_peer(None);
         let Some(peer) = self.peer.take() else { return };
         if let Err(error) = peer.close(&self.shared.path) {
             let remedy = "end the partner's process, then restart this node";

@@ -24,6 +24,7 @@ mod shared;
 #[cfg(feature = "simulation")]
 pub mod simulation;
 mod split;
+mod verify;
 mod volume;
 mod witness;
 
@@ -265,6 +266,9 @@ impl ControlTarget for Inner {
 
     fn split_discard(&self, volume: &str, here: bool) -> Result<(), ControlError> {
         self.volume(volume)?.split_discard(here)
+    }
+    fn verify(&self, volume: &str, repair: bool, max_rate_bytes: Option<u64>) -> Result<u64, ControlError> {
+        self.volume(volume)?.verify(verify::Options { repair, max_rate_bytes })
     }
 
     fn consistency_point(&self, volume: &str) -> Result<ConsistencyPointStatus, ControlError> {

@@ -48,6 +48,7 @@ pub(super) fn volume(shared: &Shared, witness_address: Option<&str>) -> VolumeSt
         }),
         resync: shared.resync.status(),
         salvaged: shared.resync.salvaged.lock().clone(),
+        verify: shared.verify.status(),
         partner: partner(shared, pair.as_ref()),
         witness: witness_address.map(|address| witness(shared, address, pair.as_ref())),
         lease: lease(shared, pair.as_ref()),

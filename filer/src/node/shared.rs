@@ -7,6 +7,7 @@ use super::open::BaseFilesystem;
 use super::rdma::Rdma;
 use super::resync::state::ResyncState;
 use super::split::talk::SplitState;
+use super::verify::VerifyState;
 use crate::commit::{CommitPath, Gate, Journal, Needs, SpaceBudget};
 use crate::config::VolumeConfig;
 use crate::hooks::RoleHooks;
@@ -50,6 +51,7 @@ pub(super) struct Shared {
     pub applier: ApplierState,
     pub resync: ResyncState,
     pub split: SplitState,
+    pub verify: VerifyState,
     pub started: Instant,
     pub stopping: AtomicBool,
     /// The volume while this node serves it.

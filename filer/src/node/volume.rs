@@ -10,6 +10,7 @@ use super::open::Opened;
 use super::resync::state::ResyncState;
 use super::shared::{Shared, fresh_layers};
 use super::split::talk::SplitState;
+use super::verify::{self, VerifyState};
 use super::{NodeError, applier, report, witness};
 use crate::commit::{CommitEvents, CommitPath, Gate};
 use crate::config::NodeConfig;
@@ -86,6 +87,7 @@ impl VolumeNode {
         let late = Arc::new(std::sync::OnceLock::new());
         let to_executor = Box::new(ToExecutor(events.clone(), late.clone()));
         let path = CommitPath::new(log.clone(), cursors, gate.clone(), metrics.clone(), to_executor, started);
+        let (verify, to_verify) = VerifyState::new();
         let stack = Arc::new(DeltaStack::new(fresh_layers(&base, &log, tail.lsn)));
         let shared = Arc::new(Shared {
             me: node.name.clone(),
@@ -105,6 +107,7 @@ impl VolumeNode {
             applier: ApplierState::new(end.lsn > tail.lsn),
             resync: ResyncState::default(),
             split: SplitState::default(),
+            verify,
             started,
             stopping: AtomicBool::new(false),
             volume: Mutex::new(None),
@@ -153,6 +156,8 @@ impl VolumeNode {
         volume.spawn("witness", move || witness::run(&s, &mut asker, &to_witness))?;
         let s = shared.clone();
         volume.spawn("apply", move || applier::run(&s))?;
+        let s = shared.clone();
+        volume.spawn("verify", move || verify::run(&s, &to_verify))?;
         let s = shared;
         volume.spawn("pump", move || {
             while !s.is_stopping() {
@@ -235,6 +240,11 @@ impl VolumeNode {
             runtime::sleep(LOOK);
         }
         Ok(())
+    }
+
+    /// Begins to compare both base trees.
+    pub fn verify(&self, options: verify::Options) -> Result<u64, ControlError> {
+        verify::begin(&self.shared, options)
     }
 
     /// Takes a consistency point of everything that is committed now.

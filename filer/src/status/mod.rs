@@ -17,7 +17,8 @@ pub use format::{bytes, duration_us, percent};
 pub use model::{
     AckLevel, ConsistencyPointStatus, Fault, FloatingIpStatus, HookStatus, Lag, LatencySummary, LeaseStatus,
     LogStatus, Mode, NodeStatus, PartnerView, RdmaStatus, ResyncSide, ResyncStatus, Role, SpaceStatus,
-    TakeoverTiming, TransportCounters, VolumeStatus, WitnessStatus, role_name,
+    TakeoverTiming, TransportCounters, VerifyFinding, VerifyProgress, VerifyResult, VerifyStatus,
+    VolumeStatus, WitnessStatus, role_name,
 };
 pub use render::render;
 pub use split::{ChangedObject, SplitReport, SplitSide};

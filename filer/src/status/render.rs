@@ -107,6 +107,9 @@ fn render_volume(page: &mut Page, volume: &VolumeStatus, now_unix_ms: u64) {
     if let Some(salvaged) = &volume.salvaged {
         page.line("salvaged", &format!("what only this node held was kept in {salvaged}"));
     }
+    if let Some(verify) = &volume.verify {
+        render_verify(page, verify, now_unix_ms);
+    }
     page.line("lag, local tree", &lag(&volume.apply_lag));
     if let Some(partner_lag) = &volume.partner_lag {
         page.line("lag, partner's log", &lag(partner_lag));
@@ -267,6 +270,42 @@ fn render_resync(page: &mut Page, resync: &ResyncStatus) {
     }
     if let Some(error) = &resync.error {
         page.line("resync, last try", &format!("{error}; it is tried again"));
+    }
+}
+
+fn render_verify(page: &mut Page, verify: &VerifyStatus, now_unix_ms: u64) {
+    if let Some(running) = &verify.running {
+        let eta = running
+            .eta_s
+            .map_or(String::new(), |eta_s| format!(", about {} left", duration_us(eta_s as f64 * 1e6)));
+        page.line(
+            "verify",
+            &format!(
+                "{}: {} of {} objects, {} at {}/s, {} differ{eta}",
+                running.doing,
+                running.objects_done,
+                running.objects_total,
+                bytes(running.bytes_done),
+                bytes(running.bytes_per_s),
+                running.differing
+            ),
+        );
+    }
+    if let Some(last) = &verify.last {
+        let repaired =
+            if last.repaired > 0 { format!(", {} repaired", last.repaired) } else { String::new() };
+        let error = last.error.as_ref().map_or(String::new(), |error| format!("; it ended early: {error}"));
+        page.line(
+            "last verify",
+            &format!(
+                "{} ago, {} objects, {}, took {}: {} differ{repaired}{error}",
+                age(now_unix_ms, last.at_unix_ms),
+                last.objects,
+                bytes(last.bytes),
+                duration_us(last.duration_ms as f64 * 1e3),
+                last.differing
+            ),
+        );
     }
 }
 

@@ -46,6 +46,23 @@ pub(crate) fn sample() -> NodeStatus {
                 applied: Lsn(1024),
             }),
             space: Some(SpaceStatus { total_bytes: 1 << 40, free_bytes: 1 << 39, free_inodes: 1_000_000 }),
+            verify: Some(VerifyStatus {
+                running: Some(VerifyProgress {
+                    doing: "comparing".to_owned(),
+                    objects_done: 1_000,
+                    objects_total: 5_000,
+                    bytes_done: 1 << 30,
+                    bytes_per_s: 100 << 20,
+                    differing: 1,
+                    eta_s: Some(40),
+                }),
+                last: Some(VerifyResult {
+                    at_unix_ms: NOW_UNIX_MS - 30_000,
+                    differing: 2,
+                    repaired: 3,
+                    ..VerifyResult::default()
+                }),
+            }),
             resync: Some(ResyncStatus {
                 side: Some(ResyncSide::Sending),
                 doing: "sending".into(),

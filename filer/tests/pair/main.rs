@@ -17,4 +17,5 @@ mod refusals;
 mod resync;
 mod split;
 mod takeover;
+mod verify;
 mod witness;

@@ -20,7 +20,7 @@ mod receive;
 mod salvage;
 mod source;
 pub(super) mod state;
-mod throttle;
+pub(super) mod throttle;
 mod wire;
 
 use super::NodeError;

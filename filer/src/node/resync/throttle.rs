@@ -12,7 +12,7 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// See the module. Rates are in bytes per second.
 #[derive(Debug)]
-pub(super) struct Throttle {
+pub(in crate::node) struct Throttle {
     min_rate: u64,
     max_rate: u64,
     rate: u64,

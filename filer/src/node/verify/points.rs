@@ -1,0 +1,206 @@
+//! Digests of consistency points: kept, exchanged, compared, and what follows when two differ.
+//!
+//! The partner sends the digest of each point, the primary compares it with its own of the same records. When they
+//! differ both say so at once (a fault in status, a metric, the log), the partner takes over by itself no more, and then
+//! the objects are named: the partner tells its digests one by one, and a walk finds the paths. Nothing is repaired by
+//! itself: which side is right is not known from here, so the operator says it.
+//!
+//! What can go wrong: one side has applied in other steps (after it was alone, or a word was late): that point is not
+//! compared.
+
+use super::super::shared::Shared;
+use super::tell;
+use super::wire::{MAX_OBJECTS, Word};
+use crate::status::VerifyFinding;
+use apply_engine::verify::{Applied, differing, paths};
+use ids::{Lsn, Oid};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Points that are remembered, so that the slower side can be compared.
+const MAX_POINTS: usize = 8;
+/// Objects that a fault names.
+const MAX_NAMED: usize = 16;
+/// Faults about it begin so.
+pub(super) const DIFFER: &str = "the base trees of the two nodes differ";
+/// Faults about what a walk found begin so.
+const FOUND: &str = "verify found objects that differ";
+const FOUND_REMEDY: &str = "decide which side is right: `twinfiler verify VOLUME --repair` gives the partner the primary's objects; if the partner's are right, `twinfiler switchover VOLUME` first";
+/// Longest text about it that a node takes from its partner.
+const MAX_TEXT_BYTES: usize = 4096;
+const REMEDY: &str = "`twinfiler verify VOLUME` tells what differs, with --repair the partner gets the primary's objects; until then the partner does not take over by itself";
+
+#[derive(Debug, Default)]
+pub(super) struct Points {
+    ours: VecDeque<Applied>,
+    theirs: VecDeque<(Lsn, Lsn, u64)>,
+    /// The point whose objects are being named, and what the partner has told of it.
+    naming: Option<(Lsn, Vec<(Oid, u64)>)>,
+    /// What is known to differ, with paths where they were found.
+    known: BTreeMap<Oid, Option<String>>,
+}
+
+impl Points {
+    pub fn keep(&mut self, applied: Applied) {
+        if self.ours.len() == MAX_POINTS {
+            self.ours.pop_front();
+        }
+        self.ours.push_back(applied);
+    }
+
+    fn of(&self, end: Lsn) -> Option<&Applied> {
+        self.ours.iter().find(|point| point.end == end)
+    }
+
+    /// `None`: there is nothing to compare yet, or nothing that can be.
+    fn agree(&mut self, end: Lsn) -> Option<bool> {
+        let theirs = self.theirs.iter().position(|(_, theirs, _)| *theirs == end)?;
+        let (first, digest) = self.of(end).map(|ours| (ours.first, ours.digest))?;
+        let (their_first, _, their_digest) = self.theirs.remove(theirs)?;
+        (their_first == first).then_some(their_digest == digest)
+    }
+}
+
+fn is_primary(shared: &Shared) -> bool {
+    shared.pair.lock().as_ref().is_some_and(|pair| pair.role == pair::RoleName::Primary)
+}
+
+/// A point was digested here.
+pub(super) fn digested(shared: &Shared, end: Lsn) {
+    if is_primary(shared) {
+        return compare(shared, end);
+    }
+    let point = shared.verify.points.lock().of(end).map(|point| (point.first, point.digest));
+    if let Some((first, digest)) = point {
+        shared.verify.say(&Word::Applied { first, end, digest });
+    }
+}
+
+/// The partner's digest came.
+pub(super) fn heard(shared: &Shared, first: Lsn, end: Lsn, digest: u64) {
+    {
+        let mut points = shared.verify.points.lock();
+        if points.theirs.len() == MAX_POINTS {
+            points.theirs.pop_front();
+        }
+        points.theirs.push_back((first, end, digest));
+    }
+    compare(shared, end);
+}
+
+fn compare(shared: &Shared, end: Lsn) {
+    let agree = shared.verify.points.lock().agree(end);
+    match agree {
+        None => {}
+        Some(true) => shared.metrics.digests_compared.add(1),
+        Some(false) => {
+            shared.metrics.digests_compared.add(1);
+            shared.metrics.digests_differ.add(1);
+            let what = format!("{DIFFER} after the consistency point at LSN {end}");
+            differ(shared, &what);
+            shared.verify.say(&Word::Differs { what });
+            shared.verify.points.lock().naming = Some((end, Vec::new()));
+            shared.verify.say(&Word::Name { end, from: Oid(0) });
+        }
+    }
+}
+
+/// The primary wants this node's digests of a point, object by object.
+pub(super) fn name(shared: &Shared, end: Lsn, from: Oid) {
+    let mut objects: Vec<(Oid, u64)> = shared.verify.points.lock().of(end).map_or_else(Vec::new, |point| {
+        point.objects.iter().filter(|(oid, _)| *oid >= from).take(MAX_OBJECTS + 1).copied().collect()
+    });
+    let next = objects.get(MAX_OBJECTS).map(|(oid, _)| *oid);
+    objects.truncate(MAX_OBJECTS);
+    shared.verify.say(&Word::Named { end, objects, next });
+}
+
+/// It told some of them.
+pub(super) fn named(shared: &Shared, end: Lsn, objects: Vec<(Oid, u64)>, next: Option<Oid>) {
+    let found = {
+        let mut points = shared.verify.points.lock();
+        let Some((_, theirs)) = points.naming.as_mut().filter(|(wanted, _)| *wanted == end) else { return };
+        let last = theirs.last().map_or(Oid(0), |(oid, _)| *oid);
+        theirs.extend(objects);
+        if let Some(next) = next.filter(|next| *next > last) {
+            drop(points);
+            shared.verify.say(&Word::Name { end, from: next });
+            return;
+        }
+        let theirs = std::mem::take(theirs);
+        points.naming = None;
+        points.of(end).map(|ours| differing(&ours.objects, &theirs)).unwrap_or_default()
+    };
+    learn(shared, &found.into_iter().take(MAX_NAMED).collect());
+}
+
+/// These are known to differ: both nodes say so by name.
+pub(super) fn learn(shared: &Shared, oids: &BTreeSet<Oid>) {
+    let found = paths(&shared.base, oids).unwrap_or_else(|error| {
+        tracing::warn!(volume = shared.name(), %error, "objects that differ can not be named");
+        BTreeMap::new()
+    });
+    let what = {
+        let mut points = shared.verify.points.lock();
+        for oid in oids {
+            let path = found.get(oid).map(|path| String::from_utf8_lossy(path).into_owned());
+            points.known.insert(*oid, path);
+        }
+        while points.known.len() > MAX_NAMED {
+            points.known.pop_first();
+        }
+        let names: Vec<String> =
+            points.known.iter().map(|(oid, path)| named_as(*oid, path.as_deref())).collect();
+        format!("{DIFFER}: {}", names.join(", "))
+    };
+    differ(shared, &what);
+    shared.verify.say(&Word::Differs { what });
+}
+
+/// An object as people know it.
+pub(super) fn named_as(oid: Oid, path: Option<&str>) -> String {
+    match path {
+        Some(path) => format!("{path} (object {})", oid.0),
+        None => format!("object {}", oid.0),
+    }
+}
+
+/// The trees differ: this node says so, and after a digest that differed takes over by itself no more.
+pub(super) fn differ(shared: &Shared, what: &str) {
+    let (prefix, remedy) = if what.starts_with(DIFFER) { (DIFFER, REMEDY) } else { (FOUND, FOUND_REMEDY) };
+    if shared.has_fault(what) || !what.starts_with(prefix) || what.len() > MAX_TEXT_BYTES {
+        return;
+    }
+    shared.healed(prefix);
+    shared.report(what, remedy);
+    if prefix == DIFFER {
+        tell(shared, true);
+    }
+}
+
+/// A walk found these.
+pub(super) fn found(shared: &Shared, found: &BTreeMap<Oid, VerifyFinding>) {
+    let mut what = format!("{FOUND}: {} in all", found.len());
+    for (oid, finding) in found.iter().take(MAX_NAMED) {
+        let more = format!(", {}: {}", named_as(*oid, finding.path.as_deref()), finding.what);
+        if what.len() + more.len() > MAX_TEXT_BYTES {
+            break;
+        }
+        what.push_str(&more);
+    }
+    differ(shared, &what);
+    shared.verify.say(&Word::Differs { what });
+}
+
+/// They are known to be the same again.
+pub(super) fn same(shared: &Shared) {
+    shared.verify.points.lock().known.clear();
+    shared.healed(DIFFER);
+    shared.healed(FOUND);
+    tell(shared, false);
+}
+
+/// On a primary: a walk found nothing that differs.
+pub(super) fn all_is_the_same(shared: &Shared) {
+    same(shared);
+    shared.verify.say(&Word::Same);
+}

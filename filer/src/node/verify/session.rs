@@ -1,0 +1,485 @@
+//! The primary's side of `twinfiler verify`: holds its tree still for a moment, asks the partner for the same objects at
+//! the same LSN, compares, lets the applier go on, and so on to the last object.
+//!
+//! A moment is at most [`STILL_LIMIT`] long, and ends at once when the log fills; clients' records gather in the log
+//! meanwhile, as between any two consistency points. A part that the partner could not tell at that LSN is asked for
+//! again at another one, so every object is compared, and only ever in the same state.
+//!
+//! What can go wrong: the pair stops being mirrored (the walk ends and says so), the partner never gets to the LSN
+//! ([`MAX_ATTEMPTS`]), this node's disk.
+
+use super::super::applier::Exclusive;
+use super::super::resync::throttle::Throttle;
+use super::super::shared::Shared;
+use super::answer::describe;
+use super::points::{self, named_as};
+use super::wire::{Described, MAX_DESCRIBED, MAX_OBJECTS, MAX_PART_BYTES, Word};
+use crate::control::{ControlError, ErrorKind};
+use crate::runtime::channel::{Receiver, bounded};
+use crate::runtime::{self, Instant};
+use crate::status::{Mode, Role, VerifyFinding, VerifyProgress, VerifyResult};
+use apply_engine::verify::{self, Finding, Key, Part, compare};
+use ids::{AckRule, Lsn, Oid};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// Longest time that consistency points wait for a comparison, beside one part.
+const STILL_LIMIT: Duration = Duration::from_millis(300);
+/// Longest wait for the partner's answer. It may have to apply before.
+const ANSWER_LIMIT: Duration = Duration::from_secs(12);
+/// The tree is not held still while more of the log than this is in use, in thousandths.
+const MAX_FILL_PERMILLE: u64 = 400;
+/// Consistency points at which one part is tried.
+const MAX_ATTEMPTS: u32 = 100;
+/// Longest wait for a consistency point between two moments.
+const POINT_LIMIT: Duration = Duration::from_secs(30);
+/// Longest wait for a repair.
+const REPAIR_LIMIT: Duration = Duration::from_secs(24 * 3600);
+/// Objects that a result names.
+const MAX_LISTED: usize = 1000;
+/// Names of one directory that a result tells.
+const MAX_LISTED_NAMES: usize = 8;
+const CAN_NOT_APPLY: &str = "this node can not apply to its base filesystem: see its faults";
+/// How often a wait looks.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// What an operator wants.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::node) struct Options {
+    /// Give the partner what differs.
+    pub repair: bool,
+    /// Bytes per second that are read at most, on each side.
+    pub max_rate_bytes: Option<u64>,
+}
+
+/// Begins a walk. Returns its number, which its result carries.
+pub(in crate::node) fn begin(shared: &Arc<Shared>, options: Options) -> Result<u64, ControlError> {
+    let refused = |why: &str| ControlError::new(ErrorKind::Refused, why);
+    let pair = shared.pair.lock().clone();
+    if !pair.is_some_and(|pair| pair.role == Role::Primary && pair.mode == Mode::Mirrored) {
+        return Err(refused(
+            "only the primary of a mirrored pair compares; see `twinfiler status` for which node that is",
+        ));
+    }
+    if shared.verify.running.swap(true, Ordering::AcqRel) {
+        return Err(refused("the volume is being compared already; see `twinfiler status`"));
+    }
+    let run = shared.verify.runs.fetch_add(1, Ordering::Relaxed) + 1;
+    *shared.verify.progress.lock() =
+        Some(VerifyProgress { doing: "beginning".to_owned(), ..VerifyProgress::default() });
+    let (answers, to_session) = bounded(4);
+    *shared.verify.answers.lock() = Some(answers);
+    let s = shared.clone();
+    let started = runtime::spawn("verify-walk", move || {
+        Session::new(&s, to_session, options).run(run);
+        *s.verify.answers.lock() = None;
+        s.verify.running.store(false, Ordering::Release);
+    });
+    match started {
+        Ok(_thread) => Ok(run),
+        Err(error) => {
+            *shared.verify.progress.lock() = None;
+            shared.verify.running.store(false, Ordering::Release);
+            Err(ControlError::new(ErrorKind::Failed, format!("no thread for it: {error}")))
+        }
+    }
+}
+
+struct Session<'a> {
+    shared: &'a Shared,
+    answers: Receiver<Word>,
+    options: Options,
+    throttle: Throttle,
+    began: Instant,
+    objects: u64,
+    read_bytes: u64,
+    found: BTreeMap<Oid, VerifyFinding>,
+    asked: u64,
+}
+
+impl<'a> Session<'a> {
+    fn new(shared: &'a Shared, answers: Receiver<Word>, options: Options) -> Session<'a> {
+        let (now, rates) = (Instant::now(), &shared.config.resync);
+        let max_rate = options.max_rate_bytes.unwrap_or(rates.max_rate_bytes);
+        let throttle = Throttle::new(rates.min_rate_bytes.min(max_rate), max_rate, now);
+        let (objects, read_bytes, asked) = (0, 0, 0);
+        Session {
+            shared,
+            answers,
+            options,
+            throttle,
+            began: now,
+            objects,
+            read_bytes,
+            found: BTreeMap::new(),
+            asked,
+        }
+    }
+
+    fn run(mut self, run: u64) {
+        tracing::info!(volume = self.shared.name(), run, options = ?self.options, "both trees are compared");
+        self.tell("comparing");
+        let mut repaired = 0;
+        // Everything that was acknowledged before it began is compared.
+        let mut walked = match self.shared.applier.request_and_wait(POINT_LIMIT) {
+            true => self.walk(None),
+            false => Err(CAN_NOT_APPLY.to_owned()),
+        };
+        if walked.is_ok() {
+            self.locate();
+            self.judge();
+            if self.options.repair && !self.found.is_empty() {
+                let found: BTreeSet<Oid> = self.found.keys().copied().collect();
+                walked = self.repair(&found).and_then(|()| {
+                    self.found.clear();
+                    self.walk(Some(&found))
+                });
+                if walked.is_ok() {
+                    repaired = (found.len() - self.found.len()) as u64;
+                    self.locate();
+                    self.judge();
+                }
+            }
+        }
+        let differing = self.found.len() as u64;
+        tracing::info!(volume = self.shared.name(), run, differing, repaired, error = ?walked, "the comparison ended");
+        let mut progress = self.shared.verify.progress.lock();
+        *self.shared.verify.last.lock() = Some(VerifyResult {
+            run,
+            at_unix_ms: runtime::unix_ms(),
+            duration_ms: self.began.elapsed().as_millis() as u64,
+            objects: self.objects,
+            bytes: self.read_bytes,
+            differing,
+            repaired,
+            found: self.found.into_values().take(MAX_LISTED).collect(),
+            error: walked.err(),
+        });
+        *progress = None;
+    }
+
+    /// Compares everything, or only these.
+    fn walk(&mut self, only: Option<&BTreeSet<Oid>>) -> Result<(), String> {
+        let first = match only {
+            None => Some(Key::FIRST),
+            Some(only) => only.first().map(|oid| Key { oid: *oid, piece: 0 }),
+        };
+        let (mut at, mut attempts) = (first, 0);
+        while let Some(from) = at {
+            let frozen = self.stand_still()?;
+            let until = Instant::now() + STILL_LIMIT;
+            let mut here = Some(from);
+            while let Some(from) = here {
+                let max_objects = if only.is_some() { 1 } else { MAX_OBJECTS };
+                match self.part(from, max_objects)? {
+                    None => {
+                        attempts += 1;
+                        if attempts > MAX_ATTEMPTS {
+                            return Err("the partner never stood where this node stands".to_owned());
+                        }
+                        break;
+                    }
+                    Some((next, bytes)) => {
+                        attempts = 0;
+                        here = match only {
+                            None => next,
+                            Some(only) => next_of(only, from, next),
+                        };
+                        at = here;
+                        self.tell("comparing");
+                        let pause = self.throttle.pause(bytes, self.shared.log.end().lsn, Instant::now());
+                        if !pause.is_zero() || Instant::now() > until || self.log_fills() {
+                            break;
+                        }
+                    }
+                }
+            }
+            drop(frozen);
+            self.let_apply()?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the tree stands between two consistency points, and keeps it there.
+    fn stand_still(&self) -> Result<Exclusive<'a>, String> {
+        let deadline = Instant::now() + POINT_LIMIT;
+        loop {
+            self.check()?;
+            let frozen = self.shared.applier.exclusive();
+            if !self.shared.applier.is_half_applied() {
+                return Ok(frozen);
+            }
+            drop(frozen);
+            if Instant::now() > deadline {
+                return Err(CAN_NOT_APPLY.to_owned());
+            }
+            self.shared.applier.request();
+            runtime::sleep(LOOK);
+        }
+    }
+
+    /// Lets the applier, and whatever the throttle wants, go on.
+    fn let_apply(&mut self) -> Result<(), String> {
+        let began = Instant::now();
+        let pause = self.throttle.pause(0, self.shared.log.end().lsn, began);
+        let applied = self.shared.path.cursors().applied();
+        loop {
+            self.check()?;
+            let moved =
+                self.shared.path.cursors().applied() > applied || self.shared.unapplied_records() == 0;
+            if moved && began.elapsed() >= pause {
+                return Ok(());
+            }
+            if began.elapsed() > POINT_LIMIT.max(pause) {
+                return Err(CAN_NOT_APPLY.to_owned());
+            }
+            runtime::sleep(LOOK);
+        }
+    }
+
+    /// One part of both sides, compared. `None`: the partner did not stand here.
+    fn part(&mut self, from: Key, max_objects: usize) -> Result<Option<(Option<Key>, u64)>, String> {
+        let at = self.shared.path.cursors().applied();
+        self.asked += 1;
+        let asked = self.asked;
+        self.say(&Word::Compare { asked, at, from, max_objects })?;
+        let ours = verify::part(&self.shared.base, from, max_objects, MAX_PART_BYTES)
+            .map_err(|error| error.to_string())?;
+        let Some(theirs) = self.answer(asked, |word| match word {
+            Word::Part { part, .. } => Some(part),
+            _ => None,
+        })?
+        else {
+            return Ok(None);
+        };
+        let theirs =
+            Part { seen: theirs.seen.into_iter().filter(|(key, _)| *key >= from).collect(), ..theirs };
+        let compared = compare(&ours, &theirs);
+        if compared.next.is_some_and(|next| next <= from) {
+            return Err("the partner's walk does not move: run the same program on both nodes".to_owned());
+        }
+        let new: Vec<(Oid, Finding)> = compared
+            .found
+            .iter()
+            .map(|(oid, finding)| (*oid, *finding))
+            .filter(|(oid, _)| !self.found.contains_key(oid))
+            .collect();
+        for some in new.chunks(MAX_DESCRIBED) {
+            self.describe(at, some)?;
+        }
+        self.objects += compared.objects;
+        self.read_bytes += ours.read_bytes;
+        Ok(Some((compared.next, ours.read_bytes)))
+    }
+
+    /// What differs of them, in words.
+    fn describe(&mut self, at: Lsn, found: &[(Oid, Finding)]) -> Result<(), String> {
+        let oids: Vec<Oid> = found.iter().map(|(oid, _)| *oid).collect();
+        self.asked += 1;
+        self.say(&Word::Describe { asked: self.asked, at, oids: oids.clone() })?;
+        let ours = describe(self.shared, &oids);
+        let theirs = self.answer(self.asked, |word| match word {
+            Word::Descriptions { described, .. } => Some(described),
+            _ => None,
+        })?;
+        let theirs = theirs.unwrap_or_default();
+        let (me, peer) = (self.shared.me.to_string(), self.shared.config.peer.name.to_string());
+        for (at, (oid, finding)) in found.iter().enumerate() {
+            let what = match finding {
+                Finding::OnlyHere => format!("only on {me}"),
+                Finding::OnlyThere => format!("only on {peer}"),
+                Finding::UnreadableHere => format!("can not be read on {me}"),
+                Finding::UnreadableThere => format!("can not be read on {peer}"),
+                Finding::Differs => match (ours.get(at), theirs.get(at)) {
+                    (Some(ours), Some(theirs)) => differences(ours, theirs, &me, &peer),
+                    _ => "differs".to_owned(),
+                },
+            };
+            self.found.insert(*oid, VerifyFinding { oid: oid.0, path: None, what });
+        }
+        Ok(())
+    }
+
+    /// Finds the paths of what differs, here or at the partner.
+    fn locate(&mut self) {
+        let mut left: BTreeSet<Oid> = self.found.keys().copied().take(MAX_LISTED).collect();
+        if left.is_empty() {
+            return;
+        }
+        self.tell("naming what differs");
+        let mut found = verify::paths(&self.shared.base, &left).unwrap_or_default();
+        left.retain(|oid| !found.contains_key(oid));
+        self.asked += 1;
+        let oids = left.into_iter().collect::<Vec<_>>();
+        if !oids.is_empty() && self.say(&Word::Locate { asked: self.asked, oids }).is_ok() {
+            let theirs = self.answer(self.asked, |word| match word {
+                Word::Located { paths, .. } => Some(paths),
+                _ => None,
+            });
+            found.extend(theirs.ok().flatten().unwrap_or_default());
+        }
+        for (oid, path) in found {
+            if let Some(finding) = self.found.get_mut(&oid) {
+                finding.path = Some(String::from_utf8_lossy(&path).into_owned());
+            }
+        }
+    }
+
+    /// What the walk found becomes known, or what was known is over.
+    fn judge(&self) {
+        match self.found.is_empty() {
+            true => points::all_is_the_same(self.shared),
+            false => {
+                for finding in self.found.values().take(MAX_LISTED) {
+                    let name = named_as(Oid(finding.oid), finding.path.as_deref());
+                    tracing::error!(volume = self.shared.name(), "{name}: {}", finding.what);
+                }
+                points::found(self.shared, &self.found);
+            }
+        }
+    }
+
+    /// Lets the partner take these from this node, by a resync, and waits until it is as good as any partner.
+    fn repair(&mut self, found: &BTreeSet<Oid>) -> Result<(), String> {
+        self.tell("repairing");
+        let all: Vec<Oid> = found.iter().copied().collect();
+        for oids in all.chunks(MAX_OBJECTS) {
+            self.say(&Word::Repair { oids: oids.to_vec() })?;
+        }
+        let deadline = Instant::now() + REPAIR_LIMIT;
+        let mut left_mirrored = false;
+        let began = Instant::now();
+        loop {
+            let mirrored = {
+                let pair = self.shared.pair.lock();
+                let pair = pair.as_ref().ok_or("the volume has stopped")?;
+                if pair.role != Role::Primary {
+                    return Err("this node is no primary any more".to_owned());
+                }
+                pair.mode == Mode::Mirrored
+            };
+            left_mirrored |= !mirrored;
+            if left_mirrored && mirrored {
+                return Ok(());
+            }
+            if !left_mirrored && began.elapsed() > ANSWER_LIMIT {
+                return Err(
+                    "the partner did not begin to take what differs: see its log and status".to_owned()
+                );
+            }
+            if self.shared.is_stopping() || Instant::now() > deadline {
+                return Err("the repair did not end in time".to_owned());
+            }
+            runtime::sleep(LOOK);
+        }
+    }
+
+    fn say(&self, word: &Word) -> Result<(), String> {
+        self.check()?;
+        match self.shared.verify.say(word) {
+            true => Ok(()),
+            false => Err("the link to the partner ended".to_owned()),
+        }
+    }
+
+    /// `None`: the partner does not stand there, or this node's log fills meanwhile.
+    fn answer<T>(&self, wanted: u64, expected: impl Fn(Word) -> Option<T>) -> Result<Option<T>, String> {
+        let deadline = Instant::now() + ANSWER_LIMIT;
+        while Instant::now() < deadline && !self.log_fills() {
+            self.check()?;
+            let Ok(word) = self.answers.recv_timeout(LOOK) else { continue };
+            let (Word::Part { asked, .. }
+            | Word::Descriptions { asked, .. }
+            | Word::NotThere { asked, .. }
+            | Word::Located { asked, .. }) = &word
+            else {
+                continue;
+            };
+            if *asked != wanted {
+                continue;
+            }
+            if let Word::NotThere { why, .. } = &word {
+                tracing::debug!(volume = self.shared.name(), why, "the partner was elsewhere");
+                return Ok(None);
+            }
+            return Ok(expected(word));
+        }
+        Ok(None)
+    }
+
+    fn log_fills(&self) -> bool {
+        let cursors = self.shared.path.cursors();
+        let used = self.shared.log.reserved().since(cursors.trimmed());
+        used * 1000 / cursors.capacity_bytes().max(1) > MAX_FILL_PERMILLE
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.shared.is_stopping() {
+            return Err("the node stops".to_owned());
+        }
+        match self.shared.path.cursors().rule() {
+            AckRule::Both => Ok(()),
+            _ => Err("the pair is not mirrored any more".to_owned()),
+        }
+    }
+
+    fn tell(&self, doing: &str) {
+        let objects_total = self.shared.base.object_count().unwrap_or(0);
+        let seconds = self.began.elapsed().as_secs_f64();
+        let left = objects_total.saturating_sub(self.objects) as f64;
+        let eta_s = (self.objects > 0).then(|| (seconds * left / self.objects as f64) as u64);
+        *self.shared.verify.progress.lock() = Some(VerifyProgress {
+            doing: doing.to_owned(),
+            objects_done: self.objects,
+            objects_total,
+            bytes_done: self.read_bytes,
+            bytes_per_s: if seconds > 0.0 { (self.read_bytes as f64 / seconds) as u64 } else { 0 },
+            differing: self.found.len() as u64,
+            eta_s,
+        });
+    }
+}
+
+/// Where a walk over some objects goes on.
+fn next_of(only: &BTreeSet<Oid>, from: Key, next: Option<Key>) -> Option<Key> {
+    match next {
+        Some(next) if next.oid == from.oid => Some(next),
+        _ => only.range(Oid(from.oid.0 + 1)..).next().map(|oid| Key { oid: *oid, piece: 0 }),
+    }
+}
+
+fn differences(ours: &Described, theirs: &Described, me: &str, peer: &str) -> String {
+    let (Some(one), Some(other)) = (&ours.aspects, &theirs.aspects) else { return "differs".to_owned() };
+    let mut what = one.differences(other);
+    if what.is_empty() {
+        // The digest of the object was the same: a piece of its content was not.
+        what.push("contents");
+    }
+    let mut text = format!("{} differ", what.join(", "));
+    if let (true, Some(ours), Some(theirs)) = (what.contains(&"names"), &ours.names, &theirs.names) {
+        let (ours, theirs): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            (ours.iter().cloned().collect(), theirs.iter().cloned().collect());
+        let lone =
+            |side: &BTreeMap<Vec<u8>, Option<Oid>>, other: &BTreeMap<Vec<u8>, Option<Oid>>, node: &str| {
+                let strange =
+                    |target: &Option<Oid>| if target.is_none() { ", no object of the volume" } else { "" };
+                side.iter()
+                    .filter(|(name, target)| other.get(*name) != Some(*target))
+                    .map(|(name, target)| {
+                        format!("{:?} on {node}{}", String::from_utf8_lossy(name), strange(target))
+                    })
+                    .collect::<Vec<_>>()
+            };
+        let mut names = lone(&ours, &theirs, me);
+        names.extend(lone(&theirs, &ours, peer));
+        let more = names.len().saturating_sub(MAX_LISTED_NAMES);
+        names.truncate(MAX_LISTED_NAMES);
+        text.push_str(&format!(": {}", names.join("; ")));
+        if more > 0 {
+            text.push_str(&format!("; and {more} more"));
+        }
+    }
+    text
+}
