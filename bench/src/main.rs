@@ -28,6 +28,7 @@ mod turns;
 mod verbs;
 #[cfg(feature = "verbs")]
 mod verbs_loop;
+mod verify;
 mod write;
 
 use anyhow::{Result, bail};
@@ -97,6 +98,8 @@ enum Part {
     Takeover,
     /// A start with a full log
     Restart,
+    /// Comparing trees against a sequential read, and what digests cost a consistency point
+    Verify,
 }
 
 fn main() -> Result<()> {
@@ -151,6 +154,7 @@ fn measure(part: Part, arguments: &Arguments, scale: &Scale, report: &mut Report
         Part::Coalesce => coalesce::measure(scale, &program()?, &place()?, report),
         Part::Takeover => takeover::measure(scale, &program()?, &place()?, report),
         Part::Restart => restart::measure(scale, &program()?, &place()?, report),
+        Part::Verify => verify::measure(scale, &place()?, report),
     }
 }
 
