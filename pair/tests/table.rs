@@ -451,8 +451,16 @@ fn a_split_waits_for_the_operator_and_is_salvaged() {
 #[test]
 fn a_resync_that_the_operator_asked_for_survives_a_restart() {
     let state = |wanted| states().into_iter().find(|(name, _)| *name == wanted).unwrap().1;
-    assert!(state("mirrored primary").pair.can(Operator::Resync { by_content: true }).unwrap_err().contains("is primary"));
-    assert!(state("starting").pair.can(Operator::Resync { by_content: true }).unwrap_err().contains("no primary"));
+    assert!(
+        state("mirrored primary")
+            .pair
+            .can(Operator::Resync { by_content: true })
+            .unwrap_err()
+            .contains("is primary")
+    );
+    assert!(
+        state("starting").pair.can(Operator::Resync { by_content: true }).unwrap_err().contains("no primary")
+    );
     let mut partner = state("mirrored partner");
     let commands = partner.give(Event::Operator(Operator::Resync { by_content: true }));
     assert!(
