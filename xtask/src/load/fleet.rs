@@ -37,10 +37,10 @@ impl Fleet {
         self.generation = self.route.open(mount);
     }
 
-    /// From now on a full disk is (not) something that clients may be told. Who was told waits for the next
+    /// From now on a full or broken disk is (not) something that clients may be told. Who was told waits for the next
     /// [`Fleet::send_to`], and checks then.
-    pub fn expect_full(&self, full: bool) {
-        self.route.expect_full(full);
+    pub fn expect_refusals(&self, may: bool) {
+        self.route.expect_refusals(may);
     }
 
     /// Lets nobody use any mount, and waits until nobody does.

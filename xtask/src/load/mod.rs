@@ -148,8 +148,8 @@ fn disturbed(
     error: &io::Error,
 ) {
     // Asked before the watcher can see that the connection is lost, and so before it unmounts anything.
-    let full = route.may_be_full() && says_full(error);
-    let expected = full || is_lost_connection(error) || kind.is_none() || kind_of(visit.mount()) != kind;
+    let refused = route.may_refuse() && says_refused(error);
+    let expected = refused || is_lost_connection(error) || kind.is_none() || kind_of(visit.mount()) != kind;
     if !expected {
         let line = format!("{}: {error}", load.name());
         progress.errors.lock().unwrap_or_else(PoisonError::into_inner).push(line);
@@ -165,8 +165,8 @@ pub fn is_lost_connection(error: &io::Error) -> bool {
         || error.raw_os_error().is_some_and(|code| lost.iter().any(|errno| errno.raw_os_error() == code))
 }
 
-/// True for what a client says that was told of a full disk; sqlite3 says so in its log and ends.
-fn says_full(error: &io::Error) -> bool {
+/// True for what a client says that was told of a full disk, or sqlite3 of any error: it says so in its log and ends.
+fn says_refused(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::UnexpectedEof)
 }
 

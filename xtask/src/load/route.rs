@@ -14,7 +14,7 @@ pub struct Route {
     state: Mutex<State>,
     changed: Condvar,
     stop: AtomicBool,
-    full: AtomicBool,
+    refusals: AtomicBool,
 }
 
 #[derive(Default)]
@@ -71,14 +71,14 @@ impl Route {
         state.mount = None;
     }
 
-    /// From now on a full disk is (not) something that clients may be told.
-    pub fn expect_full(&self, full: bool) {
-        self.full.store(full, Ordering::SeqCst);
+    /// From now on a full or broken disk is (not) something that clients may be told.
+    pub fn expect_refusals(&self, may: bool) {
+        self.refusals.store(may, Ordering::SeqCst);
     }
 
     /// Whether it is.
-    pub fn may_be_full(&self) -> bool {
-        self.full.load(Ordering::SeqCst)
+    pub fn may_refuse(&self) -> bool {
+        self.refusals.load(Ordering::SeqCst)
     }
 
     /// Ends all loads after their current step.

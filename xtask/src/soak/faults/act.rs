@@ -18,6 +18,9 @@ const DISK_LASTS: Duration = Duration::from_millis(1500);
 /// The longest time until a partner that lost its log has the primary's tree, which yields to clients.
 const RESYNC_LIMIT: Duration = Duration::from_secs(240);
 
+/// What must fit again when a disk is not full any more.
+const ROOM_BYTES: usize = 8 << 20;
+
 /// Inflicts a fault on a mirrored pair whose clients work on `primary`, and heals it. Gives the primary afterwards.
 pub fn run(
     cluster: &mut Cluster,
@@ -65,7 +68,7 @@ pub fn run(
             slept?;
         }
         Kind::Full(whom) => {
-            fleet.expect_full(true);
+            fleet.expect_refusals(true);
             let foreign = cluster.disk(of(whom))?.fill()?;
             interrupt::sleep(fault.lasts.max(DISK_LASTS))?;
             drop(foreign);
@@ -76,6 +79,8 @@ pub fn run(
             drop(frozen);
         }
         Kind::Broken(whom) => {
+            // Reads of the base get EIO until the mount has moved; sqlite3 ends at the first one.
+            fleet.expect_refusals(true);
             cluster.disk(of(whom))?.shut_down()?;
             // A primary must hand over; a partner must stay what it is.
             cluster.wait_serving(primary.other_if(whom == Whom::Primary), wait::LIMIT)?;
@@ -105,8 +110,11 @@ pub fn run(
         }
     }
     let limit = if fault.kind == Kind::LogLost { RESYNC_LIMIT } else { wait::LIMIT };
+    if let Kind::Full(_) = fault.kind {
+        wait_for_room(cluster)?;
+    }
     let after = settle(cluster, fleet, limit)?;
-    fleet.expect_full(false);
+    fleet.expect_refusals(false);
     let stays = matches!(
         fault.kind,
         Kind::Stopped(Whom::Partner)
@@ -120,6 +128,16 @@ pub fn run(
         bail!("node {} was primary, and its partner was touched", primary.name());
     }
     Ok(after)
+}
+
+/// XFS and btrfs give removed files' room back a little later; clients who are told of a full disk wait for a new mount.
+fn wait_for_room(cluster: &mut Cluster) -> Result<()> {
+    let primary = cluster.wait_mirrored(wait::LIMIT)?;
+    let file = cluster.mount_path(primary).join("room");
+    let wrote = interrupt::poll(wait::LIMIT, Duration::from_millis(100), || {
+        std::fs::write(&file, vec![1; ROOM_BYTES]).ok()
+    })?;
+    wrote.with_context(|| format!("no room for {ROOM_BYTES} bytes {:?} after it was given back", wait::LIMIT))
 }
 
 /// Waits until the pair has healed by itself; clients check everything on whatever primary it settled on.
