@@ -26,8 +26,8 @@ const MAX_PENDING_SPANS: usize = 256;
 /// How often a client that finds the log full asks for a consistency point.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
-/// How long a client waits for a consistency point to show how much space there really is.
-const STARVED_PATIENCE: Duration = Duration::from_secs(4);
+/// How long a client waits for consistency points to show how much space there really is.
+const STARVED_PATIENCE: Duration = Duration::from_secs(20);
 
 /// What the consistency point that ends at `end` has to place on disk.
 #[derive(Debug, Clone, Copy)]
@@ -55,8 +55,21 @@ struct State {
     local_applied: Lsn,
     /// What the partner tells of its space is after everything before this.
     peer_counted: Lsn,
+    /// Its filesystem holds everything before this.
+    peer_applied: Lsn,
     closed: Option<NotServing>,
     paused: bool,
+}
+
+/// What the partner tells of its filesystem.
+#[derive(Debug, Clone, Copy)]
+pub struct PeerSpace {
+    /// `space` is after everything before this, whether it is applied or not.
+    pub counted: Lsn,
+    /// It holds everything before this.
+    pub applied: Lsn,
+    /// What it has left.
+    pub space: SpaceBudget,
 }
 
 /// The gate of one volume.
@@ -83,6 +96,7 @@ impl Gate {
             peer: None,
             local_applied: floor,
             peer_counted: floor,
+            peer_applied: floor,
             closed: Some(NotServing::NotPrimary),
             paused: false,
         };
@@ -144,7 +158,7 @@ impl Gate {
     ) -> Result<Admission, Refused> {
         let (log_bytes, needs) = (ask.payload_bytes + LOG_BYTES_PER_RECORD, Needs::of(&ask));
         let mut delayed = false;
-        let mut asked = false;
+        let mut starving: Option<(Instant, Lsn)> = None;
         let mut state = self.state.lock();
         loop {
             if let Some(why) = state.closed {
@@ -177,13 +191,19 @@ impl Gate {
             }
             if ask.grows && !state.budget().holds(needs) {
                 // Much of what is pending may turn out to need nothing: let a consistency point show it.
-                if asked || !state.measured().without_margin().holds(needs) {
+                // Others may take that room again, so it takes as many as it takes, until nothing is logged any more.
+                let (now, target) = (Instant::now(), reserved());
+                let until = match starving {
+                    None => now + STARVED_PATIENCE,
+                    Some((until, seen)) if now < until && seen < target => until,
+                    Some(_) => return Err(Refused::NoSpace),
+                };
+                if state.is_hopeless(needs) {
                     return Err(Refused::NoSpace);
                 }
-                asked = true;
+                starving = Some((until, target));
                 mark!("room on disk waited for");
                 starved();
-                let (until, target) = (Instant::now() + STARVED_PATIENCE, reserved());
                 let short = |state: &State| {
                     state.closed.is_none() && !state.budget().holds(needs) && state.both_applied() < target
                 };
@@ -262,13 +282,14 @@ impl Gate {
         self.moved.notify_all();
     }
 
-    /// When the partner's filesystem holds everything before `counted` it has `space` left. `None` while there is no
+    /// What the partner tells of its filesystem. `None` while there is no
     /// partner that has to store what is admitted.
-    pub fn set_peer_space(&self, peer: Option<(Lsn, SpaceBudget)>) {
+    pub fn set_peer_space(&self, peer: Option<PeerSpace>) {
         let mut state = self.state.lock();
         match peer {
-            Some((counted, space)) => {
+            Some(PeerSpace { counted, applied, space }) => {
                 state.peer_counted = counted;
+                state.peer_applied = applied;
                 state.peer = Some(space);
             }
             None => state.peer = None,
@@ -292,13 +313,27 @@ impl State {
 
     fn both_applied(&self) -> Lsn {
         match self.peer {
-            Some(_) => self.local_applied.min(self.peer_counted),
+            Some(_) => self.local_applied.min(self.peer_applied),
             None => self.local_applied,
         }
     }
 
+    /// Would it not fit either if all that is logged came to nothing? What the partner has still to apply is counted in
+    /// what it tells, as much as it may need.
+    fn is_hopeless(&self, needs: Needs) -> bool {
+        let too_small = |space: &SpaceBudget| !space.without_margin().holds(needs);
+        too_small(&self.local)
+            || self
+                .peer
+                .as_ref()
+                .is_some_and(|peer| self.peer_applied >= self.peer_counted && too_small(peer))
+    }
+
     fn forget_applied(&mut self) {
-        let applied = self.both_applied();
+        let applied = match self.peer {
+            Some(_) => self.local_applied.min(self.peer_counted),
+            None => self.local_applied,
+        };
         while let Some(span) = self.spans.pop_front_if(|span| span.end <= applied) {
             self.pending.take_off(span.needs);
         }

@@ -14,6 +14,10 @@ fn budget(free_bytes: u64) -> SpaceBudget {
     }
 }
 
+fn peer(at: Lsn, space: SpaceBudget) -> Option<PeerSpace> {
+    Some(PeerSpace { counted: at, applied: at, space })
+}
+
 fn open_gate(capacity: u64) -> Arc<Gate> {
     let gate = Gate::new(capacity, 0, Lsn(0));
     gate.set_local_space(Lsn(0), budget(1 << 40));
@@ -91,7 +95,7 @@ fn what_was_admitted_and_not_logged_needs_no_disk_after_all() {
 #[test]
 fn what_is_pending_is_the_sum_of_its_parts_whatever_happens() {
     let gate = open_gate(1 << 30);
-    gate.set_peer_space(Some((Lsn(0), budget(1 << 40))));
+    gate.set_peer_space(peer(Lsn(0), budget(1 << 40)));
     let mut end = 0;
     // More seals than spans are remembered, and a partner that lags behind by some of them.
     for round in 0..3 * MAX_PENDING_SPANS as u64 {
@@ -105,7 +109,7 @@ fn what_is_pending_is_the_sum_of_its_parts_whatever_happens() {
             _ => gate.set_local_space(Lsn(end), budget(1 << 40)),
         }
         if round % 400 == 399 {
-            gate.set_peer_space(Some((Lsn(end / 2), budget(1 << 40))));
+            gate.set_peer_space(peer(Lsn(end / 2), budget(1 << 40)));
         }
         let state = gate.state.lock();
         let mut sum = state.open;
@@ -138,7 +142,7 @@ fn the_delay_grows_with_the_fill() {
 #[test]
 fn what_is_admitted_counts_until_both_nodes_have_applied_it() {
     let gate = open_gate(1 << 30);
-    gate.set_peer_space(Some((Lsn(0), budget(1 << 30))));
+    gate.set_peer_space(peer(Lsn(0), budget(1 << 30)));
     let before = gate.space().free_bytes;
     drop(gate.admit(Ask::growing(1 << 20), || Lsn(0), || ()).unwrap());
     let after = gate.space().free_bytes;
@@ -146,7 +150,7 @@ fn what_is_admitted_counts_until_both_nodes_have_applied_it() {
     gate.sealed(Lsn(2 << 20));
     gate.set_local_space(Lsn(2 << 20), budget(1 << 40));
     assert_eq!(gate.space().free_bytes, after, "the partner has not applied it");
-    gate.set_peer_space(Some((Lsn(2 << 20), budget((1 << 30) - (1 << 20)))));
+    gate.set_peer_space(peer(Lsn(2 << 20), budget((1 << 30) - (1 << 20))));
     assert_eq!(gate.space().free_bytes, before - (1 << 20));
 }
 
@@ -187,4 +191,34 @@ fn what_a_new_primary_has_still_to_apply_counts_until_it_is_applied() {
     assert!(gate.space().free_bytes < 1 << 20);
     gate.set_local_space(Lsn(5000), budget(DISK_MARGIN_BYTES + (2 << 20)));
     assert_eq!(gate.space().free_bytes, 2 << 20);
+}
+
+/// Room that a consistency point showed may be taken by others before the one who asked for it wakes up: it asks again.
+#[test]
+fn who_waits_for_room_is_not_refused_because_others_were_quicker() {
+    let gate = open_gate(1 << 30);
+    let space = budget(DISK_MARGIN_BYTES + 100_000);
+    gate.set_local_space(Lsn(0), space);
+    drop(gate.admit(Ask::growing(90_000), || Lsn(0), || ()).unwrap());
+    let end = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(64));
+    let reserved = |end: &std::sync::atomic::AtomicU64| Lsn(end.load(std::sync::atomic::Ordering::SeqCst));
+    let waiting = {
+        let (gate, end) = (gate.clone(), end.clone());
+        std::thread::spawn(move || gate.admit(Ask::growing(50_000), || reserved(&end), || ()).map(|_| ()))
+    };
+    for round in 1..4 {
+        std::thread::sleep(Duration::from_millis(30));
+        assert!(!waiting.is_finished(), "there is no room yet");
+        // Applied, and as much again logged by somebody else in the same moment.
+        let mut state = gate.state.lock();
+        end.fetch_add(64, std::sync::atomic::Ordering::SeqCst);
+        state.local_applied = Lsn(64 * round);
+        drop(state);
+        gate.moved.notify_all();
+    }
+    std::thread::sleep(Duration::from_millis(30));
+    assert!(!waiting.is_finished(), "refused although the disk is not full");
+    gate.forget_pending();
+    gate.set_local_space(Lsn(1 << 20), space);
+    assert_eq!(waiting.join().unwrap(), Ok(()));
 }

@@ -10,7 +10,7 @@ mod path;
 mod path_tests;
 mod waiters;
 
-pub use gate::Gate;
+pub use gate::{Gate, PeerSpace};
 pub use needs::Needs;
 pub use path::{CommitEvents, CommitPath};
 
@@ -56,6 +56,8 @@ pub struct Ask {
     pub allocate_bytes: u64,
     /// Objects that it makes.
     pub inodes: u64,
+    /// Its payload is file content.
+    pub content: bool,
     /// It may be refused for want of space. What removes or only describes is let in on a full disk too: the margin
     /// is for that.
     pub grows: bool,
@@ -64,7 +66,13 @@ pub struct Ask {
 impl Ask {
     /// An operation that must work on a full disk.
     pub fn keeping(payload_bytes: usize) -> Ask {
-        Ask { payload_bytes: payload_bytes as u64, allocate_bytes: 0, inodes: 0, grows: false }
+        Ask {
+            payload_bytes: payload_bytes as u64,
+            allocate_bytes: 0,
+            inodes: 0,
+            content: false,
+            grows: false,
+        }
     }
 
     /// An operation that takes room on disk.

@@ -13,9 +13,11 @@ const BLOCK_BYTES: u64 = 4096;
 /// Disk space one record may need beside its payload: a directory block and its share of inode and extent trees.
 const DISK_BYTES_PER_RECORD: u64 = 4096;
 /// Metadata one record may need where that has room of its own: its items, in leaves that are half empty.
-const METADATA_BYTES_PER_RECORD: u64 = 8192;
-/// Payload that may become metadata: an inline file, an xattr, a symbolic link's target.
+const METADATA_BYTES_PER_RECORD: u64 = 4096;
+/// Payload that may become metadata: an xattr, a symbolic link's target.
 const MAX_INLINE_BYTES: u64 = 16 << 10;
+/// File content that may: an inline file.
+const MAX_INLINE_CONTENT_BYTES: u64 = 2048;
 /// One byte of metadata for so many bytes of content: checksums and extents.
 const CONTENT_BYTES_PER_METADATA_BYTE: u64 = 128;
 /// Kept free on both nodes, so that what the local filesystem needs for itself never runs out.
@@ -42,7 +44,11 @@ impl Needs {
             disk_bytes: (ask.payload_bytes.next_multiple_of(BLOCK_BYTES) + DISK_BYTES_PER_RECORD)
                 .saturating_add(allocate_bytes),
             metadata_bytes: METADATA_BYTES_PER_RECORD
-                + ask.payload_bytes.min(MAX_INLINE_BYTES)
+                + ask.payload_bytes.min(if ask.content {
+                    MAX_INLINE_CONTENT_BYTES
+                } else {
+                    MAX_INLINE_BYTES
+                })
                 + content_bytes / CONTENT_BYTES_PER_METADATA_BYTE,
             inodes: ask.inodes,
         }
@@ -54,7 +60,8 @@ impl Needs {
         Needs {
             disk_bytes: content_bytes.saturating_add(stats.records * (BLOCK_BYTES + DISK_BYTES_PER_RECORD)),
             metadata_bytes: stats.records * METADATA_BYTES_PER_RECORD
-                + stats.logged_bytes.min(stats.records * MAX_INLINE_BYTES)
+                + stats.logged_data_bytes.min(stats.records * MAX_INLINE_CONTENT_BYTES)
+                + (stats.logged_bytes - stats.logged_data_bytes).min(stats.records * MAX_INLINE_BYTES)
                 + content_bytes / CONTENT_BYTES_PER_METADATA_BYTE,
             inodes: stats.made,
         }
@@ -151,7 +158,7 @@ mod tests {
         let mut files = Needs::default();
         (0..400).for_each(|_| files.add(Needs::of(&Ask { inodes: 1, ..Ask::growing(300) })));
         assert!(left.holds(files) && plenty.holds(files));
-        (0..400).for_each(|_| files.add(Needs::of(&Ask { inodes: 1, ..Ask::growing(300) })));
+        (0..800).for_each(|_| files.add(Needs::of(&Ask { inodes: 1, ..Ask::growing(300) })));
         assert!(!left.holds(files) && plenty.holds(files));
         // What is unallocated can become either, but not both.
         let unallocated = MetadataSpace { free_bytes: 17 << 20, unallocated_bytes: 1 << 30 };

@@ -8,7 +8,7 @@ use super::rdma::Rdma;
 use super::resync::state::ResyncState;
 use super::split::talk::SplitState;
 use super::verify::VerifyState;
-use crate::commit::{CommitPath, Gate, Journal, Needs, SpaceBudget};
+use crate::commit::{Ask, CommitPath, Gate, Journal, Needs, SpaceBudget};
 use crate::config::VolumeConfig;
 use crate::hooks::RoleHooks;
 use crate::metrics::VolumeMetrics;
@@ -30,6 +30,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const NO_SPACE_TOLD: &str = "the base filesystem can not be asked for its space";
 /// Faults that status remembers at once; the oldest go first.
 const MAX_FAULTS: usize = 16;
+
+/// Less room than for this is scarce.
+const SCARCE: Ask = Ask { payload_bytes: 1 << 20, allocate_bytes: 0, inodes: 1, content: true, grows: true };
 
 /// One volume on this node.
 pub(super) struct Shared {
@@ -114,6 +117,10 @@ impl Shared {
         let counted = self.follower.absorbed().unwrap_or_else(|| cursors.applied());
         let needs = self.unapplied_needs();
         let space = self.known_space().after(needs);
+        if needs != Needs::default() && !space.without_margin().holds(Needs::of(&SCARCE)) {
+            // Clients may be waiting for what a consistency point of this node will show.
+            self.applier.request();
+        }
         let used = self.log.reserved().since(cursors.trimmed());
         Vitals {
             committed: cursors.committed(),

@@ -164,7 +164,8 @@ impl Volume {
 
     fn write_record(&self, oid: Oid, at: WriteAt, data: &[u8], kill_set_ids: bool) -> Result<usize> {
         let max_file_bytes = self.limits.max_file_bytes;
-        let ask = Ask::growing(PRIVILEGE_PAYLOAD_BYTES + WRITE_HEAD_BYTES + data.len());
+        let payload_bytes = PRIVILEGE_PAYLOAD_BYTES + WRITE_HEAD_BYTES + data.len();
+        let ask = Ask { content: true, ..Ask::growing(payload_bytes) };
         self.transact(ask, |transaction| {
             let inode = transaction.inode(oid)?;
             let before = inode.attributes;

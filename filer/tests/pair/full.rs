@@ -7,7 +7,10 @@ use filer::status::Mode;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+/// Longest time to fill a volume: close to the end an operation waits for consistency points of both nodes.
+const FILL_LIMIT: Duration = Duration::from_secs(150);
 /// More files than any of these disks holds.
 const MANY: usize = 100_000;
 /// What a full volume may have left over: margins on both nodes, and what was in flight and needed less.
@@ -20,7 +23,7 @@ fn is_full(error: &io::Error) -> bool {
 /// Does `step` again and again until the volume is full; how often it could.
 fn until_full(what: &str, step: impl Fn(usize) -> io::Result<()> + Send + 'static) -> usize {
     let what = what.to_owned();
-    let (number, error) = within(ANSWER_LIMIT, &what.clone(), move || {
+    let (number, error) = within(FILL_LIMIT, &what.clone(), move || {
         (0..MANY)
             .find_map(|number| step(number).err().map(|error| (number, error)))
             .expect("it is never full")
@@ -81,7 +84,7 @@ fn expect_no_fault(pair: &Cluster) {
 }
 
 /// Fills a volume with small things, then to its last block, makes room, and goes on.
-fn fill(pair: &mut Cluster, leave_bytes: u64) {
+fn fill(pair: &mut Cluster, leave_bytes: u64, metadata_apart: bool) {
     let mount = pair.mount(Side::A);
     set_aside(&mount.join("set-aside"), leave_bytes);
     let files = until_full("small files", small_files(mount.clone()));
@@ -102,15 +105,17 @@ fn fill(pair: &mut Cluster, leave_bytes: u64) {
     until_full("one file by blocks", one_file(mount.join("big"), 4096));
     apply_all(pair);
     expect_no_fault(pair);
-    let measured = |side| pair.volume(side).unwrap().space.unwrap().free_bytes;
-    assert!(measured(Side::A) < LEFT_BYTES, "{} bytes are free on a full volume", measured(Side::A));
+    let left_bytes = pair.volume(Side::A).unwrap().space.unwrap().free_bytes;
+    // On a small btrfs the room for metadata is what names and short files have used up, not that for contents.
+    assert!(metadata_apart || left_bytes < LEFT_BYTES, "{left_bytes} bytes are free on a full volume");
     for directory in 1..=files / 500 {
         let directory = mount.join(format!("d{directory}"));
         let removed = within(ANSWER_LIMIT, "rm -r", move || fs::remove_dir_all(directory));
         // The last one may have been what did not fit.
         assert!(removed.is_ok() || removed.unwrap_err().kind() == ErrorKind::NotFound);
     }
-    fs::remove_file(mount.join("big")).unwrap();
+    let removed = fs::remove_file(mount.join("big"));
+    assert!(removed.is_ok() || metadata_apart, "{removed:?}: not even its name found room");
     // XFS and btrfs give removed files' room back a little later.
     let probe = mount.join("probe");
     pair.wait("room again", |_| fs::write(&probe, vec![1; 4 << 20]).ok());
@@ -129,17 +134,17 @@ fn pair_of(filesystem: &'static str, disk_mib: [Option<u64>; 2]) -> Cluster {
 
 #[test]
 fn ext4_full_on_the_primary() {
-    fill(&mut pair_of("ext4", [Some(64), None]), 24 << 20);
+    fill(&mut pair_of("ext4", [Some(64), None]), 24 << 20, false);
 }
 
 #[test]
 fn xfs_full_on_the_partner() {
-    fill(&mut pair_of("xfs", [None, Some(320)]), 24 << 20);
+    fill(&mut pair_of("xfs", [None, Some(320)]), 24 << 20, false);
 }
 
 #[test]
 fn btrfs_full_on_both() {
-    fill(&mut pair_of("btrfs", [Some(256), Some(256)]), 80 << 20);
+    fill(&mut pair_of("btrfs", [Some(256), Some(256)]), 56 << 20, true);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What single commands of the pair mean for this node's log, path and front door.
 
 use super::{Executor, LEAVE_WITHIN, WATCH_INTERVAL};
-use crate::commit::{Journal, NotServing, SpaceBudget};
+use crate::commit::{Journal, NotServing, PeerSpace, SpaceBudget};
 use crate::node::NodeError;
 use crate::runtime::{self, Instant, mark, planted};
 use crate::status::AckLevel;
@@ -119,7 +119,8 @@ impl Executor {
                     .map(|(free_bytes, unallocated_bytes)| MetadataSpace { free_bytes, unallocated_bytes }),
                 ..shared.known_space()
             };
-            shared.gate.set_peer_space(Some((vitals.counted, space)));
+            let (counted, applied) = (vitals.counted, vitals.applied);
+            shared.gate.set_peer_space(Some(PeerSpace { counted, applied, space }));
         }
         Ok(())
     }
