@@ -16,6 +16,7 @@ mod oracle;
 mod packages;
 mod posix;
 mod random;
+mod sim;
 mod soak;
 mod steps;
 mod tidy;
@@ -41,6 +42,8 @@ enum Command {
     Test(ci::Arguments),
     /// Kill random processes under load, again and again
     Soak(soak::Arguments),
+    /// Run whole pairs in a deterministic simulation: each seed another pair, load, and row of faults
+    Sim(sim::Arguments),
     /// Run pjdfstest and fsx on the mount
     Posix(posix::Arguments),
     /// Feed hostile bytes to everything that reads them (libFuzzer)
@@ -62,6 +65,7 @@ fn main() {
             Command::Demo(arguments) => demo::run(&workspace, &arguments),
             Command::Test(arguments) => ci::run(&workspace, &arguments),
             Command::Soak(arguments) => soak::run(&workspace, &arguments),
+            Command::Sim(arguments) => sim::run(&workspace, &arguments),
             Command::Posix(arguments) => posix::run(&workspace, &arguments),
             Command::Fuzz(arguments) => fuzz::run(&workspace, &arguments),
             Command::Verify => verify::run(&workspace),

@@ -9,7 +9,7 @@ mod runner;
 use crate::cluster::disk::Filesystem;
 use crate::steps::{Counts, Report};
 use crate::workspace::Workspace;
-use crate::{bench, demo, fuzz, packages, posix, soak, verify};
+use crate::{bench, demo, fuzz, packages, posix, sim, soak, verify};
 use anyhow::{Result, bail};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -19,6 +19,9 @@ const SOAK_KILLS: u64 = 15;
 
 /// Faults that the short soak goes through.
 const SOAK_FAULTS: u64 = 12;
+
+/// Seeds of the simulation; a person runs thousands.
+const SIMULATED_PAIRS: u64 = 300;
 
 /// Seconds for each fuzz target.
 const FUZZ_SECONDS: u64 = 4;
@@ -46,6 +49,8 @@ pub enum Part {
     Unit,
     /// The demo over both transports
     Demo,
+    /// Whole pairs in a deterministic simulation
+    Sim,
     /// A short run of every fuzz target
     Fuzz,
     /// A short soak
@@ -73,6 +78,10 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     if wanted(Part::Unit) && ready {
         report.counted("unit and property tests", || runner::unit_tests(workspace));
         report.counted("documentation tests", || runner::doc_tests(workspace));
+    }
+    if wanted(Part::Sim) && ready {
+        report.counted("the simulation's own tests", || runner::simulation_tests(workspace));
+        report.counted("simulated pairs", || sim::run_short(workspace, SIMULATED_PAIRS));
     }
     if wanted(Part::Fuzz) && ready {
         report.counted("fuzzing, short", || {

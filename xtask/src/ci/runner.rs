@@ -17,6 +17,17 @@ pub fn unit_tests(workspace: &Workspace) -> Result<Counts> {
     counted(workspace, "cargo-test", &arguments, libtest_counts)
 }
 
+/// Runs the simulation's own tests, optimised: among them that it finds what is planted.
+pub fn simulation_tests(workspace: &Workspace) -> Result<Counts> {
+    let package = ["--release", "--package", "simulation"];
+    if has_nextest(workspace) {
+        let arguments = [&["nextest", "run"][..], &package, &NEXTEST].concat();
+        return counted(workspace, "nextest-simulation", &arguments, nextest_counts);
+    }
+    let arguments = [&["test"][..], &package, &LIBTEST].concat();
+    counted(workspace, "cargo-test-simulation", &arguments, libtest_counts)
+}
+
 const NEXTEST: [&str; 5] = ["--no-fail-fast", "--status-level", "fail", "--color", "never"];
 const LIBTEST: [&str; 4] = ["--no-fail-fast", "--lib", "--bins", "--tests"];
 
