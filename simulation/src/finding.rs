@@ -44,7 +44,7 @@ pub fn shorten(seed: u64, planted: Option<Canary>, failure: String) -> Finding {
     let places = minimise(&all, MAX_TRIES, fails);
     let list: Vec<String> = places.iter().map(usize::to_string).collect();
     let canary = planted.map_or(String::new(), |canary| format!(" --canary {canary:?}"));
-    let command = format!("cargo xtask sim --seed {seed} --keep {}{canary} --trace", list.join(","));
+    let command = format!("cargo xtask sim --seed {seed} --keep={}{canary} --trace", list.join(","));
     let faults = kept(&plan, &places);
     Finding { seed, failure, kept: places, faults, drawn: plan.faults.len(), command }
 }

@@ -28,8 +28,8 @@ struct Arguments {
     #[arg(long)]
     seed: Option<u64>,
     /// Only these of the seed's faults, by their places in its schedule
-    #[arg(long, requires = "seed", value_delimiter = ',', num_args = 0..)]
-    keep: Option<Vec<usize>>,
+    #[arg(long, requires = "seed")]
+    keep: Option<String>,
     /// Plant this bug
     #[arg(long, value_parser = canary)]
     canary: Option<Canary>,
@@ -74,7 +74,11 @@ fn one(arguments: &Arguments, seed: u64) -> bool {
     }
     let plan = Plan::of(seed);
     let faults = match &arguments.keep {
-        Some(places) => finding::kept(&plan, places),
+        Some(places) => {
+            let places: Vec<usize> =
+                places.split(',').filter_map(|place| place.trim().parse().ok()).collect();
+            finding::kept(&plan, &places)
+        }
         None => plan.faults.clone(),
     };
     println!("{plan:?}");

@@ -27,6 +27,12 @@ pub struct Arguments {
     /// Only this one
     #[arg(long)]
     pub seed: Option<u64>,
+    /// Only these of the seed's faults, by their places in its schedule
+    #[arg(long, requires = "seed")]
+    pub keep: Option<String>,
+    /// Plant this bug, which it must find
+    #[arg(long)]
+    pub canary: Option<String>,
     /// Show what happens
     #[arg(long, requires = "seed")]
     pub trace: bool,
@@ -44,6 +50,11 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
             .arg("--first")
             .arg(arguments.first.to_string()),
     };
+    for (option, value) in [("--keep", &arguments.keep), ("--canary", &arguments.canary)] {
+        if let Some(value) = value {
+            command.arg(format!("{option}={value}"));
+        }
+    }
     if arguments.trace {
         command.arg("--trace");
     }
