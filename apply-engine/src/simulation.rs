@@ -267,7 +267,8 @@ impl SimDisk {
                 Some(left) => *left -= 1,
                 None => {}
             }
-            sim.now.perform(&effect).map_err(TreeError::at("perform", format!("{effect:?}")))?;
+            let performed = sim.now.perform(&effect);
+            performed.map_err(|error| TreeError::at("perform", format!("{effect:?}"))(error))?;
             sim.since.push(effect);
         }
         Ok(())

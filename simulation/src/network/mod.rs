@@ -74,8 +74,17 @@ struct State {
 
 struct Shared {
     state: Mutex<State>,
-    /// Anything: a link, a message, an end.
-    news: Condvar,
+    /// For each host, for each that waits there.
+    news: [[Condvar; 4]; 2],
+}
+
+/// Who waits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Waits {
+    ForLinks = 0,
+    ForMessages = 1,
+    ForBytes = 2,
+    ForAcknowledgements = 3,
 }
 
 /// See the module. Clones are the same network.
@@ -93,7 +102,7 @@ impl Network {
             turn: 0,
             wires: Vec::new(),
         };
-        Network(Arc::new(Shared { state: Mutex::new(state), news: Condvar::new() }))
+        Network(Arc::new(Shared { state: Mutex::new(state), news: Default::default() }))
     }
 
     /// Where a new process on `host`, whose log lies in `region`, gets its links from. Host 0 connects.
@@ -126,7 +135,15 @@ impl Network {
             }
         }
         drop(state);
-        self.0.news.notify_all();
+        self.tell_all();
+    }
+
+    fn tell(&self, host: usize, who: Waits) {
+        self.0.news[host][who as usize].notify_all();
+    }
+
+    fn tell_all(&self) {
+        self.0.news.iter().flatten().for_each(Condvar::notify_all);
     }
 
     /// Nothing goes from `from` to `to` any more.
@@ -249,7 +266,7 @@ impl Source {
         waiting.push_back(index);
         drop(state);
         scheduler::trace(|| format!("link {index} made"));
-        self.network.0.news.notify_all();
+        self.network.tell(1 - self.host, Waits::ForLinks);
         Ok(parts::link(&self.network, index, self.host, params))
     }
 
@@ -269,7 +286,8 @@ impl Source {
                 drop(state);
                 return Some(parts::link(&self.network, index, self.host, params));
             }
-            if self.network.0.news.wait_until(&mut state, until).timed_out() {
+            let links = &self.network.0.news[self.host][Waits::ForLinks as usize];
+            if links.wait_until(&mut state, until).timed_out() {
                 return None;
             }
         }

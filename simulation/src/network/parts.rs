@@ -1,7 +1,7 @@
 //! A link's parts, as the node uses them.
 
 use super::wire::{End, Item, Stream, pieces};
-use super::{Network, State};
+use super::{Network, State, Waits};
 use ids::LogPoint;
 use rdma_transport::{
     Arrival, Close, Closer, Control, Fence, FenceError, Link, LinkError, LinkParams, MAX_CONTROL_BYTES,
@@ -70,12 +70,13 @@ impl Part {
             return;
         }
         self.network.finish(&mut self.lock().0, self.index, self.host, end);
-        self.network.0.news.notify_all();
+        self.network.tell_all();
     }
 
     /// Looks until `look` has something, the link is over, or the time is.
     fn wait<T>(
         &self,
+        who: Waits,
         wait: Duration,
         mut look: impl FnMut(&mut Locked<'_>) -> Option<T>,
     ) -> Result<Option<T>, LinkError> {
@@ -93,7 +94,7 @@ impl Part {
             if Instant::now() >= until {
                 return Ok(None);
             }
-            self.network.0.news.wait_until(&mut locked.0, until);
+            self.network.0.news[self.host][who as usize].wait_until(&mut locked.0, until);
             if scheduler::is_dying() {
                 return Err(LinkError::Closed);
             }
@@ -118,7 +119,7 @@ impl Control for Messages {
     }
 
     fn recv(&self, wait: Duration) -> Result<Option<Vec<u8>>, LinkError> {
-        self.0.wait(wait, |locked| locked.mine().messages.pop_front())
+        self.0.wait(Waits::ForMessages, wait, |locked| locked.mine().messages.pop_front())
     }
 
     fn close(&self) {
@@ -195,7 +196,7 @@ impl MirrorSender for Sender {
     }
 
     fn poll(&mut self, wait: Duration) -> Result<Option<LogPoint>, LinkError> {
-        self.0.wait(wait, |locked| {
+        self.0.wait(Waits::ForAcknowledgements, wait, |locked| {
             let point = locked.mine().acknowledged.take()?;
             let in_flight = &mut locked.mine().in_flight;
             while in_flight.front().is_some_and(|sent| sent.lsn <= point.lsn) {
@@ -218,7 +219,7 @@ impl MirrorReceiver for Receiver {
     }
 
     fn next(&mut self, wait: Duration) -> Result<Option<Arrival>, LinkError> {
-        self.0.wait(wait, |locked| {
+        self.0.wait(Waits::ForBytes, wait, |locked| {
             let arrivals = &mut locked.mine().arrivals;
             let mut to = arrivals.pop_front()?;
             // Several writes may arrive as one.

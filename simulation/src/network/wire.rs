@@ -1,6 +1,6 @@
 //! One link's state: what travels, what has arrived, who may write, and how it ends.
 
-use super::{Acknowledge, Network, State};
+use super::{Acknowledge, Network, State, Waits};
 use ids::LogPoint;
 use nvlog::format::RING_OFFSET_BYTES;
 use nvlog::region::Region;
@@ -187,6 +187,17 @@ impl Network {
             way.held.push_back(item);
             return;
         }
+        let waits = match item {
+            // Nobody notices.
+            Item::Piece { .. } if state.wires[index].ends[to].granted => None,
+            Item::Message(_) => Some(Waits::ForMessages),
+            Item::Announce { .. } => Some(Waits::ForBytes),
+            Item::Acknowledge(_) => Some(Waits::ForAcknowledgements),
+            Item::Piece { .. } | Item::Refuse | Item::Close => {
+                self.tell_all();
+                None
+            }
+        };
         match item {
             Item::Piece { ring_offset, bytes, last } => {
                 self.land(state, index, to, (ring_offset, &bytes), last)
@@ -196,7 +207,9 @@ impl Network {
             item => self.take(state, index, to, item),
         }
         drop(guard);
-        self.0.news.notify_all();
+        if let Some(waits) = waits {
+            self.tell(to, waits);
+        }
     }
 
     fn land(&self, state: &mut State, index: usize, to: usize, piece: (u64, &[u8]), last: bool) {
@@ -259,7 +272,7 @@ impl Network {
         let network = self.clone();
         scheduler::at(after, move || {
             network.finish(&mut network.0.state.lock(), index, host, end);
-            network.0.news.notify_all();
+            network.tell_all();
         });
     }
 
@@ -279,7 +292,7 @@ impl Network {
             if gone || (state.is_cut() && state.turn == turn) {
                 network.finish(state, index, host, End::PeerDead(limit));
                 drop(guard);
-                network.0.news.notify_all();
+                network.tell_all();
             }
         });
     }

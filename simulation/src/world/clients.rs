@@ -68,9 +68,7 @@ impl Client {
     fn change(&mut self) {
         let home = self.home();
         let change = self.files.draw(&mut self.rng);
-        let mut after = self.files.clone();
-        after.apply(&change);
-        scheduler::trace(|| format!("{} {change:.60?}", self.name));
+        scheduler::trace(|| format!("{} {}", self.name, change.brief()));
         let made = {
             let change = change.clone();
             self.ask(move |volume| change.make(volume, home))
@@ -78,21 +76,21 @@ impl Client {
         match made {
             Some(Ok(())) => {
                 self.world.counters.acknowledged.fetch_add(1, Ordering::Relaxed);
-                self.files = after;
+                self.files.apply(&change);
                 if self.rng.random_bool(0.1) {
                     self.look(None);
                 }
             }
             Some(Err(error)) => {
                 acknowledged_stays::refused(&self.name, &change, error);
-                self.look(Some((change, after)));
+                self.look(Some(change));
             }
-            None => self.look(Some((change, after))),
+            None => self.look(Some(change)),
         }
     }
 
     /// Looks at everything until somebody shows it. `cut_off`: what may have been done, too.
-    fn look(&mut self, cut_off: Option<(Change, Files)>) {
+    fn look(&mut self, cut_off: Option<Change>) {
         let home = self.home();
         let seen = loop {
             match self.ask(move |volume| files::look(volume, home)) {
@@ -100,7 +98,12 @@ impl Client {
                 Some(Err(_)) | None => self.elsewhere(),
             }
         };
-        match cut_off {
+        let after = cut_off.as_ref().map(|change| {
+            let mut after = self.files.clone();
+            after.apply(change);
+            after
+        });
+        match cut_off.zip(after) {
             Some((_, after)) if files::difference(&seen, &after.tree()).is_none() => {
                 self.world.counters.cut_off[0].fetch_add(1, Ordering::Relaxed);
                 self.files = after;

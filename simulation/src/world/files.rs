@@ -333,6 +333,19 @@ fn place<'p>(volume: &Volume, home: Oid, path: &'p str) -> Result<(Oid, &'p [u8]
 }
 
 impl Change {
+    /// For people, without its bytes.
+    pub fn brief(&self) -> String {
+        match self {
+            Change::Write { path, offset, bytes } => {
+                format!("Write {path}, {} bytes at {offset}", bytes.len())
+            }
+            Change::SetXattr { path, name, value } => {
+                format!("SetXattr {path}, {}, {} bytes", String::from_utf8_lossy(name), value.len())
+            }
+            other => format!("{other:?}"),
+        }
+    }
+
     /// Makes the change through the volume.
     pub fn make(&self, volume: &Volume, home: Oid) -> Result<(), Errno> {
         let node = |path: &str, kind: NodeKind<'_>, mode| {
