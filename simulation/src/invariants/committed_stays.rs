@@ -2,10 +2,11 @@
 
 use crate::world::chain::Chain;
 use filer::node::simulation::Glance;
+use nvlog::sim::SimRegion;
 
 /// A node has committed so much.
-pub fn extended(host: usize, chain: &mut Chain, glance: &Glance) {
-    if let Err(why) = chain.extend(&glance.log, glance.committed) {
+pub fn extended(host: usize, chain: &mut Chain, glance: &Glance, region: &SimRegion) {
+    if let Err(why) = chain.extend(&glance.log, region, glance.committed) {
         panic!("host {host} commits what does not continue what was committed before: {why}");
     }
 }

@@ -81,10 +81,10 @@ struct Shared {
 /// Who waits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Waits {
-    ForLinks = 0,
-    ForMessages = 1,
-    ForBytes = 2,
-    ForAcknowledgements = 3,
+    Links = 0,
+    Messages = 1,
+    Bytes = 2,
+    Acknowledgements = 3,
 }
 
 /// See the module. Clones are the same network.
@@ -266,7 +266,7 @@ impl Source {
         waiting.push_back(index);
         drop(state);
         scheduler::trace(|| format!("link {index} made"));
-        self.network.tell(1 - self.host, Waits::ForLinks);
+        self.network.tell(1 - self.host, Waits::Links);
         Ok(parts::link(&self.network, index, self.host, params))
     }
 
@@ -286,7 +286,7 @@ impl Source {
                 drop(state);
                 return Some(parts::link(&self.network, index, self.host, params));
             }
-            let links = &self.network.0.news[self.host][Waits::ForLinks as usize];
+            let links = &self.network.0.news[self.host][Waits::Links as usize];
             if links.wait_until(&mut state, until).timed_out() {
                 return None;
             }

@@ -119,7 +119,7 @@ impl Control for Messages {
     }
 
     fn recv(&self, wait: Duration) -> Result<Option<Vec<u8>>, LinkError> {
-        self.0.wait(Waits::ForMessages, wait, |locked| locked.mine().messages.pop_front())
+        self.0.wait(Waits::Messages, wait, |locked| locked.mine().messages.pop_front())
     }
 
     fn close(&self) {
@@ -196,7 +196,7 @@ impl MirrorSender for Sender {
     }
 
     fn poll(&mut self, wait: Duration) -> Result<Option<LogPoint>, LinkError> {
-        self.0.wait(Waits::ForAcknowledgements, wait, |locked| {
+        self.0.wait(Waits::Acknowledgements, wait, |locked| {
             let point = locked.mine().acknowledged.take()?;
             let in_flight = &mut locked.mine().in_flight;
             while in_flight.front().is_some_and(|sent| sent.lsn <= point.lsn) {
@@ -219,7 +219,7 @@ impl MirrorReceiver for Receiver {
     }
 
     fn next(&mut self, wait: Duration) -> Result<Option<Arrival>, LinkError> {
-        self.0.wait(Waits::ForBytes, wait, |locked| {
+        self.0.wait(Waits::Bytes, wait, |locked| {
             let arrivals = &mut locked.mine().arrivals;
             let mut to = arrivals.pop_front()?;
             // Several writes may arrive as one.

@@ -190,9 +190,9 @@ impl Network {
         let waits = match item {
             // Nobody notices.
             Item::Piece { .. } if state.wires[index].ends[to].granted => None,
-            Item::Message(_) => Some(Waits::ForMessages),
-            Item::Announce { .. } => Some(Waits::ForBytes),
-            Item::Acknowledge(_) => Some(Waits::ForAcknowledgements),
+            Item::Message(_) => Some(Waits::Messages),
+            Item::Announce { .. } => Some(Waits::Bytes),
+            Item::Acknowledge(_) => Some(Waits::Acknowledgements),
             Item::Piece { .. } | Item::Refuse | Item::Close => {
                 self.tell_all();
                 None

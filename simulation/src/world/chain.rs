@@ -6,6 +6,8 @@
 use apply_engine::Operation;
 use apply_engine::oracle::Model;
 use ids::{LogPoint, Lsn, Oid};
+use nvlog::format::RING_OFFSET_BYTES;
+use nvlog::sim::SimRegion;
 use nvlog::{Log, RecordKind};
 use std::collections::BTreeSet;
 
@@ -59,11 +61,13 @@ impl Chain {
         Some(self.records[index].end)
     }
 
-    /// Takes in what `log` holds up to `committed`.
+    /// Takes in what `log`, which lies in `region`, holds up to `committed`. A record that was applied and trimmed since
+    /// the last look still is in the ring: its bytes are checked by the chain and then read from there, past the log's own
+    /// rule that nobody may need them any more.
     ///
     /// # Errors
     /// When that does not continue what was committed before.
-    pub fn extend(&mut self, log: &Log, committed: Lsn) -> Result<(), String> {
+    pub fn extend(&mut self, log: &Log, region: &SimRegion, committed: Lsn) -> Result<(), String> {
         let from = self.end();
         if committed <= from.lsn {
             return Ok(());
@@ -78,9 +82,9 @@ impl Chain {
             let record = record.map_err(|error| format!("a committed record can not be read: {error}"))?;
             let payload = match record.kind {
                 RecordKind::Data => {
-                    let mut bytes = vec![0; record.payload_len];
-                    log.copy_out(record.payload_lsn, &mut bytes)
-                        .map_err(|error| format!("a committed record was overwritten: {error}"))?;
+                    // No payload crosses the ring's end.
+                    let offset = RING_OFFSET_BYTES + record.payload_lsn.0 % log.capacity_bytes();
+                    let bytes = region.read(offset, record.payload_len);
                     self.note(&bytes)?;
                     Some(bytes)
                 }

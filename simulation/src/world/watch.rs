@@ -32,12 +32,13 @@ impl World {
     fn look(&self, host: usize, sim: &SimNode, looks: u32) {
         let glance = sim.glance();
         let mut chain = self.chain.lock();
+        let regions = self.hosts.lock().each_ref().map(|host| host.region.clone());
         // A log that begins anew holds nothing of what came before: the other one does.
         let other = self.hosts.lock()[1 - host].life.as_ref().and_then(|life| life.sim.clone());
         if let Some(theirs) = other.as_ref().map(|sim| sim.glance()) {
-            committed_stays::extended(1 - host, &mut chain, &theirs);
+            committed_stays::extended(1 - host, &mut chain, &theirs, &regions[1 - host]);
         }
-        committed_stays::extended(host, &mut chain, &glance);
+        committed_stays::extended(host, &mut chain, &glance, &regions[host]);
         if looks.is_multiple_of(LOOKS_PER_PREFIX) {
             committed_stays::prefix(host, &chain, &glance);
         }
