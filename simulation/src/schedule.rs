@@ -29,6 +29,8 @@ pub enum Kind {
     CutBoth { for_ms: u64 },
     /// The link breaks; a new one can be made at once.
     Break,
+    /// A host reaches neither the other one nor the witness; its clients still reach it.
+    Isolate { host: usize, for_ms: u64 },
     /// A host can not reach the witness.
     WitnessAway { host: usize, for_ms: u64 },
     /// Nobody can.
@@ -86,6 +88,9 @@ fn cut_both(rng: &mut StdRng) -> Kind {
 fn long_cut(rng: &mut StdRng) -> Kind {
     Kind::CutBoth { for_ms: rng.random_range(1_500..5_000) }
 }
+fn isolate(rng: &mut StdRng) -> Kind {
+    Kind::Isolate { host: host(rng), for_ms: rng.random_range(300..2_500) }
+}
 fn breaks(_: &mut StdRng) -> Kind {
     Kind::Break
 }
@@ -134,6 +139,7 @@ impl Kinds {
             (2, power_both),
             (3, cut_from),
             (4, cut_both),
+            (3, isolate),
             (3, breaks),
             (2, witness_away),
             (2, witness_gone),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use ids::{Lsn, Oid};
 
@@ -32,7 +33,7 @@ pub struct Shown {
     /// What it is.
     pub kind: ObjectKind,
     /// Of a file.
-    pub content: Vec<u8>,
+    pub content: Arc<Vec<u8>>,
     /// Of a symbolic link.
     pub target: Vec<u8>,
     /// Of a device.

@@ -1,6 +1,7 @@
 //! What is in the simulated tree, and the effects that change it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use ids::Oid;
 use rustix::io::Errno;
@@ -15,7 +16,8 @@ pub(super) struct Node {
     pub(super) kind: ObjectKind,
     pub(super) label: Option<Label>,
     pub(super) children: BTreeMap<Name, u64>,
-    pub(super) content: Vec<u8>,
+    /// Shared with the states before it: a flush keeps a copy of everything.
+    pub(super) content: Arc<Vec<u8>>,
     pub(super) target: Vec<u8>,
     pub(super) rdev: u64,
     pub(super) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
@@ -32,7 +34,7 @@ impl Node {
             kind,
             label: None,
             children: BTreeMap::new(),
-            content: Vec::new(),
+            content: Arc::default(),
             target: Vec::new(),
             rdev: 0,
             xattrs: BTreeMap::new(),
@@ -101,9 +103,11 @@ impl State {
                 }
             }
             Effect::Label { inode, label } => self.node(*inode)?.label = Some(*label),
-            Effect::Truncate { inode, size } => self.node(*inode)?.content.resize(*size as usize, 0),
+            Effect::Truncate { inode, size } => {
+                Arc::make_mut(&mut self.node(*inode)?.content).resize(*size as usize, 0)
+            }
             Effect::Write { inode, offset, bytes } => {
-                let content = &mut self.node(*inode)?.content;
+                let content = Arc::make_mut(&mut self.node(*inode)?.content);
                 let (start, end) = (*offset as usize, *offset as usize + bytes.len());
                 content.resize(content.len().max(end), 0);
                 content[start..end].copy_from_slice(bytes);

@@ -8,12 +8,13 @@ const ALLOWED: [Errno; 4] = [Errno::EIO, Errno::ENOSPC, Errno::ESHUTDOWN, Errno:
 
 /// A change was refused.
 pub fn refused(client: &str, change: &Change, error: Errno) {
-    assert!(ALLOWED.contains(&error), "{client}: {error} for {change:.80?}, which must be possible");
+    assert!(ALLOWED.contains(&error), "{client}: {error} for {change}, which must be possible");
 }
 
 /// A client has seen this, and knows what it must be; `cut_off`: or that with this change.
 pub fn shown(client: &str, seen: &Tree, expected: &Tree, cut_off: Option<&Change>) {
     if let Some(found) = difference(seen, expected) {
-        panic!("{client} sees something else than was acknowledged: {found}; cut off before: {cut_off:.80?}");
+        let before = cut_off.map_or("nothing".to_owned(), Change::to_string);
+        panic!("{client} sees something else than was acknowledged: {found}; cut off before: {before}");
     }
 }

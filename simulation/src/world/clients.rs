@@ -68,7 +68,7 @@ impl Client {
     fn change(&mut self) {
         let home = self.home();
         let change = self.files.draw(&mut self.rng);
-        scheduler::trace(|| format!("{} {}", self.name, change.brief()));
+        scheduler::trace(|| format!("{} {change}", self.name));
         let made = {
             let change = change.clone();
             self.ask(move |volume| change.make(volume, home))
@@ -92,6 +92,8 @@ impl Client {
     /// Looks at everything until somebody shows it. `cut_off`: what may have been done, too.
     fn look(&mut self, cut_off: Option<Change>) {
         let home = self.home();
+        // Whoever says that it serves must show the same, also one that nobody else talks to any more.
+        self.server = self.rng.random_range(0..2);
         let seen = loop {
             match self.ask(move |volume| files::look(volume, home)) {
                 Some(Ok(seen)) => break seen,

@@ -11,6 +11,7 @@ use ids::Oid;
 use rand::Rng;
 use rand::rngs::StdRng;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Different names in a directory: few, so that names are used again often.
 const NAMES: usize = 5;
@@ -22,7 +23,8 @@ const MAX_WRITE_BYTES: usize = 6 << 10;
 /// What an object is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Kind {
-    File(Vec<u8>),
+    /// Shared with the states before the last changes.
+    File(Arc<Vec<u8>>),
     Directory,
     Symlink(Vec<u8>),
 }
@@ -225,7 +227,7 @@ impl Files {
     /// What a change does.
     pub fn apply(&mut self, change: &Change) {
         match change {
-            Change::Create { path, mode } => self.add(path, Kind::File(Vec::new()), *mode),
+            Change::Create { path, mode } => self.add(path, Kind::File(Arc::default()), *mode),
             Change::Mkdir { path } => self.add(path, Kind::Directory, 0o755),
             Change::Symlink { path, target } => self.add(path, Kind::Symlink(target.clone()), 0o777),
             Change::Write { path, offset, bytes } => {
@@ -282,7 +284,7 @@ impl Files {
 
     fn content(&mut self, path: &str) -> &mut Vec<u8> {
         match &mut self.changed(path).kind {
-            Kind::File(content) => content,
+            Kind::File(content) => Arc::make_mut(content),
             other => panic!("{path} is no file but {other:?}"),
         }
     }
@@ -295,7 +297,7 @@ impl Files {
             let Object { kind, mode, xattrs } = &self.objects[object];
             let below = |other: &&String| is_below(other, path) && self.is_directory(other);
             let (kind, content, links) = match kind {
-                Kind::File(content) => ('f', content.clone(), self.links(*object)),
+                Kind::File(content) => ('f', content.to_vec(), self.links(*object)),
                 Kind::Symlink(target) => ('l', target.clone(), self.links(*object)),
                 Kind::Directory => ('d', Vec::new(), 2 + self.names.keys().filter(below).count() as u32),
             };
@@ -332,20 +334,27 @@ fn place<'p>(volume: &Volume, home: Oid, path: &'p str) -> Result<(Oid, &'p [u8]
     Ok((parent(volume, home, directory)?, name.as_bytes()))
 }
 
-impl Change {
-    /// For people, without its bytes.
-    pub fn brief(&self) -> String {
+impl std::fmt::Display for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Change::Write { path, offset, bytes } => {
-                format!("Write {path}, {} bytes at {offset}", bytes.len())
-            }
-            Change::SetXattr { path, name, value } => {
-                format!("SetXattr {path}, {}, {} bytes", String::from_utf8_lossy(name), value.len())
-            }
-            other => format!("{other:?}"),
+            Change::Create { path, mode } => write!(f, "create {path} {mode:o}"),
+            Change::Mkdir { path } => write!(f, "mkdir {path}"),
+            Change::Symlink { path, .. } => write!(f, "symlink {path}"),
+            Change::Write { path, offset, bytes } => write!(f, "write {path} {offset} {}", bytes.len()),
+            Change::Truncate { path, size } => write!(f, "truncate {path} {size}"),
+            Change::Punch { path, offset, len_bytes } => write!(f, "punch {path} {offset} {len_bytes}"),
+            Change::Rename { from, to } => write!(f, "rename {from} {to}"),
+            Change::Link { from, to } => write!(f, "link {from} {to}"),
+            Change::Unlink { path } => write!(f, "unlink {path}"),
+            Change::Rmdir { path } => write!(f, "rmdir {path}"),
+            Change::Chmod { path, mode } => write!(f, "chmod {path} {mode:o}"),
+            Change::SetXattr { path, .. } => write!(f, "setxattr {path}"),
+            Change::RemoveXattr { path, .. } => write!(f, "removexattr {path}"),
         }
     }
+}
 
+impl Change {
     /// Makes the change through the volume.
     pub fn make(&self, volume: &Volume, home: Oid) -> Result<(), Errno> {
         let node = |path: &str, kind: NodeKind<'_>, mode| {

@@ -55,6 +55,15 @@ impl World {
                 self.network.cut(1, 0);
                 self.later(for_ms, |world| world.heal_links());
             }
+            Kind::Isolate { host, for_ms } => {
+                self.network.cut(0, 1);
+                self.network.cut(1, 0);
+                self.witness.set_reachable(host, false);
+                self.later(for_ms, move |world| {
+                    world.heal_links();
+                    world.witness.set_reachable(host, true);
+                });
+            }
             Kind::Break => self.network.break_links(),
             Kind::WitnessAway { host, for_ms } => {
                 self.witness.set_reachable(host, false);
