@@ -327,8 +327,7 @@ impl Executor {
             }
             Command::StopServing { reason } => self.stop_serving(reason)?,
             Command::TruncateLog { to } => {
-                let result =
-                    self.truncate(to).map(|()| shared.log_summary()).map_err(|error| error.to_string());
+                let result = self.truncate(to).map_err(|error| error.to_string());
                 self.answers.push_back(Event::Truncated { result });
             }
             Command::CheckPoint { link, point } => {

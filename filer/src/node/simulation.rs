@@ -17,7 +17,7 @@ use crate::volume::Volume;
 use crate::witness::Asker;
 use apply_engine::Base;
 use apply_engine::simulation::SimDisk;
-use ids::{Cursors, LogPoint, Lsn};
+use ids::{Cursors, Epoch, LogPoint, Lsn};
 use nvlog::sim::SimRegion;
 use nvlog::{CutReason, Log};
 use pair::{DurableState, Operator, PairStatus};
@@ -117,6 +117,12 @@ impl SimNode {
     /// The volume, while this node serves it.
     pub fn volume(&self) -> Option<Arc<Volume>> {
         self.node.shared().volume.lock().clone()
+    }
+
+    /// The last epoch that its log knows.
+    pub fn epoch(&self) -> Option<Epoch> {
+        let history = self.node.shared().log.superblock().epoch_history;
+        history.entries().last().map(|entry| entry.epoch)
     }
 
     /// What can be seen at once.

@@ -8,15 +8,18 @@ use super::World;
 use super::files::{self, Change, Files};
 use crate::invariants::acknowledged_stays;
 use filer::volume::{Errno, Node, NodeKind, Root, Volume};
-use ids::Oid;
+use ids::{Epoch, Oid};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use scheduler::channel;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// How often a client without a server looks for one.
 const LOOK: Duration = Duration::from_millis(5);
+/// How long a client waits for an answer before it asks around.
+const PATIENCE: Duration = Duration::from_millis(20);
 /// A client looks at all that it has after so many changes.
 const CHANGES_PER_LOOK: u32 = 40;
 
@@ -77,8 +80,10 @@ impl Client {
             Some(Ok(())) => {
                 self.world.counters.acknowledged.fetch_add(1, Ordering::Relaxed);
                 self.files.apply(&change);
-                if self.rng.random_bool(0.1) {
-                    self.look(None);
+                match self.rng.random_range(0..20) {
+                    0 => self.look(None),
+                    1..4 => self.glimpse(),
+                    _ => {}
                 }
             }
             Some(Err(error)) => {
@@ -137,12 +142,33 @@ impl Client {
         self.home.expect("it was just made")
     }
 
+    /// Does the other node serve in a later epoch than this?
+    fn other_serves_after(&self, epoch: Option<Epoch>) -> bool {
+        let other = self.world.hosts.lock()[1 - self.server].life.clone().and_then(|life| life.sim);
+        other.is_some_and(|sim| sim.epoch() > epoch && sim.volume().is_some())
+    }
+
     fn elsewhere(&mut self) {
         self.server = 1 - self.server;
         scheduler::sleep(LOOK);
     }
 
-    /// Runs an operation on a node that serves, in a thread of that node. `None`: it died meanwhile.
+    /// Looks at one thing only.
+    fn glimpse(&mut self) {
+        let home = self.home();
+        let Some(path) = self.files.any(&mut self.rng) else { return };
+        self.server = self.rng.random_range(0..2);
+        let seen = {
+            let path = path.clone();
+            self.ask(move |volume| files::look_at(volume, home, &path))
+        };
+        if let Some(Ok(seen)) = seen {
+            acknowledged_stays::glimpsed(&self.name, &path, seen.as_ref(), self.files.tree().get(&path));
+        }
+    }
+
+    /// Runs an operation on a node that serves, in a thread of that node. `None`: it died meanwhile, or takes longer
+    /// than the other node takes to serve in a later epoch, which decides what became of it.
     fn ask<T: Send + 'static>(
         &mut self,
         act: impl FnOnce(&Volume) -> Result<T, Errno> + Send + 'static,
@@ -152,10 +178,22 @@ impl Client {
             if let Some(life) = life
                 && let Some(volume) = life.sim.as_ref().and_then(|sim| sim.volume())
             {
-                // The handles must go with the thread: a node's memory dies with it.
-                drop(life.sim);
-                let asked = scheduler::spawn_on(life.node, "client", move || act(&volume));
-                return asked.join().ok();
+                let epoch = life.sim.and_then(|sim| sim.epoch());
+                let (answer, answered) = channel::bounded(1);
+                scheduler::spawn_on(life.node, "client", move || {
+                    let _client_left = answer.send(act(&volume));
+                });
+                loop {
+                    match answered.recv_timeout(PATIENCE) {
+                        Ok(answer) => return Some(answer),
+                        Err(channel::RecvTimeoutError::Disconnected) => return None,
+                        Err(channel::RecvTimeoutError::Timeout) if self.other_serves_after(epoch) => {
+                            self.server = 1 - self.server;
+                            return None;
+                        }
+                        Err(channel::RecvTimeoutError::Timeout) => {}
+                    }
+                }
             }
             self.elsewhere();
         }

@@ -145,6 +145,11 @@ impl Files {
         pick(rng, &free)
     }
 
+    /// Any path.
+    pub fn any(&self, rng: &mut StdRng) -> Option<String> {
+        pick(rng, &self.paths(|_| true))
+    }
+
     /// The next change: always one that must succeed.
     pub fn draw(&self, rng: &mut StdRng) -> Change {
         // Each try can find nothing that fits; making a file nearly always fits.
@@ -407,6 +412,19 @@ impl Change {
     }
 }
 
+/// Reads what stands under one path; `None`: nothing does.
+pub fn look_at(volume: &Volume, home: Oid, path: &str) -> Result<Option<Seen>, Errno> {
+    let (directory, name) = split(path);
+    let parent = match parent(volume, home, directory) {
+        Err(Errno::ENOENT) => return Ok(None),
+        other => other?,
+    };
+    match volume.lookup(parent, name.as_bytes()) {
+        Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
+        found => see(volume, &found?).map(Some),
+    }
+}
+
 /// Reads a client's whole directory through the volume.
 pub fn look(volume: &Volume, home: Oid) -> Result<Tree, Errno> {
     let (mut tree, mut first) = (BTreeMap::new(), BTreeMap::new());
@@ -461,6 +479,15 @@ fn see(volume: &Volume, found: &apply_engine::Attributes) -> Result<Seen, Errno>
         xattrs.insert(name.to_vec(), volume.xattr(found.oid, name)?);
     }
     Ok(Seen { kind, mode: found.mode, links: found.nlink, first: String::new(), content, xattrs })
+}
+
+impl Seen {
+    /// The same, whatever other paths lead to it.
+    pub fn is_like(&self, other: &Seen) -> bool {
+        let Seen { kind, mode, links, first: _, content, xattrs } = self;
+        (kind, mode, links) == (&other.kind, &other.mode, &other.links)
+            && (content, xattrs) == (&other.content, &other.xattrs)
+    }
 }
 
 /// The first path at which two trees differ, and how, in few words.

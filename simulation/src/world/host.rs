@@ -1,6 +1,7 @@
 //! One machine of the pair: its log's memory and its disk, which outlive its processes, and the process that runs.
 
 use super::World;
+use crate::invariants::committed_stays;
 use crate::plan::Plan;
 use apply_engine::simulation::{DiskCrash, DiskWork, SimDisk};
 use filer::config::{
@@ -130,6 +131,14 @@ impl World {
 
     /// Ends a host's process where it stands; with it, in `power` cuts, the machine.
     pub fn end(self: &Arc<World>, host: usize, power: Option<u64>) {
+        // What it has committed since the last look, nobody may be able to show later.
+        let (running, region) = {
+            let hosts = self.hosts.lock();
+            (hosts[host].life.clone().and_then(|life| life.sim), hosts[host].region.clone())
+        };
+        if let Some(sim) = running {
+            committed_stays::extended(host, &mut self.chain.lock(), &sim.glance(), &region);
+        }
         let life = {
             let mut hosts = self.hosts.lock();
             let this = &mut hosts[host];

@@ -8,7 +8,7 @@ use crate::status::AckLevel;
 use apply_engine::MetadataSpace;
 use ids::{AckRule, Epoch, Lsn};
 use nvlog::UpdateError;
-use pair::{Event, StopReason, Vitals};
+use pair::{Event, LogSummary, StopReason, Vitals};
 
 impl Executor {
     /// Writes the epoch's first record. A primary that goes on in a new epoch has clients inside: newcomers are
@@ -84,14 +84,15 @@ impl Executor {
         Ok(())
     }
 
-    pub(super) fn truncate(&self, to: Lsn) -> Result<(), NodeError> {
+    /// Cuts this log; tells what it is like then.
+    pub(super) fn truncate(&self, to: Lsn) -> Result<LogSummary, NodeError> {
         let shared = &self.shared;
         let point = shared.log.point_at(to).ok_or(NodeError::NoRecordBoundary { lsn: to })?;
         if point.lsn < shared.log.end().lsn {
             mark!("records cut off");
         }
         if planted!(RejoinWithoutTruncation) {
-            return Ok(());
+            return Ok(LogSummary { end: point, ..shared.log_summary() });
         }
         {
             let _no_consistency_point = shared.applier.exclusive();
@@ -100,7 +101,7 @@ impl Executor {
             shared.path.truncated(point)?;
         }
         shared.follower.truncated(to);
-        Ok(())
+        Ok(shared.log_summary())
     }
 
     pub(super) fn peer_vitals(&mut self, vitals: Vitals, committed: Option<Lsn>) -> Result<(), NodeError> {
