@@ -227,7 +227,8 @@ impl Base {
     /// When the tree can not be read, or the index not be written.
     pub fn mend_index(&self) -> Result<(), OpenError> {
         #[cfg(any(test, feature = "simulation"))]
-        if self.simulation().is_some() {
+        if let Some(disk) = self.simulation() {
+            disk.reindex();
             return Ok(());
         }
         self.rebuild_index()?;

@@ -81,8 +81,19 @@ impl Base {
     }
 }
 
+/// Lets the simulated disk answer, if the tree is one.
+macro_rules! if_simulated {
+    ($base:ident, $disk:ident => $answer:expr) => {
+        #[cfg(any(test, feature = "simulation"))]
+        if let Some($disk) = $base.simulation() {
+            return $answer;
+        }
+    };
+}
+
 impl BaseReader for Base {
     fn lookup(&self, parent: Oid, name: NameRef<'_>) -> io::Result<Option<Target>> {
+        if_simulated!(self, disk => BaseReader::lookup(disk, parent, name));
         if parent == Oid::ROOT && is_reserved_in_root(name.as_bytes()) {
             return Ok(None);
         }
@@ -104,6 +115,7 @@ impl BaseReader for Base {
     }
 
     fn attributes(&self, oid: Oid) -> io::Result<Attributes> {
+        if_simulated!(self, disk => BaseReader::attributes(disk, oid));
         let inode = self.inode(oid)?;
         let (stat, label) = (inode.stat()?, inode.label()?);
         let time = |secs: i64, nanos| Timestamp { secs, nanos };
@@ -130,6 +142,7 @@ impl BaseReader for Base {
     }
 
     fn parent(&self, directory: Oid) -> io::Result<Oid> {
+        if_simulated!(self, disk => BaseReader::parent(disk, directory));
         if directory == Oid::ROOT {
             return Ok(Oid::ROOT);
         }
@@ -141,6 +154,7 @@ impl BaseReader for Base {
     }
 
     fn read_at(&self, oid: Oid, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        if_simulated!(self, disk => BaseReader::read_at(disk, oid, offset, buf));
         let inode = self.inode(oid)?;
         let file = inode.file()?;
         let mut filled = 0;
@@ -160,6 +174,7 @@ impl BaseReader for Base {
         directory: Oid,
         visit: &mut dyn FnMut(BaseEntry<'_>) -> ControlFlow<()>,
     ) -> io::Result<()> {
+        if_simulated!(self, disk => BaseReader::readdir(disk, directory, visit));
         let inode = self.inode(directory)?;
         let prefix = inode::proc_path(inode.fd());
         for entry in inode::read_directory(inode.fd())? {
@@ -192,26 +207,32 @@ impl BaseReader for Base {
     }
 
     fn readlink(&self, oid: Oid) -> io::Result<Vec<u8>> {
+        if_simulated!(self, disk => BaseReader::readlink(disk, oid));
         self.on(oid, |inode| Ok(rustix::fs::readlinkat(inode.fd(), c"", Vec::new())?.into_bytes()))
     }
 
     fn xattr(&self, oid: Oid, name: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        if_simulated!(self, disk => BaseReader::xattr(disk, oid, name));
         self.on(oid, |inode| inode.xattr(name))
     }
 
     fn xattr_names(&self, oid: Oid) -> io::Result<Vec<Vec<u8>>> {
+        if_simulated!(self, disk => BaseReader::xattr_names(disk, oid));
         self.on(oid, Inode::xattr_names)
     }
 
     fn seek_data(&self, oid: Oid, offset: u64) -> io::Result<Option<u64>> {
+        if_simulated!(self, disk => BaseReader::seek_data(disk, oid, offset));
         self.seek(oid, SeekFrom::Data(offset))
     }
 
     fn seek_hole(&self, oid: Oid, offset: u64) -> io::Result<Option<u64>> {
+        if_simulated!(self, disk => BaseReader::seek_hole(disk, oid, offset));
         self.seek(oid, SeekFrom::Hole(offset))
     }
 
     fn orphans(&self) -> io::Result<Vec<Oid>> {
+        if_simulated!(self, disk => BaseReader::orphans(disk));
         let names = inode::list_names(self.orphans_fd())?;
         Ok(names.iter().filter_map(|name| std::str::from_utf8(name).ok()?.parse().ok().map(Oid)).collect())
     }

@@ -6,6 +6,7 @@ use crate::consistency::ApplyError;
 use crate::consistency::{apply, apply_to};
 use crate::delta::{Delta, Vanished};
 use crate::oracle::{Generator, MemoryLog};
+use crate::view::BaseReader;
 use ids::VolumeId;
 
 fn changed(disk: &SimDisk, seed: u64, count: usize) -> Result<(), ApplyError> {
@@ -79,6 +80,7 @@ fn a_base_on_it_works_like_any_other() {
     let log = nvlog::Log::format(region, options).expect("formats");
     apply(&base, &log, &Delta::new(Lsn::ZERO, Vanished::Forget)).expect("applies nothing");
     assert_eq!(base.reader().attributes(Oid::ROOT).expect("reads").nlink, 2);
+    assert_eq!(BaseReader::attributes(&*base, Oid::ROOT).expect("reads too").nlink, 2);
     let (labels, next) = crate::resync::labels(&base, Oid(0), 10).expect("reads");
     assert_eq!((labels.len(), next), (1, None));
 }
