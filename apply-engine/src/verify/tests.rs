@@ -135,6 +135,30 @@ proptest! {
     }
 }
 
+/// So many objects that only some are looked at: the same ones on both sides, whatever each remembers of what vanished.
+#[test]
+fn of_many_objects_both_sides_look_at_the_same_ones() {
+    for seed in 0..4 {
+        let log = Arc::new(MemoryLog::default());
+        let mut generator = Generator::new(seed);
+        let steps: Vec<(RecordPosition, Step)> =
+            generator.steps(3_000).into_iter().map(|step| (log.append(&step), step)).collect();
+        let trees = [SimDisk::new().tree(log.clone()), SimDisk::new().tree(log.clone())];
+        let ours = apply(&trees[0], &delta_of(&steps, Vanished::Forget));
+        let theirs = apply(&trees[1], &delta_of(&steps, Vanished::Keep));
+        assert_eq!(ours, theirs);
+        let objects = generator.model().nodes.len();
+        assert!(objects > 256, "{objects} are not many");
+        assert!((8..objects / 2).contains(&ours.objects.len()), "{} of {objects}", ours.objects.len());
+        // A fault that hits everything is seen.
+        for (oid, _) in &ours.objects {
+            trees[1].set_owner(*oid, 4711, 4712).expect("nothing fails");
+        }
+        let spoilt = applied::applied(&trees[1], &delta_of(&steps, Vanished::Keep));
+        assert_ne!(ours.digest, spoilt.digest);
+    }
+}
+
 const VOLUME: VolumeId = VolumeId([8; 16]);
 
 fn oid_of(path: &Path) -> Oid {
