@@ -4,6 +4,7 @@
 //! itself, and what was acknowledged is never lost ([`crate::load`]).
 
 mod boot;
+mod clock_steps;
 mod fencing;
 mod link_cut;
 mod mirrored_commit;
@@ -37,6 +38,7 @@ pub const ALL: &[Scenario] = &[
     link_cut::ONE_WAY,
     link_cut::FLAPPING,
     witness_away::SCENARIO,
+    clock_steps::SCENARIO,
     persistence_modes::SCENARIO,
     refused_logs::SCENARIO,
     over_tcp::SCENARIO,
