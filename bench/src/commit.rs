@@ -6,6 +6,7 @@
 use anyhow::{Context, Result, bail};
 use filer::commit::{Ask, CommitEvents, CommitPath, Gate, Journal, SpaceBudget};
 use filer::metrics::Metrics;
+use filer::runtime::Instant;
 use ids::{AckRule, Cursors, LogPoint, NodeName, VolumeId};
 use nvlog::{FormatOptions, Log, format};
 use rdma_transport::tls::{LinkKeys, PrivateKey};
@@ -15,7 +16,7 @@ use rdma_transport::{
 };
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The volume of every bench.
 pub const VOLUME: VolumeId = VolumeId([7; 16]);

@@ -4,7 +4,7 @@
 //! (AES-128-GCM, X25519), so nothing can be negotiated down. No resumption, no tickets, no early data: a recorded
 //! handshake is worth nothing.
 //!
-//! [`opening`](Opening) drives rustls through the handshake in a buffer of fixed length; then `record` takes the
+//! `opening` drives rustls through the handshake in a buffer of fixed length; then `record` takes the
 //! keys over and protects records itself, as a kernel does with kTLS: one copy less, nothing allocated for a
 //! record, and the two directions can be used by different threads. kTLS itself was not chosen because Debian
 //! does not load its module by itself and containers can not; a fallback would have been needed all the same.
