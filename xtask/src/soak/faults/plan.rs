@@ -133,7 +133,7 @@ mod tests {
         assert_eq!(plan(3), plan(3));
         assert_ne!(plan(3), plan(4));
         let names: BTreeSet<String> = plan(3).iter().map(|fault| fault.kind.name()).collect();
-        // Six kinds of kills, five kinds that befall either node, two ways to lose an index, six others.
-        assert_eq!(names.len(), 6 + 2 * 5 + 2 * 2 + 6, "{names:?}");
+        // Six kinds of kills, five kinds that befall either node, two ways to lose an index, five others.
+        assert_eq!(names.len(), 6 + 2 * 5 + 2 * 2 + 5, "{names:?}");
     }
 }
