@@ -8,8 +8,8 @@ use std::time::Duration;
 #[derive(Clone, PartialEq, Debug)]
 pub struct View(Value);
 
-/// The node's clock at that moment.
-const CLOCK: &str = "now_unix_ms";
+/// How long the daemon had run at that moment, by the clock that nobody can set.
+const CLOCK: &str = "uptime_s";
 
 /// What of a status is of use here; all of it would be a flood, several times a second.
 const FIELDS: [&str; 14] = [
@@ -101,7 +101,7 @@ impl View {
 
     /// The node's clock when it said this.
     pub fn clock(&self) -> Option<Duration> {
-        self.0[CLOCK].as_u64().map(Duration::from_millis)
+        self.0[CLOCK].as_u64().map(Duration::from_secs)
     }
 
     /// Something that the transport says about itself, by its path of names.
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn a_status_is_picked_from_and_travels_as_a_line() {
-        let answer = json!({"status": {"node": "a", "now_unix_ms": 1500, "volumes": [
+        let answer = json!({"status": {"node": "a", "uptime_s": 15, "volumes": [
             {"role": "primary", "mode": "mirrored", "mounted_at": "/v", "epoch": 4, "hooks": [], "detail": "",
              "acknowledgement": {"local": "power", "peer": "power"}, "cursors": {"applied": 7}}
         ]}});
@@ -147,7 +147,7 @@ mod tests {
         assert!(view.serves() && view.acknowledges());
         assert_eq!((view.epoch(), view.cursor("applied"), view.cursor("committed")), (4, Some(7), None));
         assert_eq!((view.local_durability(), view.peer_durability()), ("power", "power"));
-        assert_eq!(view.clock(), Some(Duration::from_millis(1500)));
+        assert_eq!(view.clock(), Some(Duration::from_secs(15)));
         assert!(!view.to_line().contains("hooks"));
         assert_eq!(View::of_line(&no_answer("connection refused")), None);
         assert_eq!(View::of_answer(&json!({"error": {}})), None);
