@@ -168,7 +168,7 @@ impl Receive {
         }
         let suspects = self.compare(&begun)?;
         self.weigh(&suspects)?;
-        let (mut sums, mut round, mut before) = (None, self.round(suspects, false)?, u64::MAX);
+        let (mut sums, mut round, mut before) = (None, self.round(suspects, false, false)?, u64::MAX);
         for number in 2.. {
             let little = round.objects <= LITTLE_OBJECTS && round.bytes <= LITTLE_BYTES;
             // Clients change as much as is brought: more rounds make the last one no shorter.
@@ -275,6 +275,8 @@ impl Receive {
         }
         let bytes = self.surveyed_bytes()?;
         let changed = bytes.as_chunks().0.iter().map(|oid| Oid(u64::from_le_bytes(*oid)));
+        // What is left waits in a directory of its own, which only the gradual way takes apart.
+        let waits = !left.is_empty();
         let mut oids: Vec<Oid> = changed.chain(left).collect();
         oids.sort_unstable();
         oids.dedup();
@@ -283,19 +285,19 @@ impl Receive {
             progress.doing = if last { "last round" } else { "receiving" };
         });
         let changed = oids.clone();
-        let round = self.round(oids, last)?;
+        let round = self.round(oids, waits, last)?;
         if let Some(sums) = sums {
             sums.changed(changed);
         }
         Ok(round)
     }
 
-    /// Names and contents of these objects.
-    fn round(&self, oids: Vec<Oid>, last: bool) -> Result<Round, ReceiveError> {
+    /// Names and contents of these objects; `gradually`, however few they are.
+    fn round(&self, oids: Vec<Oid>, gradually: bool, last: bool) -> Result<Round, ReceiveError> {
         let base = &self.shared.base;
         self.shared.resync.note(|progress| progress.doing = if last { "last round" } else { "receiving" });
         let mut round = Round { objects: oids.len(), bytes: 0, left: Vec::new() };
-        if oids.len() <= OBJECTS_AT_ONCE {
+        if oids.len() <= OBJECTS_AT_ONCE && !gradually {
             let survey = self.describe(&oids)?;
             match resync::install_names(base, &survey) {
                 // The source goes on: a directory holds what was made after the comparison, and nobody asked about
