@@ -1,0 +1,50 @@
+//! Each planted bug is found within a bounded number of seeds, and its schedule is shortened.
+
+use filer::runtime::canary::Canary;
+use simulation::finding::{self, Finding};
+use simulation::plan::Plan;
+
+/// The rarest of the bugs is found in about a tenth of this.
+const MAX_SEEDS: u64 = 300;
+
+fn find(canary: Canary) -> Finding {
+    let failure = |seed| {
+        let plan = Plan::of(seed);
+        finding::run(&plan, &plan.faults, Some(canary), false).failure.map(|why| (seed, why))
+    };
+    let Some((seed, why)) = (0..MAX_SEEDS).find_map(failure) else {
+        panic!("{canary:?} was not found in {MAX_SEEDS} seeds");
+    };
+    let found = finding::shorten(seed, Some(canary), why);
+    println!("{found}");
+    let plan = Plan::of(seed);
+    let healthy = finding::run(&plan, &found.faults, None, false);
+    assert_eq!(healthy.failure, None, "without the bug the same faults do no harm");
+    found
+}
+
+macro_rules! canaries {
+    ($($name:ident: $canary:ident)*) => {
+        $(
+            #[test]
+            fn $name() {
+                find(Canary::$canary);
+            }
+        )*
+    };
+}
+
+canaries! {
+    an_acknowledgement_before_the_partner_is_durable_is_found: AckBeforePeerDurable
+    applying_before_the_commit_is_found: ApplyBeforeCommit
+    a_takeover_that_does_not_revoke_is_found: TakeoverWithoutRevoke
+    a_read_without_a_lease_is_found: LeaseIgnored
+    a_rejoin_that_does_not_truncate_is_found: RejoinWithoutTruncation
+    a_resync_that_stops_a_byte_early_is_found: ResyncCursorOffByOne
+    a_tail_that_moves_before_the_flush_is_found: TailBeforeFlush
+}
+
+#[test]
+fn every_canary_has_its_test() {
+    assert_eq!(Canary::ALL.len(), 7, "a new canary needs a test above");
+}

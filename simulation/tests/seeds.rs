@@ -1,0 +1,60 @@
+//! A few hundred seeds: none fails, and between them they go through everything that can go wrong.
+
+use filer::runtime::marks::Marks;
+use simulation::finding;
+use simulation::plan::Plan;
+use simulation::seeds;
+use simulation::world::{self, Report};
+
+const SEEDS: u64 = 120;
+
+/// What must have happened at least once.
+const COVERED: [&str; 16] = [
+    "takeover",
+    "switchover",
+    "serves after a restart",
+    "resync began",
+    "resync finished",
+    "resync met a newer object",
+    "records cut off",
+    "torn recovery",
+    "unannounced records taken in",
+    "read waited for a lease",
+    "client slowed down",
+    "log full",
+    "consistency point failed",
+    "log lost",
+    "cut off and made",
+    "cut off and not made",
+];
+
+#[test]
+fn nothing_is_lost_and_everything_heals() {
+    let mut marks = Marks::new();
+    let run = |seed| {
+        let plan = Plan::of(seed);
+        world::run(&plan, &plan.faults, None, false)
+    };
+    seeds::all(0, SEEDS, run, |seed, report: Report| {
+        if let Some(why) = report.failure {
+            panic!("{}", finding::shorten(seed, None, why));
+        }
+        for (what, count) in report.marks {
+            *marks.entry(what).or_default() += count;
+        }
+    });
+    println!("{marks:#?}");
+    for what in COVERED {
+        assert!(marks.contains_key(what), "{what}: never happened in {SEEDS} seeds; happened: {marks:#?}");
+    }
+}
+
+#[test]
+fn the_same_seed_is_the_same_run() {
+    for seed in 0..5 {
+        let plan = Plan::of(seed);
+        let [one, other] = [0, 1].map(|_| finding::run(&plan, &plan.faults, None, false));
+        assert_eq!(one.trace_hash, other.trace_hash, "seed {seed}");
+        assert_eq!((one.switches, one.virtual_time), (other.switches, other.virtual_time), "seed {seed}");
+    }
+}
