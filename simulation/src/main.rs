@@ -15,16 +15,6 @@ use std::time::{Duration, Instant};
 /// Failures that are shortened; more would only cost time.
 const MAX_SHORTENED: usize = 3;
 
-/// Seeds that show a fault of the product which is not mended yet. They are told at each run instead of counted, so
-/// that a new failure is seen beside them; alone (`--seed`) they fail.
-const KNOWN_TO_FAIL: [(u64, &str); 2] = [
-    (
-        127,
-        "a resync that was cut off by a power cut of its source is refused at every retry: an object would be lost",
-    ),
-    (1341, "a primary whose partner comes back after both were isolated stays catching-up"),
-];
-
 #[derive(Parser)]
 #[command(about = "Whole pairs in a deterministic simulation")]
 struct Arguments {
@@ -125,11 +115,9 @@ fn many(arguments: &Arguments) -> bool {
         let mut together = together.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         together.virtual_time += virtual_time;
         marks.into_iter().for_each(|(what, count)| *together.marks.entry(what).or_default() += count);
-        let known = KNOWN_TO_FAIL.iter().find(|(known, _)| *known == seed && arguments.canary.is_none());
-        match (failure, known) {
-            (None, _) => together.passed += 1,
-            (Some(_), Some((_, why))) => println!("known to fail: seed {seed}: {why}"),
-            (Some(failure), None) => {
+        match failure {
+            None => together.passed += 1,
+            Some(failure) => {
                 println!("FAILED seed {seed}: {failure}");
                 together.failed.push((seed, failure));
             }

@@ -13,6 +13,7 @@
 //! link comes), the log's memory fails (the volume stops serving).
 
 mod drive;
+mod mirror;
 
 use super::waiters::Waiters;
 use super::{Admission, Ask, Gate, Journal, NotServing, Refused, SpaceBudget};
@@ -22,7 +23,7 @@ use ids::{AckRule, CursorError, Cursors, LogPoint, Lsn};
 use nvlog::{Log, Trimmed};
 use rdma_transport::{LinkError, MirrorSender};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Batches on the wire at once: one travels while the next gathers and follows.
@@ -71,6 +72,8 @@ pub struct CommitPath {
     /// Everything before it is durable here. The lock is held while persisting.
     local: Mutex<LogPoint>,
     mirror: Mutex<Option<Mirror>>,
+    /// Threads that wait for `mirror` to start or stop mirroring; drivers make way.
+    seat_wanted: AtomicUsize,
     waiters: Waiters,
     partner: Mutex<Partner>,
     /// `OPEN`, or why nobody is served (see [`code`]).
@@ -100,6 +103,7 @@ impl CommitPath {
             log,
             cursors: Mutex::new(cursors),
             mirror: Mutex::new(None),
+            seat_wanted: AtomicUsize::new(0),
             waiters: Waiters::default(),
             partner: Mutex::new(Partner { holding: false, at: log_end, seen: started }),
             closed: AtomicU8::new(code(NotServing::NotPrimary)),
@@ -170,33 +174,6 @@ impl CommitPath {
         self.started.elapsed().as_millis() as u64
     }
 
-    /// Starts to mirror over `sender` what lies after `from`, which the partner has durably.
-    ///
-    /// # Errors
-    /// When the link does not take it.
-    pub fn start_mirror(
-        &self,
-        link: u64,
-        mut sender: Box<dyn MirrorSender>,
-        from: LogPoint,
-    ) -> Result<(), LinkError> {
-        let mut mirror = self.mirror.lock();
-        sender.start(from)?;
-        *mirror = Some(Mirror { link, sender, sent: from });
-        self.peer_durable(from, Instant::now());
-        drop(mirror);
-        self.waiters.wake_next();
-        Ok(())
-    }
-
-    /// Stops to mirror, and gives the sender back. Waits for a driver that is polling, for at most
-    /// the time of one poll.
-    pub fn stop_mirror(&self) -> Option<(u64, Box<dyn MirrorSender>)> {
-        let stopped = self.mirror.lock().take();
-        self.waiters.wake_next();
-        stopped.map(|mirror| (mirror.link, mirror.sender))
-    }
-
     /// Keeps the log from `from` on, and lets go of it as the partner gets it; `None` lifts it.
     ///
     /// # Errors
@@ -212,35 +189,6 @@ impl CommitPath {
         self.log.hold(from)?;
         self.gate.set_hold(from);
         Ok(())
-    }
-
-    /// Like [`CommitPath::stop_mirror`], if the mirror uses this link.
-    pub fn stop_mirror_of(&self, link: u64) -> Option<Box<dyn MirrorSender>> {
-        let mut mirror = self.mirror.lock();
-        if mirror.as_ref().is_none_or(|mirror| mirror.link != link) {
-            return None;
-        }
-        mirror.take().map(|mirror| mirror.sender)
-    }
-
-    /// Moves records that nobody waits for, and feeds a partner that catches up. Returns whether there is more.
-    pub fn pump(&self) -> bool {
-        let both = self.rule() == AckRule::Both;
-        let mut more = false;
-        if let Some(mut mirror) = self.mirror.try_lock()
-            && let Some(link) = mirror.as_mut()
-        {
-            // Clients drive under the rule `both`; under `local` nobody else uses the link.
-            let wait = if both { Duration::ZERO } else { Duration::from_millis(5) };
-            match self.exchange(link, wait) {
-                Ok(()) => more = link.sent.lsn < self.log.end().lsn || link.sender.in_flight() > 0,
-                Err(error) => self.lose_mirror(mirror, error),
-            }
-        } else if self.rule() == AckRule::Local {
-            self.persist_sealed(self.log.seal());
-        }
-        self.waiters.wake_next();
-        more
     }
 
     /// A primary's partner hears what is committed.

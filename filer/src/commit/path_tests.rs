@@ -225,29 +225,18 @@ fn closing_answers_everybody_who_waits() {
     assert!(path.check_lease().is_err());
 }
 
-#[test]
-fn a_partner_that_catches_up_is_sent_no_more_than_its_ring_has_room_for() {
+/// A partner whose ring is full: it has everything before the returned point and applies nothing, and this node has
+/// more to send than it has room for.
+fn full_partner(path: &Arc<CommitPath>, a: &Arc<Log>, partner: &Partner) -> (LogPoint, LogPoint) {
     const RECORD_BYTES: usize = 50_000;
-    let (a, b) = (log(), log());
-    let path = path(&a, &Arc::default());
-    let (at_a, at_b) = links(&a, &b);
-    let mut partner = Partner::start(b.clone(), at_b, b.end());
-    path.start_mirror(1, at_a.sender, a.end()).unwrap();
-    path.set_rule(AckRule::Local).unwrap();
     let write = |count: usize| {
         for _ in 0..count {
-            path.wait_committed(append(&path, &[1; RECORD_BYTES])).unwrap();
+            path.wait_committed(append(path, &[1; RECORD_BYTES])).unwrap();
         }
         a.end()
     };
-    let pump_until = |end: Lsn| {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while partner.log.end().lsn < end && Instant::now() < deadline {
-            path.pump();
-        }
-    };
     let first = write(12);
-    pump_until(first.lsn);
+    pump_until(path, partner, first.lsn);
     // This node applies and trims, the partner does not: together this is more than one ring.
     path.update(|cursors| cursors.set_applied(first.lsn)).unwrap();
     a.advance_tail(first).unwrap();
@@ -257,6 +246,25 @@ fn a_partner_that_catches_up_is_sent_no_more_than_its_ring_has_room_for() {
     for _ in 0..100 {
         path.pump();
     }
+    (first, last)
+}
+
+fn pump_until(path: &CommitPath, partner: &Partner, end: Lsn) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while partner.log.end().lsn < end && Instant::now() < deadline {
+        path.pump();
+    }
+}
+
+#[test]
+fn a_partner_that_catches_up_is_sent_no_more_than_its_ring_has_room_for() {
+    let (a, b) = (log(), log());
+    let path = path(&a, &Arc::default());
+    let (at_a, at_b) = links(&a, &b);
+    let mut partner = Partner::start(b.clone(), at_b, b.end());
+    path.start_mirror(1, at_a.sender, a.end()).unwrap();
+    path.set_rule(AckRule::Local).unwrap();
+    let (first, last) = full_partner(&path, &a, &partner);
     let reached = partner.log.end().lsn;
     assert!(reached > first.lsn && reached <= Lsn(CAPACITY_BYTES), "sent up to {reached}");
     assert_eq!(b.point_at(first.lsn), Some(first), "what the partner has not applied is still there");
@@ -264,7 +272,38 @@ fn a_partner_that_catches_up_is_sent_no_more_than_its_ring_has_room_for() {
     b.advance_tail(first).unwrap();
     b.set_space_floor(first.lsn);
     path.update(|cursors| cursors.set_peer_trimmed(first.lsn)).unwrap();
-    pump_until(last.lsn);
+    pump_until(&path, &partner, last.lsn);
     assert_eq!(partner.log.end(), last);
+    partner.stop();
+}
+
+/// The client that drives has the seat for as long as its record is not on both logs.
+#[test]
+fn mirroring_can_be_stopped_while_a_client_waits_for_room_in_the_partners_ring() {
+    let (a, b) = (log(), log());
+    let path = path(&a, &Arc::default());
+    let (at_a, at_b) = links(&a, &b);
+    let mut partner = Partner::start(b.clone(), at_b, b.end());
+    path.start_mirror(1, at_a.sender, a.end()).unwrap();
+    path.set_rule(AckRule::Local).unwrap();
+    full_partner(&path, &a, &partner);
+    path.set_rule(AckRule::Both).unwrap();
+    let end = append(&path, b"no room for this there");
+    let client = {
+        let path = path.clone();
+        std::thread::spawn(move || path.wait_committed(end))
+    };
+    while path.can_drive() {
+        std::thread::yield_now();
+    }
+    let (stopped, when) = std::sync::mpsc::channel();
+    {
+        let path = path.clone();
+        std::thread::spawn(move || stopped.send(path.stop_mirror().is_some()));
+    }
+    assert_eq!(when.recv_timeout(Duration::from_secs(20)), Ok(true), "the driver made no way");
+    assert!(path.committed() < end);
+    path.set_rule(AckRule::Local).unwrap();
+    client.join().unwrap().unwrap();
     partner.stop();
 }

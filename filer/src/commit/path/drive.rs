@@ -1,7 +1,6 @@
 //! Driving: what the thread does that needs an answer, and what the pump does for records that nobody waits for.
 //!
-//! Lock order: `mirror`, then `local`, then `cursors`. The lock of the mirror is the driver's seat; whoever
-//! has it and leaves wakes the next.
+//! Lock order: `mirror`, then `local`, then `cursors`. Whoever drives has the seat of [`super::mirror`].
 
 use super::{CommitPath, MAX_IN_FLIGHT, Mirror};
 use crate::commit::{Journal, NotServing};
@@ -146,10 +145,11 @@ impl CommitPath {
                 }
             }
             AckRule::Both => {
-                let Some(mut mirror) = self.mirror.try_lock() else { return false };
+                let Some(mut mirror) = self.try_seat() else { return false };
                 let mut alive = true;
                 while let Some(link) = mirror.as_mut() {
-                    if self.committed() >= lsn || self.rule() != AckRule::Both || self.check_open().is_err() {
+                    let over = self.committed() >= lsn || self.rule() != AckRule::Both;
+                    if over || self.is_seat_wanted() || self.check_open().is_err() {
                         break;
                     }
                     if let Err(error) = self.exchange(link, POLL_WAIT) {
@@ -178,7 +178,7 @@ impl CommitPath {
         match self.rule() {
             AckRule::Nobody => false,
             AckRule::Local => true,
-            AckRule::Both => self.mirror.try_lock().is_some_and(|mirror| mirror.is_some()),
+            AckRule::Both => self.try_seat().is_some_and(|mirror| mirror.is_some()),
         }
     }
 }

@@ -68,14 +68,12 @@ pub(super) struct Resync {
     sessions: u32,
     retry: Duration,
     retry_at: Instant,
-    /// No session of this process has walked the tree yet.
-    reindex: bool,
 }
 
 impl Resync {
     pub fn new(shared: Arc<Shared>) -> Resync {
         let (retry, retry_at) = (RETRY_MIN, Instant::now());
-        Resync { shared, receiving: None, sending: None, sessions: 0, retry, retry_at, reindex: true }
+        Resync { shared, receiving: None, sending: None, sessions: 0, retry, retry_at }
     }
 
     /// Whether a control message is one of a resync.
@@ -115,7 +113,6 @@ impl Resync {
             control,
             inbox,
             stop: stop.clone(),
-            reindex: std::mem::take(&mut self.reindex),
             leave: salvages.then_some(waits),
             judge: RefCell::default(),
         };

@@ -126,8 +126,6 @@ pub(super) struct Receive {
     pub control: Arc<dyn Control>,
     pub inbox: Receiver<Vec<u8>>,
     pub stop: Arc<AtomicBool>,
-    /// The index may not know everything that is in the tree.
-    pub reindex: bool,
     /// What only this node holds has to be kept aside first; then it is asked here whether the tree may change.
     pub leave: Option<Receiver<bool>>,
     /// What is to be packed.
@@ -163,8 +161,10 @@ impl Receive {
             self.keep_aside(begun.trusted_below)?;
             self.ask_leave(leave)?;
         }
-        if self.reindex {
+        // A crash may have cut a consistency point off, after which the index does not know all that is in the tree.
+        if !self.shared.resync.indexed.load(Ordering::Acquire) {
             resync::reindex(base)?;
+            self.shared.resync.indexed.store(true, Ordering::Release);
         }
         let suspects = self.compare(&begun)?;
         self.weigh(&suspects)?;

@@ -16,6 +16,8 @@ pub(in crate::node) struct ResyncState {
     replacing: AtomicBool,
     /// Compare everything by content: labels that should have agreed did not.
     pub distrust: AtomicBool,
+    /// A session of this process has walked the whole tree: since then the index knows everything that is in it.
+    pub indexed: AtomicBool,
     pub progress: Mutex<Option<Progress>>,
     /// Why the last attempt ended.
     pub error: Mutex<Option<String>>,

@@ -1,0 +1,86 @@
+//! Who sits in the driver's seat: starting and stopping to mirror, and moving what nobody waits for.
+//!
+//! The lock of the mirror is the seat. A driver keeps it while its own record is not committed, which may be for as
+//! long as the partner's ring has no room; so whoever wants the seat for good says so ([`CommitPath::take_seat`]), and
+//! drivers leave it. Invariant: whoever takes the seat and leaves it wakes the next, because those who found it wanted
+//! have parked. What can go wrong: the link does not take the sender, or fails while it is driven.
+
+use super::{CommitPath, Mirror};
+use crate::runtime::{Instant, MutexGuard};
+use ids::{AckRule, LogPoint};
+use rdma_transport::{LinkError, MirrorSender};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+impl CommitPath {
+    /// Starts to mirror over `sender` what lies after `from`, which the partner has durably.
+    ///
+    /// # Errors
+    /// When the link does not take it.
+    pub fn start_mirror(
+        &self,
+        link: u64,
+        mut sender: Box<dyn MirrorSender>,
+        from: LogPoint,
+    ) -> Result<(), LinkError> {
+        let mut mirror = self.take_seat();
+        sender.start(from)?;
+        *mirror = Some(Mirror { link, sender, sent: from });
+        self.peer_durable(from, Instant::now());
+        drop(mirror);
+        self.waiters.wake_next();
+        Ok(())
+    }
+
+    /// Stops to mirror, and gives the sender back. Waits for a driver that is polling, for at most
+    /// the time of one poll.
+    pub fn stop_mirror(&self) -> Option<(u64, Box<dyn MirrorSender>)> {
+        let stopped = self.take_seat().take();
+        self.waiters.wake_next();
+        stopped.map(|mirror| (mirror.link, mirror.sender))
+    }
+
+    /// Like [`CommitPath::stop_mirror`], if the mirror uses this link.
+    pub fn stop_mirror_of(&self, link: u64) -> Option<Box<dyn MirrorSender>> {
+        let stopped = self.take_seat().take_if(|mirror| mirror.link == link);
+        self.waiters.wake_next();
+        stopped.map(|mirror| mirror.sender)
+    }
+
+    /// Moves records that nobody waits for, and feeds a partner that catches up. Returns whether there is more.
+    pub fn pump(&self) -> bool {
+        let both = self.rule() == AckRule::Both;
+        let mut more = false;
+        if let Some(mut mirror) = self.try_seat()
+            && let Some(link) = mirror.as_mut()
+        {
+            // Clients drive under the rule `both`; under `local` nobody else uses the link.
+            let wait = if both { Duration::ZERO } else { Duration::from_millis(5) };
+            match self.exchange(link, wait) {
+                Ok(()) => more = link.sent.lsn < self.log.end().lsn || link.sender.in_flight() > 0,
+                Err(error) => self.lose_mirror(mirror, error),
+            }
+        } else if self.rule() == AckRule::Local {
+            self.persist_sealed(self.log.seal());
+        }
+        self.waiters.wake_next();
+        more
+    }
+
+    /// Waits for a driver to leave its seat, for at most the time of one poll.
+    fn take_seat(&self) -> MutexGuard<'_, Option<Mirror>> {
+        self.seat_wanted.fetch_add(1, Ordering::SeqCst);
+        let mirror = self.mirror.lock();
+        self.seat_wanted.fetch_sub(1, Ordering::SeqCst);
+        mirror
+    }
+
+    /// The seat, if it is free and nobody waits for it to take the link away.
+    pub(super) fn try_seat(&self) -> Option<MutexGuard<'_, Option<Mirror>>> {
+        if self.is_seat_wanted() { None } else { self.mirror.try_lock() }
+    }
+
+    pub(super) fn is_seat_wanted(&self) -> bool {
+        self.seat_wanted.load(Ordering::SeqCst) > 0
+    }
+}
