@@ -51,7 +51,9 @@ pub(crate) struct Plan {
     pub links: Vec<Step>,
     pub barrier: bool,
     pub cleanup: Vec<Step>,
-    /// Objects that end; whatever the index knows of them is forgotten.
+    /// Objects that end with all their names; whatever the index knows of them is forgotten. One that keeps a name
+    /// which nobody asked to take away (a resync from a source that goes on describes it later) must stay known:
+    /// else that name would lead to something that nobody can account for.
     pub dead: Vec<Oid>,
 }
 
@@ -72,11 +74,16 @@ impl Plan {
         let mut plan = Plan::default();
         let mut objects: BTreeMap<Oid, Whereabouts> = BTreeMap::new();
         let mut dead_directories: Vec<(Oid, Step)> = Vec::new();
+        // Names that dead objects keep.
+        let mut kept: HashMap<Oid, u64> = HashMap::new();
         for (at, slot) in &survey.slots {
             if let Some(occupant) = slot.now {
                 match occupant.label.map(|label| label.oid) {
                     None => plan.discard(at, occupant),
                     Some(oid) if is_dead(delta, oid) => {
+                        let names = if occupant.kind.is_directory() { 1 } else { occupant.local_nlink };
+                        let kept = kept.entry(oid).or_insert(names);
+                        *kept = kept.saturating_sub(1);
                         dead_directories.extend(plan.bury(at, slot.wanted.is_some(), occupant, oid));
                     }
                     Some(oid) => {
@@ -110,8 +117,10 @@ impl Plan {
         // Children have higher OIDs more often than not, so most are empty when their turn comes.
         dead_directories.sort_unstable_by_key(|(oid, _)| std::cmp::Reverse(*oid));
         plan.cleanup.extend(dead_directories.into_iter().map(|(_, step)| step));
-        plan.dead =
-            delta.objects().filter(|(_, o)| o.state == ObjectState::Dead).map(|(oid, _)| oid).collect();
+        let ends =
+            |oid: &Oid| kept.get(oid).is_none_or(|kept| *kept == 0) && !survey.dead_elsewhere.contains(oid);
+        let dead = delta.objects().filter(|(_, object)| object.state == ObjectState::Dead);
+        plan.dead = dead.map(|(oid, _)| oid).filter(ends).collect();
         plan.dead.sort_unstable();
         Ok(plan)
     }

@@ -26,6 +26,8 @@ pub(crate) struct Survey {
     pub slots: BTreeMap<Place, Standing>,
     /// Objects that exist although no surveyed slot holds them, by handle.
     pub elsewhere: HashMap<Oid, Occupant>,
+    /// Objects that end although no surveyed slot holds them, and that still have a name somewhere.
+    pub dead_elsewhere: HashSet<Oid>,
 }
 
 /// One slot.
@@ -217,7 +219,7 @@ impl<T: Tree> Taking<'_, T> {
         Ok(adopted)
     }
 
-    /// Wanted objects that no surveyed slot holds.
+    /// Wanted and dead objects that no surveyed slot holds.
     fn elsewhere(&mut self) -> Result<(), ApplyError> {
         let missing: HashSet<Oid> = self
             .survey
@@ -231,6 +233,13 @@ impl<T: Tree> Taking<'_, T> {
         for (oid, found) in missing.into_iter().zip(found) {
             self.survey.elsewhere.insert(oid, found.ok_or(ApplyError::Missing(oid))?);
         }
+        let dead = self.delta.objects().filter(|(_, object)| object.state == ObjectState::Dead);
+        let unseen: Vec<Oid> =
+            dead.map(|(oid, _)| oid).filter(|oid| !self.inodes.contains_key(oid)).collect();
+        let found = pool::map(&unseen, |oid| Ok::<_, ApplyError>(self.tree.find(*oid)?))?;
+        let named = |occupant: Occupant| occupant.kind.is_directory() || occupant.local_nlink > 0;
+        let still_there = unseen.into_iter().zip(found).filter(|(_, found)| found.is_some_and(named));
+        self.survey.dead_elsewhere = still_there.map(|(oid, _)| oid).collect();
         Ok(())
     }
 }

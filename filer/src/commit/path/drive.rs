@@ -174,7 +174,7 @@ impl CommitPath {
 
     /// Could a thread that looks now drive? Under `local` always; under `both` when a link is there and nobody
     /// has it.
-    pub(super) fn can_drive(&self) -> bool {
+    pub(in crate::commit) fn can_drive(&self) -> bool {
         match self.rule() {
             AckRule::Nobody => false,
             AckRule::Local => true,

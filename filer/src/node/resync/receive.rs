@@ -300,9 +300,10 @@ impl Receive {
         if oids.len() <= OBJECTS_AT_ONCE && !gradually {
             let survey = self.describe(&oids)?;
             match resync::install_names(base, &survey) {
-                // The source goes on: a directory holds what was made after the comparison, and nobody asked about
-                // that. The other way asks. In the last round it stands still, and everything was described.
-                Err(ResyncError::Apply(ApplyError::Missing(_))) if !last => {
+                // The source goes on: a directory holds what was made after the comparison, or no longer what has
+                // moved since, and nobody asked about that. The other way asks. In the last round it stands still,
+                // and everything was described.
+                Err(ResyncError::Apply(ApplyError::Missing(_) | ApplyError::WouldLose { .. })) if !last => {
                     mark!("resync met a newer object");
                 }
                 installed => {
