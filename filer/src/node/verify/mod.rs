@@ -3,7 +3,7 @@
 //! While the pair is mirrored the partner ends its Deltas where the primary does ([`align`]), so both trees pass
 //! through the same states. After each consistency point both digest what the tree now holds of the objects that were
 //! touched, and the primary compares ([`points`]). `verify` walks all objects of both sides while both stand at one LSN
-//! ([`session`] asks and compares, [`answer`] answers). Why so: `docs/decisions/0005-compare-at-one-lsn.md`.
+//! ([`session`] asks and compares, [`answer`] answers). Why so: `docs/decisions/0006-compare-at-one-lsn.md`.
 //!
 //! Invariants: nothing that differs only because one side has applied further is ever reported; nothing here changes a
 //! tree (repairs are resyncs of the named objects); the applier is kept waiting for a bounded time, and not at all while
