@@ -194,6 +194,61 @@ fn the_side_that_serves_can_be_discarded_after_the_other_was_forced() {
     assert_eq!(std::fs::read_to_string(found[0].join("tree/on-a")).unwrap(), "a");
 }
 
+/// Neither side serves: the register says that A was alone, and A has heard from B that B was too.
+#[test]
+fn a_split_whose_sides_both_wait_is_shown_and_settled() {
+    let mut pair = Cluster::start(Spec::default());
+    on(&pair, Side::A, |mount| std::fs::write(mount.join("before"), "both have it").unwrap());
+    pair.check_trees_equal();
+    pair.kill(Side::B);
+    pair.wait_mode(Side::A, Mode::Solo);
+    on(&pair, Side::A, |mount| std::fs::write(mount.join("on-a"), "a").unwrap());
+    pair.kill(Side::A);
+    pair.start_node(Side::B);
+    pair.wait_mode(Side::B, Mode::Outdated);
+    // The witness never hears of what the operator forces.
+    pair.kill_witness();
+    takeover(&pair, Side::B);
+    pair.wait_serving(Side::B);
+    on(&pair, Side::B, |mount| std::fs::write(mount.join("on-b"), "b").unwrap());
+    pair.start_node(Side::A);
+    pair.wait_mode(Side::A, Mode::Split);
+    for side in Side::BOTH {
+        pair.kill(side);
+    }
+    pair.start_witness();
+    for side in Side::BOTH {
+        pair.start_node(side);
+    }
+    for side in Side::BOTH {
+        let volume = pair.wait_mode(side, Mode::Split);
+        assert!(volume.role == Role::None && volume.detail.contains("split show"), "{volume:?}");
+    }
+    for side in Side::BOTH {
+        let report = shown(&pair, side);
+        assert!(report.common_end.is_some() && report.there_error.is_none(), "{report:?}");
+        let there = report.there.as_ref().unwrap();
+        let (a, b) = if side == Side::A { (&report.here, there) } else { (there, &report.here) };
+        assert!(!a.serves && !b.serves, "{report:?}");
+        assert!(paths(a).contains(&"on-a") && !paths(a).contains(&"on-b"), "{a:?}");
+        assert!(paths(b).contains(&"on-b") && !paths(b).contains(&"on-a"), "{b:?}");
+    }
+    let (code, _, why) = run(&pair, Side::A, &["split", "discard", "b", "--yes"]);
+    assert_eq!(code, 0, "{why}");
+    // Nobody knows of a primary: that the other side is the right one is said by making it serve.
+    pair.wait_mode(Side::B, Mode::NeedsResync);
+    assert!(salvages(&pair, Side::B).is_empty(), "nothing changes before a primary is there");
+    takeover(&pair, Side::A);
+    assert_eq!(pair.wait_mirrored(), Side::A);
+    pair.check_trees_equal();
+    let mount = pair.mount(Side::A);
+    assert_eq!(std::fs::read_to_string(mount.join("on-a")).unwrap(), "a");
+    assert!(mount.join("before").exists() && !mount.join("on-b").exists());
+    let found = salvages(&pair, Side::B);
+    let [salvage] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!(std::fs::read_to_string(salvage.join("tree/on-b")).unwrap(), "b");
+}
+
 #[test]
 fn a_node_killed_while_it_keeps_its_side_aside_begins_that_again() {
     const FILES: usize = 24;
