@@ -110,8 +110,6 @@ fn what_was_changed_behind_the_partner_s_back_is_named_and_repaired() {
     let load = Load::start(&mount, "c", 1);
     load.wait_for(5);
     let result = run(&pair, &[], 1);
-    let outcomes = load.finish();
-    assert!(outcomes.iter().all(|outcome| outcome.error.is_none()), "{outcomes:?}");
     let expected = [
         ("/tree", "attributes, names differ: \"gone\" on a"),
         ("/tree/content", "contents differ"),
@@ -132,6 +130,10 @@ fn what_was_changed_behind_the_partner_s_back_is_named_and_repaired() {
         pair.wait_volume(side, "no fault", |volume| volume.faults.is_empty());
     }
     assert_eq!(pair.wait_mirrored(), Side::A);
+    load.wait_for(5);
+    let outcomes = load.finish();
+    assert!(outcomes.iter().all(|outcome| outcome.error.is_none()), "{outcomes:?}");
+    check_all(&mount, &outcomes);
     pair.check_trees_equal();
     pair.wait_volume(Side::B, "an eligible partner", |volume| volume.eligible);
 }
