@@ -28,7 +28,7 @@ pub fn simulation_tests(workspace: &Workspace) -> Result<Counts> {
     counted(workspace, "cargo-test-simulation", &arguments, libtest_counts)
 }
 
-const NEXTEST: [&str; 5] = ["--no-fail-fast", "--status-level", "fail", "--color", "never"];
+const NEXTEST: [&str; 5] = ["--no-fail-fast", "--status-level", "slow", "--color", "never"];
 const LIBTEST: [&str; 4] = ["--no-fail-fast", "--lib", "--bins", "--tests"];
 
 /// Runs the examples in the documentation, which nextest does not.
