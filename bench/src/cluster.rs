@@ -20,7 +20,7 @@ pub const VOLUME_ID: &str = "7461696c2d77696e6466696c65720002";
 const NAMES: [&str; 2] = ["a", "b"];
 const MEMORY_DIR: &str = "/dev/shm";
 /// The longest time for any state of the pair.
-const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(1);
 
 /// See the module.
@@ -37,6 +37,11 @@ pub struct Cluster {
 impl Cluster {
     /// Makes both volumes on `disk` and starts everything; returns when the pair is mirrored.
     pub fn start(program: &Path, disk: &Path, log_bytes: u64) -> Result<Cluster> {
+        Cluster::start_with(program, disk, log_bytes, "")
+    }
+
+    /// Likewise, with some more lines about the volume in both configurations.
+    pub fn start_with(program: &Path, disk: &Path, log_bytes: u64, more: &str) -> Result<Cluster> {
         let dir = tempfile::Builder::new().prefix("pair-").tempdir_in(disk)?;
         let memory = tempfile::Builder::new().prefix("twinfiler-bench-").tempdir_in(MEMORY_DIR)?;
         let addresses = free_addresses()?;
@@ -55,7 +60,7 @@ impl Cluster {
         };
         let keys = cluster.make_keys()?;
         for index in 0..2 {
-            cluster.prepare(index, &addresses, &keys, log_bytes)?;
+            cluster.prepare(index, &addresses, &keys, log_bytes, more)?;
         }
         cluster.start_witness()?;
         cluster.start_node(0)?;
@@ -86,6 +91,7 @@ impl Cluster {
         addresses: &[SocketAddr; 5],
         keys: &[String; 3],
         log_bytes: u64,
+        more: &str,
     ) -> Result<()> {
         let (files, _) = &self.nodes[index];
         for dir in [files.base(), files.mount()] {
@@ -109,7 +115,7 @@ impl Cluster {
              preferred_primary = \"{}\"\n\
              peer = {{ name = \"{partner}\", address = \"{peer}\", public_key = \"{peer_key}\" }}\n\
              log = {{ kind = \"emulated\", path = \"{log}\", capacity = \"{capacity}\" }}\n\
-             fuse = {{ mount = \"{mount}\" }}\n",
+             fuse = {{ mount = \"{mount}\" }}\n{more}",
             NAMES[0],
         );
         std::fs::write(files.config(), text)?;

@@ -19,6 +19,7 @@ mod peers;
 mod profile;
 mod report;
 mod restart;
+mod resync;
 mod scale;
 mod table;
 mod takeover;
@@ -98,6 +99,8 @@ enum Part {
     Takeover,
     /// A start with a full log
     Restart,
+    /// What a partner missed, as fast as link and disk; and what that costs clients
+    Resync,
     /// Comparing trees against a sequential read, and what digests cost a consistency point
     Verify,
 }
@@ -154,6 +157,7 @@ fn measure(part: Part, arguments: &Arguments, scale: &Scale, report: &mut Report
         Part::Coalesce => coalesce::measure(scale, &program()?, &place()?, report),
         Part::Takeover => takeover::measure(scale, &program()?, &place()?, report),
         Part::Restart => restart::measure(scale, &program()?, &place()?, report),
+        Part::Resync => resync::measure(scale, &program()?, &place()?, report),
         Part::Verify => verify::measure(scale, &place()?, report),
     }
 }

@@ -28,6 +28,14 @@ pub struct Scale {
     pub apply_rounds: usize,
     /// Before each turn, for disks that make who writes much wait.
     pub apply_pause: Duration,
+    /// Bytes in large files that a partner misses, and in small ones.
+    pub resync_bytes: [u64; 2],
+    /// How often a partner comes back, for each row about it.
+    pub resync_rounds: usize,
+    /// More about its volume in the configuration.
+    pub resync_config: &'static str,
+    /// How long a client writes beside a resync.
+    pub resync_time: Duration,
     /// How long the mail load runs.
     pub mail_time: Duration,
     /// Mails that exist at a time.
@@ -56,6 +64,10 @@ impl Scale {
             apply_bytes: 256 << 20,
             apply_rounds: 8,
             apply_pause: Duration::from_secs(2),
+            resync_bytes: [1 << 30, 256 << 20],
+            resync_rounds: 4,
+            resync_config: "",
+            resync_time: Duration::from_secs(4),
             mail_time: Duration::from_secs(15),
             mail_files: 1000,
             takeovers: 10,
@@ -78,6 +90,11 @@ impl Scale {
             apply_bytes: 8 << 20,
             apply_rounds: 1,
             apply_pause: Duration::ZERO,
+            resync_bytes: [8 << 20; 2],
+            resync_rounds: 1,
+            // So that a session outlasts what is measured beside it.
+            resync_config: "resync = { max_rate = \"10MiB\" }\n",
+            resync_time: Duration::from_millis(300),
             mail_time: Duration::from_millis(1500),
             mail_files: 50,
             takeovers: 1,

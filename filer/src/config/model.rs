@@ -325,7 +325,7 @@ impl Default for ResyncConfig {
     fn default() -> ResyncConfig {
         ResyncConfig {
             min_rate_bytes: 10 << 20,
-            max_rate_bytes: 1 << 30,
+            max_rate_bytes: 4 << 30,
             compress: Compress::Auto,
             salvage: None,
         }

@@ -76,7 +76,7 @@ impl Source {
             packing: Packing::new(rates.compress),
             frozen: None,
             last: false,
-            throttle: Throttle::new(rates.min_rate_bytes, rates.max_rate_bytes, now),
+            throttle: Throttle::new(rates.min_rate_bytes, rates.max_rate_bytes, shared.log.end().lsn, now),
         };
         let limit = |frozen: bool| if frozen { FROZEN_LIMIT } else { IDLE_LIMIT };
         while let Ok(bytes) = self.inbox.recv_timeout(limit(answering.frozen.is_some())) {
@@ -294,7 +294,7 @@ impl<'a> Answering<'a> {
             let bytes = resync::read(&self.shared.base, piece.oid, piece.offset, piece.len_bytes as usize)
                 .map_err(|error| error.to_string())?;
             looked_at += piece.len_bytes;
-            if piece.digest == Some(resync::digest(&bytes)) {
+            if piece.digest.is_some_and(|theirs| theirs == resync::digest(&bytes)) {
                 answers.push(PieceAnswer::Same);
             } else {
                 sent += bytes.len() as u64;

@@ -63,7 +63,35 @@ pub(super) enum PieceAnswer {
     /// The receiver has it.
     Same,
     /// These bytes; fewer than asked for where the file has become shorter.
-    Bytes(Vec<u8>),
+    Bytes(#[serde(with = "plain_bytes")] Vec<u8>),
+}
+
+/// Bytes as one copy: serde takes a `Vec<u8>` for a list and goes through it byte by byte. On the wire it is the same.
+mod plain_bytes {
+    use serde::de::{Error, Visitor};
+    use serde::{Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(bytes)
+    }
+
+    struct Bytes;
+
+    impl Visitor<'_> for Bytes {
+        type Value = Vec<u8>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("bytes")
+        }
+
+        fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+            Ok(bytes.to_vec())
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        deserializer.deserialize_bytes(Bytes)
+    }
 }
 
 /// From the receiver.
@@ -122,7 +150,11 @@ pub(super) enum Answer {
     /// All labels are summed up as of now, or there is more to do.
     Summed { done: bool },
     /// A part of what was asked for: [`apply_engine::resync::Surveyed`], or OIDs, one after the other.
-    Chunk { bytes: Vec<u8>, last: bool },
+    Chunk {
+        #[serde(with = "plain_bytes")]
+        bytes: Vec<u8>,
+        last: bool,
+    },
     /// In the order of the question; a shorter list means: ask again for the rest.
     Maps { maps: Vec<FileMap> },
     /// In the order of the question. The source worked on it for so long, waits for its clients' sake included.
@@ -132,7 +164,10 @@ pub(super) enum Answer {
     /// The session is over.
     Refused { why: String },
     /// Another answer, compressed by zstd.
-    Packed { bytes: Vec<u8> },
+    Packed {
+        #[serde(with = "plain_bytes")]
+        bytes: Vec<u8>,
+    },
 }
 
 /// What a receiver must have, and where its log goes on.
@@ -265,6 +300,13 @@ mod tests {
         );
         assert!(envelope(&pair::Message::Goodbye.encode()).is_none());
         assert!(envelope(&bytes[..5]).is_none());
+    }
+
+    #[test]
+    fn bytes_lie_on_the_wire_as_a_list_of_bytes_does() {
+        let content: Vec<u8> = (0..=255).collect();
+        let answer = postcard::to_stdvec(&PieceAnswer::Bytes(content.clone())).unwrap();
+        assert_eq!(answer, postcard::to_stdvec(&(1_u8, content)).unwrap());
     }
 
     #[test]

@@ -103,7 +103,8 @@ impl<'a> Session<'a> {
     fn new(shared: &'a Shared, answers: Receiver<Word>, options: Options) -> Session<'a> {
         let (now, rates) = (Instant::now(), &shared.config.resync);
         let max_rate = options.max_rate_bytes.unwrap_or(rates.max_rate_bytes);
-        let throttle = Throttle::new(rates.min_rate_bytes.min(max_rate), max_rate, now);
+        let end = shared.log.end().lsn;
+        let throttle = Throttle::new(rates.min_rate_bytes.min(max_rate), max_rate, end, now);
         let (objects, read_bytes, asked) = (0, 0, 0);
         Session {
             shared,
