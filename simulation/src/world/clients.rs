@@ -163,7 +163,12 @@ impl Client {
             self.ask(move |volume| files::look_at(volume, home, &path))
         };
         if let Some(Ok(seen)) = seen {
-            acknowledged_stays::glimpsed(&self.name, &path, seen.as_ref(), self.files.tree().get(&path));
+            acknowledged_stays::glimpsed(
+                &self.name,
+                &path,
+                seen.as_ref(),
+                self.files.expected(&path).as_ref(),
+            );
         }
     }
 

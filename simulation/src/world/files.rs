@@ -36,6 +36,12 @@ struct Object {
     xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
+impl Object {
+    fn is_directory(&self) -> bool {
+        self.kind == Kind::Directory
+    }
+}
+
 /// A client's directory. Paths have one or two components.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Files {
@@ -83,7 +89,7 @@ pub struct Seen {
     links: u32,
     /// The first path of the same object.
     first: String,
-    content: Vec<u8>,
+    content: Arc<Vec<u8>>,
     xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
@@ -108,7 +114,7 @@ impl Files {
     }
 
     fn is_directory(&self, path: &str) -> bool {
-        self.object(path).kind == Kind::Directory
+        self.object(path).is_directory()
     }
 
     fn is_empty(&self, path: &str) -> bool {
@@ -120,34 +126,34 @@ impl Files {
     }
 
     /// Paths that pass.
-    fn paths(&self, test: impl Fn(&str) -> bool) -> Vec<String> {
-        self.names.keys().filter(|path| test(path)).cloned().collect()
+    fn paths(&self, test: impl Fn(&str, &Object) -> bool) -> Vec<&str> {
+        let passes = |(path, object): &(&String, &u64)| test(path, &self.objects[*object]);
+        self.names.iter().filter(passes).map(|(path, _)| path.as_str()).collect()
     }
 
-    fn files(&self) -> Vec<String> {
-        self.paths(|path| matches!(self.object(path).kind, Kind::File(_)))
+    fn files(&self) -> Vec<&str> {
+        self.paths(|_, object| matches!(object.kind, Kind::File(_)))
     }
 
     /// A path at which nothing is, in a directory that is there.
     fn free(&self, rng: &mut StdRng) -> Option<String> {
-        let mut directories = self.paths(|path| self.is_directory(path) && !path.contains('/'));
-        directories.push(String::new());
-        let mut free = Vec::new();
+        let mut directories = self.paths(|path, object| object.is_directory() && !path.contains('/'));
+        directories.push("");
+        let (mut free, mut path) = (Vec::new(), String::new());
         for directory in directories {
             for name in 0..NAMES {
-                let path = match directory.is_empty() {
-                    true => format!("n{name}"),
-                    false => format!("{directory}/n{name}"),
-                };
-                free.extend((!self.names.contains_key(&path)).then_some(path));
+                put_path(&mut path, directory, name);
+                free.extend((!self.names.contains_key(&path)).then_some((directory, name)));
             }
         }
-        pick(rng, &free)
+        let (directory, name) = pick(rng, &free)?;
+        put_path(&mut path, directory, name);
+        Some(path)
     }
 
     /// Any path.
     pub fn any(&self, rng: &mut StdRng) -> Option<String> {
-        pick(rng, &self.paths(|_| true))
+        pick(rng, &self.paths(|_, _| true)).map(str::to_owned)
     }
 
     /// The next change: always one that must succeed.
@@ -166,51 +172,58 @@ impl Files {
             }
             18..20 => Change::Symlink { path: self.free(rng)?, target: text(rng) },
             20..60 => {
-                let path = pick(rng, &self.files())?;
+                let path = pick(rng, &self.files())?.to_owned();
                 let len = rng.random_range(1..=MAX_WRITE_BYTES);
                 let offset = rng.random_range(0..=MAX_FILE_BYTES - len);
                 let byte: u8 = rng.random();
-                let bytes = (0..len).map(|at| byte.wrapping_add((at / 7) as u8)).collect();
+                let mut bytes = vec![0; len];
+                for (number, part) in bytes.chunks_mut(7).enumerate() {
+                    part.fill(byte.wrapping_add(number as u8));
+                }
                 Change::Write { path, offset, bytes }
             }
             60..64 => Change::Truncate {
-                path: pick(rng, &self.files())?,
+                path: pick(rng, &self.files())?.to_owned(),
                 size: rng.random_range(0..MAX_FILE_BYTES),
             },
             64..67 => {
-                let path = pick(rng, &self.files())?;
+                let path = pick(rng, &self.files())?.to_owned();
                 let offset = rng.random_range(0..MAX_FILE_BYTES);
                 Change::Punch { path, offset, len_bytes: rng.random_range(1..MAX_WRITE_BYTES) }
             }
             67..77 => {
-                let from = pick(rng, &self.paths(|_| true))?;
+                let from = pick(rng, &self.paths(|_, _| true))?.to_owned();
                 let to = match rng.random_bool(0.5) {
                     true => self.free(rng)?,
-                    false => pick(rng, &self.paths(|_| true))?,
+                    false => pick(rng, &self.paths(|_, _| true))?.to_owned(),
                 };
                 self.may_rename(&from, &to).then_some(Change::Rename { from, to })?
             }
             77..80 => {
-                let from = pick(rng, &self.paths(|path| !self.is_directory(path)))?;
+                let from = pick(rng, &self.paths(|_, object| !object.is_directory()))?.to_owned();
                 Change::Link { from, to: self.free(rng)? }
             }
-            80..89 => Change::Unlink { path: pick(rng, &self.paths(|path| !self.is_directory(path)))? },
+            80..89 => {
+                let path = pick(rng, &self.paths(|_, object| !object.is_directory()))?.to_owned();
+                Change::Unlink { path }
+            }
             89..91 => {
-                let empty = |path: &str| self.is_directory(path) && self.is_empty(path);
-                Change::Rmdir { path: pick(rng, &self.paths(empty))? }
+                let empty = |path: &str, object: &Object| object.is_directory() && self.is_empty(path);
+                Change::Rmdir { path: pick(rng, &self.paths(empty))?.to_owned() }
             }
             91..94 => {
-                let shown = |path: &str| !matches!(self.object(path).kind, Kind::Symlink(_));
-                Change::Chmod { path: pick(rng, &self.paths(shown))?, mode: rng.random_range(0..0o1000) }
+                let shown = |_: &str, object: &Object| !matches!(object.kind, Kind::Symlink(_));
+                let path = pick(rng, &self.paths(shown))?.to_owned();
+                Change::Chmod { path, mode: rng.random_range(0..0o1000) }
             }
             94..98 => {
                 let name = format!("user.{}", rng.random_range(0..3)).into_bytes();
-                Change::SetXattr { path: pick(rng, &self.files())?, name, value: text(rng) }
+                Change::SetXattr { path: pick(rng, &self.files())?.to_owned(), name, value: text(rng) }
             }
             _ => {
-                let path = pick(rng, &self.paths(|path| !self.object(path).xattrs.is_empty()))?;
-                let names: Vec<Vec<u8>> = self.object(&path).xattrs.keys().cloned().collect();
-                let name = pick(rng, &names)?;
+                let path = pick(rng, &self.paths(|_, object| !object.xattrs.is_empty()))?.to_owned();
+                let names: Vec<&Vec<u8>> = self.object(&path).xattrs.keys().collect();
+                let name = pick(rng, &names)?.clone();
                 Change::RemoveXattr { path, name }
             }
         })
@@ -250,7 +263,8 @@ impl Files {
             }
             Change::Rename { from, to } => {
                 self.remove(to);
-                let moved = self.paths(|path| path == from || is_below(path, from));
+                let moved = self.paths(|path, _| path == from || is_below(path, from));
+                let moved: Vec<String> = moved.into_iter().map(str::to_owned).collect();
                 for path in moved {
                     let object = self.names.remove(&path).expect("it was listed");
                     self.names.insert(format!("{to}{}", &path[from.len()..]), object);
@@ -296,24 +310,34 @@ impl Files {
 
     /// As it must be seen.
     pub fn tree(&self) -> Tree {
-        let mut tree = Tree::new();
-        for (path, object) in &self.names {
-            let first = self.names.iter().find(|(_, other)| *other == object).map(|(path, _)| path.clone());
-            let Object { kind, mode, xattrs } = &self.objects[object];
-            let below = |other: &&String| is_below(other, path) && self.is_directory(other);
-            let (kind, content, links) = match kind {
-                Kind::File(content) => ('f', content.to_vec(), self.links(*object)),
-                Kind::Symlink(target) => ('l', target.clone(), self.links(*object)),
-                Kind::Directory => ('d', Vec::new(), 2 + self.names.keys().filter(below).count() as u32),
-            };
-            let first = first.unwrap_or_default();
-            tree.insert(
-                path.clone(),
-                Seen { kind, mode: *mode, links, first, content, xattrs: xattrs.clone() },
-            );
-        }
-        tree
+        self.names.keys().filter_map(|path| Some((path.clone(), self.expected(path)?))).collect()
     }
+
+    /// As it must be seen under one path; `None`: nothing.
+    pub fn expected(&self, path: &str) -> Option<Seen> {
+        let object = self.names.get(path)?;
+        let first = self.names.iter().find(|(_, other)| *other == object).map(|(path, _)| path.clone());
+        let Object { kind, mode, xattrs } = &self.objects[object];
+        let below = |other: &&String| is_below(other, path) && self.is_directory(other);
+        let (kind, content, links) = match kind {
+            Kind::File(content) => ('f', content.clone(), self.links(*object)),
+            Kind::Symlink(target) => ('l', Arc::new(target.clone()), self.links(*object)),
+            Kind::Directory => ('d', Arc::default(), 2 + self.names.keys().filter(below).count() as u32),
+        };
+        let first = first.unwrap_or_default();
+        Some(Seen { kind, mode: *mode, links, first, content, xattrs: xattrs.clone() })
+    }
+}
+
+/// The path of a name in a directory; "" is the client's own.
+fn put_path(path: &mut String, directory: &str, name: usize) {
+    path.clear();
+    if !directory.is_empty() {
+        path.push_str(directory);
+        path.push('/');
+    }
+    path.push('n');
+    path.push_str(&name.to_string());
 }
 
 fn pick<T: Clone>(rng: &mut StdRng, choices: &[T]) -> Option<T> {
@@ -478,7 +502,14 @@ fn see(volume: &Volume, found: &apply_engine::Attributes) -> Result<Seen, Errno>
     for name in listed.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
         xattrs.insert(name.to_vec(), volume.xattr(found.oid, name)?);
     }
-    Ok(Seen { kind, mode: found.mode, links: found.nlink, first: String::new(), content, xattrs })
+    Ok(Seen {
+        kind,
+        mode: found.mode,
+        links: found.nlink,
+        first: String::new(),
+        content: Arc::new(content),
+        xattrs,
+    })
 }
 
 impl Seen {
@@ -496,7 +527,7 @@ pub fn difference(seen: &Tree, expected: &Tree) -> Option<String> {
     paths.into_iter().find_map(|path| match (seen.get(path), expected.get(path)) {
         (Some(seen), Some(expected)) if seen == expected => None,
         (Some(seen), Some(expected)) => {
-            let at = seen.content.iter().zip(&expected.content).position(|(a, b)| a != b);
+            let at = seen.content.iter().zip(&*expected.content).position(|(a, b)| a != b);
             let short = |seen: &Seen| {
                 let Seen { kind, mode, links, first, content, xattrs } = seen;
                 format!("{kind} {mode:o} {links} links, first {first}, {} bytes, {xattrs:?}", content.len())
