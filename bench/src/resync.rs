@@ -192,11 +192,11 @@ fn bare_link(len_bytes: u64) -> Result<Duration> {
 fn loss(scale: &Scale, cluster: &mut Cluster, report: &mut Report) -> Result<()> {
     let primary = leave_alone(cluster)?;
     let file = File::create(cluster.files(primary).mount().join("client"))?;
-    let data = pattern(0, FILE_BYTES[0].min(scale.resync_bytes[1]) as usize);
+    let data = pattern(0, FILE_BYTES[0].min(scale.resync_backlog_bytes) as usize);
     let (mut alone, mut throttled) = (Vec::new(), Vec::new());
     for round in 0..=scale.resync_rounds {
         // More than a session can bring in a turn, new in each round.
-        let count = scale.resync_bytes[1] / data.len() as u64;
+        let count = scale.resync_backlog_bytes.div_ceil(data.len() as u64);
         make(cluster, primary, &format!("backlog-{round}"), count, &data)?;
         std::thread::sleep(scale.apply_pause);
         let without = write_for(&file, scale.resync_time)?;

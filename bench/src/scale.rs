@@ -30,6 +30,8 @@ pub struct Scale {
     pub apply_pause: Duration,
     /// Bytes in large files that a partner misses, and in small ones.
     pub resync_bytes: [u64; 2],
+    /// What it misses while a client writes: enough for much longer than that.
+    pub resync_backlog_bytes: u64,
     /// How often a partner comes back, for each row about it.
     pub resync_rounds: usize,
     /// More about its volume in the configuration.
@@ -65,6 +67,7 @@ impl Scale {
             apply_rounds: 8,
             apply_pause: Duration::from_secs(2),
             resync_bytes: [1 << 30, 256 << 20],
+            resync_backlog_bytes: 256 << 20,
             resync_rounds: 4,
             resync_config: "",
             resync_time: Duration::from_secs(4),
@@ -91,6 +94,7 @@ impl Scale {
             apply_rounds: 1,
             apply_pause: Duration::ZERO,
             resync_bytes: [8 << 20; 2],
+            resync_backlog_bytes: 24 << 20,
             resync_rounds: 1,
             // So that a session outlasts what is measured beside it.
             resync_config: "resync = { max_rate = \"10MiB\" }\n",
