@@ -187,6 +187,40 @@ fn a_disk_that_hangs_hands_over_and_heals() {
     pair.check_trees_equal();
 }
 
+/// Whoever writes to the disk gets somewhere, but late: first as late as a log can bear, then later than that.
+#[test]
+fn a_slow_disk_slows_clients_evenly_and_is_handed_over_when_it_is_bad() {
+    let mut pair = Cluster::start(Spec { disk_mib: [Some(256), None], capacity: "8MiB", ..Spec::default() });
+    let load = Load::start(&pair.mount(Side::A), "c", 3);
+    load.wait_for(50);
+    let slow = pair.disk(Side::A).as_ref().unwrap().slow(Duration::from_secs(1));
+    pair.wait_volume(Side::A, "a log more than half full", |volume| {
+        volume.log.used_bytes > volume.log.capacity_bytes / 2
+    });
+    load.wait_for(300);
+    let volume = pair.volume(Side::A).unwrap();
+    assert_eq!((volume.role, volume.mode), (Role::Primary, Mode::Mirrored), "slow, and not bad enough");
+    drop(slow);
+    let outcomes = load.finish();
+    assert!(outcomes.iter().all(|outcome| outcome.error.is_none()), "{outcomes:?}");
+    let answered = outcomes.iter().map(|outcome| outcome.there.len() + outcome.gone.len());
+    let (least, most) = (answered.clone().min().unwrap(), answered.max().unwrap());
+    assert!(most < 3 * least, "of three clients one was answered {most} times, one {least} times");
+
+    let load = Load::start(&pair.mount(Side::A), "d", 3);
+    load.wait_for(20);
+    let slow = pair.disk(Side::A).as_ref().unwrap().slow(Duration::from_secs(8));
+    pair.wait_serving(Side::B);
+    let told = |volume: &VolumeStatus| volume.faults.iter().any(|fault| fault.what.contains("too slow"));
+    let volume = pair.wait_volume(Side::A, "the fault in its status", told);
+    assert_eq!(volume.mode, Mode::Mirrored, "its log still takes part");
+    pair.wait_volume(Side::B, "its partner's fault", |volume| volume.partner.fault.is_some());
+    drop(slow);
+    let outcomes: Vec<_> = outcomes.into_iter().chain(load.join()).collect();
+    check_all(&pair.mount(Side::B), &outcomes);
+    pair.check_trees_equal();
+}
+
 #[test]
 fn a_full_log_slows_clients_and_fails_none() {
     let mut pair = Cluster::start(Spec { capacity: "8MiB", disk_mib: [None, Some(64)], ..Spec::default() });

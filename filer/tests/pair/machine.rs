@@ -1,7 +1,8 @@
-//! What the machine below a node does to it: its log device goes.
+//! What the machine below a node does to it: its log device goes, or its memory is used up.
 
-use crate::harness::{Cluster, Disk, Load, Side, Spec, check_all, twinfiler};
-use filer::status::Role;
+use crate::harness::{ANSWER_LIMIT, Cluster, Disk, Load, Side, Spec, check_all, twinfiler, within};
+use filer::status::{Mode, Role};
+use rustix::process::{Resource, Rlimit, prlimit};
 use std::fs;
 use std::path::PathBuf;
 
@@ -71,4 +72,63 @@ fn a_log_device_that_goes_hands_over_and_comes_back_with_the_device() {
     pair.wait_serving(Side::A);
     check_all(&pair.mount(Side::A), &outcomes);
     pair.kill(Side::A);
+}
+
+/// Private memory that a node may have in these tests, its threads' stacks among it: see `docs/failures.md`.
+const MEMORY_BYTES: u64 = 256 << 20;
+
+/// Takes away the memory that a node does not have yet beyond `bytes`. A limit of the process and not a control group: a
+/// test must not need the right to make those.
+fn bound_memory(pair: &mut Cluster, side: Side, bytes: u64) {
+    let limit = Rlimit { current: Some(bytes), maximum: Some(bytes) };
+    prlimit(Some(pair.node(side).pid()), Resource::Data, limit).unwrap();
+}
+
+/// Writes large files as fast as they are let in, until an error; how many were answered.
+fn write_hard(mount: PathBuf, files: usize) -> usize {
+    let bytes: Vec<u8> = (0..4 << 20).map(|at: u32| (at % 251) as u8).collect();
+    (0..files).take_while(|number| fs::write(mount.join(format!("hard{number}")), &bytes).is_ok()).count()
+}
+
+#[test]
+fn clients_that_write_hard_do_not_take_more_memory_than_there_is() {
+    let mut pair = Cluster::start(Spec { capacity: CAPACITY, ..Spec::default() });
+    for side in Side::BOTH {
+        bound_memory(&mut pair, side, MEMORY_BYTES);
+    }
+    let load = Load::start(&pair.mount(Side::A), "c", 4);
+    let mount = pair.mount(Side::A);
+    // Six times the log, and more than the bound.
+    let written = within(ANSWER_LIMIT, "large writes", move || write_hard(mount, 72));
+    assert_eq!(written, 72, "{}", pair.diagnosis());
+    let outcomes = load.finish();
+    assert!(outcomes.iter().all(|outcome| outcome.error.is_none()), "{outcomes:?}");
+    assert_eq!(pair.wait_mirrored(), Side::A);
+    check_all(&pair.mount(Side::A), &outcomes);
+    pair.check_trees_equal();
+}
+
+#[test]
+fn a_node_without_memory_stops_and_nothing_answered_is_lost() {
+    let mut pair = Cluster::start(Spec { capacity: CAPACITY, ..Spec::default() });
+    let load = Load::start(&pair.mount(Side::A), "c", 3);
+    load.wait_for(100);
+    bound_memory(&mut pair, Side::A, 1 << 20);
+    // Whatever it asks the kernel for from now on is refused; the pieces that it still has are soon used up.
+    let mount = pair.mount(Side::A);
+    let written = within(ANSWER_LIMIT, "large writes", move || write_hard(mount, 1000));
+    assert!(written < 1000, "it goes on without memory");
+    // Mostly it has ended by now. It may also stand still where it wanted to say why: that is as good to the partner.
+    pair.kill(Side::A);
+    pair.wait_serving(Side::B);
+    pair.wait_mode(Side::B, Mode::Solo);
+    let outcomes = load.join();
+    check_all(&pair.mount(Side::B), &outcomes);
+    let more = Load::start(&pair.mount(Side::B), "m", 2);
+    more.wait_for(50);
+    pair.start_node(Side::A);
+    assert_eq!(pair.wait_mirrored(), Side::B);
+    let outcomes: Vec<_> = outcomes.into_iter().chain(more.finish()).collect();
+    check_all(&pair.mount(Side::B), &outcomes);
+    pair.check_trees_equal();
 }

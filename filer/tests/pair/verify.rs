@@ -15,13 +15,17 @@ fn verify(pair: &Cluster, side: Side, more: &[&str]) -> Output {
     twinfiler(&arguments)
 }
 
-/// Runs it, checks the exit code, and returns the result.
+/// Runs it on node A, checks the exit code, and returns the result.
 fn run(pair: &Cluster, more: &[&str], code: i32) -> VerifyResult {
-    let output = verify(pair, Side::A, more);
+    run_on(pair, Side::A, more, code)
+}
+
+fn run_on(pair: &Cluster, side: Side, more: &[&str], code: i32) -> VerifyResult {
+    let output = verify(pair, side, more);
     let said =
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert_eq!(output.status.code(), Some(code), "{said}\n{}", pair.diagnosis());
-    let result = pair.volume(Side::A).unwrap().verify.unwrap().last.unwrap();
+    let result = pair.volume(side).unwrap().verify.unwrap().last.unwrap();
     for finding in &result.found {
         assert!(said.contains(&finding.what), "{said}");
     }
@@ -221,4 +225,58 @@ fn an_object_touched_after_it_was_changed_behind_our_back_is_told_and_not_spread
     assert_eq!(std::fs::metadata(pair.base(Side::A).join("file")).unwrap().permissions().mode(), before);
     assert_eq!(run(&pair, &["--repair"], 0).repaired, 1);
     pair.check_trees_equal();
+}
+
+/// Somebody works in the base of a node that is down: first of the partner, then of the one that was primary.
+#[test]
+fn what_was_changed_while_a_node_was_down_is_named_not_spread_and_repaired() {
+    let mut pair = Cluster::start(Spec::default());
+    write_tree(&pair.mount(Side::A).join("tree"));
+    pair.check_trees_equal();
+    for (down, primary) in [(Side::B, Side::A), (Side::A, Side::B)] {
+        // The first leaves in order; the second leaves its index as a dead process does.
+        if down == Side::B {
+            assert!(pair.terminate(down).success());
+        } else {
+            pair.kill(down);
+        }
+        pair.wait_serving(primary);
+        let base = pair.base(down).join("tree");
+        flip(&base.join("content"), 4_711);
+        std::fs::remove_file(base.join("gone")).unwrap();
+        std::fs::write(base.join("directory/stranger"), "?").unwrap();
+        std::fs::write(pair.mount(primary).join("meanwhile"), down.name()).unwrap();
+        pair.start_node(down);
+        assert_eq!(pair.wait_mirrored(), primary);
+        let result = run_on(&pair, primary, &[], 1);
+        let [here, there] = [primary.name(), down.name()];
+        let directory = format!("attributes, names differ: \"stranger\" on {there}, no object of the volume");
+        let (gone_from, gone) =
+            (format!("attributes, names differ: \"gone\" on {here}"), format!("only on {here}"));
+        let expected = [
+            ("/tree", gone_from.as_str()),
+            ("/tree/content", "contents differ"),
+            ("/tree/directory", directory.as_str()),
+            ("/tree/gone", gone.as_str()),
+        ];
+        assert_eq!(names(&result.found), expected, "{result:?}");
+        for side in Side::BOTH {
+            pair.wait_volume(side, "the fault", |volume| has_fault(volume, "/tree/content"));
+        }
+        // Nothing of it has come to the other node, nor to clients.
+        let other = pair.base(primary).join("tree");
+        assert_eq!(std::fs::read(other.join("content")).unwrap(), "content".repeat(3_000).into_bytes());
+        assert!(other.join("gone").exists() && !other.join("directory/stranger").exists());
+        let mount = pair.mount(primary).join("tree");
+        assert_eq!(std::fs::read(mount.join("gone")).unwrap(), "gone".repeat(3_000).into_bytes());
+        assert_eq!(std::fs::read_dir(mount.join("directory")).unwrap().count(), 0);
+        let repaired = run_on(&pair, primary, &["--repair"], 0);
+        assert_eq!((repaired.differing, repaired.repaired), (0, 4), "{repaired:?}");
+        for side in Side::BOTH {
+            pair.wait_volume(side, "no fault", |volume| {
+                !has_fault(volume, "verify found") && !has_fault(volume, "base trees")
+            });
+        }
+        pair.check_trees_equal();
+    }
 }

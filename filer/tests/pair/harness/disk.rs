@@ -4,6 +4,9 @@ use super::process::run;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// A mounted image; dropping it unmounts it, whoever uses it.
 #[derive(Debug)]
@@ -44,6 +47,25 @@ impl Disk {
         Frozen { at: self.at.clone() }
     }
 
+    /// Whoever writes to it waits for up to `stop`, again and again, and gets somewhere in between: a disk that is slow
+    /// and moves. Ends with the guard.
+    pub fn slow(&self, stop: Duration) -> Slow {
+        let (at, (end, ended)) = (self.at.clone(), channel::<()>());
+        let turns = std::thread::spawn(move || {
+            loop {
+                let frozen = Frozen { at: at.clone() };
+                let froze = Command::new("fsfreeze").arg("--freeze").arg(&at).status();
+                let go_on = ended.recv_timeout(stop) == Err(RecvTimeoutError::Timeout);
+                drop(frozen);
+                if !go_on || !froze.is_ok_and(|status| status.success()) {
+                    return;
+                }
+                std::thread::sleep(MOVES);
+            }
+        });
+        Slow { end: Some(end), turns: Some(turns) }
+    }
+
     /// Makes the filesystem behave as after an input or output error: it goes read-only (EROFS for whoever writes).
     pub fn break_it(&self) {
         let source = run("findmnt", &["-n", "-o", "SOURCE", &self.at.display().to_string()]);
@@ -60,6 +82,22 @@ pub struct Frozen {
 impl Drop for Frozen {
     fn drop(&mut self) {
         let _never_frozen = Command::new("fsfreeze").arg("--unfreeze").arg(&self.at).status();
+    }
+}
+
+/// For how long a slow disk moves.
+const MOVES: Duration = Duration::from_millis(50);
+
+/// A filesystem that is slow while this lives.
+pub struct Slow {
+    end: Option<Sender<()>>,
+    turns: Option<JoinHandle<()>>,
+}
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        let _ended = self.turns.take().map(JoinHandle::join);
     }
 }
 
