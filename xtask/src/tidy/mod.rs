@@ -8,10 +8,12 @@
 //! - [`arrows`]: which crate may use which
 //! - [`runtime`]: where the node takes clocks, threads and locks from
 //! - [`documents`]: links resolve, every crate is in ARCHITECTURE.md
+//! - [`failures`]: every row of docs/failures.md names a test that exists
 
 mod arrows;
 mod code;
 mod documents;
+mod failures;
 mod runtime;
 mod text;
 
@@ -61,6 +63,7 @@ pub fn run(workspace: &Workspace) -> Result<()> {
     }
     code::check_allowed(&sources, &mut findings);
     documents::check_links(&sources, &mut findings);
+    failures::check(&sources, &mut findings);
     let crates = arrows::crates(&workspace.metadata()?);
     arrows::check(&crates, &mut findings);
     documents::check_crate_map(&sources, &crates, &mut findings);

@@ -129,6 +129,34 @@ fn links_that_lead_nowhere_are_found() {
 }
 
 #[test]
+fn a_failure_without_a_test_is_found() {
+    let table = "| what | test |\n| --- | --- |\n\
+        | a | `disk::it_holds`, `…_holds`, `it_h…` (`x/tests/disk.rs`) |\n| b | the same |\n| c | guests: `link-cut` |\n\
+        | d | `x`: `disk::tests` |\n| e | |\n| f | `disk::it_fails` |\n| g | guests: `no-link` |\n| h | not tested |\n\
+        | i | `x/tests/other.rs` |\n| j | `it_is_called` |\n";
+    let sources = [
+        source("docs/failures.md", table),
+        source("x/Cargo.toml", ""),
+        source("x/tests/disk.rs", "#[test]\nfn it_holds() {\n    it_is_called();\n}\n"),
+        source("soft-roce-ci/src/scenario.rs", "const NAME: &str = \"link-cut\";\n"),
+    ];
+    let mut findings = Findings::default();
+    failures::check(&sources, &mut findings);
+    let expected = [
+        "docs/failures.md:7: this row names no test",
+        "docs/failures.md:8: there is no test `disk::it_fails`",
+        "docs/failures.md:9: there is no test `no-link`",
+        "docs/failures.md:10: this row names no test",
+        "docs/failures.md:11: there is no test `x/tests/other.rs`",
+        "docs/failures.md:12: there is no test `it_is_called`",
+    ];
+    assert_eq!(findings.errors, expected);
+    findings = Findings::default();
+    failures::check(&[], &mut findings);
+    assert_eq!(findings.errors, ["docs/failures.md is missing"]);
+}
+
+#[test]
 fn a_crate_that_is_not_on_the_map_is_found() {
     let crates = arrows::crates(&json!({"packages": [{"name": "ids"}, {"name": "pair"}]}));
     let mut findings = Findings::default();
