@@ -20,7 +20,7 @@ use ids::{Lsn, Oid};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::capture::{Capture, Surveyed};
-use super::install::{Making, Stands, check, orphans};
+use super::install::{Making, Stands, check, check_gone, orphans};
 use super::site::Site;
 use super::{FIRST_CAST_OUT, INCOMPLETE, ResyncError};
 use crate::attributes::{ObjectKind, Timestamp};
@@ -211,7 +211,10 @@ impl Gradual {
                 Surveyed::Here(capture) => drop(wanted.insert(capture.oid, *capture)),
                 // Those are this node's own, and seen to at the end.
                 Surveyed::Gone(oid) if oid >= FIRST_CAST_OUT => {}
-                Surveyed::Gone(oid) => drop(self.gone.insert(oid)),
+                Surveyed::Gone(oid) => {
+                    check_gone(oid)?;
+                    self.gone.insert(oid);
+                }
             }
         }
         check(&wanted.iter().map(|(oid, capture)| (*oid, capture)).collect())?;

@@ -48,7 +48,10 @@ pub(super) fn names(site: &impl Site, survey: &[Surveyed]) -> Result<ApplyReport
     for surveyed in survey {
         match surveyed {
             Surveyed::Here(capture) => drop(wanted.insert(capture.oid, capture)),
-            Surveyed::Gone(oid) => gone.push(*oid),
+            Surveyed::Gone(oid) => {
+                check_gone(*oid)?;
+                gone.push(*oid);
+            }
         }
     }
     check(&wanted)?;
@@ -98,7 +101,13 @@ pub(super) fn seal(site: &impl Site, objects: &[ObjectLabel]) -> Result<(), Resy
     pool::map(objects, work).map(drop)
 }
 
-/// Every directory stands in one slot at most, none is its own ancestor, and names are legal and used once.
+/// The root is there, also when the source says otherwise.
+pub(super) fn check_gone(oid: Oid) -> Result<(), ResyncError> {
+    if oid == Oid::ROOT { Err(ResyncError::Contradiction(oid)) } else { Ok(()) }
+}
+
+/// Every directory stands in one slot at most, none is its own ancestor, and names are legal and used once, each by an
+/// object that may have one.
 pub(super) fn check(wanted: &BTreeMap<Oid, &Capture>) -> Result<(), ResyncError> {
     let mut parents: HashMap<Oid, Oid> = HashMap::new();
     for capture in wanted.values() {
@@ -107,12 +116,16 @@ pub(super) fn check(wanted: &BTreeMap<Oid, &Capture>) -> Result<(), ResyncError>
             let reserved = capture.oid == Oid::ROOT && is_reserved_in_root(&entry.name);
             let kind = wanted.get(&entry.oid).map_or(entry.kind, |target| target.kind);
             let twice = entry.kind.is_directory() && parents.insert(entry.oid, capture.oid).is_some();
-            let bad = reserved || twice || kind != entry.kind || entry.oid == Oid::ROOT;
+            let nameless = wanted.get(&entry.oid).is_some_and(|target| target.nlink == 0);
+            let never = entry.oid == Oid::ROOT || entry.oid >= FIRST_CAST_OUT;
+            let bad = reserved || twice || kind != entry.kind || nameless || never;
             if bad || !names.insert(&entry.name) || Name::new(&entry.name).is_err() {
                 return Err(ResyncError::Contradiction(entry.oid));
             }
         }
-        if capture.oid >= FIRST_CAST_OUT || !capture.kind.is_directory() && !capture.entries.is_empty() {
+        let root_is_none = capture.oid == Oid::ROOT && (capture.nlink == 0 || !capture.kind.is_directory());
+        let holds = capture.kind.is_directory() || capture.entries.is_empty();
+        if capture.oid >= FIRST_CAST_OUT || root_is_none || !holds {
             return Err(ResyncError::Contradiction(capture.oid));
         }
     }
@@ -194,7 +207,14 @@ impl<S: Site> Making<'_, S> {
 
     /// Takes an object's OID away.
     pub fn cast_out(&self, oid: Oid, orphan: bool) -> Result<(Oid, ObjectKind), ResyncError> {
-        let to = Oid(FIRST_CAST_OUT.0 | oid.0);
+        if oid == Oid::ROOT || oid >= FIRST_CAST_OUT {
+            return Err(ResyncError::Contradiction(oid));
+        }
+        // An attempt that was cut off may have left one there, which is seen to at the end.
+        let mut to = Oid(FIRST_CAST_OUT.0 | oid.0);
+        while self.site.find(to)?.is_some() {
+            to = Oid(to.0.checked_add(1).ok_or(ResyncError::Contradiction(oid))?);
+        }
         let kind = self.site.find(oid)?.ok_or(ResyncError::Contradiction(oid))?.kind;
         self.site.renumber(oid, to)?;
         if orphan {

@@ -1,0 +1,208 @@
+//! A source that lies: whatever it says of objects is refused or installed, never a panic, and a source that tells the
+//! truth afterwards is believed.
+
+use super::{Side, all_labels, bring_gradually, check_like, pass, suspects};
+use crate::attributes::ObjectKind;
+use crate::name::Name;
+use crate::resync::capture::{Capture, Entry, Surveyed, capture};
+use crate::resync::{FIRST_CAST_OUT, ResyncError, gradual, install};
+use ids::{Lsn, Oid};
+use proptest::prelude::*;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+const KINDS: [ObjectKind; 7] = [
+    ObjectKind::File,
+    ObjectKind::Directory,
+    ObjectKind::Symlink,
+    ObjectKind::Fifo,
+    ObjectKind::Socket,
+    ObjectKind::CharDevice,
+    ObjectKind::BlockDevice,
+];
+
+/// Honest sessions until the tree is the source's.
+const MAX_SESSIONS: usize = 3;
+
+struct Liar {
+    random: StdRng,
+    oids: u64,
+}
+
+impl Liar {
+    fn kind(&mut self) -> ObjectKind {
+        KINDS[self.random.random_range(0..KINDS.len())]
+    }
+
+    fn oid(&mut self) -> Oid {
+        match self.random.random_range(0..20) {
+            0 => Oid::ROOT,
+            1 => Oid(u64::MAX - self.random.random_range(0..3)),
+            2 => Oid(FIRST_CAST_OUT.0 | self.random.random_range(0..self.oids)),
+            3 => Oid(0),
+            _ => Oid(self.random.random_range(1..self.oids)),
+        }
+    }
+
+    fn name(&mut self) -> Vec<u8> {
+        match self.random.random_range(0..12) {
+            0 => b"..".to_vec(),
+            1 => b"a/b".to_vec(),
+            2 => Vec::new(),
+            3 => b".twinfiler".to_vec(),
+            4 => vec![b'x'; 300],
+            number => format!("n{number}").into_bytes(),
+        }
+    }
+
+    /// What the source should say of an object, with some of it false.
+    fn spoil(&mut self, truth: Surveyed) -> Surveyed {
+        let oid = truth.oid();
+        let mut said = match truth {
+            Surveyed::Gone(_) if self.random.random_bool(0.5) => return truth,
+            Surveyed::Here(_) if self.random.random_bool(0.1) => return Surveyed::Gone(oid),
+            Surveyed::Here(said) => *said,
+            Surveyed::Gone(oid) => Capture {
+                oid,
+                generation: self.random.random_range(0..3),
+                kind: self.kind(),
+                mode: self.random.random(),
+                uid: self.random.random(),
+                gid: self.random.random(),
+                nlink: self.random.random_range(0..3),
+                size: self.random.random(),
+                atime: Default::default(),
+                mtime: Default::default(),
+                ctime: Default::default(),
+                rdev: self.random.random(),
+                last_lsn: Lsn(self.random.random()),
+                target: self.name(),
+                xattrs: vec![(b"user.k".to_vec(), self.name())],
+                entries: Vec::new(),
+            },
+        };
+        for _ in 0..self.random.random_range(0..3) {
+            match self.random.random_range(0..8) {
+                0 => said.kind = self.kind(),
+                1 => said.generation = self.random.random_range(0..4),
+                2 => said.nlink = self.random.random_range(0..3),
+                3 => said.size = u64::MAX,
+                4 => said.entries.clear(),
+                5 => said.entries.extend(said.entries.first().cloned()),
+                _ => {
+                    let entry = Entry { name: self.name(), oid: self.oid(), kind: self.kind() };
+                    said.entries.push(entry);
+                }
+            }
+        }
+        Surveyed::Here(Box::new(said))
+    }
+}
+
+/// `lies` of a hundred descriptions are false.
+fn lie_to(seed: u64, ours: usize, theirs: usize, lies: u32, at_once: Option<usize>) {
+    let mut source = Side::new(seed);
+    source.steps(ours);
+    source.apply();
+    let mut receiver = Side::new(seed);
+    receiver.steps(ours);
+    receiver.apply();
+    source.part(seed ^ 1);
+    source.steps(theirs);
+    source.apply();
+    let mut liar = Liar { random: StdRng::seed_from_u64(seed), oids: (ours + theirs + 4) as u64 };
+    let mut told: Vec<Oid> = (0..12).map(|_| liar.oid()).chain([Oid::ROOT]).collect();
+    told.sort_unstable();
+    told.dedup();
+    let (tree, from) = (&receiver.tree, &source.tree);
+    let mut describe = |oids: &[Oid]| -> Result<Vec<Surveyed>, ResyncError> {
+        let tell = |oid: &Oid| {
+            let truth = capture(from, *oid)?;
+            let lies = liar.random.random_ratio(lies, 100);
+            Ok(if lies { liar.spoil(truth) } else { truth })
+        };
+        oids.iter().map(tell).collect()
+    };
+    let mut lied_to = || -> Result<(), ResyncError> {
+        let Some(at_once) = at_once else {
+            install::names(tree, &describe(&told)?)?;
+            return Ok(());
+        };
+        let identity = |surveyed: Surveyed| match surveyed {
+            Surveyed::Here(capture) => (capture.oid, Some((capture.kind, capture.generation))),
+            Surveyed::Gone(oid) => (oid, None),
+        };
+        let identities: Vec<_> = describe(&told)?.into_iter().map(identity).collect();
+        gradual::make_way(tree, &identities)?;
+        let mut gradual = gradual::Gradual::with(tree, at_once)?;
+        for some in told.chunks(at_once) {
+            gradual.some(tree, describe(some)?, &mut describe)?;
+        }
+        gradual.end(tree, &mut describe)?;
+        Ok(())
+    };
+    let _refused_or_not = lied_to();
+    tree.sync();
+    // The next sessions compare everything; each ends with all labels compared.
+    let flush = || tree.sync();
+    for _ in 0..MAX_SESSIONS {
+        let left = match at_once {
+            Some(at_once) => {
+                bring_gradually(from, tree, suspects(from, tree, Lsn::ZERO), at_once, &flush)
+                    .expect("the truth is installed")
+                    .1
+            }
+            None => {
+                pass(from, tree, Lsn::ZERO, &flush).expect("the truth is installed");
+                Vec::new()
+            }
+        };
+        if left.is_empty() && all_labels(tree) == all_labels(from) {
+            break;
+        }
+    }
+    check_like(tree, &source);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, max_shrink_iters: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_source_that_lies_is_refused_or_believed_and_the_truth_heals(
+        seed: u64, ours in 0..40usize, theirs in 0..20usize, lies in 1..100_u32,
+    ) {
+        lie_to(seed, ours, theirs, lies, None);
+    }
+
+    #[test]
+    fn a_source_that_lies_a_few_objects_at_a_time_is_too(
+        seed: u64, ours in 0..40usize, theirs in 0..20usize, lies in 1..100_u32, at_once in 1..12usize,
+    ) {
+        lie_to(seed, ours, theirs, lies, Some(at_once));
+    }
+}
+
+#[test]
+fn the_root_is_never_gone_nor_without_a_name() {
+    let mut side = Side::new(7);
+    side.steps(10);
+    side.apply();
+    let Ok(Surveyed::Here(root)) = capture(&side.tree, Oid::ROOT) else { panic!("it is there") };
+    let lies = [
+        Surveyed::Gone(Oid::ROOT),
+        Surveyed::Here(Box::new(Capture { nlink: 0, ..*root.clone() })),
+        Surveyed::Here(Box::new(Capture { kind: ObjectKind::File, entries: Vec::new(), ..*root })),
+    ];
+    for lie in lies {
+        let mut describe =
+            |_: &[Oid]| -> Result<Vec<Surveyed>, ResyncError> { panic!("nothing is asked for") };
+        let mut gradual = gradual::Gradual::with(&side.tree, 4).expect("nothing fails");
+        for refused in [
+            install::names(&side.tree, std::slice::from_ref(&lie)).map(drop),
+            gradual.some(&side.tree, vec![lie.clone()], &mut describe).map(drop),
+        ] {
+            assert!(matches!(refused, Err(ResyncError::Contradiction(Oid::ROOT))), "{lie:?}: {refused:?}");
+        }
+    }
+    assert!(Name::new(b"..").is_err());
+}
