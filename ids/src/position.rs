@@ -86,9 +86,18 @@ pub struct HistoryError {
     pub last: EpochStart,
 }
 
-/// Which epoch wrote which part of a log; epochs ascend strictly, positions never descend.
+/// Which epoch wrote which part of a log; epochs ascend strictly, positions never descend. Also when another node tells
+/// it: one that does not is refused where it is decoded.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(try_from = "Vec<EpochStart>")]
 pub struct EpochHistory(Vec<EpochStart>);
+
+impl TryFrom<Vec<EpochStart>> for EpochHistory {
+    type Error = HistoryError;
+    fn try_from(entries: Vec<EpochStart>) -> Result<EpochHistory, HistoryError> {
+        EpochHistory::new(entries)
+    }
+}
 
 impl EpochHistory {
     /// Entries kept; older ones are dropped, for they only matter to a partner that has been away that long.

@@ -103,12 +103,15 @@ impl Receive {
                 _ => None,
             })?;
             for label in theirs {
+                if !(at..end).contains(&label.oid) {
+                    return Err(ReceiveError::Answer);
+                }
                 match labels.contains(&label) {
                     true => oids.remove(&label.oid),
                     false => oids.insert(label.oid),
                 };
             }
-            from = next.filter(|next| *next > at);
+            from = next.filter(|next| *next > at && *next < end);
         }
         suspects.append(&mut oids);
         Ok(())

@@ -21,7 +21,8 @@ impl Receive {
                 _ => None,
             })?;
             let mut pieces = Vec::new();
-            for map in maps {
+            let last = maps.len() - 1;
+            for (number, map) in maps.into_iter().enumerate() {
                 let Some((oid, from)) = todo.pop_front() else { return Err(ReceiveError::Answer) };
                 let own_size = resync::data_map(base, oid, 0, 0)?.size;
                 let mut at = from;
@@ -34,7 +35,8 @@ impl Receive {
                 }
                 hole(base, oid, at, map.end, own_size)?;
                 if map.end < map.size {
-                    if map.end <= from {
+                    // Only the last one may go on: the next map is another file's.
+                    if map.end <= from || number < last {
                         return Err(ReceiveError::Answer);
                     }
                     todo.push_front((oid, map.end));

@@ -23,6 +23,9 @@ pub(super) mod state;
 pub(super) mod throttle;
 mod wire;
 
+#[cfg(fuzzing)]
+pub(super) use wire::try_messages;
+
 use super::NodeError;
 use super::shared::Shared;
 use crate::runtime::channel::{Sender, TrySendError, bounded};

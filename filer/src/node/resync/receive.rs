@@ -13,7 +13,7 @@
 
 use super::packing::Judge;
 use super::state::Progress;
-use super::wire::{Answer, Finished, MAX_MESSAGE_BYTES, MAX_RANGES, Question, WireError};
+use super::wire::{Answer, Finished, MAX_RANGES, Question, WireError};
 use crate::node::event::NodeEvent;
 use crate::node::shared::Shared;
 use crate::node::split::salvage::SalvageError;
@@ -53,6 +53,8 @@ const BYTES_PER_FLUSH: u64 = 1 << 30;
 const MAX_SURVEY_BYTES: usize = 1 << 30;
 /// Most objects that a source may say have changed since it was last asked.
 const MAX_CHANGED: u64 = 64 << 20;
+/// Of a reason that the source tells, so much is shown.
+const MAX_REASON_CHARS: usize = 1000;
 /// Room that a new object takes beside its content, at most, and what is left free in all.
 const OBJECT_BYTES: u64 = 4 << 10;
 const SPARE_BYTES: u64 = 8 << 20;
@@ -204,6 +206,9 @@ impl Receive {
         if (ours, digest) != (finished.objects, finished.digest) {
             return Err(ReceiveError::Differs { ours, theirs: finished.objects });
         }
+        if finished.next_oid > resync::FIRST_CAST_OUT {
+            return Err(ReceiveError::Answer);
+        }
         base.raise_next_oid(finished.next_oid);
         base.sync()?;
         let log = |error: &dyn std::fmt::Display| ReceiveError::Log(error.to_string());
@@ -274,7 +279,11 @@ impl Receive {
             return Err(ReceiveError::Answer);
         }
         let bytes = self.surveyed_bytes()?;
-        let changed = bytes.as_chunks().0.iter().map(|oid| Oid(u64::from_le_bytes(*oid)));
+        let (changed, rest) = bytes.as_chunks();
+        if changed.len() as u64 != objects || !rest.is_empty() {
+            return Err(ReceiveError::Answer);
+        }
+        let changed = changed.iter().map(|oid| Oid(u64::from_le_bytes(*oid)));
         // What is left waits in a directory of its own, which only the gradual way takes apart.
         let waits = !left.is_empty();
         let mut oids: Vec<Oid> = changed.chain(left).collect();
@@ -312,7 +321,7 @@ impl Receive {
                         Surveyed::Here(capture) => Some(*capture),
                         Surveyed::Gone(_) => None,
                     });
-                    round.bytes += self.whole(&here.collect::<Vec<_>>())?;
+                    round.bytes = round.bytes.saturating_add(self.whole(&here.collect::<Vec<_>>())?);
                     return Ok(round);
                 }
             }
@@ -333,7 +342,7 @@ impl Receive {
                 let survey = self.describe(some)?;
                 let installed = installing.some(survey, &mut |oids: &[Oid]| self.describe(oids))?;
                 deferred.extend(installed.deferred);
-                round.bytes += self.whole(&installed.named)?;
+                round.bytes = round.bytes.saturating_add(self.whole(&installed.named)?);
             }
             if deferred.len() == todo.len() {
                 round.left = deferred;
@@ -361,7 +370,7 @@ impl Receive {
             self.contents(batch)?;
             self.shared.resync.note(|progress| progress.objects_done += batch.len() as u64);
             unflushed.extend(labels(batch));
-            unflushed_bytes += batch.iter().map(|file| file.size).sum::<u64>();
+            unflushed_bytes = unflushed_bytes.saturating_add(content_bytes(batch));
             if unflushed.len() >= FILES_PER_FLUSH || unflushed_bytes >= BYTES_PER_FLUSH {
                 self.flush()?;
                 resync::seal(base, &unflushed)?;
@@ -372,7 +381,7 @@ impl Receive {
             self.flush()?;
             resync::seal(base, &unflushed)?;
         }
-        Ok(files.iter().map(|file| file.size).sum())
+        Ok(content_bytes(&files))
     }
 
     /// The source hears of this node before and after: a disk may take its time.
@@ -486,9 +495,10 @@ impl Receive {
             true => ReceiveError::Silent(ANSWER_LIMIT),
             false => ReceiveError::Ended,
         })?;
-        debug_assert!(bytes.len() <= 2 * MAX_MESSAGE_BYTES);
         match Answer::decode(&bytes)? {
-            Answer::Refused { why } => Err(ReceiveError::Refused(why)),
+            Answer::Refused { why } => {
+                Err(ReceiveError::Refused(why.chars().take(MAX_REASON_CHARS).collect()))
+            }
             answer => Ok(answer),
         }
     }
@@ -499,4 +509,9 @@ impl Receive {
             false => Ok(()),
         }
     }
+}
+
+/// How long these files are in all, as far as the source is to be believed.
+fn content_bytes(files: &[&Capture]) -> u64 {
+    files.iter().fold(0, |sum, file| sum.saturating_add(file.size))
 }

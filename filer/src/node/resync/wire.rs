@@ -284,9 +284,24 @@ impl Answer {
     }
 }
 
+/// See `fuzzing`. A longer answer than a message may have been packed.
+#[cfg(fuzzing)]
+pub(in crate::node) fn try_messages(bytes: &[u8]) {
+    if let Ok(question) = Question::decode(bytes) {
+        assert_eq!(Question::decode(&question.encode(1)), Ok(question));
+    }
+    if let Ok(answer) = Answer::decode(bytes)
+        && postcard::to_allocvec(&answer).is_ok_and(|body| HEAD_BYTES + body.len() <= MAX_MESSAGE_BYTES)
+    {
+        assert_eq!(Answer::decode(&answer.encode(1)).as_ref(), Ok(&answer));
+        assert_eq!(Answer::decode(&answer.encode_packed(1).0), Ok(answer));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ids::{Epoch, EpochStart};
 
     #[test]
     fn a_message_is_told_from_the_pairs_and_comes_back() {
@@ -300,6 +315,19 @@ mod tests {
         );
         assert!(envelope(&pair::Message::Goodbye.encode()).is_none());
         assert!(envelope(&bytes[..5]).is_none());
+    }
+
+    /// A receiver stores the history that it is told: one out of order could never be read again.
+    #[test]
+    fn a_history_out_of_order_is_no_message() {
+        let entry = |epoch, lsn| EpochStart { epoch: Epoch(epoch), first_lsn: Lsn(lsn) };
+        let begin = |entries: &[EpochStart]| {
+            let body = (0_u8, VERSION, entries, Lsn(64), true);
+            Question::decode(&encode(QUESTION, 1, &body))
+        };
+        assert!(matches!(begin(&[entry(1, 0), entry(2, 64)]), Ok(Question::Begin { end: Lsn(64), .. })));
+        assert!(begin(&[entry(2, 0), entry(2, 64)]).is_err());
+        assert!(begin(&[entry(1, 64), entry(2, 0)]).is_err());
     }
 
     #[test]
