@@ -6,7 +6,7 @@
 
 use super::super::event::NodeEvent;
 use super::super::shared::Shared;
-use super::wire::{Described, MAX_NAMES_BYTES, MAX_OBJECTS, MAX_PART_BYTES, Word};
+use super::wire::{Described, MAX_NAMES_BYTES, MAX_OBJECTS, MAX_PART_BYTES, MAX_REPAIRED, Word};
 use crate::runtime::channel::bounded;
 use crate::runtime::{self, Instant};
 use apply_engine::verify;
@@ -52,7 +52,7 @@ pub(super) fn answer(shared: &Shared, word: Word) {
             }
             shared.verify.say(&Word::Located { asked, paths });
         }
-        Word::Repair { oids } => repair(shared, oids),
+        Word::Repair { oids, more } => repair(shared, oids, more),
         _ => {}
     }
 }
@@ -94,9 +94,19 @@ pub(super) fn describe(shared: &Shared, oids: &[Oid]) -> Vec<Described> {
     oids.iter().map(one).collect()
 }
 
-/// Asks the pair for a resync in which these are compared by content.
-fn repair(shared: &Shared, oids: Vec<Oid>) {
-    shared.resync.extra.lock().extend(oids);
+/// Collects what the primary wants repaired, and asks the pair for a resync in which all of it is compared by content.
+fn repair(shared: &Shared, oids: Vec<Oid>, more: bool) {
+    {
+        let mut extra = shared.resync.extra.lock();
+        extra.extend(oids);
+        // No primary of ours asks for more.
+        while extra.len() > MAX_REPAIRED {
+            extra.pop_last();
+        }
+    }
+    if more {
+        return;
+    }
     let (answer, answered) = bounded(1);
     shared.tell(NodeEvent::Operator { wish: Operator::Resync { by_content: false }, answer });
     if let Ok(Err(why)) = answered.recv_timeout(THERE_LIMIT) {

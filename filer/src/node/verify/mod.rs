@@ -38,6 +38,8 @@ use wire::Word;
 pub(super) use align::Seal;
 pub(super) use session::{Options, begin};
 pub(super) use wire::is_about;
+#[cfg(fuzzing)]
+pub(super) use wire::try_message;
 
 /// Longest wait of a primary, before it seals, for its partner's word.
 const PAUSE_ANSWER_LIMIT: Duration = Duration::from_millis(50);

@@ -27,6 +27,8 @@ const FOUND: &str = "verify found objects that differ";
 const FOUND_REMEDY: &str = "decide which side is right: `twinfiler verify VOLUME --repair` gives the partner the primary's objects; if the partner's are right, `twinfiler switchover VOLUME` first";
 /// Longest text about it that a node takes from its partner.
 const MAX_TEXT_BYTES: usize = 4096;
+/// Longest name of one object in it.
+const MAX_NAME_BYTES: usize = 1024;
 const REMEDY: &str = "`twinfiler verify VOLUME` tells what differs, with --repair the partner gets the primary's objects; until then the partner does not take over by itself";
 
 #[derive(Debug, Default)]
@@ -118,10 +120,13 @@ pub(super) fn name(shared: &Shared, end: Lsn, from: Oid) {
 pub(super) fn named(shared: &Shared, end: Lsn, objects: Vec<(Oid, u64)>, next: Option<Oid>) {
     let found = {
         let mut points = shared.verify.points.lock();
+        let ours = points.of(end).map_or(0, |point| point.objects.len());
         let Some((_, theirs)) = points.naming.as_mut().filter(|(wanted, _)| *wanted == end) else { return };
         let last = theirs.last().map_or(Oid(0), |(oid, _)| *oid);
         theirs.extend(objects);
-        if let Some(next) = next.filter(|next| *next > last) {
+        // One that told more than this node touched would be heard for ever.
+        let enough = theirs.len() > ours + MAX_OBJECTS;
+        if let Some(next) = next.filter(|next| *next > last && !enough) {
             drop(points);
             shared.verify.say(&Word::Name { end, from: next });
             return;
@@ -148,12 +153,32 @@ pub(super) fn learn(shared: &Shared, oids: &BTreeSet<Oid>) {
         while points.known.len() > MAX_NAMED {
             points.known.pop_first();
         }
-        let names: Vec<String> =
-            points.known.iter().map(|(oid, path)| named_as(*oid, path.as_deref())).collect();
-        format!("{DIFFER}: {}", names.join(", "))
+        listed(points.known.iter().map(|(oid, path)| named_as(*oid, path.as_deref())))
     };
     differ(shared, &what);
     shared.verify.say(&Word::Differs { what });
+}
+
+/// As many of them as one word to the partner, and one fault, may tell.
+fn listed(names: impl Iterator<Item = String>) -> String {
+    let mut what = format!("{DIFFER}:");
+    for name in names {
+        // A path may be longer than all that is told: then the object is found by its number.
+        let name = if name.len() < MAX_NAME_BYTES { name } else { cut(&name) };
+        let separator = if what.ends_with(':') { " " } else { ", " };
+        if what.len() + separator.len() + name.len() > MAX_TEXT_BYTES {
+            break;
+        }
+        what.push_str(separator);
+        what.push_str(&name);
+    }
+    what
+}
+
+/// The end of a long name, which tells more than its beginning.
+fn cut(name: &str) -> String {
+    let from = (name.len() - MAX_NAME_BYTES..name.len()).find(|at| name.is_char_boundary(*at));
+    format!("...{}", &name[from.unwrap_or(name.len())..])
 }
 
 /// An object as people know it.
@@ -181,7 +206,9 @@ pub(super) fn differ(shared: &Shared, what: &str) {
 pub(super) fn found(shared: &Shared, found: &BTreeMap<Oid, VerifyFinding>) {
     let mut what = format!("{FOUND}: {} in all", found.len());
     for (oid, finding) in found.iter().take(MAX_NAMED) {
-        let more = format!(", {}: {}", named_as(*oid, finding.path.as_deref()), finding.what);
+        let name = named_as(*oid, finding.path.as_deref());
+        let name = if name.len() < MAX_NAME_BYTES { name } else { cut(&name) };
+        let more = format!(", {name}: {}", finding.what);
         if what.len() + more.len() > MAX_TEXT_BYTES {
             break;
         }
@@ -203,4 +230,20 @@ pub(super) fn same(shared: &Shared) {
 pub(super) fn all_is_the_same(shared: &Shared) {
     same(shared);
     shared.verify.say(&Word::Same);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_any_length_fit_into_one_word() {
+        let long = |letter: &str| named_as(Oid(7), Some(&format!("/{}", letter.repeat(100_000))));
+        for names in [vec![long("x"); MAX_NAMED], vec![long("ä"); MAX_NAMED], vec!["/short".to_owned(); 3]] {
+            let what = listed(names.into_iter());
+            assert!(what.len() <= MAX_TEXT_BYTES, "{} bytes", what.len());
+            assert!(what.ends_with("(object 7)") || what == format!("{DIFFER}: /short, /short, /short"));
+            assert!(Word::decode(&Word::Differs { what }.encode()).is_ok());
+        }
+    }
 }

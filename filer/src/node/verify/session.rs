@@ -13,7 +13,7 @@ use super::super::resync::throttle::Throttle;
 use super::super::shared::Shared;
 use super::answer::describe;
 use super::points::{self, named_as};
-use super::wire::{Described, MAX_DESCRIBED, MAX_OBJECTS, MAX_PART_BYTES, Word};
+use super::wire::{Described, MAX_DESCRIBED, MAX_OBJECTS, MAX_PART_BYTES, MAX_REPAIRED, Word};
 use crate::control::{ControlError, ErrorKind};
 use crate::runtime::channel::{Receiver, bounded};
 use crate::runtime::{self, Instant};
@@ -21,6 +21,7 @@ use crate::status::{Mode, Role, VerifyFinding, VerifyProgress, VerifyResult};
 use apply_engine::verify::{self, Finding, Key, Part, compare};
 use ids::{AckRule, Lsn, Oid};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -261,6 +262,12 @@ impl<'a> Session<'a> {
         if compared.next.is_some_and(|next| next <= from) {
             return Err("the partner's walk does not move: run the same program on both nodes".to_owned());
         }
+        if self.found.len() + compared.found.len() > MAX_REPAIRED {
+            return Err(format!(
+                "more than {MAX_REPAIRED} objects differ, which is more than is told one by one: on the partner, \
+                 `twinfiler resync VOLUME` compares and repairs everything"
+            ));
+        }
         let new: Vec<(Oid, Finding)> = compared
             .found
             .iter()
@@ -345,9 +352,8 @@ impl<'a> Session<'a> {
     /// Lets the partner take these from this node, by a resync, and waits until it is as good as any partner.
     fn repair(&mut self, found: &BTreeSet<Oid>) -> Result<(), String> {
         self.tell("repairing");
-        let all: Vec<Oid> = found.iter().copied().collect();
-        for oids in all.chunks(MAX_OBJECTS) {
-            self.say(&Word::Repair { oids: oids.to_vec() })?;
+        for word in repair_words(found) {
+            self.say(&word)?;
         }
         let deadline = Instant::now() + REPAIR_LIMIT;
         let mut left_mirrored = false;
@@ -443,11 +449,26 @@ impl<'a> Session<'a> {
     }
 }
 
+/// What the partner is to take from this node. It asks for a resync once it has heard all of it: what came after that
+/// began would not be compared.
+fn repair_words(found: &BTreeSet<Oid>) -> Vec<Word> {
+    let all: Vec<Oid> = found.iter().copied().collect();
+    let mut lists = all.chunks(MAX_OBJECTS).peekable();
+    let mut words = Vec::new();
+    while let Some(oids) = lists.next() {
+        words.push(Word::Repair { oids: oids.to_vec(), more: lists.peek().is_some() });
+    }
+    words
+}
+
 /// Where a walk over some objects goes on.
 fn next_of(only: &BTreeSet<Oid>, from: Key, next: Option<Key>) -> Option<Key> {
     match next {
         Some(next) if next.oid == from.oid => Some(next),
-        _ => only.range(Oid(from.oid.0 + 1)..).next().map(|oid| Key { oid: *oid, piece: 0 }),
+        _ => {
+            let above = (Bound::Excluded(from.oid), Bound::Unbounded);
+            only.range(above).next().map(|oid| Key { oid: *oid, piece: 0 })
+        }
     }
 }
 
@@ -483,4 +504,35 @@ fn differences(ours: &Described, theirs: &Described, me: &str, peer: &str) -> St
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_word_of_a_repair_says_so_and_all_of_them_may_wait_at_the_partner() {
+        let words = repair_words(&(1..=MAX_REPAIRED as u64).map(Oid).collect());
+        assert!(words.len() < super::super::MAX_WAITING);
+        let told = words.iter().map(|word| match Word::decode(&word.encode()) {
+            Ok(Word::Repair { oids, more }) => (oids.len(), more),
+            other => panic!("{other:?}"),
+        });
+        let (lens, more): (Vec<usize>, Vec<bool>) = told.unzip();
+        assert_eq!(lens.iter().sum::<usize>(), MAX_REPAIRED);
+        assert_eq!(more.iter().position(|more| !more), Some(words.len() - 1));
+        assert_eq!(
+            repair_words(&BTreeSet::from([Oid(2)])),
+            [Word::Repair { oids: vec![Oid(2)], more: false }]
+        );
+    }
+
+    #[test]
+    fn a_walk_over_some_objects_ends_also_at_the_last_number() {
+        let key = |oid, piece| Key { oid: Oid(oid), piece };
+        let only = BTreeSet::from([Oid(3), Oid(u64::MAX)]);
+        assert_eq!(next_of(&only, key(3, 0), Some(key(3, 9))), Some(key(3, 9)));
+        assert_eq!(next_of(&only, key(3, 9), Some(key(4, 0))), Some(key(u64::MAX, 0)));
+        assert_eq!(next_of(&only, key(u64::MAX, 0), None), None, "as a partner may have told");
+    }
 }

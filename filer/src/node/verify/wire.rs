@@ -18,6 +18,8 @@ pub(super) const MAX_OBJECTS: usize = 8192;
 pub(super) const MAX_PART_BYTES: u64 = 64 << 20;
 /// Objects that are described in one answer.
 pub(super) const MAX_DESCRIBED: usize = 64;
+/// Objects that one repair is about, at most; their words fit into what waits at the partner.
+pub(super) const MAX_REPAIRED: usize = 32 * MAX_OBJECTS;
 /// Bytes of names in one answer.
 pub(super) const MAX_NAMES_BYTES: usize = 128 << 10;
 
@@ -63,8 +65,8 @@ pub(in crate::node) enum Word {
     Locate { asked: u64, oids: Vec<Oid> },
     /// (to the primary) There.
     Located { asked: u64, paths: Vec<(Oid, Vec<u8>)> },
-    /// (to the partner) Take these from me.
-    Repair { oids: Vec<Oid> },
+    /// (to the partner) Take these from me, and while `more` those of the next such words, all at once.
+    Repair { oids: Vec<Oid>, more: bool },
 }
 
 /// Bytes that are no message of this kind.
@@ -93,7 +95,8 @@ impl Word {
         let excess = match &word {
             Word::Compare { max_objects, .. } => *max_objects > MAX_OBJECTS,
             Word::Describe { oids, .. } => oids.len() > MAX_DESCRIBED,
-            Word::Locate { oids, .. } => oids.len() > MAX_OBJECTS,
+            Word::Locate { oids, .. } | Word::Repair { oids, .. } => oids.len() > MAX_OBJECTS,
+            Word::Named { objects, .. } => objects.len() > MAX_OBJECTS,
             Word::Part { part, .. } => !part.seen.is_sorted_by(|one, other| one.0 < other.0),
             _ => false,
         };
@@ -101,6 +104,14 @@ impl Word {
             true => Err(WireError("more is asked for than one answer holds, or out of order".to_owned())),
             false => Ok(word),
         }
+    }
+}
+
+/// See `fuzzing`.
+#[cfg(fuzzing)]
+pub(in crate::node) fn try_message(bytes: &[u8]) {
+    if let Ok(word) = Word::decode(bytes) {
+        assert_eq!(Word::decode(&word.encode()), Ok(word));
     }
 }
 
