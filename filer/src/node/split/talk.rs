@@ -147,8 +147,10 @@ pub(in crate::node) fn side(
         };
         told.changed_objects += 1;
         told.changed_bytes += size_bytes;
-        if told.changed.len() < rows.min(MAX_ROWS) && listed_bytes < MAX_LIST_BYTES {
-            let path = shown(&entry.path);
+        let fits = |path: &String| listed_bytes + path.len() < MAX_LIST_BYTES;
+        if told.changed.len() < rows.min(MAX_ROWS)
+            && let Some(path) = Some(shown(&entry.path)).filter(fits)
+        {
             listed_bytes += path.len() + 32;
             told.changed.push(ChangedObject { path, kind: kind_name(entry.kind).to_owned(), size_bytes });
         }
