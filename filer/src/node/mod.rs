@@ -245,9 +245,7 @@ impl ControlTarget for Inner {
     }
 
     fn switchover(&self, volume: &str, timeout: Duration) -> Result<(), ControlError> {
-        let volume = self.volume(volume)?;
-        volume.wish(Operator::Switchover)?;
-        volume.wait_handed_over(timeout)
+        self.volume(volume)?.switchover(timeout)
     }
 
     fn takeover(&self, volume: &str, force: bool) -> Result<(), ControlError> {

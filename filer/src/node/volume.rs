@@ -106,6 +106,7 @@ impl VolumeNode {
             follower: Follower::new(tail, end.lsn),
             applier: ApplierState::new(end.lsn > tail.lsn),
             resync: ResyncState::default(),
+            called_off: Mutex::new((0, "")),
             split: SplitState::default(),
             verify,
             started,
@@ -216,23 +217,36 @@ impl VolumeNode {
         answered.recv_timeout(Duration::from_secs(10)).map_err(|_| stopped())?
     }
 
-    /// Waits until the partner is primary.
-    pub fn wait_handed_over(&self, timeout: Duration) -> Result<(), ControlError> {
-        self.wait(timeout, |status| status.role == RoleName::Partner && !status.serving)
+    /// Gives the primary's place to the partner, and waits until it has it or that is called off.
+    pub fn switchover(&self, timeout: Duration) -> Result<(), ControlError> {
+        let before = self.shared.called_off.lock().0;
+        self.wish(Operator::Switchover)?;
+        let told = |status: &pair::PairStatus| status.role == RoleName::Partner && !status.serving;
+        let off = || {
+            let (times, why) = *self.shared.called_off.lock();
+            (times > before).then(|| {
+                ControlError::new(ErrorKind::Failed, format!("the switchover was called off: {why}"))
+            })
+        };
+        self.wait(timeout, told, off)
     }
 
     /// Waits until this node is primary.
     pub fn wait_serving(&self, timeout: Duration) -> Result<(), ControlError> {
-        self.wait(timeout, |status| status.role == RoleName::Primary && status.serving)
+        self.wait(timeout, |status| status.role == RoleName::Primary && status.serving, || None)
     }
 
     fn wait(
         &self,
         timeout: Duration,
         reached: impl Fn(&pair::PairStatus) -> bool,
+        off: impl Fn() -> Option<ControlError>,
     ) -> Result<(), ControlError> {
         let deadline = Instant::now() + timeout;
         while !self.shared.pair.lock().as_ref().is_some_and(&reached) {
+            if let Some(error) = off() {
+                return Err(error);
+            }
             if Instant::now() > deadline {
                 let text = "not reached in time; see `twinfiler status` for what the volume is doing";
                 return Err(ControlError::new(ErrorKind::TimedOut, text));

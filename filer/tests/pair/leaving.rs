@@ -43,6 +43,34 @@ fn switchover_under_load_keeps_every_answered_operation() {
     check_all(&pair.mount(Side::A), &outcomes);
 }
 
+/// The witness is away: whoever asked hears so, and does not wait for what will not come.
+#[test]
+fn a_switchover_that_is_called_off_says_why() {
+    let mut pair = Cluster::start(Spec::default());
+    let load = Load::start(&pair.mount(Side::A), "c", 1);
+    load.wait_for(20);
+    pair.kill_witness();
+    let wish = Request::Switchover { volume: "v".to_owned(), timeout_ms: 3_600_000 };
+    let refused = pair.ask(Side::A, &wish);
+    let Ok(Answer::Error(refused)) = refused else { panic!("{refused:?}") };
+    assert!(refused.message.contains("called off: the witness"), "{refused:?}");
+    load.wait_for(20);
+    let volume = pair.wait_mode(Side::A, Mode::Mirrored);
+    assert_eq!(volume.role, Role::Primary);
+    // Nothing stays of it: once the witness is heard again it works.
+    pair.start_witness();
+    pair.wait_volume(Side::A, "the witness", |volume| {
+        volume.witness.as_ref().is_some_and(|witness| witness.reachable)
+    });
+    let wish = Request::Switchover { volume: "v".to_owned(), timeout_ms: 30_000 };
+    assert_eq!(pair.ask(Side::A, &wish), Ok(Answer::Done), "{}", pair.diagnosis());
+    let outcomes = load.join();
+    check_told(&outcomes);
+    assert_eq!(pair.wait_mirrored(), Side::B);
+    check_all(&pair.mount(Side::B), &outcomes);
+    pair.check_trees_equal();
+}
+
 #[test]
 fn sigterm_of_the_primary_hands_over() {
     let mut pair = Cluster::start(Spec::default());
