@@ -13,6 +13,9 @@ mod event;
 mod executor;
 mod follower;
 mod front;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod link;
 mod open;
 mod peer;
