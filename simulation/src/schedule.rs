@@ -37,6 +37,8 @@ pub enum Kind {
     WitnessGone { for_ms: u64 },
     /// Messages and bytes take up to so long.
     SlowNetwork { up_to_us: u64, for_ms: u64 },
+    /// Of what two nodes tell each other of their trees, one message in so many is cut short, lost, doubled or late.
+    BadTalk { one_in: u64, for_ms: u64 },
     /// A process is stopped and goes on.
     Stall { host: usize, for_ms: u64 },
     /// A host's clocks change: how fast they run, and the wall clock jumps.

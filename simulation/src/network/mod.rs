@@ -15,6 +15,7 @@ mod parts;
 mod wire;
 
 use filer::node::LinkSource;
+use filer::runtime::marks;
 use ids::LogMemory;
 use nvlog::sim::SimRegion;
 use rdma_transport::{Link, LinkError, LinkParams};
@@ -67,6 +68,10 @@ struct State {
     lives: u64,
     /// `cut[from]`: nothing goes from there to the other.
     cut: [bool; 2],
+    /// One message about trees in so many is spoilt.
+    spoils_talk: Option<u64>,
+    /// One that comes after the next on the same link.
+    late: [Option<(usize, Vec<u8>)>; 2],
     /// Which cut or healing it is.
     turn: u64,
     wires: Vec<Wire>,
@@ -99,6 +104,8 @@ impl Network {
             hosts: Default::default(),
             lives: 0,
             cut: [false; 2],
+            spoils_talk: None,
+            late: [None, None],
             turn: 0,
             wires: Vec::new(),
         };
@@ -179,6 +186,12 @@ impl Network {
         self.0.state.lock().config.latency = latency;
     }
 
+    /// From now on one message in so many, of those that are about trees, is cut short, lost, doubled or late: what no
+    /// network does under TLS, and a partner with a bug may.
+    pub fn spoil_talk(&self, one_in: Option<u64>) {
+        self.0.state.lock().spoils_talk = one_in;
+    }
+
     /// Resets every link, at each end at a time of its own.
     pub fn break_links(&self) {
         let state = self.0.state.lock();
@@ -195,7 +208,33 @@ impl Network {
     }
 }
 
+/// How messages about trees begin: of a resync, of verify, of two sides of a split.
+const TALK: [&[u8]; 3] = [b"TwRs", b"TwVf", b"TwSp"];
+
 impl State {
+    /// What becomes of a message from `host` on its way over a link.
+    fn spoil(&mut self, link: usize, host: usize, mut message: Vec<u8>) -> Vec<Vec<u8>> {
+        let late = self.late[host].take().filter(|(index, _)| *index == link).map(|(_, late)| late);
+        let talk = TALK.iter().any(|magic| message.starts_with(magic));
+        let Some(one_in) = self.spoils_talk.filter(|_| talk) else {
+            return [message].into_iter().chain(late).collect();
+        };
+        if scheduler::random(one_in) > 0 {
+            return [message].into_iter().chain(late).collect();
+        }
+        marks::note("talk of trees spoilt");
+        match scheduler::random(4) {
+            0 => message.truncate(scheduler::random(message.len() as u64) as usize),
+            1 => return late.into_iter().collect(),
+            2 => return [message.clone(), message].into_iter().chain(late).collect(),
+            _ => {
+                self.late[host] = Some((link, message));
+                return late.into_iter().collect();
+            }
+        }
+        [message].into_iter().chain(late).collect()
+    }
+
     /// Time on the way; now and then much longer than usual.
     fn latency(&self) -> Duration {
         let Range { start, end } = self.config.latency;

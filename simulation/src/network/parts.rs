@@ -114,7 +114,9 @@ impl Control for Messages {
         }
         let mut locked = self.0.lock();
         locked.mine().check()?;
-        self.0.transmit(&mut locked, Stream::Control, Item::Message(message.to_vec()));
+        for message in locked.0.spoil(self.0.index, self.0.host, message.to_vec()) {
+            self.0.transmit(&mut locked, Stream::Control, Item::Message(message));
+        }
         Ok(())
     }
 

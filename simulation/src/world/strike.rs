@@ -77,6 +77,10 @@ impl World {
                 self.network.set_latency(Duration::from_micros(20)..Duration::from_micros(up_to_us));
                 self.later(for_ms, |world| world.network.set_latency(usual_latency(&world.plan)));
             }
+            Kind::BadTalk { one_in, for_ms } => {
+                self.network.spoil_talk(Some(one_in));
+                self.later(for_ms, |world| world.network.spoil_talk(None));
+            }
             Kind::Stall { host, for_ms } => {
                 if let Some(life) = self.hosts.lock()[host].life.clone() {
                     scheduler::stall(life.node, Duration::from_millis(for_ms));
@@ -112,6 +116,7 @@ impl World {
         scheduler::trace(|| "* repaired".to_owned());
         self.heal_links();
         self.network.set_latency(usual_latency(&self.plan));
+        self.network.spoil_talk(None);
         for host in 0..2 {
             self.witness.set_reachable(host, true);
             let hosts = self.hosts.lock();

@@ -29,11 +29,11 @@ pub(super) use wire::try_messages;
 use super::NodeError;
 use super::shared::Shared;
 use crate::runtime::channel::{Sender, TrySendError, bounded};
-use crate::runtime::{self, Instant};
+use crate::runtime::{self, Instant, mark};
 use rdma_transport::Control;
 use receive::Receive;
 use source::Source;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -118,6 +118,8 @@ impl Resync {
             stop: stop.clone(),
             leave: salvages.then_some(waits),
             judge: RefCell::default(),
+            asked: Cell::new(0),
+            answered: Cell::new(0),
         };
         runtime::spawn("resync", move || receive.run()).map_err(NodeError::Thread)?;
         let held = Arc::new(AtomicBool::new(false));
@@ -160,6 +162,7 @@ impl Resync {
                 *self.shared.resync.error.lock() = None;
             }
             Some(why) => {
+                mark!("resync refused");
                 tracing::warn!(volume = self.shared.name(), why, retry = ?self.retry, "the resync ended");
                 *self.shared.resync.error.lock() = Some(why.to_owned());
                 self.retry_at = Instant::now() + self.retry;
@@ -172,30 +175,30 @@ impl Resync {
     pub fn heard(&mut self, link: u64, bytes: Vec<u8>, control: Option<Arc<dyn Control>>, serves: bool) {
         let Some(envelope) = wire::envelope(&bytes) else { return };
         if !envelope.is_question {
-            return pass_on(self.receiving.as_mut(), link, envelope.session, bytes);
+            return pass_on(self.receiving.as_mut(), link, envelope.tag.session, bytes);
         }
-        let known = |running: &Running| running.link == link && running.session == envelope.session;
+        let known = |running: &Running| running.link == link && running.session == envelope.tag.session;
         if !self.sending.as_ref().is_some_and(known) {
             self.stop_sending();
             let Some(control) = control else { return };
             match wire::Question::decode(&bytes) {
-                Ok(wire::Question::Begin { .. }) if serves => self.send(link, envelope.session, control),
+                Ok(wire::Question::Begin { .. }) if serves => self.send(link, envelope.tag.session, control),
                 Ok(_) | Err(_) => {
                     let why = "the session is not known here, or this node is no primary".to_owned();
-                    let refused = wire::Answer::Refused { why }.encode(envelope.session);
+                    let refused = wire::Answer::Refused { why }.encode(envelope.tag);
                     let _link_is_gone = control.send(&refused);
                     return;
                 }
             }
         }
-        pass_on(self.sending.as_mut(), link, envelope.session, bytes);
+        pass_on(self.sending.as_mut(), link, envelope.tag.session, bytes);
     }
 
     fn send(&mut self, link: u64, session: u32, control: Arc<dyn Control>) {
         let (told, inbox) = bounded(MAX_WAITING);
         let (stop, held) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let shared = self.shared.clone();
-        let source = Source { shared, link, session, control, inbox, stop: stop.clone(), held: held.clone() };
+        let source = Source { shared, link, control, inbox, stop: stop.clone(), held: held.clone() };
         match runtime::spawn("resync", move || source.run()) {
             Ok(_thread) => {
                 self.sending = Some(Running { link, session, inbox: Some(told), stop, leave: None, held });

@@ -7,7 +7,7 @@
 //!
 //! What can go wrong: a wrong guess, which costs processor time or link time and nothing else.
 
-use super::wire::Answer;
+use super::wire::{Answer, Tag};
 use crate::config::Compress;
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ impl Packing {
         self.on
     }
 
-    pub fn encode(&mut self, answer: &Answer, session: u32) -> Vec<u8> {
+    pub fn encode(&mut self, answer: &Answer, tag: Tag) -> Vec<u8> {
         let wanted = match self.config {
             Compress::Always => true,
             Compress::Never => false,
@@ -56,13 +56,13 @@ impl Packing {
         };
         if !wanted || !matches!(answer, Answer::Pieces { .. } | Answer::Chunk { .. }) {
             self.on &= wanted;
-            return answer.encode(session);
+            return answer.encode(tag);
         }
         if self.plain_left > 0 {
             self.plain_left -= 1;
-            return answer.encode(session);
+            return answer.encode(tag);
         }
-        let (bytes, plain_len) = answer.encode_packed(session);
+        let (bytes, plain_len) = answer.encode_packed(tag);
         self.on = bytes.len() < plain_len;
         if bytes.len() as f64 > plain_len as f64 * WORTH && plain_len >= super::wire::MIN_PACKED_BYTES {
             self.plain_left = PROBE;
@@ -109,6 +109,7 @@ mod tests {
     use super::super::wire::PieceAnswer;
     use super::*;
 
+    const TAG: Tag = Tag { session: 1, number: 1 };
     const MS: Duration = Duration::from_millis(1);
 
     fn answer(bytes: Vec<u8>) -> Answer {
@@ -147,19 +148,19 @@ mod tests {
             answer(std::iter::repeat_with(next).take(64 << 10).collect())
         };
         let mut packing = Packing::new(Compress::Always);
-        packing.encode(&noise(), 1);
+        packing.encode(&noise(), TAG);
         assert!(!packing.is_on() && packing.plain_left == PROBE);
         let dull = answer(vec![3; 64 << 10]);
         for _ in 0..PROBE {
-            assert!(packing.encode(&dull, 1).len() > 64 << 10, "not tried again yet");
+            assert!(packing.encode(&dull, TAG).len() > 64 << 10, "not tried again yet");
         }
-        assert!(packing.encode(&dull, 1).len() < 1 << 10 && packing.is_on());
+        assert!(packing.encode(&dull, TAG).len() < 1 << 10 && packing.is_on());
         let mut never = Packing::new(Compress::Never);
         never.wished(Wish::Pack);
-        assert!(never.encode(&dull, 1).len() > 64 << 10);
+        assert!(never.encode(&dull, TAG).len() > 64 << 10);
         let mut auto = Packing::new(Compress::Auto);
-        assert!(auto.encode(&dull, 1).len() > 64 << 10);
+        assert!(auto.encode(&dull, TAG).len() > 64 << 10);
         auto.wished(Wish::Pack);
-        assert!(auto.encode(&dull, 1).len() < 1 << 10);
+        assert!(auto.encode(&dull, TAG).len() < 1 << 10);
     }
 }

@@ -13,7 +13,7 @@
 
 use super::packing::Judge;
 use super::state::Progress;
-use super::wire::{Answer, Finished, MAX_RANGES, Question, WireError};
+use super::wire::{self, Answer, Finished, MAX_RANGES, Question, Tag, WireError};
 use crate::node::event::NodeEvent;
 use crate::node::shared::Shared;
 use crate::node::split::salvage::SalvageError;
@@ -26,7 +26,7 @@ use apply_engine::resync::{
 use apply_engine::{ApplyError, BaseReader, ObjectKind, TreeError};
 use ids::{LogPoint, Oid};
 use rdma_transport::Control;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -132,6 +132,9 @@ pub(super) struct Receive {
     pub leave: Option<Receiver<bool>>,
     /// What is to be packed.
     pub judge: RefCell<Judge>,
+    /// Questions that were asked, and answers that came.
+    pub asked: Cell<u32>,
+    pub answered: Cell<u32>,
 }
 
 /// What a round was about.
@@ -487,7 +490,10 @@ impl Receive {
 
     pub(super) fn send(&self, question: &Question) -> Result<(), ReceiveError> {
         self.check_alive()?;
-        self.control.send(&question.encode(self.session)).map_err(|_| ReceiveError::Ended)
+        let number = self.asked.get().wrapping_add(1);
+        self.asked.set(number);
+        let bytes = question.encode(Tag { session: self.session, number });
+        self.control.send(&bytes).map_err(|_| ReceiveError::Ended)
     }
 
     pub(super) fn answer(&self) -> Result<Answer, ReceiveError> {
@@ -495,7 +501,11 @@ impl Receive {
             true => ReceiveError::Silent(ANSWER_LIMIT),
             false => ReceiveError::Ended,
         })?;
+        let number = self.answered.get().wrapping_add(1);
+        self.answered.set(number);
+        let came = wire::envelope(&bytes).map(|envelope| envelope.tag.number);
         match Answer::decode(&bytes)? {
+            _ if came != Some(number) => Err(ReceiveError::Answer),
             Answer::Refused { why } => {
                 Err(ReceiveError::Refused(why.chars().take(MAX_REASON_CHARS).collect()))
             }

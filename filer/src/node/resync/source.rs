@@ -48,7 +48,6 @@ const LOOK: Duration = Duration::from_millis(20);
 pub(super) struct Source {
     pub shared: Arc<Shared>,
     pub link: u64,
-    pub session: u32,
     pub control: Arc<dyn Control>,
     pub inbox: Receiver<Vec<u8>>,
     pub stop: Arc<AtomicBool>,
@@ -78,13 +77,19 @@ impl Source {
             last: false,
             throttle: Throttle::new(rates.min_rate_bytes, rates.max_rate_bytes, shared.log.end().lsn, now),
         };
+        let mut asked = 0_u32;
         let limit = |frozen: bool| if frozen { FROZEN_LIMIT } else { IDLE_LIMIT };
         while let Ok(bytes) = self.inbox.recv_timeout(limit(answering.frozen.is_some())) {
-            let answer = Question::decode(&bytes).map_err(|error| error.to_string());
-            let answer = answer.and_then(|question| answering.answer(question));
+            let Some(tag) = wire::envelope(&bytes).map(|envelope| envelope.tag) else { break };
+            let question = Question::decode(&bytes).map_err(|error| error.to_string());
+            asked = asked.wrapping_add(1);
+            let answer = match asked == tag.number {
+                true => question.and_then(|question| answering.answer(question)),
+                false => Err("a question of the resync was lost or came twice; it is tried again".to_owned()),
+            };
             let refused = answer.as_ref().err().cloned();
             let answer = answer.unwrap_or_else(|why| Answer::Refused { why });
-            let bytes = answering.packing.encode(&answer, self.session);
+            let bytes = answering.packing.encode(&answer, tag);
             shared.resync.note_sent(bytes.len(), answering.packing.is_on());
             if self.stop.load(Ordering::Acquire) || self.control.send(&bytes).is_err() {
                 break;

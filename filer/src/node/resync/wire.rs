@@ -2,8 +2,8 @@
 //!
 //! The receiver asks, the source answers each question once and in order; a receiver has at most
 //! [`MAX_ASKED`] questions open, and no message is longer than [`MAX_MESSAGE_BYTES`], so what is on the way is bounded
-//! and the pair's heartbeats never wait long. Every message carries the number of its session: answers to an older one
-//! are not taken.
+//! and the pair's heartbeats never wait long. Every message carries the number of its session and of its question:
+//! answers to an older session are not taken, and one that is lost, comes twice or too early ends the session.
 //!
 //! The receiver drives: it asks for descriptions and contents of the objects that it names, so the source keeps no list
 //! of what differs, and both need memory for what is under way only. No answer takes the source much longer than
@@ -18,10 +18,10 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// Version of these messages and of the rules behind them.
-pub(super) const VERSION: u16 = 2;
+pub(super) const VERSION: u16 = 3;
 /// How each of these messages begins; none of the pair's does.
 const MAGIC: &[u8; 4] = b"TwRs";
-const HEAD_BYTES: usize = 9;
+const HEAD_BYTES: usize = 13;
 const QUESTION: u8 = b'Q';
 const ANSWER: u8 = b'A';
 /// Longest message.
@@ -190,9 +190,17 @@ pub(super) struct Finished {
 #[error("a message of the resync is damaged ({0}); it is tried again")]
 pub(super) struct WireError(String);
 
+/// Which question of which session, or its answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Tag {
+    pub session: u32,
+    /// Counted from 1, and over again at the end.
+    pub number: u32,
+}
+
 /// A message, as far as it is looked at before it reaches its session.
 pub(super) struct Envelope {
-    pub session: u32,
+    pub tag: Tag,
     /// From a receiver to a source.
     pub is_question: bool,
 }
@@ -200,14 +208,16 @@ pub(super) struct Envelope {
 /// What kind of message of a resync these bytes are, if they are one.
 pub(super) fn envelope(bytes: &[u8]) -> Option<Envelope> {
     let head = bytes.get(..HEAD_BYTES)?;
-    let session = u32::from_le_bytes(head[5..9].try_into().ok()?);
-    (head.starts_with(MAGIC)).then_some(Envelope { session, is_question: head[4] == QUESTION })
+    let number = |at: usize| Some(u32::from_le_bytes(head[at..at + 4].try_into().ok()?));
+    let tag = Tag { session: number(5)?, number: number(9)? };
+    (head.starts_with(MAGIC)).then_some(Envelope { tag, is_question: head[4] == QUESTION })
 }
 
-fn encode(kind: u8, session: u32, message: &impl Serialize) -> Vec<u8> {
+fn encode(kind: u8, tag: Tag, message: &impl Serialize) -> Vec<u8> {
     let mut bytes = MAGIC.to_vec();
     bytes.push(kind);
-    bytes.extend(session.to_le_bytes());
+    bytes.extend(tag.session.to_le_bytes());
+    bytes.extend(tag.number.to_le_bytes());
     let bytes = postcard::to_extend(message, bytes).expect("plain data always encodes");
     assert!(
         bytes.len() <= MAX_MESSAGE_BYTES,
@@ -224,8 +234,8 @@ fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, WireError> {
 }
 
 impl Question {
-    pub fn encode(&self, session: u32) -> Vec<u8> {
-        encode(QUESTION, session, self)
+    pub fn encode(&self, tag: Tag) -> Vec<u8> {
+        encode(QUESTION, tag, self)
     }
 
     /// Reads it, and checks what a source relies on.
@@ -249,20 +259,20 @@ impl Question {
 }
 
 impl Answer {
-    pub fn encode(&self, session: u32) -> Vec<u8> {
-        encode(ANSWER, session, self)
+    pub fn encode(&self, tag: Tag) -> Vec<u8> {
+        encode(ANSWER, tag, self)
     }
 
     /// Compressed, if that makes it shorter; and how long it would be otherwise.
-    pub fn encode_packed(&self, session: u32) -> (Vec<u8>, usize) {
-        let plain = self.encode(session);
+    pub fn encode_packed(&self, tag: Tag) -> (Vec<u8>, usize) {
+        let plain = self.encode(tag);
         let plain_len = plain.len();
         if plain_len < MIN_PACKED_BYTES {
             return (plain, plain_len);
         }
         match zstd::bulk::compress(&plain[HEAD_BYTES..], ZSTD_LEVEL) {
             Ok(bytes) if bytes.len() + 2 * HEAD_BYTES < plain_len => {
-                (Answer::Packed { bytes }.encode(session), plain_len)
+                (Answer::Packed { bytes }.encode(tag), plain_len)
             }
             _ => (plain, plain_len),
         }
@@ -287,14 +297,15 @@ impl Answer {
 /// See `fuzzing`. A longer answer than a message may have been packed.
 #[cfg(fuzzing)]
 pub(in crate::node) fn try_messages(bytes: &[u8]) {
+    let tag = Tag { session: 1, number: 2 };
     if let Ok(question) = Question::decode(bytes) {
-        assert_eq!(Question::decode(&question.encode(1)), Ok(question));
+        assert_eq!(Question::decode(&question.encode(tag)), Ok(question));
     }
     if let Ok(answer) = Answer::decode(bytes)
         && postcard::to_allocvec(&answer).is_ok_and(|body| HEAD_BYTES + body.len() <= MAX_MESSAGE_BYTES)
     {
-        assert_eq!(Answer::decode(&answer.encode(1)).as_ref(), Ok(&answer));
-        assert_eq!(Answer::decode(&answer.encode_packed(1).0), Ok(answer));
+        assert_eq!(Answer::decode(&answer.encode(tag)).as_ref(), Ok(&answer));
+        assert_eq!(Answer::decode(&answer.encode_packed(tag).0), Ok(answer));
     }
 }
 
@@ -303,15 +314,19 @@ mod tests {
     use super::*;
     use ids::{Epoch, EpochStart};
 
+    fn tag(session: u32) -> Tag {
+        Tag { session, number: 9 }
+    }
+
     #[test]
     fn a_message_is_told_from_the_pairs_and_comes_back() {
         let question = Question::Changed { last: true };
-        let bytes = question.encode(7);
-        assert!(envelope(&bytes).is_some_and(|envelope| envelope.session == 7 && envelope.is_question));
+        let bytes = question.encode(tag(7));
+        assert!(envelope(&bytes).is_some_and(|envelope| envelope.tag == tag(7) && envelope.is_question));
         assert_eq!(Question::decode(&bytes), Ok(question));
-        let answer = Answer::Noted.encode(u32::MAX);
+        let answer = Answer::Noted.encode(tag(u32::MAX));
         assert!(
-            envelope(&answer).is_some_and(|envelope| envelope.session == u32::MAX && !envelope.is_question)
+            envelope(&answer).is_some_and(|envelope| envelope.tag == tag(u32::MAX) && !envelope.is_question)
         );
         assert!(envelope(&pair::Message::Goodbye.encode()).is_none());
         assert!(envelope(&bytes[..5]).is_none());
@@ -323,7 +338,7 @@ mod tests {
         let entry = |epoch, lsn| EpochStart { epoch: Epoch(epoch), first_lsn: Lsn(lsn) };
         let begin = |entries: &[EpochStart]| {
             let body = (0_u8, VERSION, entries, Lsn(64), true);
-            Question::decode(&encode(QUESTION, 1, &body))
+            Question::decode(&encode(QUESTION, tag(1), &body))
         };
         assert!(matches!(begin(&[entry(1, 0), entry(2, 64)]), Ok(Question::Begin { end: Lsn(64), .. })));
         assert!(begin(&[entry(2, 0), entry(2, 64)]).is_err());
@@ -341,19 +356,19 @@ mod tests {
     fn what_would_need_more_than_one_answer_is_refused() {
         let piece = |len_bytes| Piece { oid: Oid(2), offset: 0, len_bytes, digest: None };
         let asked =
-            |pieces: Vec<Piece>| Question::decode(&Question::Pieces { pieces, pack: false }.encode(1));
+            |pieces: Vec<Piece>| Question::decode(&Question::Pieces { pieces, pack: false }.encode(tag(1)));
         assert!(asked(vec![piece(MAX_CONTENT_BYTES)]).is_ok());
         assert!(asked(vec![piece(MAX_CONTENT_BYTES), piece(1)]).is_err());
         assert!(asked(vec![piece(u64::MAX), piece(2)]).is_err());
         assert!(Question::decode(&[0; 8]).is_err());
-        assert!(Answer::decode(&Question::Finish.encode(1)[..HEAD_BYTES]).is_err());
+        assert!(Answer::decode(&Question::Finish.encode(tag(1))[..HEAD_BYTES]).is_err());
     }
 
     #[test]
     fn packed_answers_come_back_and_can_not_become_large() {
         let pieces = |bytes: Vec<u8>| Answer::Pieces { pieces: vec![PieceAnswer::Bytes(bytes)], took_us: 7 };
         let dull = pieces(vec![7; MAX_CONTENT_BYTES as usize]);
-        let packed = dull.encode_packed(3).0;
+        let packed = dull.encode_packed(tag(3)).0;
         assert!(packed.len() < 1000, "{} bytes", packed.len());
         assert_eq!(Answer::decode(&packed), Ok(dull));
         // What does not become shorter travels as it is.
@@ -363,13 +378,13 @@ mod tests {
             (state >> 56) as u8
         });
         let noise = pieces(noise.take(100_000).collect());
-        assert_eq!(noise.encode_packed(3).0, noise.encode(3));
+        assert_eq!(noise.encode_packed(tag(3)).0, noise.encode(tag(3)));
         let bomb = zstd::bulk::compress(&vec![0; 64 << 20], ZSTD_LEVEL).unwrap();
-        let refused = Answer::decode(&Answer::Packed { bytes: bomb }.encode(3));
+        let refused = Answer::decode(&Answer::Packed { bytes: bomb }.encode(tag(3)));
         assert!(refused.is_err(), "64 MiB out of a few KiB");
         let twice = Answer::Packed { bytes: zstd::bulk::compress(&packed[HEAD_BYTES..], 1).unwrap() };
-        assert!(Answer::decode(&twice.encode(3)).is_err());
-        assert!(Answer::decode(&Answer::Packed { bytes: vec![1; 100] }.encode(3)).is_err());
+        assert!(Answer::decode(&twice.encode(tag(3))).is_err());
+        assert!(Answer::decode(&Answer::Packed { bytes: vec![1; 100] }.encode(tag(3))).is_err());
     }
 
     proptest::proptest! {
@@ -380,7 +395,7 @@ mod tests {
         ) {
             let pieces = vec![PieceAnswer::Same, PieceAnswer::Bytes(b"content ".repeat(2000))];
             let answer = Answer::Pieces { pieces, took_us: 9 };
-            let mut bytes = if packed { answer.encode_packed(5).0 } else { answer.encode(5) };
+            let mut bytes = if packed { answer.encode_packed(tag(5)).0 } else { answer.encode(tag(5)) };
             let at = HEAD_BYTES + at.index(bytes.len() - HEAD_BYTES);
             bytes[at] ^= 1 << bit;
             let _told = Answer::decode(&bytes);
