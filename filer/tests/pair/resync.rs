@@ -211,7 +211,8 @@ fn last_error(volume: &VolumeStatus) -> Option<String> {
 fn a_resync_that_the_operator_wants_compares_everything_by_content() {
     let mut pair = Cluster::start(slow());
     let mount = pair.mount(Side::A);
-    write_files(&mount.join("files"), 30, 128 << 10);
+    // So much that it is still under way when it is asked for again.
+    write_files(&mount.join("files"), 150, 128 << 10);
     pair.check_trees_equal();
     let damaged =
         std::fs::OpenOptions::new().write(true).open(pair.base(Side::B).join("files/file7")).unwrap();
