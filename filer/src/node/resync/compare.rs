@@ -7,7 +7,8 @@
 //! What can go wrong: as anywhere in a session ([`ReceiveError`]). A log that can not be read is one that did not
 //! survive.
 
-use super::receive::{Receive, ReceiveError};
+use super::error::ReceiveError;
+use super::receive::Receive;
 use super::source::add;
 use super::wire::{Answer, Question, RANGE_OIDS, VERSION};
 use crate::node::follower::Follower;

@@ -1,6 +1,7 @@
 //! The receiver's side: contents of files, piece by piece, with several questions under way.
 
-use super::receive::{Receive, ReceiveError};
+use super::error::ReceiveError;
+use super::receive::Receive;
 use super::wire::{Answer, MAX_ASKED, MAX_CONTENT_BYTES, MAX_ITEMS, Piece, PieceAnswer, Question};
 use crate::runtime::{Instant, planted};
 use apply_engine::resync::{self, Capture, MAX_PIECE_BYTES, ResyncError};

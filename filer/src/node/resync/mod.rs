@@ -13,8 +13,10 @@
 //! is inconsistent, not eligible, and says so durably from before the first change of its tree until the tree is the
 //! primary's at a point of the log from which it then joins as any partner that was away.
 
+mod asking;
 mod compare;
 mod contents;
+mod error;
 mod packing;
 mod receive;
 mod salvage;

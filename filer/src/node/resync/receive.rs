@@ -11,19 +11,20 @@
 //! ([`ReceiveError::Differs`]: the next attempt compares everything by content). Nothing is undone: the next attempt
 //! compares what is there.
 
+use super::asking::ANSWER_LIMIT;
+use super::error::ReceiveError;
 use super::packing::Judge;
 use super::state::Progress;
-use super::wire::{self, Answer, Finished, MAX_RANGES, Question, Tag, WireError};
+use super::wire::{Answer, Finished, MAX_RANGES, Question};
 use crate::node::event::NodeEvent;
 use crate::node::shared::Shared;
-use crate::node::split::salvage::SalvageError;
 use crate::runtime::channel::Receiver;
 use crate::runtime::{Instant, mark};
-use crate::status::{ResyncSide, bytes};
+use crate::status::ResyncSide;
 use apply_engine::resync::{
     self, Capture, Identity, Installing, LabelSums, ObjectLabel, ResyncError, Surveyed,
 };
-use apply_engine::{ApplyError, BaseReader, ObjectKind, TreeError};
+use apply_engine::{ApplyError, BaseReader, ObjectKind};
 use ids::{LogPoint, Oid};
 use rdma_transport::Control;
 use std::cell::{Cell, RefCell};
@@ -31,8 +32,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Longest wait for an answer: the source may have to wait for its disk.
-const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 /// How often the source hears of a node that is busy with its own disk.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Rounds after which the last one begins, however much is left.
@@ -49,76 +48,11 @@ const FILES_AT_ONCE: usize = 256;
 /// Files, and content in them, that wait for a flush before their labels are set.
 const FILES_PER_FLUSH: usize = 4096;
 const BYTES_PER_FLUSH: u64 = 1 << 30;
-/// Longest description of what one question named; the source has a lower limit.
-const MAX_SURVEY_BYTES: usize = 1 << 30;
 /// Most objects that a source may say have changed since it was last asked.
 const MAX_CHANGED: u64 = 64 << 20;
-/// Of a reason that the source tells, so much is shown.
-const MAX_REASON_CHARS: usize = 1000;
 /// Room that a new object takes beside its content, at most, and what is left free in all.
 const OBJECT_BYTES: u64 = 4 << 10;
 const SPARE_BYTES: u64 = 8 << 20;
-
-/// Why a session ended.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ReceiveError {
-    /// The link is gone, or this node stops.
-    #[error("the link to the primary ended")]
-    Ended,
-    /// No answer.
-    #[error("the primary did not answer within {0:?}")]
-    Silent(Duration),
-    /// The source can not go on.
-    #[error("{0}")]
-    Refused(String),
-    /// Damaged, or not what was asked for.
-    #[error(transparent)]
-    Wire(#[from] WireError),
-    /// It answers something else.
-    #[error("the primary answered something else than was asked; run the same program on both nodes")]
-    Answer,
-    /// This node's tree.
-    #[error(transparent)]
-    Tree(#[from] ResyncError),
-    /// This node's disk.
-    #[error(transparent)]
-    Disk(#[from] TreeError),
-    /// It has not enough room.
-    #[error(
-        "the primary's tree needs {} and {new_objects} objects more here than there are, and {} and {free_inodes} \
-         inodes are free: make room in the base filesystem, then it goes on by itself",
-        bytes(*.needed_bytes), bytes(*.free_bytes)
-    )]
-    Space {
-        /// Content.
-        needed_bytes: u64,
-        /// Objects that this node does not have.
-        new_objects: u64,
-        /// Room.
-        free_bytes: u64,
-        /// Likewise; `u64::MAX` where inodes are made on demand.
-        free_inodes: u64,
-    },
-    /// What only this node holds could not be kept aside.
-    #[error(transparent)]
-    Salvage(#[from] SalvageError),
-    /// The pair's state has changed meanwhile.
-    #[error("the tree may not be replaced any more: this node's role has changed")]
-    NotNow,
-    /// This node's log.
-    #[error("this node's log could not begin anew: {0}")]
-    Log(String),
-    /// After all that.
-    #[error(
-        "{ours} objects with other labels than the primary's {theirs}: everything is compared by content"
-    )]
-    Differs {
-        /// Here.
-        ours: u64,
-        /// There.
-        theirs: u64,
-    },
-}
 
 /// What a receiver needs.
 pub(super) struct Receive {
@@ -423,101 +357,6 @@ impl Receive {
             }
         }
         Ok(())
-    }
-
-    /// What the source says of these objects, as of one moment.
-    pub(super) fn describe(&self, oids: &[Oid]) -> Result<Vec<Surveyed>, ReceiveError> {
-        let mut survey = Vec::with_capacity(oids.len());
-        let mut left = oids.len();
-        for some in oids.chunks(MAX_RANGES) {
-            left -= some.len();
-            let question = Question::Describe { oids: some.to_vec(), more: left > 0 };
-            let (objects, _) = self.ask_surveyed(&question)?;
-            if objects == 0 && !some.is_empty() {
-                return Err(ReceiveError::Answer);
-            }
-            let bytes = self.surveyed_bytes()?;
-            let mut rest = bytes.as_slice();
-            for oid in some {
-                let (surveyed, after) =
-                    postcard::take_from_bytes::<Surveyed>(rest).map_err(|_| ReceiveError::Answer)?;
-                if surveyed.oid() != *oid {
-                    return Err(ReceiveError::Answer);
-                }
-                survey.push(surveyed);
-                rest = after;
-            }
-            if !rest.is_empty() {
-                return Err(ReceiveError::Answer);
-            }
-        }
-        Ok(survey)
-    }
-
-    fn ask_surveyed(&self, question: &Question) -> Result<(u64, u64), ReceiveError> {
-        self.ask_one(question, |answer| match answer {
-            Answer::Surveyed { objects, content_bytes } => Some((objects, content_bytes)),
-            _ => None,
-        })
-    }
-
-    /// All parts of the answer to `Describe` or `Changed`.
-    fn surveyed_bytes(&self) -> Result<Vec<u8>, ReceiveError> {
-        let mut bytes = Vec::new();
-        loop {
-            let (chunk, last) = self.ask_one(&Question::More, |answer| match answer {
-                Answer::Chunk { bytes, last } => Some((bytes, last)),
-                _ => None,
-            })?;
-            if bytes.len() + chunk.len() > MAX_SURVEY_BYTES || (chunk.is_empty() && !last) {
-                return Err(ReceiveError::Answer);
-            }
-            bytes.extend(chunk);
-            if last {
-                return Ok(bytes);
-            }
-        }
-    }
-
-    pub(super) fn ask_one<T>(
-        &self,
-        question: &Question,
-        expected: impl FnOnce(Answer) -> Option<T>,
-    ) -> Result<T, ReceiveError> {
-        self.send(question)?;
-        expected(self.answer()?).ok_or(ReceiveError::Answer)
-    }
-
-    pub(super) fn send(&self, question: &Question) -> Result<(), ReceiveError> {
-        self.check_alive()?;
-        let number = self.asked.get().wrapping_add(1);
-        self.asked.set(number);
-        let bytes = question.encode(Tag { session: self.session, number });
-        self.control.send(&bytes).map_err(|_| ReceiveError::Ended)
-    }
-
-    pub(super) fn answer(&self) -> Result<Answer, ReceiveError> {
-        let bytes = self.inbox.recv_timeout(ANSWER_LIMIT).map_err(|error| match error.is_timeout() {
-            true => ReceiveError::Silent(ANSWER_LIMIT),
-            false => ReceiveError::Ended,
-        })?;
-        let number = self.answered.get().wrapping_add(1);
-        self.answered.set(number);
-        let came = wire::envelope(&bytes).map(|envelope| envelope.tag.number);
-        match Answer::decode(&bytes)? {
-            _ if came != Some(number) => Err(ReceiveError::Answer),
-            Answer::Refused { why } => {
-                Err(ReceiveError::Refused(why.chars().take(MAX_REASON_CHARS).collect()))
-            }
-            answer => Ok(answer),
-        }
-    }
-
-    pub(super) fn check_alive(&self) -> Result<(), ReceiveError> {
-        match self.stop.load(Ordering::Acquire) || self.shared.is_stopping() {
-            true => Err(ReceiveError::Ended),
-            false => Ok(()),
-        }
     }
 }
 

@@ -4,7 +4,8 @@
 //! What can go wrong: as anywhere in a session; the source may change what it has meanwhile, and then a little more, or
 //! what the source had a moment ago, is kept or not.
 
-use super::receive::{Receive, ReceiveError};
+use super::error::ReceiveError;
+use super::receive::Receive;
 use super::wire::{Answer, MAX_CONTENT_BYTES, Piece, PieceAnswer, Question};
 use crate::node::split::changes::{Changes, ChangesError, Entry, Removed};
 use crate::node::split::salvage::{Kept, Primary, Salvage, SalvageError};

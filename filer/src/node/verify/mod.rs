@@ -14,9 +14,11 @@
 
 mod align;
 mod answer;
+mod naming;
 #[cfg(debug_assertions)]
 mod plant;
 mod points;
+mod repair;
 mod session;
 mod wire;
 

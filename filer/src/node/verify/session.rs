@@ -11,15 +11,14 @@
 use super::super::applier::Exclusive;
 use super::super::resync::throttle::Throttle;
 use super::super::shared::Shared;
-use super::answer::describe;
 use super::points::{self, named_as};
-use super::wire::{Described, MAX_DESCRIBED, MAX_OBJECTS, MAX_PART_BYTES, MAX_REPAIRED, Word};
+use super::wire::{MAX_DESCRIBED, MAX_OBJECTS, MAX_PART_BYTES, MAX_REPAIRED, Word};
 use crate::control::{ControlError, ErrorKind};
 use crate::runtime::channel::{Receiver, bounded};
 use crate::runtime::{self, Instant};
 use crate::status::{Mode, Role, VerifyFinding, VerifyProgress, VerifyResult};
 use apply_engine::verify::{self, Finding, Key, Part, compare};
-use ids::{AckRule, Lsn, Oid};
+use ids::{AckRule, Oid};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -29,22 +28,18 @@ use std::time::Duration;
 /// Longest time that consistency points wait for a comparison, beside one part.
 const STILL_LIMIT: Duration = Duration::from_millis(300);
 /// Longest wait for the partner's answer. It may have to apply before.
-const ANSWER_LIMIT: Duration = Duration::from_secs(12);
+pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(12);
 /// The tree is not held still while more of the log than this is in use, in thousandths.
 const MAX_FILL_PERMILLE: u64 = 400;
 /// Consistency points at which one part is tried.
 const MAX_ATTEMPTS: u32 = 100;
 /// Longest wait for a consistency point between two moments.
 const POINT_LIMIT: Duration = Duration::from_secs(30);
-/// Longest wait for a repair.
-const REPAIR_LIMIT: Duration = Duration::from_secs(24 * 3600);
 /// Objects that a result names.
-const MAX_LISTED: usize = 1000;
-/// Names of one directory that a result tells.
-const MAX_LISTED_NAMES: usize = 8;
+pub(super) const MAX_LISTED: usize = 1000;
 const CAN_NOT_APPLY: &str = "this node can not apply to its base filesystem: see its faults";
 /// How often a wait looks.
-const LOOK: Duration = Duration::from_millis(10);
+pub(super) const LOOK: Duration = Duration::from_millis(10);
 
 /// What an operator wants.
 #[derive(Clone, Copy, Debug)]
@@ -88,16 +83,16 @@ pub(in crate::node) fn begin(shared: &Arc<Shared>, options: Options) -> Result<u
     }
 }
 
-struct Session<'a> {
-    shared: &'a Shared,
+pub(super) struct Session<'a> {
+    pub(super) shared: &'a Shared,
     answers: Receiver<Word>,
     options: Options,
     throttle: Throttle,
     began: Instant,
     objects: u64,
     read_bytes: u64,
-    found: BTreeMap<Oid, VerifyFinding>,
-    asked: u64,
+    pub(super) found: BTreeMap<Oid, VerifyFinding>,
+    pub(super) asked: u64,
 }
 
 impl<'a> Session<'a> {
@@ -282,59 +277,6 @@ impl<'a> Session<'a> {
         Ok(Some((compared.next, ours.read_bytes)))
     }
 
-    /// What differs of them, in words.
-    fn describe(&mut self, at: Lsn, found: &[(Oid, Finding)]) -> Result<(), String> {
-        let oids: Vec<Oid> = found.iter().map(|(oid, _)| *oid).collect();
-        self.asked += 1;
-        self.say(&Word::Describe { asked: self.asked, at, oids: oids.clone() })?;
-        let ours = describe(self.shared, &oids);
-        let theirs = self.answer(self.asked, |word| match word {
-            Word::Descriptions { described, .. } => Some(described),
-            _ => None,
-        })?;
-        let theirs = theirs.unwrap_or_default();
-        let (me, peer) = (self.shared.me.to_string(), self.shared.config.peer.name.to_string());
-        for (at, (oid, finding)) in found.iter().enumerate() {
-            let what = match finding {
-                Finding::OnlyHere => format!("only on {me}"),
-                Finding::OnlyThere => format!("only on {peer}"),
-                Finding::UnreadableHere => format!("can not be read on {me}"),
-                Finding::UnreadableThere => format!("can not be read on {peer}"),
-                Finding::Differs => match (ours.get(at), theirs.get(at)) {
-                    (Some(ours), Some(theirs)) => differences(ours, theirs, &me, &peer),
-                    _ => "differs".to_owned(),
-                },
-            };
-            self.found.insert(*oid, VerifyFinding { oid: oid.0, path: None, what });
-        }
-        Ok(())
-    }
-
-    /// Finds the paths of what differs, here or at the partner.
-    fn locate(&mut self) {
-        let mut left: BTreeSet<Oid> = self.found.keys().copied().take(MAX_LISTED).collect();
-        if left.is_empty() {
-            return;
-        }
-        self.tell("naming what differs");
-        let mut found = verify::paths(&self.shared.base, &left).unwrap_or_default();
-        left.retain(|oid| !found.contains_key(oid));
-        self.asked += 1;
-        let oids = left.into_iter().collect::<Vec<_>>();
-        if !oids.is_empty() && self.say(&Word::Locate { asked: self.asked, oids }).is_ok() {
-            let theirs = self.answer(self.asked, |word| match word {
-                Word::Located { paths, .. } => Some(paths),
-                _ => None,
-            });
-            found.extend(theirs.ok().flatten().unwrap_or_default());
-        }
-        for (oid, path) in found {
-            if let Some(finding) = self.found.get_mut(&oid) {
-                finding.path = Some(String::from_utf8_lossy(&path).into_owned());
-            }
-        }
-    }
-
     /// What the walk found becomes known, or what was known is over.
     fn judge(&self) {
         match self.found.is_empty() {
@@ -349,41 +291,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Lets the partner take these from this node, by a resync, and waits until it is as good as any partner.
-    fn repair(&mut self, found: &BTreeSet<Oid>) -> Result<(), String> {
-        self.tell("repairing");
-        for word in repair_words(found) {
-            self.say(&word)?;
-        }
-        let deadline = Instant::now() + REPAIR_LIMIT;
-        let mut left_mirrored = false;
-        let began = Instant::now();
-        loop {
-            let mirrored = {
-                let pair = self.shared.pair.lock();
-                let pair = pair.as_ref().ok_or("the volume has stopped")?;
-                if pair.role != Role::Primary {
-                    return Err("this node is no primary any more".to_owned());
-                }
-                pair.mode == Mode::Mirrored
-            };
-            left_mirrored |= !mirrored;
-            if left_mirrored && mirrored {
-                return Ok(());
-            }
-            if !left_mirrored && began.elapsed() > ANSWER_LIMIT {
-                return Err(
-                    "the partner did not begin to take what differs: see its log and status".to_owned()
-                );
-            }
-            if self.shared.is_stopping() || Instant::now() > deadline {
-                return Err("the repair did not end in time".to_owned());
-            }
-            runtime::sleep(LOOK);
-        }
-    }
-
-    fn say(&self, word: &Word) -> Result<(), String> {
+    pub(super) fn say(&self, word: &Word) -> Result<(), String> {
         self.check()?;
         match self.shared.verify.say(word) {
             true => Ok(()),
@@ -392,7 +300,11 @@ impl<'a> Session<'a> {
     }
 
     /// `None`: the partner does not stand there, or this node's log fills meanwhile.
-    fn answer<T>(&self, wanted: u64, expected: impl Fn(Word) -> Option<T>) -> Result<Option<T>, String> {
+    pub(super) fn answer<T>(
+        &self,
+        wanted: u64,
+        expected: impl Fn(Word) -> Option<T>,
+    ) -> Result<Option<T>, String> {
         let deadline = Instant::now() + ANSWER_LIMIT;
         while Instant::now() < deadline && !self.log_fills() {
             self.check()?;
@@ -432,7 +344,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn tell(&self, doing: &str) {
+    pub(super) fn tell(&self, doing: &str) {
         let objects_total = self.shared.base.object_count().unwrap_or(0);
         let seconds = self.began.elapsed().as_secs_f64();
         let left = objects_total.saturating_sub(self.objects) as f64;
@@ -449,18 +361,6 @@ impl<'a> Session<'a> {
     }
 }
 
-/// What the partner is to take from this node. It asks for a resync once it has heard all of it: what came after that
-/// began would not be compared.
-fn repair_words(found: &BTreeSet<Oid>) -> Vec<Word> {
-    let all: Vec<Oid> = found.iter().copied().collect();
-    let mut lists = all.chunks(MAX_OBJECTS).peekable();
-    let mut words = Vec::new();
-    while let Some(oids) = lists.next() {
-        words.push(Word::Repair { oids: oids.to_vec(), more: lists.peek().is_some() });
-    }
-    words
-}
-
 /// Where a walk over some objects goes on.
 fn next_of(only: &BTreeSet<Oid>, from: Key, next: Option<Key>) -> Option<Key> {
     match next {
@@ -472,60 +372,9 @@ fn next_of(only: &BTreeSet<Oid>, from: Key, next: Option<Key>) -> Option<Key> {
     }
 }
 
-fn differences(ours: &Described, theirs: &Described, me: &str, peer: &str) -> String {
-    let (Some(one), Some(other)) = (&ours.aspects, &theirs.aspects) else { return "differs".to_owned() };
-    let mut what = one.differences(other);
-    if what.is_empty() {
-        // The digest of the object was the same: a piece of its content was not.
-        what.push("contents");
-    }
-    let mut text = format!("{} differ", what.join(", "));
-    if let (true, Some(ours), Some(theirs)) = (what.contains(&"names"), &ours.names, &theirs.names) {
-        let (ours, theirs): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            (ours.iter().cloned().collect(), theirs.iter().cloned().collect());
-        let lone =
-            |side: &BTreeMap<Vec<u8>, Option<Oid>>, other: &BTreeMap<Vec<u8>, Option<Oid>>, node: &str| {
-                let strange =
-                    |target: &Option<Oid>| if target.is_none() { ", no object of the volume" } else { "" };
-                side.iter()
-                    .filter(|(name, target)| other.get(*name) != Some(*target))
-                    .map(|(name, target)| {
-                        format!("{:?} on {node}{}", String::from_utf8_lossy(name), strange(target))
-                    })
-                    .collect::<Vec<_>>()
-            };
-        let mut names = lone(&ours, &theirs, me);
-        names.extend(lone(&theirs, &ours, peer));
-        let more = names.len().saturating_sub(MAX_LISTED_NAMES);
-        names.truncate(MAX_LISTED_NAMES);
-        text.push_str(&format!(": {}", names.join("; ")));
-        if more > 0 {
-            text.push_str(&format!("; and {more} more"));
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_last_word_of_a_repair_says_so_and_all_of_them_may_wait_at_the_partner() {
-        let words = repair_words(&(1..=MAX_REPAIRED as u64).map(Oid).collect());
-        assert!(words.len() < super::super::MAX_WAITING);
-        let told = words.iter().map(|word| match Word::decode(&word.encode()) {
-            Ok(Word::Repair { oids, more }) => (oids.len(), more),
-            other => panic!("{other:?}"),
-        });
-        let (lens, more): (Vec<usize>, Vec<bool>) = told.unzip();
-        assert_eq!(lens.iter().sum::<usize>(), MAX_REPAIRED);
-        assert_eq!(more.iter().position(|more| !more), Some(words.len() - 1));
-        assert_eq!(
-            repair_words(&BTreeSet::from([Oid(2)])),
-            [Word::Repair { oids: vec![Oid(2)], more: false }]
-        );
-    }
 
     #[test]
     fn a_walk_over_some_objects_ends_also_at_the_last_number() {

@@ -1,0 +1,116 @@
+//! The receiver's questions, and what counts as an answer.
+//!
+//! Invariant: an answer is taken for the question that it belongs to, or the session ends; what it may hold is bounded
+//! before it is kept. What can go wrong: silence, the link's end, and whatever a source may send instead of an answer.
+
+use super::error::ReceiveError;
+use super::receive::Receive;
+use super::wire::{self, Answer, MAX_RANGES, Question, Tag};
+use apply_engine::resync::Surveyed;
+use ids::Oid;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// Longest wait for an answer: the source may have to wait for its disk.
+pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+/// Longest description of what one question named; the source has a lower limit.
+const MAX_SURVEY_BYTES: usize = 1 << 30;
+/// Of a reason that the source tells, so much is shown.
+const MAX_REASON_CHARS: usize = 1000;
+
+impl Receive {
+    /// What the source says of these objects, as of one moment.
+    pub(super) fn describe(&self, oids: &[Oid]) -> Result<Vec<Surveyed>, ReceiveError> {
+        let mut survey = Vec::with_capacity(oids.len());
+        let mut left = oids.len();
+        for some in oids.chunks(MAX_RANGES) {
+            left -= some.len();
+            let question = Question::Describe { oids: some.to_vec(), more: left > 0 };
+            let (objects, _) = self.ask_surveyed(&question)?;
+            if objects == 0 && !some.is_empty() {
+                return Err(ReceiveError::Answer);
+            }
+            let bytes = self.surveyed_bytes()?;
+            let mut rest = bytes.as_slice();
+            for oid in some {
+                let (surveyed, after) =
+                    postcard::take_from_bytes::<Surveyed>(rest).map_err(|_| ReceiveError::Answer)?;
+                if surveyed.oid() != *oid {
+                    return Err(ReceiveError::Answer);
+                }
+                survey.push(surveyed);
+                rest = after;
+            }
+            if !rest.is_empty() {
+                return Err(ReceiveError::Answer);
+            }
+        }
+        Ok(survey)
+    }
+
+    pub(super) fn ask_surveyed(&self, question: &Question) -> Result<(u64, u64), ReceiveError> {
+        self.ask_one(question, |answer| match answer {
+            Answer::Surveyed { objects, content_bytes } => Some((objects, content_bytes)),
+            _ => None,
+        })
+    }
+
+    /// All parts of the answer to `Describe` or `Changed`.
+    pub(super) fn surveyed_bytes(&self) -> Result<Vec<u8>, ReceiveError> {
+        let mut bytes = Vec::new();
+        loop {
+            let (chunk, last) = self.ask_one(&Question::More, |answer| match answer {
+                Answer::Chunk { bytes, last } => Some((bytes, last)),
+                _ => None,
+            })?;
+            if bytes.len() + chunk.len() > MAX_SURVEY_BYTES || (chunk.is_empty() && !last) {
+                return Err(ReceiveError::Answer);
+            }
+            bytes.extend(chunk);
+            if last {
+                return Ok(bytes);
+            }
+        }
+    }
+
+    pub(super) fn ask_one<T>(
+        &self,
+        question: &Question,
+        expected: impl FnOnce(Answer) -> Option<T>,
+    ) -> Result<T, ReceiveError> {
+        self.send(question)?;
+        expected(self.answer()?).ok_or(ReceiveError::Answer)
+    }
+
+    pub(super) fn send(&self, question: &Question) -> Result<(), ReceiveError> {
+        self.check_alive()?;
+        let number = self.asked.get().wrapping_add(1);
+        self.asked.set(number);
+        let bytes = question.encode(Tag { session: self.session, number });
+        self.control.send(&bytes).map_err(|_| ReceiveError::Ended)
+    }
+
+    pub(super) fn answer(&self) -> Result<Answer, ReceiveError> {
+        let bytes = self.inbox.recv_timeout(ANSWER_LIMIT).map_err(|error| match error.is_timeout() {
+            true => ReceiveError::Silent(ANSWER_LIMIT),
+            false => ReceiveError::Ended,
+        })?;
+        let number = self.answered.get().wrapping_add(1);
+        self.answered.set(number);
+        let came = wire::envelope(&bytes).map(|envelope| envelope.tag.number);
+        match Answer::decode(&bytes)? {
+            _ if came != Some(number) => Err(ReceiveError::Answer),
+            Answer::Refused { why } => {
+                Err(ReceiveError::Refused(why.chars().take(MAX_REASON_CHARS).collect()))
+            }
+            answer => Ok(answer),
+        }
+    }
+
+    pub(super) fn check_alive(&self) -> Result<(), ReceiveError> {
+        match self.stop.load(Ordering::Acquire) || self.shared.is_stopping() {
+            true => Err(ReceiveError::Ended),
+            false => Ok(()),
+        }
+    }
+}
