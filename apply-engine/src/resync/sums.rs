@@ -11,8 +11,8 @@
 use ids::Oid;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::ResyncError;
 use super::site::{self, Site};
+use super::{FIRST_CAST_OUT, ResyncError};
 use crate::base::Base;
 
 /// OIDs whose labels are read again when one of them changed.
@@ -42,6 +42,9 @@ impl LabelSums {
     /// These objects have changed, came into being, or are gone.
     pub fn changed(&mut self, oids: impl IntoIterator<Item = Oid>) {
         self.dirty.extend(oids.into_iter().map(|oid| oid.0 / RANGE_OIDS));
+        // What a receiver has made for itself comes and goes with every change, and nobody tells.
+        let own = self.ranges.range(FIRST_CAST_OUT.0 / RANGE_OIDS..);
+        self.dirty.extend(own.map(|(range, _)| *range));
     }
 
     /// Reads some labels; true when nothing is left to do.

@@ -395,3 +395,20 @@ proptest! {
         prop_assert_eq!(sums.total(), sums_of(&all_labels(&side.tree)));
     }
 }
+
+/// Where objects wait is no object of the source, and is gone when the last of them has its place.
+#[test]
+fn what_a_receiver_made_for_itself_does_not_stay_in_the_sum() {
+    let mut side = Side::new(3);
+    side.steps(50);
+    side.apply();
+    let gradual = gradual::Gradual::begin(&side.tree).expect("nothing fails");
+    let mut sums = super::LabelSums::default();
+    while !sums.step_over(&side.tree).expect("labels can be read") {}
+    assert_eq!(sums.total(), sums_of(&all_labels(&side.tree)));
+    let mut describe = |_: &[Oid]| -> Result<Vec<Surveyed>, ResyncError> { Ok(Vec::new()) };
+    assert_eq!(gradual.end(&side.tree, &mut describe).expect("nothing fails"), []);
+    sums.changed([]);
+    while !sums.step_over(&side.tree).expect("labels can be read") {}
+    assert_eq!(sums.total(), sums_of(&all_labels(&side.tree)));
+}
