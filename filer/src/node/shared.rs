@@ -51,7 +51,7 @@ pub(super) struct Shared {
     pub counters: Arc<Counters>,
     pub events: Sender<NodeEvent>,
     pub follower: Follower,
-    pub applier: ApplierState,
+    pub applier: Arc<ApplierState>,
     pub resync: ResyncState,
     pub split: SplitState,
     pub verify: VerifyState,

@@ -45,7 +45,7 @@ pub(super) struct VolumeNode {
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-struct ToExecutor(Sender<NodeEvent>, Arc<std::sync::OnceLock<Arc<Shared>>>);
+struct ToExecutor(Sender<NodeEvent>, Arc<ApplierState>);
 
 impl CommitEvents for ToExecutor {
     fn mirror_lost(&self, link: u64, error: LinkError) {
@@ -55,9 +55,7 @@ impl CommitEvents for ToExecutor {
         let _ended = self.0.send(NodeEvent::LogFailed(error));
     }
     fn want_consistency_point(&self) {
-        if let Some(shared) = self.1.get() {
-            shared.applier.request();
-        }
+        self.1.request();
     }
 }
 
@@ -84,8 +82,8 @@ impl VolumeNode {
             transport: config.transport.to_string(),
             persistence: config.persistence().to_string(),
         });
-        let late = Arc::new(std::sync::OnceLock::new());
-        let to_executor = Box::new(ToExecutor(events.clone(), late.clone()));
+        let applier = Arc::new(ApplierState::new(end.lsn > tail.lsn));
+        let to_executor = Box::new(ToExecutor(events.clone(), applier.clone()));
         let path = CommitPath::new(log.clone(), cursors, gate.clone(), metrics.clone(), to_executor, started);
         let (verify, to_verify) = VerifyState::new();
         let stack = Arc::new(DeltaStack::new(fresh_layers(&base, &log, tail.lsn)));
@@ -104,7 +102,7 @@ impl VolumeNode {
             counters,
             events,
             follower: Follower::new(tail, end.lsn),
-            applier: ApplierState::new(end.lsn > tail.lsn),
+            applier,
             resync: ResyncState::default(),
             called_off: Mutex::new((0, "")),
             split: SplitState::default(),
@@ -121,7 +119,6 @@ impl VolumeNode {
             witness_error: Mutex::new(None),
             faults: Mutex::new(Vec::new()),
         });
-        let _first = late.set(shared.clone());
         shared.resync.set_replacing(role_state.resync);
         shared.gate.set_local_space(tail.lsn, shared.local_space());
         if recovery.memory_lost {
