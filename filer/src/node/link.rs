@@ -204,7 +204,7 @@ fn start(shared: &Arc<Shared>, id: u64, mut link: Link, alive: Arc<AtomicBool>) 
     link.control = Box::new(SharedControl(control.clone()));
     tracing::info!(volume = shared.name(), id, peer = %link.peer.node, address = link.peer.address, "linked");
     shared.tell(NodeEvent::LinkUp { id, link: Box::new(link) });
-    let reader = shared.clone();
+    let (reader, made) = (shared.clone(), alive.clone());
     let read = move || {
         runtime::be_urgent();
         let error = read_control(&reader, id, control.as_ref());
@@ -216,6 +216,8 @@ fn start(shared: &Arc<Shared>, id: u64, mut link: Link, alive: Arc<AtomicBool>) 
     if let Err(error) = runtime::spawn("control", read) {
         shared
             .report(&format!("no thread for the partner's messages: {error}"), "raise the limit of threads");
+        // Else the thread that makes links would wait for the end of one that nobody reads.
+        made.store(false, Ordering::Release);
         shared.tell(NodeEvent::LinkDown { id });
     }
 }
