@@ -9,8 +9,11 @@ use simulation::world::{self, Report};
 const SEEDS: u64 = 120;
 
 /// Seeds that found a bug once: a resync that walked the tree only in its first session, though that was cut off
-/// before (127); a driver that kept its seat while the partner's ring was full, whatever became of the link (1341).
-const FOUND_A_BUG_ONCE: [u64; 2] = [127, 1341];
+/// before (127); a driver that kept its seat while the partner's ring was full, whatever became of the link (1341); a
+/// consistency point that forgot an object whose name it left (1689); two that waited for the same consistency point and
+/// woke each other (2123); a sum over a directory that was gone (2889); a dead machine that went on for a moment, a bug
+/// of the simulation (4071).
+const FOUND_A_BUG_ONCE: [u64; 6] = [127, 1341, 1689, 2123, 2889, 4071];
 
 /// What must have happened at least once.
 const COVERED: [&str; 16] = [

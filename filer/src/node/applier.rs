@@ -104,8 +104,11 @@ impl ApplierState {
         let (finished, failed) = (wanted.finished + 2, wanted.failed + 2);
         wanted.waiting += 1;
         let done = loop {
-            wanted.now = true;
-            self.wake.notify_all();
+            // Again when it was begun; but whoever else waits here is not woken for nothing, and wakes this one in turn.
+            if !wanted.now {
+                wanted.now = true;
+                self.wake.notify_all();
+            }
             if wanted.finished >= finished {
                 break true;
             }

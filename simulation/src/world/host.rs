@@ -149,8 +149,9 @@ impl World {
             life
         };
         let Some(life) = life else { return };
-        self.network.host_died(host, power.is_none());
+        // At once: whoever could run in between would be answered out of a memory and a disk that nobody has any more.
         scheduler::kill(life.node);
+        self.network.host_died(host, power.is_none());
     }
 }
 
