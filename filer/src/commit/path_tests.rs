@@ -225,28 +225,44 @@ fn closing_answers_everybody_who_waits() {
     assert!(path.check_lease().is_err());
 }
 
-/// A partner whose ring is full: it has everything before the returned point and applies nothing, and this node has
-/// more to send than it has room for.
-fn full_partner(path: &Arc<CommitPath>, a: &Arc<Log>, partner: &Partner) -> (LogPoint, LogPoint) {
-    const RECORD_BYTES: usize = 50_000;
-    let write = |count: usize| {
-        for _ in 0..count {
-            path.wait_committed(append(path, &[1; RECORD_BYTES])).unwrap();
+/// A partner whose ring is full: it has everything before `first` and applies nothing, and this node has more to send,
+/// up to `last`, than it has room for.
+struct FullPartner {
+    b: Arc<Log>,
+    path: Arc<CommitPath>,
+    partner: Partner,
+    first: LogPoint,
+    last: LogPoint,
+}
+
+impl FullPartner {
+    fn new() -> FullPartner {
+        const RECORD_BYTES: usize = 50_000;
+        let (a, b) = (log(), log());
+        let path = path(&a, &Arc::default());
+        let (at_a, at_b) = links(&a, &b);
+        let partner = Partner::start(b.clone(), at_b, b.end());
+        path.start_mirror(1, at_a.sender, a.end()).unwrap();
+        path.set_rule(AckRule::Local).unwrap();
+        let write = |count: usize| {
+            for _ in 0..count {
+                path.wait_committed(append(&path, &[1; RECORD_BYTES])).unwrap();
+            }
+            a.end()
+        };
+        let first = write(12);
+        pump_until(&path, &partner, first.lsn);
+        // This node applies and trims, the partner does not: together this is more than one ring.
+        path.update(|cursors| cursors.set_applied(first.lsn)).unwrap();
+        a.advance_tail(first).unwrap();
+        path.update(|cursors| cursors.set_trimmed(first.lsn)).unwrap();
+        let last = write(12);
+        assert!(last.lsn > Lsn(CAPACITY_BYTES));
+        for _ in 0..100 {
+            path.pump();
         }
-        a.end()
-    };
-    let first = write(12);
-    pump_until(path, partner, first.lsn);
-    // This node applies and trims, the partner does not: together this is more than one ring.
-    path.update(|cursors| cursors.set_applied(first.lsn)).unwrap();
-    a.advance_tail(first).unwrap();
-    path.update(|cursors| cursors.set_trimmed(first.lsn)).unwrap();
-    let last = write(12);
-    assert!(last.lsn > Lsn(CAPACITY_BYTES));
-    for _ in 0..100 {
-        path.pump();
+        FullPartner { b, path, partner, first, last }
     }
-    (first, last)
 }
 
 fn pump_until(path: &CommitPath, partner: &Partner, end: Lsn) {
@@ -258,13 +274,7 @@ fn pump_until(path: &CommitPath, partner: &Partner, end: Lsn) {
 
 #[test]
 fn a_partner_that_catches_up_is_sent_no_more_than_its_ring_has_room_for() {
-    let (a, b) = (log(), log());
-    let path = path(&a, &Arc::default());
-    let (at_a, at_b) = links(&a, &b);
-    let mut partner = Partner::start(b.clone(), at_b, b.end());
-    path.start_mirror(1, at_a.sender, a.end()).unwrap();
-    path.set_rule(AckRule::Local).unwrap();
-    let (first, last) = full_partner(&path, &a, &partner);
+    let FullPartner { b, path, mut partner, first, last } = FullPartner::new();
     let reached = partner.log.end().lsn;
     assert!(reached > first.lsn && reached <= Lsn(CAPACITY_BYTES), "sent up to {reached}");
     assert_eq!(b.point_at(first.lsn), Some(first), "what the partner has not applied is still there");
@@ -280,20 +290,16 @@ fn a_partner_that_catches_up_is_sent_no_more_than_its_ring_has_room_for() {
 /// The client that drives has the seat for as long as its record is not on both logs.
 #[test]
 fn mirroring_can_be_stopped_while_a_client_waits_for_room_in_the_partners_ring() {
-    let (a, b) = (log(), log());
-    let path = path(&a, &Arc::default());
-    let (at_a, at_b) = links(&a, &b);
-    let mut partner = Partner::start(b.clone(), at_b, b.end());
-    path.start_mirror(1, at_a.sender, a.end()).unwrap();
-    path.set_rule(AckRule::Local).unwrap();
-    full_partner(&path, &a, &partner);
+    let FullPartner { path, mut partner, .. } = FullPartner::new();
     path.set_rule(AckRule::Both).unwrap();
     let end = append(&path, b"no room for this there");
     let client = {
         let path = path.clone();
         std::thread::spawn(move || path.wait_committed(end))
     };
+    let deadline = Instant::now() + Duration::from_secs(20);
     while path.can_drive() {
+        assert!(Instant::now() < deadline, "the client never drove");
         std::thread::yield_now();
     }
     let (stopped, when) = std::sync::mpsc::channel();
