@@ -62,6 +62,8 @@ fn what_failed_once_passes() {
         let plan = Plan::of(seed);
         let report = world::run(&plan, &plan.faults, None, false);
         assert_eq!(report.failure, None, "seed {seed}");
+        // Ten times as many as the longest of them takes.
+        assert!(report.switches < 2_000_000, "seed {seed} goes round in circles: {} turns", report.switches);
     }
 }
 
