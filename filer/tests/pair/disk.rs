@@ -1,6 +1,6 @@
 //! Local filesystems that are full or broken, and logs that fill because of them.
 
-use crate::harness::{ANSWER_LIMIT, Cluster, Disk, Frozen, Load, Side, Spec, check_all, within};
+use crate::harness::{ANSWER_LIMIT, Cluster, Disk, Frozen, Load, Memory, Side, Spec, check_all, within};
 use filer::control::{Answer, Request};
 use filer::status::{Mode, Role, VolumeStatus};
 use std::fs;
@@ -149,6 +149,45 @@ fn eio_from_the_base_hands_over_and_is_repaired_by_a_restart() {
     let outcomes: Vec<_> = outcomes.into_iter().chain(more.finish()).collect();
     *pair.disk(Side::A) = None;
     *pair.disk(Side::A) = Some(Disk::mount("xfs", &pair.image(Side::A), &pair.disk_path(Side::A)));
+    pair.start_node(Side::A);
+    assert_eq!(pair.wait_mirrored(), Side::B);
+    check_all(&pair.mount(Side::B), &outcomes);
+    pair.check_trees_equal();
+}
+
+/// The device refuses writes: btrfs gives its transaction up and goes read-only.
+#[test]
+fn a_device_that_refuses_writes_under_btrfs_hands_over_and_is_repaired_by_a_restart() {
+    let filesystem = ["btrfs", "btrfs"];
+    let mut pair = Cluster::start(Spec { disk_mib: [Some(256), Some(256)], filesystem, ..Spec::default() });
+    assert!(pair.terminate(Side::A).success());
+    pair.wait_mode(Side::B, Mode::Solo);
+    let (image, at) = (pair.image(Side::A), pair.disk_path(Side::A));
+    pair.disk(Side::A).take().unwrap().unmount(&image);
+    let memory = Memory::of(128, &pair.node_dir(Side::A).join("memory"));
+    let image = memory.take_in(&image);
+    *pair.disk(Side::A) = Some(Disk::mount("btrfs", &image, &at));
+    pair.start_node(Side::A);
+    assert_eq!(pair.wait_mirrored(), Side::B);
+    assert!(pair.terminate(Side::B).success());
+    pair.wait_serving(Side::A);
+    pair.start_node(Side::B);
+    assert_eq!(pair.wait_mirrored(), Side::A);
+    let load = Load::start(&pair.mount(Side::A), "c", 2);
+    load.wait_for(50);
+    let nothing_left = memory.at.join("nothing left");
+    fill(&nothing_left);
+    pair.wait_serving(Side::B);
+    let outcomes = load.join();
+    check_all(&pair.mount(Side::B), &outcomes);
+    let volume = pair.wait_volume(Side::A, "the fault in its status", has_fault);
+    assert_eq!(volume.role, Role::Partner, "its log still takes part");
+    // The operator takes it out, and has the device repaired.
+    pair.kill(Side::A);
+    pair.wait_mode(Side::B, Mode::Solo);
+    *pair.disk(Side::A) = None;
+    fs::remove_file(nothing_left).unwrap();
+    *pair.disk(Side::A) = Some(Disk::mount("btrfs", &image, &at));
     pair.start_node(Side::A);
     assert_eq!(pair.wait_mirrored(), Side::B);
     check_all(&pair.mount(Side::B), &outcomes);

@@ -36,6 +36,17 @@ impl Disk {
         Disk { at: at.to_owned() }
     }
 
+    /// Unmounts it when nobody uses it any more. Its image is whole only when the loop device has let go of it.
+    pub fn unmount(self, image: &Path) {
+        drop(self);
+        let device = || run("losetup", &["--associated", &image.display().to_string()]);
+        let begun = std::time::Instant::now();
+        while !device().is_empty() {
+            assert!(begun.elapsed() < super::ANSWER_LIMIT, "{} is still in use", image.display());
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+
     /// Whoever uses it from now on gets EIO, until it has been mounted anew (ext4, XFS).
     pub fn shut_down(&self) {
         run("xfs_io", &["-x", "-c", "shutdown", &self.at.display().to_string()]);
@@ -71,6 +82,34 @@ impl Disk {
         let source = run("findmnt", &["-n", "-o", "SOURCE", &self.at.display().to_string()]);
         let device = source.trim().trim_start_matches("/dev/");
         std::fs::write(format!("/sys/fs/ext4/{device}/trigger_fs_error"), "1").unwrap();
+    }
+}
+
+/// A small filesystem in memory. An image in it is a device that refuses writes when there is no room left here.
+pub struct Memory {
+    pub at: PathBuf,
+}
+
+impl Memory {
+    pub fn of(mib: u64, at: &Path) -> Memory {
+        std::fs::create_dir(at).unwrap();
+        run("mount", &["-t", "tmpfs", "-o", &format!("size={mib}m"), "memory", &at.display().to_string()]);
+        Memory { at: at.to_owned() }
+    }
+
+    /// Copies an image without its holes, but reads all of it: `cp` asks the filesystem where data is, and was not told of
+    /// all that a loop device had written a moment before.
+    pub fn take_in(&self, image: &Path) -> PathBuf {
+        let copy = self.at.join("image");
+        let (from, to) = (format!("if={}", image.display()), format!("of={}", copy.display()));
+        run("dd", &[&from, &to, "bs=64K", "conv=sparse", "status=none"]);
+        copy
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        let _gone = Command::new("umount").arg("-l").arg(&self.at).status();
     }
 }
 

@@ -15,7 +15,7 @@ mod wire;
 
 pub use cluster::{Cluster, Side};
 pub use config::{Spec, VolumeSpec};
-pub use disk::{Disk, Frozen};
+pub use disk::{Disk, Frozen, Memory};
 pub use load::{Load, Outcome, check_all};
 pub use process::{Process, run, twinfiler};
 pub use tree::{differences, snapshot};
