@@ -237,7 +237,8 @@ impl<T: Tree> Taking<'_, T> {
         let unseen: Vec<Oid> =
             dead.map(|(oid, _)| oid).filter(|oid| !self.inodes.contains_key(oid)).collect();
         let found = pool::map(&unseen, |oid| Ok::<_, ApplyError>(self.tree.find(*oid)?))?;
-        let named = |occupant: Occupant| occupant.kind.is_directory() || occupant.local_nlink > 0;
+        // One that was just removed may still be found by its handle.
+        let named = |occupant: Occupant| occupant.local_nlink > 0;
         let still_there = unseen.into_iter().zip(found).filter(|(_, found)| found.is_some_and(named));
         self.survey.dead_elsewhere = still_there.map(|(oid, _)| oid).collect();
         Ok(())

@@ -24,12 +24,14 @@ impl CommitPath {
         from: LogPoint,
     ) -> Result<(), LinkError> {
         let mut mirror = self.take_seat();
-        sender.start(from)?;
-        *mirror = Some(Mirror { link, sender, sent: from });
-        self.peer_durable(from, Instant::now());
+        let started = sender.start(from);
+        if started.is_ok() {
+            *mirror = Some(Mirror { link, sender, sent: from });
+            self.peer_durable(from, Instant::now());
+        }
         drop(mirror);
         self.waiters.wake_next();
-        Ok(())
+        started
     }
 
     /// Stops to mirror, and gives the sender back. Waits for a driver that is polling, for at most
