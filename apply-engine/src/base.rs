@@ -44,7 +44,7 @@ use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use cache::DescriptorCache;
 use handles::FileHandle;
@@ -91,6 +91,8 @@ struct Local {
     orphans: OwnedFd,
     label_file: OwnedFd,
     index: Index,
+    /// The index has failed since it was opened.
+    index_failed: AtomicBool,
     /// The index file's inode, to see whether it is still there.
     index_inode: u64,
     /// What happened to the index and nobody was told yet.
@@ -236,6 +238,36 @@ impl Base {
         Ok(())
     }
 
+    /// Opens the index again if it has failed, and finds every object by a walk. Nobody may change the tree meanwhile.
+    ///
+    /// # Errors
+    /// When it still can not be used, or the tree not be read.
+    pub fn revive_index(&self) -> Result<(), TreeError> {
+        #[cfg(any(test, feature = "simulation"))]
+        if self.simulation().is_some() {
+            return Ok(());
+        }
+        let local = self.local();
+        if !local.index_failed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let path = self.path.join(HIDDEN_NAME).join(INDEX_NAME);
+        local.index.reopen(&path).map_err(|error| self.index_failed(&error))?;
+        local.index_failed.store(false, Ordering::Release);
+        self.rebuild_index().map_err(|error| {
+            local.index_failed.store(true, Ordering::Release);
+            match error {
+                OpenError::Tree(error) => error,
+                other => {
+                    tracing::error!(path = %self.path.display(), error = %other, "the index could not be rebuilt");
+                    TreeError { doing: "rebuild the index of", at: self.path.display().to_string(), errno: Errno::IO }
+                }
+            }
+        })?;
+        self.index_trouble("it had failed, and was opened again and rebuilt");
+        Ok(())
+    }
+
     /// The label file was replaced, its lock with it.
     fn relock(&mut self, label_file: OwnedFd) {
         match &mut self.store {
@@ -330,6 +362,7 @@ impl Base {
 
     fn index_failed(&self, error: &IndexError) -> TreeError {
         tracing::error!(path = %self.path.display(), %error, "the volume's index failed");
+        self.local().index_failed.store(true, Ordering::Release);
         let errno = if error.is_no_space() { Errno::NOSPC } else { Errno::IO };
         TreeError { doing: "use the index of", at: self.path.display().to_string(), errno }
     }

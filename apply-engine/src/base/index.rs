@@ -11,8 +11,8 @@
 //! the file once.
 
 use ids::Oid;
-use parking_lot::Mutex;
-use redb::{Database, Durability, ReadableDatabase, TableDefinition};
+use parking_lot::{Mutex, RwLock};
+use redb::{Database, Durability, ReadTransaction, ReadableDatabase, TableDefinition};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -46,9 +46,22 @@ impl IndexError {
     }
 }
 
+/// Opens one that exists and is sound, and tells the number of its last commit.
+fn open(path: &Path) -> Result<(Database, u64), IndexError> {
+    let mut builder = Database::builder();
+    let database = builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true).open(path)?;
+    let commits = {
+        let transaction = database.begin_read()?;
+        transaction.open_table(HANDLES)?;
+        transaction.open_table(NUMBERS)?.get(COMMIT)?.map_or(0, |stored| stored.value())
+    };
+    Ok((database, commits))
+}
+
 /// See the module.
 pub(crate) struct Index {
-    database: Database,
+    /// `None` only when it could not be opened again.
+    database: RwLock<Option<Database>>,
     pending: Mutex<HashMap<Oid, Option<FileHandle>>>,
     commits: AtomicU64,
 }
@@ -56,14 +69,22 @@ pub(crate) struct Index {
 impl Index {
     /// Opens an index that exists and is sound.
     pub(crate) fn open(path: &Path) -> Result<Index, IndexError> {
-        let mut builder = Database::builder();
-        let database = builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true).open(path)?;
-        let commits = {
-            let transaction = database.begin_read()?;
-            transaction.open_table(HANDLES)?;
-            transaction.open_table(NUMBERS)?.get(COMMIT)?.map_or(0, |stored| stored.value())
-        };
-        Ok(Index { database, pending: Mutex::default(), commits: AtomicU64::new(commits) })
+        let (database, commits) = open(path)?;
+        Ok(Index {
+            database: RwLock::new(Some(database)),
+            pending: Mutex::default(),
+            commits: AtomicU64::new(commits),
+        })
+    }
+
+    /// Opens it again: after an I/O error redb does nothing more. What was not durable is lost, and the caller finds it
+    /// again by a walk.
+    pub(crate) fn reopen(&self, path: &Path) -> Result<(), IndexError> {
+        let mut database = self.database.write();
+        // It has the file locked.
+        *database = None;
+        *database = Some(open(path)?.0);
+        Ok(())
     }
 
     /// Makes an empty one. Its commits go on from `commits`.
@@ -73,7 +94,11 @@ impl Index {
         transaction.open_table(HANDLES)?;
         transaction.open_table(NUMBERS)?.insert(COMMIT, commits)?;
         transaction.commit()?;
-        Ok(Index { database, pending: Mutex::default(), commits: AtomicU64::new(commits) })
+        Ok(Index {
+            database: RwLock::new(Some(database)),
+            pending: Mutex::default(),
+            commits: AtomicU64::new(commits),
+        })
     }
 
     /// The number of the last commit.
@@ -86,7 +111,7 @@ impl Index {
         if let Some(change) = self.pending.lock().get(&oid) {
             return Ok(change.clone());
         }
-        let table = self.database.begin_read()?.open_table(HANDLES)?;
+        let table = self.read()?.open_table(HANDLES)?;
         Ok(table.get(oid.0)?.and_then(|stored| FileHandle::from_bytes(stored.value())))
     }
 
@@ -115,7 +140,7 @@ impl Index {
                 self.write(&mut pending, Durability::None)?;
             }
         }
-        let table = self.database.begin_read()?.open_table(HANDLES)?;
+        let table = self.read()?.open_table(HANDLES)?;
         table.range(from.0..)?.take(max).map(|entry| Ok(Oid(entry?.0.value()))).collect()
     }
 
@@ -123,7 +148,11 @@ impl Index {
     pub(crate) fn len(&self) -> Result<u64, IndexError> {
         use redb::ReadableTableMetadata;
         self.write(&mut self.pending.lock(), Durability::None)?;
-        Ok(self.database.begin_read()?.open_table(HANDLES)?.len()?)
+        Ok(self.read()?.open_table(HANDLES)?.len()?)
+    }
+
+    fn read(&self) -> Result<ReadTransaction, IndexError> {
+        Ok(self.database.read().as_ref().ok_or(redb::Error::PreviousIo)?.begin_read()?)
     }
 
     fn write(
@@ -131,7 +160,8 @@ impl Index {
         pending: &mut HashMap<Oid, Option<FileHandle>>,
         durability: Durability,
     ) -> Result<(), IndexError> {
-        let mut transaction = self.database.begin_write()?;
+        let database = self.database.read();
+        let mut transaction = database.as_ref().ok_or(redb::Error::PreviousIo)?.begin_write()?;
         transaction.set_durability(durability)?;
         {
             let mut table = transaction.open_table(HANDLES)?;
@@ -149,5 +179,58 @@ impl Index {
         self.commits.store(number, Ordering::Release);
         pending.clear();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::process::Command;
+
+    /// A filesystem of 2 MiB, as long as this lives.
+    struct Tiny(tempfile::TempDir);
+
+    impl Tiny {
+        fn mount() -> Tiny {
+            let dir = tempfile::tempdir().expect("a directory");
+            let mount =
+                Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m", "tiny"]).arg(dir.path()).status();
+            assert!(mount.is_ok_and(|status| status.success()), "mounting needs root");
+            Tiny(dir)
+        }
+    }
+
+    impl Drop for Tiny {
+        fn drop(&mut self) {
+            let _gone = Command::new("umount").arg("-l").arg(self.0.path()).status();
+        }
+    }
+
+    #[test]
+    fn an_index_whose_filesystem_was_full_is_opened_again() {
+        let tiny = Tiny::mount();
+        let (path, filler) = (tiny.0.path().join("index"), tiny.0.path().join("filler"));
+        let index = Index::create(&path, 5).expect("an index");
+        let handle = FileHandle::from_bytes(&[1, 0, 0, 0, 7, 7, 7, 7, 7, 7, 7, 7]).expect("a handle");
+        index.set(Oid(16), Some(handle.clone())).expect("in memory");
+        let commit = index.commit().expect("there is room");
+        let free = rustix::fs::statvfs(&path).expect("its room");
+        fs::write(&filler, vec![0; (free.f_bavail * free.f_bsize) as usize]).expect("exactly what is left");
+        for oid in 17..50_000 {
+            // redb keeps what is not durable in memory, or finds that there is no room.
+            let _no_room = index.set(Oid(oid), Some(handle.clone()));
+        }
+        index.commit().expect_err("no room");
+        fs::remove_file(&filler).expect("room again");
+        index.commit().expect_err("redb has given up");
+        index.reopen(&path).expect("opens again");
+        assert_eq!(index.get(Oid(16)).expect("reads"), Some(handle.clone()));
+        assert!(index.commit().expect("there is room") > commit);
+        assert_eq!(
+            index.get(Oid(49_999)).expect("reads"),
+            Some(handle),
+            "what waited in memory is written now"
+        );
     }
 }

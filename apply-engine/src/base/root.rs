@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use super::adopt::{self, AdoptReport};
 use super::cache::DescriptorCache;
@@ -191,7 +191,9 @@ fn assemble(
     let index_inode =
         rustix::fs::stat(path.join(HIDDEN_NAME).join(INDEX_NAME)).map_err(root_error(path))?.st_ino;
     let index_trouble = Mutex::new(None);
-    let local = Local { staging, orphans, root, label_file, index, index_inode, index_trouble, cache };
+    let index_failed = AtomicBool::new(false);
+    let local =
+        Local { staging, orphans, root, label_file, index, index_failed, index_inode, index_trouble, cache };
     let next_oid = AtomicU64::new(next_oid);
     Ok(Base { path: path.into(), volume, next_oid, store: Store::Local(Box::new(local)) })
 }

@@ -338,6 +338,7 @@ fn apply(shared: &Shared, delta: &Delta) -> Result<(), ApplyFailure> {
     *shared.applier.under_way.lock() = Some(delta.end());
     shared.resync.tracker.note(delta);
     shared.applier.half_applied.store(true, Ordering::Release);
+    shared.base.revive_index().map_err(ApplyError::from)?;
     let report = apply_engine::consistency::apply(&shared.base, &shared.log, delta)?;
     shared.verify.digest(shared, delta);
     shared.base.raise_next_oid(shared.next_oid());
