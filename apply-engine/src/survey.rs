@@ -6,7 +6,8 @@
 //! (adopted), the only effect of a survey. An object that is found a second time as another inode (two attempts
 //! made it) counts as unlabelled junk: the Delta describes born objects completely.
 //!
-//! What can go wrong: a directory that the Delta touches is not there ([`ApplyError::Missing`]).
+//! What can go wrong: a directory that the Delta touches is not there, and nothing says where to make it
+//! ([`ApplyError::Missing`]).
 
 use ids::Oid;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -163,9 +164,15 @@ impl<T: Tree> Taking<'_, T> {
                 break;
             }
         }
-        // A born directory that is nowhere will be made; its slots are empty.
-        for parent in self.delta.directories().filter(|oid| is_born(self.delta, *oid) && !done.contains(oid))
-        {
+        self.absent_directories(&done)
+    }
+
+    /// A born directory that is nowhere will be made; its slots are empty. Some slot must want it: a source that went
+    /// on may have moved it to where nobody asked.
+    fn absent_directories(&mut self, done: &HashSet<Oid>) -> Result<(), ApplyError> {
+        let absent = |oid: &Oid| is_born(self.delta, *oid) && !done.contains(oid);
+        let absent: Vec<Oid> = self.delta.directories().filter(absent).collect();
+        for &parent in &absent {
             for (name, slot) in self.delta.slots_of(parent) {
                 if let Some(target) = slot.target {
                     let at = Place::new(Parent::Object(parent), name.clone());
@@ -173,7 +180,12 @@ impl<T: Tree> Taking<'_, T> {
                 }
             }
         }
-        Ok(())
+        let wanted: HashSet<Oid> = self.survey.slots.values().filter_map(|slot| slot.wanted).collect();
+        let holds = |oid: &Oid| self.delta.slots_of(*oid).any(|(_, slot)| slot.target.is_some());
+        match absent.into_iter().find(|oid| holds(oid) && !wanted.contains(oid)) {
+            Some(oid) => Err(ApplyError::Missing(oid)),
+            None => Ok(()),
+        }
     }
 
     /// Every slot of a directory that has to be looked at: those that the Delta touches, and in a born directory

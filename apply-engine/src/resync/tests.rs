@@ -367,6 +367,12 @@ proptest! {
     }
 }
 
+/// A directory that is described after it was moved to one that nobody asked for.
+#[test]
+fn a_directory_that_nobody_places_is_told() {
+    bring_together_meanwhile(9415938228084058997, 33, 25, &[17, 15], 1);
+}
+
 fn sums_of(labels: &[ObjectLabel]) -> (u64, u128) {
     let digest = labels.iter().fold(0_u128, |sum, label| sum.wrapping_add(label.digest()));
     (labels.len() as u64, digest)
