@@ -6,8 +6,8 @@
 //! [`Base::sync`] and may advance the log's tail to the Delta's end.
 //!
 //! What can go wrong: a full disk and I/O errors ([`ApplyError::NoSpace`], [`ApplyError::Io`]: keep the log, try
-//! again), and a tree that is not the one the records were made for ([`ApplyError::Missing`],
-//! [`ApplyError::WouldLose`]: nothing is destroyed, the node must not go on).
+//! again), and a tree that is not the one the records were made for ([`ApplyError::is_other_tree`]: nothing is destroyed,
+//! the node must not go on).
 
 use std::time::{Duration, Instant};
 
@@ -49,6 +49,18 @@ pub enum ApplyError {
         /// Where it is.
         at: String,
     },
+    /// A directory would become its own ancestor.
+    #[error(
+        "{0}: a directory would stand below itself, though no record moved it there: the tree was changed behind Twinfiler's back, resync this node"
+    )]
+    Cycle(TreeError),
+}
+
+impl ApplyError {
+    /// Whether the tree is not the one that the Delta was made for.
+    pub fn is_other_tree(&self) -> bool {
+        matches!(self, ApplyError::Missing(_) | ApplyError::WouldLose { .. } | ApplyError::Cycle(_))
+    }
 }
 
 impl From<TreeError> for ApplyError {

@@ -71,7 +71,10 @@ impl<T: Tree> Running<'_, T> {
 
     fn step(&self, step: &Step) -> Result<(), ApplyError> {
         match step {
-            Step::Rename { from, to } => Ok(self.tree.rename(from, to)?),
+            Step::Rename { from, to } => match self.tree.rename(from, to) {
+                Err(error) if error.errno == Errno::INVAL => Err(ApplyError::Cycle(error)),
+                other => Ok(other?),
+            },
             Step::Link { oid, to } => Ok(self.tree.link(*oid, to)?),
             Step::Remove { at, kind } => Ok(self.tree.remove(at, *kind)?),
             Step::Create { oid, at } => {

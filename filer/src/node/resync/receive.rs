@@ -24,7 +24,7 @@ use crate::status::ResyncSide;
 use apply_engine::resync::{
     self, Capture, Identity, Installing, LabelSums, ObjectLabel, ResyncError, Surveyed,
 };
-use apply_engine::{ApplyError, BaseReader, ObjectKind};
+use apply_engine::{BaseReader, ObjectKind};
 use ids::{LogPoint, Oid};
 use rdma_transport::Control;
 use std::cell::{Cell, RefCell};
@@ -249,7 +249,7 @@ impl Receive {
                 // The source goes on: a directory holds what was made after the comparison, or no longer what has
                 // moved since, and nobody asked about that. The other way asks. In the last round it stands still,
                 // and everything was described.
-                Err(ResyncError::Apply(ApplyError::Missing(_) | ApplyError::WouldLose { .. })) if !last => {
+                Err(ResyncError::Apply(error)) if error.is_other_tree() && !last => {
                     mark!("resync met a newer object");
                 }
                 installed => {
@@ -272,7 +272,7 @@ impl Receive {
             let identities: Vec<Identity> = some.iter().copied().zip(identities).collect();
             resync::make_way(base, &identities)?;
         }
-        let (mut installing, mut todo) = (Installing::begin(base)?, oids);
+        let (mut installing, mut todo, mut first) = (Installing::begin(base)?, oids, true);
         while !todo.is_empty() {
             let mut deferred = Vec::new();
             for some in todo.chunks(OBJECTS_AT_ONCE) {
@@ -281,11 +281,12 @@ impl Receive {
                 deferred.extend(installed.deferred);
                 round.bytes = round.bytes.saturating_add(self.whole(&installed.named)?);
             }
-            if deferred.len() == todo.len() {
+            // The first pass may do no more than to make way.
+            if deferred.len() == todo.len() && !first {
                 round.left = deferred;
                 break;
             }
-            todo = deferred;
+            (todo, first) = (deferred, false);
         }
         round.left.extend(installing.end(&mut |oids: &[Oid]| self.describe(oids))?);
         self.flush()?;
