@@ -10,7 +10,7 @@
 //! rare and short, and a strict order is what makes them easy to believe.
 
 use crate::durable::DurableState;
-use crate::message::{Message, Vitals};
+use crate::message::{CallOff, Message, Vitals};
 use crate::witness::Request;
 use crate::{LinkId, MonoMs, RequestId};
 use ids::{AckRule, Epoch, LogPoint, Lsn};
@@ -142,8 +142,10 @@ pub enum Command {
     /// Admit no new operation (hold, do not fail), let those in flight commit. *Starts*; answered by
     /// `Drained`.
     Drain,
-    /// The switchover is off: admit operations again.
+    /// The switchover is off, or will be: admit operations again.
     Undrain,
+    /// A switchover does not come about: tell the operator who asked for it.
+    CalledOff(CallOff),
     /// Close the link. `LinkDown` may follow or not.
     DropLink {
         /// The link.

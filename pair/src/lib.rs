@@ -42,7 +42,7 @@ pub use config::{Config, ConfigError, MonoMs, Timers};
 pub use durable::{DurableState, LogSummary, MAX_STATE_BYTES, StateError};
 pub use event::{Event, LocalFault, Operator, PointVerdict};
 pub use machine::Pair;
-pub use message::{Hello, JoinRefusal, Message, MessageError, PROTOCOL_VERSION, Posture, Vitals};
+pub use message::{CallOff, Hello, JoinRefusal, Message, MessageError, PROTOCOL_VERSION, Posture, Vitals};
 pub use naming::Name;
 pub use status::{PairMode, PairStatus, Refusal, ResyncReason, RoleName, Split, TakeoverTimes};
 pub use witness::WitnessOutcome;

@@ -65,6 +65,8 @@ impl Pair {
             Message::HandOver { from, epoch, end } => self.handed_over(from, epoch, end),
             Message::WantSwitchover => self.switchover_wanted(),
             Message::Goodbye => self.goodbye(),
+            Message::SwitchoverOff(_) if matches!(self.role, Role::Primary(_)) => {}
+            Message::SwitchoverOff(why) => self.emit(Command::CalledOff(why)),
         }
     }
 

@@ -11,7 +11,7 @@ use ids::{Epoch, LogPoint, Lsn, NodeName};
 use serde::{Deserialize, Serialize};
 
 /// Version of the messages (and of the rules behind them).
-pub const PROTOCOL_VERSION: u16 = 3;
+pub const PROTOCOL_VERSION: u16 = 4;
 
 /// How a node is, told with every heartbeat.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
@@ -164,6 +164,28 @@ pub enum Message {
     WantSwitchover,
     /// I stop; I acknowledge nothing and serve no read from now on.
     Goodbye,
+    /// (to the partner) A switchover, maybe one that you asked for, does not come about.
+    SwitchoverOff(CallOff),
+}
+
+/// Why a switchover does not come about. Nothing has changed then, unless a node was lost.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, thiserror::Error)]
+pub enum CallOff {
+    /// It did not begin.
+    #[error("{0}")]
+    NotNow(String),
+    /// Operations in flight did not end in time.
+    #[error("operations in flight did not end in time; nothing has changed, and the primary serves")]
+    Draining,
+    /// The register still names the primary.
+    #[error(
+        "the witness did not give the volume to the partner; nothing has changed, and the primary serves: \
+         `twinfiler status` there shows whether the witness answers"
+    )]
+    Witness,
+    /// The partner is lost.
+    #[error("the partner was lost meanwhile; see `twinfiler status`")]
+    PartnerLost,
 }
 
 /// A message that can not be understood.

@@ -8,7 +8,7 @@ use crate::desk::{Asked, Purpose};
 use crate::meeting::{Meeting, meet};
 use crate::state::{BarrierStage, Distrust, HandOverStage, Known, Primary, PrimaryMode, Role, Why};
 use crate::witness::{Mode, Register};
-use crate::{Command, Lease, LinkId, LogSummary, MonoMs, Pair, Posture, StopReason, WitnessOutcome};
+use crate::{CallOff, Command, Lease, LinkId, LogSummary, MonoMs, Pair, Posture, StopReason, WitnessOutcome};
 use ids::{AckRule, Epoch};
 
 /// For how long a partner that stalled once is not waited for; doubled each time, up to so many times.
@@ -150,6 +150,7 @@ impl Pair {
     /// Nothing is acknowledged from here on; reads run on to the end of the lease.
     pub(crate) fn freeze(&mut self, claim_at: MonoMs) {
         let Role::Primary(primary) = &mut self.role else { return };
+        let handing_over = matches!(primary.mode, PrimaryMode::HandingOver { .. });
         primary.mode = PrimaryMode::Frozen { claim_at, since: self.now };
         primary.catch = None;
         let lease = Lease::Until(primary.lease_until);
@@ -157,6 +158,9 @@ impl Pair {
         self.set_lease(lease);
         if self.effects.draining {
             self.emit(Command::Undrain);
+        }
+        if handing_over {
+            self.emit(Command::CalledOff(CallOff::PartnerLost));
         }
         self.stop_mirroring();
     }

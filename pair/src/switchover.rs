@@ -7,7 +7,7 @@
 use crate::desk::Purpose;
 use crate::state::{HandOverStage, Known, Primary, PrimaryMode, Role};
 use crate::witness::{Mode, Register};
-use crate::{Command, Lease, LinkId, Message, MonoMs, Operator, Pair, ResyncReason, StopReason};
+use crate::{CallOff, Command, Lease, LinkId, Message, MonoMs, Operator, Pair, ResyncReason, StopReason};
 use ids::{AckRule, LogPoint};
 
 impl Pair {
@@ -87,8 +87,15 @@ impl Pair {
     }
 
     pub(crate) fn switchover_wanted(&mut self) {
-        if self.can(Operator::Switchover).is_ok() && matches!(self.role, Role::Primary(_)) {
-            self.begin_handover();
+        let can = match self.role {
+            // What is wanted is under way.
+            Role::Primary(Primary { mode: PrimaryMode::HandingOver { .. }, .. }) => return,
+            Role::Primary(_) => self.can(Operator::Switchover),
+            _ => Err("the other node is not the primary any more".to_owned()),
+        };
+        match can {
+            Ok(()) => self.begin_handover(),
+            Err(why) => self.send(Message::SwitchoverOff(CallOff::NotNow(why))),
         }
     }
 
@@ -199,11 +206,16 @@ impl Pair {
 
     /// The switchover is off; nothing has changed.
     pub(crate) fn call_off(&mut self, link: LinkId) {
-        if let Role::Primary(primary) = &mut self.role {
-            primary.mode = PrimaryMode::Mirrored { link };
-            primary.fault_retry = self.now.plus(self.config.timers.join_retry_ms);
-            self.emit(Command::Undrain);
-        }
+        let Role::Primary(primary) = &mut self.role else { return };
+        let why = match primary.mode {
+            PrimaryMode::HandingOver { stage: HandOverStage::Draining { .. }, .. } => CallOff::Draining,
+            _ => CallOff::Witness,
+        };
+        primary.mode = PrimaryMode::Mirrored { link };
+        primary.fault_retry = self.now.plus(self.config.timers.join_retry_ms);
+        self.emit(Command::Undrain);
+        self.emit(Command::CalledOff(why.clone()));
+        self.send(Message::SwitchoverOff(why));
     }
 
     // ---- the end of the process ----

@@ -236,6 +236,8 @@ fn events(bench: &Bench) -> Vec<(&'static str, Event)> {
         ("mark in sync 3", message(Message::MarkInSync { epoch: Epoch(3) })),
         ("hand over 3 to 4", message(Message::HandOver { from: Epoch(3), epoch: Epoch(4), end })),
         ("goodbye", message(Message::Goodbye)),
+        ("want switchover", message(Message::WantSwitchover)),
+        ("switchover off", message(Message::SwitchoverOff(CallOff::Witness))),
         ("swapped to me", said(WitnessOutcome::Swapped(register(6, "a", Mode::Solo, 8)))),
         ("conflict: peer solo", said(WitnessOutcome::Conflict(Some(register(7, "b", Mode::Solo, 9))))),
         (

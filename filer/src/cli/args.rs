@@ -34,7 +34,7 @@ pub enum Command {
     Keygen(KeygenArguments),
     /// Show what the node is doing
     Status(StatusArguments),
-    /// Hand a volume to the partner; clients notice nothing
+    /// Hand a volume to the partner: run it on the primary
     Switchover {
         /// The volume
         volume: String,
@@ -42,11 +42,11 @@ pub enum Command {
         #[arg(long, default_value = "30s")]
         timeout: HumanDuration,
     },
-    /// Make this node primary of a volume
+    /// Make this node primary of a volume: the primary hands it over
     Takeover {
         /// The volume
         volume: String,
-        /// Without the consent of the witness. If the partner still serves, or has acknowledged what this node
+        /// Without the primary and without the consent of the witness. If the partner still serves, or has acknowledged what this node
         /// lacks, both sides diverge and one of them must be discarded later
         #[arg(long)]
         force: bool,

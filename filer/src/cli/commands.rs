@@ -18,8 +18,8 @@ use std::time::Duration;
 
 /// Answer time of commands that do not wait for the pair.
 pub(super) const QUICK_LIMIT: Duration = Duration::from_secs(10);
-/// Answer time of commands that wait for the witness or a disk.
-const SLOW_LIMIT: Duration = Duration::from_secs(120);
+/// Answer time of commands that wait for the witness or a disk: beyond the daemon's own limits.
+const SLOW_LIMIT: Duration = Duration::from_secs(125);
 /// Given to the daemon beyond its own time limit.
 const ANSWER_MARGIN: Duration = Duration::from_secs(5);
 /// Between two pages of `status --watch`.

@@ -25,7 +25,6 @@ use crate::runtime::{self, Instant, mark};
 use ids::Lsn;
 use pair::{
     Command, Event, Lease, LinkId, LogSummary, Message, MonoMs, Operator, Pair, PairMode, PointVerdict,
-    RoleName,
 };
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -136,7 +135,6 @@ impl Executor {
     fn apply(&mut self, event: Event) {
         let before = self.mode;
         let reason = takeover_reason(&event, before);
-        let draining = self.draining;
         let commands = self.pair.apply(self.now(), event);
         // Commands do not change it: one status for each event is enough.
         let after = self.pair.status(self.now());
@@ -149,10 +147,6 @@ impl Executor {
             tracing::info!(volume = self.shared.name(), from, to, epoch, detail = after.detail, "pair");
             if after.mode == PairMode::Mirrored {
                 self.shared.healed(WRONG_BYTES);
-            }
-            if before == PairMode::HandingOver && after.role == RoleName::Primary {
-                let mut called_off = self.shared.called_off.lock();
-                *called_off = (called_off.0 + 1, why_called_off(after.mode, draining));
             }
         }
         self.carry_out(commands);
@@ -383,6 +377,10 @@ impl Executor {
                 self.draining = false;
                 shared.gate.open();
             }
+            Command::CalledOff(why) => {
+                let mut called_off = shared.called_off.lock();
+                *called_off = (called_off.0 + 1, why.to_string());
+            }
             Command::DropLink { link } => {
                 if let Some(peer) = self.peer_of(link) {
                     peer.drop_link();
@@ -401,20 +399,6 @@ impl Executor {
 const FORCED: &str = "forced";
 /// Faults that begin so are over when the pair is mirrored again.
 const WRONG_BYTES: &str = "what the primary wrote does not continue this log";
-
-/// Why a primary that was handing over is one still; `draining`: operations were still in flight.
-fn why_called_off(now: PairMode, draining: bool) -> &'static str {
-    match (now, draining) {
-        (PairMode::Mirrored, true) => {
-            "operations in flight did not end in time; nothing has changed, and this node serves"
-        }
-        (PairMode::Mirrored, false) => {
-            "the witness did not give the volume to the partner; nothing has changed, and this node serves: see \
-             `twinfiler status` for whether the witness answers"
-        }
-        _ => "the partner was lost meanwhile; see `twinfiler status`",
-    }
-}
 
 /// Why a claim begins with this event, in the words of [`crate::status::TakeoverTiming`].
 fn takeover_reason(event: &Event, before: PairMode) -> &'static str {

@@ -52,6 +52,8 @@ use volume::VolumeNode;
 
 /// Longest wait for a consistency point that an operator asked for.
 const CONSISTENCY_POINT_LIMIT: Duration = Duration::from_secs(120);
+/// Longest wait for a takeover that an operator asked for: a switchover has its own limits, and ends before.
+const TAKEOVER_LIMIT: Duration = Duration::from_secs(60);
 
 /// Why a node can not start, or one of its volumes can not go on.
 #[derive(Debug, thiserror::Error)]
@@ -252,9 +254,7 @@ impl ControlTarget for Inner {
     }
 
     fn takeover(&self, volume: &str, force: bool) -> Result<(), ControlError> {
-        let volume = self.volume(volume)?;
-        volume.wish(if force { Operator::ForceTakeover } else { Operator::Switchover })?;
-        volume.wait_serving(CONSISTENCY_POINT_LIMIT)
+        self.volume(volume)?.takeover(force, TAKEOVER_LIMIT)
     }
 
     fn resync(&self, volume: &str) -> Result<(), ControlError> {

@@ -60,8 +60,8 @@ pub(super) struct Shared {
     /// The volume while this node serves it.
     pub volume: Mutex<Option<Arc<Volume>>>,
     pub pair: Mutex<Option<PairStatus>>,
-    /// How many times handing over was called off, and why the last time.
-    pub called_off: Mutex<(u64, &'static str)>,
+    /// How many times a switchover was called off, and why the last time.
+    pub called_off: Mutex<(u64, String)>,
     pub peer_durability: Mutex<Option<Durability>>,
     /// What the local filesystem could store when it was last asked.
     pub space: Mutex<SpaceBudget>,

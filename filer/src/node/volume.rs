@@ -104,7 +104,7 @@ impl VolumeNode {
             follower: Follower::new(tail, end.lsn),
             applier,
             resync: ResyncState::default(),
-            called_off: Mutex::new((0, "")),
+            called_off: Mutex::default(),
             split: SplitState::default(),
             verify,
             started,
@@ -216,33 +216,45 @@ impl VolumeNode {
 
     /// Gives the primary's place to the partner, and waits until it has it or that is called off.
     pub fn switchover(&self, timeout: Duration) -> Result<(), ControlError> {
+        if self.role() != Some(RoleName::Primary) {
+            let text = "this node is not the primary: `twinfiler takeover` here would make it so";
+            return Err(ControlError::new(ErrorKind::Failed, text));
+        }
         let before = self.shared.called_off.lock().0;
         self.wish(Operator::Switchover)?;
-        let told = |status: &pair::PairStatus| status.role == RoleName::Partner && !status.serving;
-        let off = || {
-            let (times, why) = *self.shared.called_off.lock();
-            (times > before).then(|| {
-                ControlError::new(ErrorKind::Failed, format!("the switchover was called off: {why}"))
-            })
-        };
-        self.wait(timeout, told, off)
+        self.wait(timeout, |status| status.role == RoleName::Partner && !status.serving, Some(before))
     }
 
-    /// Waits until this node is primary.
-    pub fn wait_serving(&self, timeout: Duration) -> Result<(), ControlError> {
-        self.wait(timeout, |status| status.role == RoleName::Primary && status.serving, || None)
+    /// Makes this node primary, with the primary's consent unless `force` is set, and waits until it is or the primary
+    /// refuses. A node that serves already is what was asked for.
+    pub fn takeover(&self, force: bool, timeout: Duration) -> Result<(), ControlError> {
+        let serves = |status: &pair::PairStatus| status.role == RoleName::Primary && status.serving;
+        let before = self.shared.called_off.lock().0;
+        match (force, self.role()) {
+            (true, _) => self.wish(Operator::ForceTakeover)?,
+            (false, Some(RoleName::Primary)) => {}
+            (false, _) => self.wish(Operator::Switchover)?,
+        }
+        self.wait(timeout, serves, (!force).then_some(before))
     }
 
+    fn role(&self) -> Option<RoleName> {
+        self.shared.pair.lock().as_ref().map(|status| status.role)
+    }
+
+    /// `called_off`: how many switchovers had been called off when this one was asked for.
     fn wait(
         &self,
         timeout: Duration,
         reached: impl Fn(&pair::PairStatus) -> bool,
-        off: impl Fn() -> Option<ControlError>,
+        called_off: Option<u64>,
     ) -> Result<(), ControlError> {
         let deadline = Instant::now() + timeout;
         while !self.shared.pair.lock().as_ref().is_some_and(&reached) {
-            if let Some(error) = off() {
-                return Err(error);
+            let (times, why) = self.shared.called_off.lock().clone();
+            if called_off.is_some_and(|before| times > before) {
+                let text = format!("the switchover was called off: {why}");
+                return Err(ControlError::new(ErrorKind::Failed, text));
             }
             if Instant::now() > deadline {
                 let text = "not reached in time; see `twinfiler status` for what the volume is doing";

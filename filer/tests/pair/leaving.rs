@@ -54,6 +54,9 @@ fn a_switchover_that_is_called_off_says_why() {
     let refused = pair.ask(Side::A, &wish);
     let Ok(Answer::Error(refused)) = refused else { panic!("{refused:?}") };
     assert!(refused.message.contains("called off: the witness"), "{refused:?}");
+    let refused = pair.ask(Side::B, &Request::Takeover { volume: "v".to_owned(), force: false });
+    let Ok(Answer::Error(refused)) = refused else { panic!("{refused:?}") };
+    assert!(refused.message.contains("called off: the witness"), "the primary told it: {refused:?}");
     load.wait_for(20);
     let volume = pair.wait_mode(Side::A, Mode::Mirrored);
     assert_eq!(volume.role, Role::Primary);
@@ -69,6 +72,21 @@ fn a_switchover_that_is_called_off_says_why() {
     assert_eq!(pair.wait_mirrored(), Side::B);
     check_all(&pair.mount(Side::B), &outcomes);
     pair.check_trees_equal();
+}
+
+#[test]
+fn a_switchover_or_a_takeover_on_the_wrong_node_moves_nothing() {
+    let mut pair = Cluster::start(Spec::default());
+    let before = pair.wait_mode(Side::A, Mode::Mirrored);
+    let takeover = Request::Takeover { volume: "v".to_owned(), force: false };
+    assert_eq!(pair.ask(Side::A, &takeover), Ok(Answer::Done), "it is primary");
+    let switchover = Request::Switchover { volume: "v".to_owned(), timeout_ms: 30_000 };
+    let refused = pair.ask(Side::B, &switchover);
+    let Ok(Answer::Error(refused)) = refused else { panic!("{refused:?}") };
+    assert!(refused.message.contains("`twinfiler takeover`"), "{refused:?}");
+    let after = pair.wait_mode(Side::A, Mode::Mirrored);
+    assert_eq!((after.role, after.epoch), (Role::Primary, before.epoch));
+    assert_eq!(pair.wait_mode(Side::B, Mode::Mirrored).epoch, before.epoch);
 }
 
 #[test]

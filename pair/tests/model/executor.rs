@@ -133,7 +133,7 @@ impl Executor<'_> {
                 }
             }
             Command::PeerVitals { committed: Some(lsn), .. } => self.partner_commits(node, lsn),
-            Command::PeerVitals { committed: None, .. } | Command::SetHold(_) => {}
+            Command::PeerVitals { committed: None, .. } | Command::SetHold(_) | Command::CalledOff(_) => {}
             Command::Drain => (n.draining, n.gate_closed) = (true, true),
             Command::Undrain => (n.draining, n.gate_closed) = (false, false),
             Command::DropLink { link } => self.close(node, link),

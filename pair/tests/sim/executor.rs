@@ -117,7 +117,7 @@ impl World {
                 self.oracle.applied_by(&n.name, n.committed, &n.disk.log[n.committed..to]);
                 n.committed = to;
             }
-            Command::PeerVitals { committed: None, .. } | Command::SetHold(_) => {}
+            Command::PeerVitals { committed: None, .. } | Command::SetHold(_) | Command::CalledOff(_) => {}
             Command::Drain => n.draining = true,
             Command::Undrain => n.draining = false,
             Command::DropLink { link } => {
