@@ -27,7 +27,16 @@ impl Pair {
                 _ => no("the pair is not mirrored; wait until the partner has caught up"),
             },
             (Operator::Switchover, Role::Partner(_)) if self.durable.in_sync => Ok(()),
-            (Operator::Switchover, _) => no("this node is neither primary nor an up-to-date partner"),
+            (Operator::Switchover, Role::Partner(_)) => {
+                no("this node has not caught up with the primary yet")
+            }
+            (Operator::Switchover, Role::Claiming(_) | Role::Opening(_)) => no(
+                "there is no primary to ask: this node takes over as soon as the witness lets it, or with `twinfiler \
+                 takeover --force`, once the other node is certainly down",
+            ),
+            (Operator::Switchover, _) => no(
+                "there is no primary to ask, or it is not connected; `twinfiler status` says what this node waits for",
+            ),
             (Operator::ForceTakeover, Role::Primary(primary)) => match primary.mode {
                 PrimaryMode::Frozen { .. } => Ok(()),
                 _ => no("this node is primary and serves"),

@@ -109,16 +109,23 @@ impl Pair {
                     "waits for the primary, to join it; if that node is gone for good: 'twinfiler takeover --force' \
                      here, which gives up what it acknowledged alone"
                 }
-                Why::Starting if unreachable => "the witness does not answer; tries again",
+                Why::Starting if unreachable => {
+                    "the witness does not answer; tries again; if it stays away: 'twinfiler takeover --force', once the \
+                     other node is certainly down"
+                }
                 Why::Starting => "looks for the witness's register and the partner",
             },
-            Role::Claiming(_) if unreachable => "the witness does not answer; tries again",
+            Role::Claiming(_) if unreachable => {
+                "primary lost and the witness does not answer; tries again; if it stays away: 'twinfiler takeover \
+                 --force', once the other node is certainly down"
+            }
             Role::Primary(primary) => match primary.mode {
                 PrimaryMode::Frozen { .. } if !witness => {
                     "no witness: waits for the partner, or for 'twinfiler takeover --force'"
                 }
                 PrimaryMode::Frozen { .. } if unreachable => {
-                    "partner lost and the witness does not answer; tries again"
+                    "partner lost and the witness does not answer; tries again; if it stays away: 'twinfiler takeover \
+                     --force', once the other node is certainly down"
                 }
                 PrimaryMode::HandingOver { stage: HandOverStage::Draining { .. }, .. } => {
                     "waits for operations in flight"

@@ -366,7 +366,8 @@ fn witness_line(witness: &WitnessStatus) -> String {
     held.extend(witness.primary.as_ref().map(|primary| format!("primary {primary}")));
     held.extend(witness.mode.map(|mode| mode.to_string()));
     if !held.is_empty() {
-        text.push_str(&format!("; it holds {}", held.join(", ")));
+        let holds = if witness.reachable { "it holds" } else { "it last held" };
+        text.push_str(&format!("; {holds} {}", held.join(", ")));
     }
     if let Some(error) = &witness.error {
         text.push_str(&format!("; {error}"));
