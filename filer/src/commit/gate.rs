@@ -157,7 +157,7 @@ impl Gate {
         starved: impl Fn(),
     ) -> Result<Admission, Refused> {
         let (log_bytes, needs) = (ask.payload_bytes + LOG_BYTES_PER_RECORD, Needs::of(&ask));
-        let mut delayed = false;
+        let (mut delayed, mut slowed) = (false, false);
         let mut starving: Option<(Instant, Lsn)> = None;
         let mut state = self.state.lock();
         loop {
@@ -172,6 +172,7 @@ impl Gate {
             let full = |used| used + log_bytes + self.reserve_bytes > self.capacity_bytes;
             if full(used) {
                 mark!("log full");
+                slowed = true;
                 // Nobody can say for how long: a trim wakes us. Ask again in case the log only just filled; but not at
                 // every wake-up, for a consistency point that finds nothing to do wakes us too.
                 starved();
@@ -184,9 +185,15 @@ impl Gate {
             }
             let delay = self.delay(used);
             if !delayed && !delay.is_zero() {
-                delayed = true;
+                (delayed, slowed) = (true, true);
                 mark!("client slowed down");
-                self.moved.wait_for(&mut state, delay);
+                // Others come and go meanwhile; only a trim ends it early.
+                let until = Instant::now() + delay;
+                let waits = |state: &State| {
+                    let used = state.used_bytes(reserved());
+                    state.closed.is_none() && !state.paused && !self.delay(used).is_zero()
+                };
+                while waits(&state) && !self.moved.wait_until(&mut state, until).timed_out() {}
                 continue;
             }
             if ask.grows && !state.budget().holds(needs) {
@@ -213,7 +220,8 @@ impl Gate {
             state.admitted_bytes += log_bytes;
             state.open.add(needs);
             state.pending.add(needs);
-            return Ok(Admission { bytes: ask.payload_bytes, held: Some((self.clone(), log_bytes)) });
+            let held = Some((self.clone(), log_bytes));
+            return Ok(Admission { bytes: ask.payload_bytes, slowed, held });
         }
     }
 

@@ -131,6 +131,28 @@ fn closing_wakes_those_who_wait() {
     assert_eq!(waiting.join().unwrap(), Err(Refused::NotServing(NotServing::Stopping)));
 }
 
+/// Other clients come and go, and wake everybody who waits.
+#[test]
+fn a_delay_lasts_although_others_are_let_in_and_out() {
+    const USED: u64 = 900 << 10;
+    let gate = open_gate(1 << 20);
+    let client = {
+        let gate = gate.clone();
+        std::thread::spawn(move || {
+            let begun = Instant::now();
+            let admission = gate.admit(Ask::growing(4096), || Lsn(USED), || ()).unwrap();
+            assert!(admission.slowed);
+            begun.elapsed()
+        })
+    };
+    while !client.is_finished() {
+        gate.give_back(0);
+        std::thread::yield_now();
+    }
+    let delay = gate.delay(USED);
+    assert!(client.join().unwrap() >= delay && !delay.is_zero());
+}
+
 #[test]
 fn the_delay_grows_with_the_fill() {
     let gate = open_gate(1000);

@@ -86,13 +86,15 @@ impl Ask {
 pub struct Admission {
     /// Payload bytes that may be reserved under it.
     pub bytes: u64,
+    /// The filling log held it back.
+    slowed: bool,
     held: Option<(Arc<Gate>, u64)>,
 }
 
 impl Admission {
     /// An admission that nobody counts.
     pub fn uncounted(bytes: u64) -> Admission {
-        Admission { bytes, held: None }
+        Admission { bytes, slowed: false, held: None }
     }
 }
 
@@ -169,6 +171,10 @@ pub trait Journal: Send + Sync {
     fn log(&self) -> &Arc<nvlog::Log>;
     /// Blocks until everything before `lsn` is committed; drives the commit path itself.
     fn wait_committed(&self, lsn: Lsn) -> Result<(), NotServing>;
+    /// The same at the end of a client's operation, which is counted.
+    fn commit(&self, end: Lsn) -> Result<(), NotServing> {
+        self.wait_committed(end)
+    }
     /// Everything before this is committed. Cheap.
     fn committed(&self) -> Lsn;
     /// May reads be answered now? Blocks for a bounded time while frozen.

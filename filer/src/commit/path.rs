@@ -303,7 +303,10 @@ impl CommitPath {
 impl Journal for CommitPath {
     fn admit(&self, ask: Ask) -> Result<Admission, Refused> {
         self.check_open()?;
-        self.gate.admit(ask, || self.log.reserved(), || self.events.want_consistency_point())
+        let admission =
+            self.gate.admit(ask, || self.log.reserved(), || self.events.want_consistency_point())?;
+        self.metrics.throttled.add(admission.slowed.into());
+        Ok(admission)
     }
 
     fn log(&self) -> &Arc<Log> {
@@ -314,14 +317,11 @@ impl Journal for CommitPath {
         if self.committed() >= lsn {
             return Ok(());
         }
-        let begun = Instant::now();
         loop {
             while self.drive(lsn) && self.committed() < lsn {
                 self.check_open()?;
             }
             if self.committed() >= lsn {
-                self.metrics.commit.observe(begun.elapsed());
-                self.metrics.operations.add(1);
                 return Ok(());
             }
             self.check_open()?;
@@ -334,6 +334,14 @@ impl Journal for CommitPath {
             }
             self.waiters.unregister();
         }
+    }
+
+    fn commit(&self, end: Lsn) -> Result<(), NotServing> {
+        let begun = Instant::now();
+        self.wait_committed(end)?;
+        self.metrics.commit.observe(begun.elapsed());
+        self.metrics.operations.add(1);
+        Ok(())
     }
 
     fn committed(&self) -> Lsn {

@@ -83,14 +83,10 @@ pub struct VolumeMetrics {
     pub commit: LeveledLatency,
     /// Making a batch durable in the local log.
     pub persist: LeveledLatency,
-    /// From sending a batch to the partner's acknowledgement.
-    pub peer: LeveledLatency,
     /// A whole consistency point.
     pub apply: LeveledLatency,
     /// Operations committed.
     pub operations: Counter,
-    /// Log bytes committed.
-    pub committed_bytes: Counter,
     /// Bytes written to the local tree by consistency points.
     pub applied_bytes: Counter,
     /// Consistency points finished.
@@ -117,11 +113,9 @@ impl VolumeMetrics {
             name: name.to_owned(),
             commit: LeveledLatency::new(&level),
             persist: LeveledLatency::new(&level),
-            peer: LeveledLatency::new(&level),
             apply: LeveledLatency::new(&level),
             level,
             operations: Counter::default(),
-            committed_bytes: Counter::default(),
             applied_bytes: Counter::default(),
             consistency_points: Counter::default(),
             apply_failures: Counter::default(),
@@ -144,7 +138,7 @@ impl VolumeMetrics {
         self.level.store(level_index(level), Ordering::Relaxed);
     }
 
-    fn latencies(&self) -> [(&'static str, &'static str, &LeveledLatency); 4] {
+    fn latencies(&self) -> [(&'static str, &'static str, &LeveledLatency); 3] {
         [
             (
                 "commit_latency",
@@ -152,15 +146,13 @@ impl VolumeMetrics {
                 &self.commit,
             ),
             ("persist_latency", "Time to make a batch durable in the local log", &self.persist),
-            ("peer_latency", "Time from sending a batch to the acknowledgement of the partner", &self.peer),
             ("apply_latency", "Time of a whole consistency point", &self.apply),
         ]
     }
 
-    fn counters(&self) -> [(&'static str, &'static str, &Counter); 10] {
+    fn counters(&self) -> [(&'static str, &'static str, &Counter); 9] {
         [
             ("operations", "Operations committed", &self.operations),
-            ("committed_bytes", "Log bytes committed", &self.committed_bytes),
             ("applied_bytes", "Bytes that consistency points wrote to the local tree", &self.applied_bytes),
             ("consistency_points", "Consistency points finished", &self.consistency_points),
             ("apply_failures", "Consistency points that failed and are tried again", &self.apply_failures),

@@ -55,7 +55,10 @@ impl Volume {
         act: impl FnOnce(&mut Transaction<'a>) -> Result<T>,
     ) -> Result<T> {
         let (outcome, end) = self.transact_uncommitted(ask, act)?;
-        self.journal.wait_committed(end)?;
+        match outcome {
+            Ok(_) => self.journal.commit(end)?,
+            Err(_) => self.journal.wait_committed(end)?,
+        }
         outcome
     }
 

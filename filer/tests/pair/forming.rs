@@ -1,6 +1,7 @@
 //! How pairs come about, and what they show while all is well.
 
 use crate::harness::{Cluster, Load, Side, Spec, VolumeSpec, check_all, run};
+use filer::control::{Answer, Request};
 use filer::status::{Mode, Role};
 
 #[test]
@@ -65,8 +66,18 @@ fn metrics_are_served() {
     spec.node[0] = format!("metrics_listen = \"127.0.0.1:{port}\"\n");
     let pair = Cluster::start(spec);
     std::fs::write(pair.mount(Side::A).join("file"), "content").unwrap();
+    let point = pair.ask(Side::A, &Request::ConsistencyPoint { volume: "v".to_owned() });
+    assert!(matches!(point, Ok(Answer::ConsistencyPoint(_))), "{point:?}");
     let text = run("curl", &["-sS", "--max-time", "20", &format!("http://127.0.0.1:{port}/metrics")]);
     for what in ["twinfiler_", "volume=\"v\"", "commit", "# EOF"] {
         assert!(text.contains(what), "no {what} in\n{text}");
+    }
+    for what in ["operations", "applied_bytes", "consistency_points", "takeovers", "link_sent_bytes", "links"]
+    {
+        let line =
+            text.lines().find(|line| line.starts_with(&format!("twinfiler_{what}_total{{volume=\"v\"")));
+        let value =
+            line.and_then(|line| line.rsplit_once(' ')).and_then(|(_, value)| value.parse::<f64>().ok());
+        assert!(value.is_some_and(|value| value > 0.0), "{what}: {line:?} in\n{text}");
     }
 }

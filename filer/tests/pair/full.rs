@@ -183,7 +183,7 @@ fn a_new_primary_counts_what_is_not_applied_yet() {
         within(ANSWER_LIMIT, "a write", move || fs::write(path, vec![1; 4 << 20])).unwrap();
     }
     let mut b = pair.config(Side::B).display().to_string();
-    run(env!("CARGO_BIN_EXE_twinfiler"), &["--config", &b, "switchover", "v"]);
+    run(env!("CARGO_BIN_EXE_twinfiler"), &["--config", &b, "takeover", "v"]);
     pair.wait_serving(Side::B);
     b = pair.mount(Side::B).join("more").display().to_string();
     until_full("one file on the new primary", one_file(PathBuf::from(b), 1 << 20));
