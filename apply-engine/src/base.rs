@@ -37,7 +37,7 @@ pub use index::IndexError;
 pub use label::{LABEL_BYTES, LABEL_XATTR, Label, LabelError};
 pub use reader::BaseSpace;
 
-use ids::{Oid, VolumeId};
+use ids::{LogPoint, Oid, VolumeId};
 use parking_lot::Mutex;
 use rustix::fs::Stat;
 use rustix::io::Errno;
@@ -61,6 +61,8 @@ pub const LOST_AND_FOUND_NAME: &str = "lost+found";
 const NEXT_OID_XATTR: &str = "trusted.twinfiler.next";
 /// Likewise, that holds the number of the index's last commit: an index with a lower one is older than the tree.
 const INDEX_XATTR: &str = "trusted.twinfiler.index";
+/// Likewise, that holds where in the log the tree stands: LSN and CRC of the last record that is applied, little-endian.
+const APPLIED_XATTR: &str = "trusted.twinfiler.applied";
 /// The index, in the hidden directory.
 const INDEX_NAME: &str = "index.redb";
 
@@ -74,6 +76,8 @@ pub struct Base {
     path: PathBuf,
     volume: VolumeId,
     next_oid: AtomicU64,
+    /// Where in the log the tree stands, or will with the next sync.
+    applied: Mutex<Option<LogPoint>>,
     store: Store,
 }
 
@@ -127,6 +131,16 @@ impl Base {
         self.next_oid.fetch_max(next.0, Ordering::AcqRel);
     }
 
+    /// Where in the log the tree stood when it was last flushed; `None` in one that nothing was applied to.
+    pub fn applied(&self) -> Option<LogPoint> {
+        *self.applied.lock()
+    }
+
+    /// The tree holds everything before `point`. Durable with the next [`Base::sync`].
+    pub fn set_applied(&self, point: LogPoint) {
+        *self.applied.lock() = Some(point);
+    }
+
     /// Number of objects in the tree, orphans and the root included.
     ///
     /// # Errors
@@ -151,8 +165,8 @@ impl Base {
     /// A base whose tree is simulated.
     #[cfg(any(test, feature = "simulation"))]
     pub fn simulated(disk: crate::simulation::SimDisk, volume: VolumeId) -> Base {
-        let next_oid = AtomicU64::new(disk.next_oid().0);
-        Base { path: "simulated".into(), volume, next_oid, store: Store::Simulated(disk) }
+        let (next_oid, applied) = (AtomicU64::new(disk.next_oid().0), Mutex::new(disk.applied()));
+        Base { path: "simulated".into(), volume, next_oid, applied, store: Store::Simulated(disk) }
     }
 
     /// The simulated tree, if it is one.
@@ -172,7 +186,7 @@ impl Base {
         }
     }
 
-    /// Makes everything that was applied durable: next OID, index, and the filesystem (`syncfs`). After it the
+    /// Makes everything that was applied durable: next OID, place in the log, index, and the filesystem (`syncfs`). After it the
     /// log's tail may move.
     ///
     /// # Errors
@@ -181,7 +195,7 @@ impl Base {
     pub fn sync(&self) -> Result<(), TreeError> {
         #[cfg(any(test, feature = "simulation"))]
         if let Some(disk) = self.simulation() {
-            return disk.flush(self.next_oid());
+            return disk.flush(self.next_oid(), self.applied());
         }
         let next = self.next_oid().0.to_le_bytes();
         let flags = rustix::fs::XattrFlags::empty();
@@ -190,6 +204,11 @@ impl Base {
         let commits = self.local().index.commit().map_err(|error| self.index_failed(&error))?;
         rustix::fs::fsetxattr(&self.local().label_file, INDEX_XATTR, &commits.to_le_bytes(), flags)
             .map_err(TreeError::at("keep the number of the index of", self.path.display()))?;
+        if let Some(LogPoint { lsn, crc }) = self.applied() {
+            let point = [&lsn.0.to_le_bytes()[..], &crc.0.to_le_bytes()].concat();
+            rustix::fs::fsetxattr(&self.local().label_file, APPLIED_XATTR, &point, flags)
+                .map_err(TreeError::at("keep the place in the log of", self.path.display()))?;
+        }
         rustix::fs::syncfs(&self.local().root)
             .map_err(TreeError::at("flush the filesystem of", self.path.display()))?;
         self.look_at_index_file();

@@ -241,7 +241,7 @@ pub fn reindex(base: &Base) -> Result<(), ResyncError> {
     #[cfg(any(test, feature = "simulation"))]
     if let Some(disk) = base.simulation() {
         disk.reindex();
-        return Ok(disk.flush(base.next_oid())?);
+        return Ok(disk.flush(base.next_oid(), base.applied())?);
     }
     base.rebuild_index().map_err(|error| ResyncError::Walk(Box::new(error)))
 }

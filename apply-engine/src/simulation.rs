@@ -20,7 +20,7 @@ pub use reader::Shown;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ids::{Lsn, Oid};
+use ids::{LogPoint, Lsn, Oid};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -111,7 +111,7 @@ impl SimDisk {
         let hidden = || Node::new(ObjectKind::Directory);
         let nodes = BTreeMap::from([(ROOT, root), (STAGING, hidden()), (ORPHANS, hidden())]);
         let next_oid = Oid::FIRST_FREE.0;
-        let now = State { nodes, index: BTreeMap::from([(Oid::ROOT, ROOT)]), next_oid };
+        let now = State { nodes, index: BTreeMap::from([(Oid::ROOT, ROOT)]), next_oid, applied: None };
         SimDisk::with(Sim {
             durable: now.clone(),
             now,
@@ -176,6 +176,11 @@ impl SimDisk {
         Oid(self.0.sim.lock().now.next_oid)
     }
 
+    /// Where in the log it stood when that was last kept.
+    pub(crate) fn applied(&self) -> Option<LogPoint> {
+        self.0.sim.lock().now.applied
+    }
+
     pub(crate) fn space(&self) -> Result<BaseSpace, TreeError> {
         let sim = self.0.sim.lock();
         if let Some(errno) = sim.failing {
@@ -197,8 +202,9 @@ impl SimDisk {
     }
 
     /// Everything is durable.
-    pub(crate) fn flush(&self, next_oid: Oid) -> Result<(), TreeError> {
-        self.perform("the next object id", |_, _| Ok(vec![Effect::NextOid { next_oid: next_oid.0 }]))?;
+    pub(crate) fn flush(&self, next_oid: Oid, applied: Option<LogPoint>) -> Result<(), TreeError> {
+        let kept = Effect::Kept { next_oid: next_oid.0, applied };
+        self.perform("the next object id", |_, _| Ok(vec![kept]))?;
         let effects = self.effects();
         self.wait(DiskWork::Flush { effects });
         let sim = &mut *self.0.sim.lock();

@@ -288,7 +288,10 @@ impl fmt::Display for Walk {
         writeln!(f, "generation     {}", superblock.generation)?;
         writeln!(f, "boot id        {}", superblock.boot_id)?;
         if superblock.memory_lost {
-            writeln!(f, "memory lost    yes: the log did not survive a restart of the machine")?;
+            writeln!(
+                f,
+                "memory lost    yes: the log did not survive a restart of the machine, or is known to lack something"
+            )?;
         }
         for entry in superblock.epoch_history.entries() {
             writeln!(f, "epoch          {} from LSN {}", entry.epoch, entry.first_lsn)?;

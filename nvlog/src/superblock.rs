@@ -41,7 +41,8 @@ pub struct Superblock {
     pub role_state: Vec<u8>,
     /// Boot of the machine in which the log was last opened.
     pub boot_id: BootId,
-    /// The memory did not survive a restart of the machine, and nobody has declared the log complete since.
+    /// The memory did not survive a restart of the machine, or the log is known to lack something, and nobody has
+    /// declared it complete since.
     pub memory_lost: bool,
     /// Counts the writes of the superblock.
     pub generation: u64,

@@ -106,7 +106,8 @@ pub struct LogSummary {
     pub committed: Lsn,
     /// Which epoch wrote which part.
     pub history: EpochHistory,
-    /// False when the log was lost or may be (volatile memory and another boot id) since it was last open.
+    /// False when the log was lost or may be (volatile memory and another boot id) since it was last open, or when the
+    /// base tree is not the one that the log goes with.
     pub survived: bool,
     /// What this log survives.
     pub durability: Durability,

@@ -114,8 +114,8 @@ pub enum Refusal {
 /// Why a node needs a resync.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, thiserror::Error)]
 pub enum ResyncReason {
-    /// Volatile memory and a restart of the machine, or a new log in a pair that is not new.
-    #[error("this node's log was lost")]
+    /// Volatile memory and a restart of the machine, a new log in a pair that is not new, or a tree that is not the log's.
+    #[error("this node's log was lost, or is not that of its tree")]
     LogLost,
     /// Away longer than the primary's log reaches.
     #[error("away for longer than the primary's log reaches back")]

@@ -34,6 +34,8 @@ const COVERED: [&str; 16] = [
     "cut off and made",
     "cut off and not made",
 ];
+/// What must not: nobody brings an older tree back there.
+const NEVER: &str = "tree of another log";
 
 #[test]
 fn nothing_is_lost_and_everything_heals() {
@@ -51,6 +53,7 @@ fn nothing_is_lost_and_everything_heals() {
         }
     });
     println!("{marks:#?}");
+    assert!(!marks.contains_key(NEVER), "{NEVER}: {marks:#?}");
     for what in COVERED {
         assert!(marks.contains_key(what), "{what}: never happened in {SEEDS} seeds; happened: {marks:#?}");
     }

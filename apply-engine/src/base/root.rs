@@ -3,7 +3,7 @@
 //! The label file is written last and atomically: a root without it holds no volume, whatever else is there.
 //! Nothing is written into a directory that is not known to be ours or empty.
 
-use ids::{Oid, VolumeId};
+use ids::{ChainCrc, LogPoint, Lsn, Oid, VolumeId};
 use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -16,8 +16,8 @@ use super::adopt::{self, AdoptReport};
 use super::cache::DescriptorCache;
 use super::index::Index;
 use super::{
-    Base, HIDDEN_NAME, INDEX_NAME, INDEX_XATTR, Local, NEXT_OID_XATTR, OpenError, Store, TreeError, inode,
-    is_reserved_in_root, private_mount,
+    APPLIED_XATTR, Base, HIDDEN_NAME, INDEX_NAME, INDEX_XATTR, Local, NEXT_OID_XATTR, OpenError, Store,
+    TreeError, inode, is_reserved_in_root, private_mount,
 };
 use crate::attributes::Timestamp;
 
@@ -71,6 +71,18 @@ impl Base {
             Some((found, Stage::Complete)) => Err(OpenError::Exists { path: path.into(), found }),
             Some((_, Stage::Adopting)) => Base::make(path, root, volume, true),
             None => Base::make(path, root, volume, false),
+        }
+    }
+
+    /// Forgets where in the log the tree of this directory stands: the log was made anew.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn forget_applied(path: &Path) -> Result<(), OpenError> {
+        let label_file = lock_label_file(path)?;
+        match rustix::fs::fremovexattr(&label_file, APPLIED_XATTR) {
+            Err(Errno::NODATA) => Ok(()),
+            other => other.map_err(root_error(path)),
         }
     }
 
@@ -194,8 +206,21 @@ fn assemble(
     let index_failed = AtomicBool::new(false);
     let local =
         Local { staging, orphans, root, label_file, index, index_failed, index_inode, index_trouble, cache };
-    let next_oid = AtomicU64::new(next_oid);
-    Ok(Base { path: path.into(), volume, next_oid, store: Store::Local(Box::new(local)) })
+    let (next_oid, applied) = (AtomicU64::new(next_oid), Mutex::new(applied_of(&local.label_file)));
+    Ok(Base { path: path.into(), volume, next_oid, applied, store: Store::Local(Box::new(local)) })
+}
+
+/// Where in the log the tree stands; `None` before anything was applied.
+fn applied_of(label_file: &OwnedFd) -> Option<LogPoint> {
+    let mut bytes = [0; 12];
+    match rustix::fs::fgetxattr(label_file, APPLIED_XATTR, &mut bytes[..]) {
+        Ok(12) => {
+            let (lsn, crc) = bytes.split_first_chunk()?;
+            let crc = crc.try_into().ok()?;
+            Some(LogPoint { lsn: Lsn(u64::from_le_bytes(*lsn)), crc: ChainCrc(u32::from_le_bytes(crc)) })
+        }
+        _ => None,
+    }
 }
 
 /// The number of the index's last commit, as the label file has it; 0 before there was one.

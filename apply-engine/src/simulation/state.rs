@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use ids::Oid;
+use ids::{LogPoint, Oid};
 use rustix::io::Errno;
 
 use super::{BLOCK_BYTES, ORPHANS, ROOT, STAGING};
@@ -48,18 +48,63 @@ impl Node {
 
 #[derive(Clone, Debug)]
 pub(super) enum Effect {
-    Create { dir: u64, name: Name, inode: u64, node: Box<Node> },
-    Link { dir: u64, name: Name, inode: u64 },
-    Rename { from: (u64, Name), to: (u64, Name), inode: u64 },
-    Remove { dir: u64, name: Name, inode: u64 },
-    Label { inode: u64, label: Label },
-    Truncate { inode: u64, size: u64 },
-    Write { inode: u64, offset: u64, bytes: Vec<u8> },
-    Xattr { inode: u64, name: Vec<u8>, value: Option<Vec<u8>> },
-    Owner { inode: u64, owner: (u32, u32) },
-    Mode { inode: u64, mode: u32 },
-    Times { inode: u64, atime: Option<Timestamp>, mtime: Option<Timestamp> },
-    NextOid { next_oid: u64 },
+    Create {
+        dir: u64,
+        name: Name,
+        inode: u64,
+        node: Box<Node>,
+    },
+    Link {
+        dir: u64,
+        name: Name,
+        inode: u64,
+    },
+    Rename {
+        from: (u64, Name),
+        to: (u64, Name),
+        inode: u64,
+    },
+    Remove {
+        dir: u64,
+        name: Name,
+        inode: u64,
+    },
+    Label {
+        inode: u64,
+        label: Label,
+    },
+    Truncate {
+        inode: u64,
+        size: u64,
+    },
+    Write {
+        inode: u64,
+        offset: u64,
+        bytes: Vec<u8>,
+    },
+    Xattr {
+        inode: u64,
+        name: Vec<u8>,
+        value: Option<Vec<u8>>,
+    },
+    Owner {
+        inode: u64,
+        owner: (u32, u32),
+    },
+    Mode {
+        inode: u64,
+        mode: u32,
+    },
+    Times {
+        inode: u64,
+        atime: Option<Timestamp>,
+        mtime: Option<Timestamp>,
+    },
+    /// What the label file keeps.
+    Kept {
+        next_oid: u64,
+        applied: Option<LogPoint>,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -67,6 +112,7 @@ pub(super) struct State {
     pub(super) nodes: BTreeMap<u64, Node>,
     pub(super) index: BTreeMap<Oid, u64>,
     pub(super) next_oid: u64,
+    pub(super) applied: Option<LogPoint>,
 }
 
 impl State {
@@ -132,7 +178,7 @@ impl State {
                 node.atime = atime.unwrap_or(node.atime);
                 node.mtime = mtime.unwrap_or(node.mtime);
             }
-            Effect::NextOid { next_oid } => self.next_oid = *next_oid,
+            Effect::Kept { next_oid, applied } => (self.next_oid, self.applied) = (*next_oid, *applied),
         }
         Ok(())
     }

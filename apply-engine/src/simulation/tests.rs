@@ -34,7 +34,7 @@ fn a_process_loses_nothing_and_power_what_was_not_flushed() {
     let survivors: Vec<String> = (0..40).map(|seed| shown(&dead.crash(DiskCrash::Power { seed }))).collect();
     assert!(survivors.contains(&empty), "everything may be lost, also after the process died");
     assert!(survivors.iter().any(|state| *state != empty && *state != shown(&disk)), "or a part");
-    disk.flush(Oid(77)).expect("flushes");
+    disk.flush(Oid(77), None).expect("flushes");
     let flushed = disk.crash(DiskCrash::Power { seed: 0 });
     assert_eq!((shown(&flushed), flushed.next_oid()), (shown(&disk), Oid(77)));
 }
@@ -56,7 +56,7 @@ fn a_failing_disk_changes_nothing() {
     let before = shown(&disk);
     disk.set_failing(true);
     assert!(matches!(changed(&disk, 3, 20), Err(ApplyError::Io(_))));
-    assert!(disk.flush(Oid(9)).is_err() && disk.space().is_err());
+    assert!(disk.flush(Oid(9), None).is_err() && disk.space().is_err());
     assert_eq!(shown(&disk), before);
     disk.set_failing(false);
     changed(&disk, 3, 20).expect("applies");

@@ -87,15 +87,15 @@ fn make_base(base: &Path, volume: VolumeId, adopt: bool) -> anyhow::Result<()> {
                 );
                 Ok(())
             }
-            Err(OpenError::Exists { found, .. }) if found == volume => Ok(()),
+            Err(OpenError::Exists { found, .. }) if found == volume => Ok(Base::forget_applied(base)?),
             Err(error) => Err(error.into()),
         };
     }
     std::fs::create_dir_all(base).with_context(|| format!("creating {}", base.display()))?;
     match Base::create(base, volume) {
         Ok(_) => Ok(()),
-        // An earlier run with this id came as far as this.
-        Err(OpenError::Exists { found, .. }) if found == volume => Ok(()),
+        // An earlier run with this id came as far as this, or the log was lost.
+        Err(OpenError::Exists { found, .. }) if found == volume => Ok(Base::forget_applied(base)?),
         Err(error) => Err(error.into()),
     }
 }

@@ -342,13 +342,14 @@ fn apply(shared: &Shared, delta: &Delta) -> Result<(), ApplyFailure> {
     let report = apply_engine::consistency::apply(&shared.base, &shared.log, delta)?;
     shared.verify.digest(shared, delta);
     shared.base.raise_next_oid(shared.next_oid());
-    if !planted!(TailBeforeFlush) {
-        shared.base.sync().map_err(ApplyError::from)?;
-    }
     let end = delta.end();
     let Some(point) = shared.log.point_at(end) else {
         unreachable!("a Delta ends where a record ends");
     };
+    shared.base.set_applied(point);
+    if !planted!(TailBeforeFlush) {
+        shared.base.sync().map_err(ApplyError::from)?;
+    }
     shared.path.update(|cursors| cursors.set_applied(end)).expect("only what is committed was applied");
     if let Err(error) = shared.log.advance_tail(point) {
         shared.tell(NodeEvent::LogFailed(error.to_string()));

@@ -19,6 +19,7 @@ use super::resync::Resync;
 use super::shared::Shared;
 use super::split::talk::Talk;
 use super::verify;
+use super::volume::NO_PAIR;
 use crate::control::{ControlError, ErrorKind};
 use crate::runtime::channel::{Receiver, RecvTimeoutError, Sender};
 use crate::runtime::{self, Instant, mark};
@@ -147,6 +148,7 @@ impl Executor {
             tracing::info!(volume = self.shared.name(), from, to, epoch, detail = after.detail, "pair");
             if after.mode == PairMode::Mirrored {
                 self.shared.healed(WRONG_BYTES);
+                self.shared.healed(NO_PAIR);
             }
         }
         self.carry_out(commands);

@@ -18,11 +18,11 @@ use crate::control::{ControlError, ErrorKind};
 use crate::hooks::RoleHooks;
 use crate::metrics::{LinkMetrics, Metrics};
 use crate::runtime::channel::{Sender, bounded, unbounded};
-use crate::runtime::{self, Instant, JoinHandle, Mutex};
+use crate::runtime::{self, Instant, JoinHandle, Mutex, mark};
 use crate::stack::DeltaStack;
 use crate::status::{ConsistencyPointStatus, VolumeStatus};
 use crate::witness::Asker;
-use ids::Cursors;
+use ids::{Cursors, LogPoint};
 use pair::{MonoMs, Operator, Pair, RoleName};
 use rdma_transport::tls::LinkKeys;
 use rdma_transport::{Counters, LinkError, LinkParams};
@@ -122,10 +122,23 @@ impl VolumeNode {
         shared.resync.set_replacing(role_state.resync);
         shared.gate.set_local_space(tail.lsn, shared.local_space());
         if recovery.memory_lost {
-            shared.report(
-                "the log's memory did not survive the restart of the machine",
-                "this node needs a resync",
+            let what = format!("{NO_PAIR}: the log's memory did not survive a restart of the machine");
+            shared.report(&what, RESYNC_COMES);
+        }
+        let stands = shared.base.applied().filter(|stands| is_another(&shared.log, *stands));
+        if let Some(stands) = stands.filter(|_| !shared.resync.is_replacing()) {
+            let what = format!(
+                "{NO_PAIR}: the tree stands at {stands} of a log, this log begins at {tail}: an older tree was brought \
+                 back (a backup, a snapshot, another disk), or the log of another tree"
             );
+            mark!("tree of another log");
+            shared.report(&what, RESYNC_COMES);
+            let lose = |superblock: &mut nvlog::SuperblockDraft| superblock.memory_lost = true;
+            shared.log.update_superblock(lose).map_err(|error| NodeError::Log {
+                volume: shared.name().to_owned(),
+                path: shared.config.log.path.display().to_string(),
+                source: error.into(),
+            })?;
         }
         shared.hooks.clear_leftovers();
         let volume_name = shared.name().to_owned();
@@ -283,6 +296,18 @@ impl VolumeNode {
             })
         })
     }
+}
+
+/// Faults that begin so are over when the pair is mirrored again.
+pub(super) const NO_PAIR: &str = "the log and the tree of this node do not go together";
+const RESYNC_COMES: &str = "this node gets a resync as soon as the other one is primary; if that is gone for good: \
+                            `twinfiler takeover --force` serves what is here";
+
+/// Is the tree that stands there not the one to which this log's records before its tail were applied? A tree may be
+/// ahead of a tail that a crash did not let move.
+fn is_another(log: &nvlog::Log, stands: LogPoint) -> bool {
+    let end = log.end().lsn;
+    stands.lsn < log.tail().lsn || (stands.lsn <= end && log.point_at(stands.lsn) != Some(stands))
 }
 
 /// Longest time that a clean stop applies what is left.

@@ -152,7 +152,7 @@ pub struct LogStatus {
     pub capacity_bytes: u64,
     /// Ring space that can not be reused yet.
     pub used_bytes: u64,
-    /// The log did not survive the last restart of the machine: no takeover by itself.
+    /// The log did not survive the last restart of the machine, or is not that of the tree: no takeover by itself.
     pub lost_at_boot: bool,
 }
 

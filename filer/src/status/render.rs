@@ -39,7 +39,7 @@ fn render_volume(page: &mut Page, volume: &VolumeStatus, now_unix_ms: u64) {
         page.text(&format!("  remedy: {}", fault.remedy));
     }
     if volume.log.lost_at_boot {
-        page.text("! the log did not survive the last restart of this machine: no takeover by itself");
+        page.text("! the log was lost, or is not that of the tree: no takeover by itself");
     }
     page.line("role", &format!("{}, {}, epoch {}", role_name(volume.role), volume.mode, volume.epoch));
     if !volume.detail.is_empty() {

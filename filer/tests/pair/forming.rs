@@ -68,9 +68,22 @@ fn metrics_are_served() {
     std::fs::write(pair.mount(Side::A).join("file"), "content").unwrap();
     let point = pair.ask(Side::A, &Request::ConsistencyPoint { volume: "v".to_owned() });
     assert!(matches!(point, Ok(Answer::ConsistencyPoint(_))), "{point:?}");
+    run(
+        env!("CARGO_BIN_EXE_twinfiler"),
+        &["--config", &pair.config(Side::A).display().to_string(), "verify", "v"],
+    );
     let text = run("curl", &["-sS", "--max-time", "20", &format!("http://127.0.0.1:{port}/metrics")]);
     for what in ["twinfiler_", "volume=\"v\"", "commit", "# EOF"] {
         assert!(text.contains(what), "no {what} in\n{text}");
+    }
+    let documented = include_str!("../../../docs/operations.md").split('`').skip(1).step_by(2);
+    for name in
+        documented.filter_map(|name| name.split('{').next()).filter(|name| name.starts_with("twinfiler_"))
+    {
+        assert!(
+            text.contains(&format!("\n{name}{{")),
+            "docs/operations.md names {name}, which is not served:\n{text}"
+        );
     }
     for what in ["operations", "applied_bytes", "consistency_points", "takeovers", "link_sent_bytes", "links"]
     {

@@ -12,6 +12,7 @@ mod index;
 mod leaving;
 mod link;
 mod machine;
+mod operations;
 mod orphans;
 mod refusals;
 mod resync;

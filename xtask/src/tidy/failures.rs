@@ -1,6 +1,6 @@
-//! Every row of the table of failures is held by a test that exists.
+//! Every row of the tables of failures and of operations is held by a test that exists.
 //!
-//! The last column of each table in `docs/failures.md` names tests in backquotes: a function by its path's last part
+//! The last column of each table in these documents names tests in backquotes: a function by its path's last part
 //! (`…` stands for a beginning or an end that is left out), a module of tests, a source file, or after "guests:" also
 //! a scenario. A row that says "the same" is held by the tests of the row above. What can go wrong: that a named test
 //! exists does not show that it holds what the row says; only its reader can tell.
@@ -8,8 +8,8 @@
 use super::{Findings, Source};
 use std::path::Path;
 
-/// The table.
-const TABLE: &str = "docs/failures.md";
+/// The documents.
+const TABLES: [&str; 2] = ["docs/failures.md", "docs/operations.md"];
 /// Where scenarios are named.
 const SCENARIOS: &str = "soft-roce-ci/src/";
 /// What a row says whose tests are those of the row above.
@@ -17,14 +17,19 @@ const SAME: &str = "the same";
 
 /// Complains about rows that name no test, or one that is nowhere.
 pub fn check(sources: &[Source], findings: &mut Findings) {
-    let Some(table) = sources.iter().find(|source| source.path == TABLE) else {
-        findings.errors.push(format!("{TABLE} is missing"));
-        return;
-    };
+    for path in TABLES {
+        match sources.iter().find(|source| source.path == path) {
+            Some(table) => check_table(table, sources, findings),
+            None => findings.errors.push(format!("{path} is missing")),
+        }
+    }
+}
+
+fn check_table(table: &Source, sources: &[Source], findings: &mut Findings) {
     let rust: Vec<&Source> = sources.iter().filter(|source| source.is_rust()).collect();
     for (index, line) in table.text.lines().enumerate() {
         let Some(tests) = last_cell(line) else { continue };
-        let at = format!("{TABLE}:{}", index + 1);
+        let at = format!("{}:{}", table.path, index + 1);
         let (functions, scenarios) = tests.split_once("guests:").unwrap_or((tests, ""));
         let named = names(functions).filter(|name| !is_crate(sources, name));
         let (mut count, mut missing) = (0, Vec::new());

@@ -8,7 +8,7 @@
 //! - [`arrows`]: which crate may use which
 //! - [`runtime`]: where the node takes clocks, threads and locks from
 //! - [`documents`]: links resolve, every crate is in ARCHITECTURE.md
-//! - [`failures`]: every row of docs/failures.md names a test that exists
+//! - [`failures`]: every row of docs/failures.md and docs/operations.md names a test that exists
 
 mod arrows;
 mod code;

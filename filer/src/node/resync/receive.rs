@@ -147,6 +147,7 @@ impl Receive {
             return Err(ReceiveError::Answer);
         }
         base.raise_next_oid(finished.next_oid);
+        base.set_applied(finished.point);
         base.sync()?;
         let log = |error: &dyn std::fmt::Display| ReceiveError::Log(error.to_string());
         self.shared.log.reset(finished.point).map_err(|error| log(&error))?;

@@ -48,7 +48,7 @@ impl Side {
 
 /// A pair under test.
 pub struct Cluster {
-    spec: Spec,
+    pub spec: Spec,
     nodes: [Option<Process>; 2],
     witness: Option<Process>,
     disks: [Option<Disk>; 2],
