@@ -11,11 +11,11 @@ use crate::ending::{End, Ending};
 use crate::handshake::array_at;
 use crate::link::Close;
 use crate::socket::{deadline_after, wait_for};
-use crate::tls::{Incoming, Outgoing};
+use crate::tls::{Incoming, Outgoing, ReceiveError};
 use crate::{Control, LinkError, MAX_CONTROL_BYTES};
 use parking_lot::Mutex;
 use rustix::event::PollFlags;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,34 +32,61 @@ const RECEIVING: &str = "receiving control messages";
 /// What has come of the next message.
 struct Partial {
     incoming: Incoming,
-    bytes: Vec<u8>,
+    head: [u8; HEAD_BYTES],
+    /// What is there of the head.
+    head_bytes: usize,
+    message: Vec<u8>,
 }
 
 impl Partial {
-    /// How many bytes the message (or its head) still lacks; an error for a head that is none.
-    fn lacks(&self) -> Result<usize, String> {
-        if self.bytes.len() < HEAD_BYTES {
-            return Ok(HEAD_BYTES - self.bytes.len());
+    fn new(incoming: Incoming) -> Partial {
+        Partial { incoming, head: [0; HEAD_BYTES], head_bytes: 0, message: Vec::new() }
+    }
+
+    /// How many bytes the message still lacks; `None` before its head is there, an error for a head that is none.
+    fn lacks(&self) -> Result<Option<usize>, String> {
+        if self.head_bytes < HEAD_BYTES {
+            return Ok(None);
         }
-        let longest = match u32::from_le_bytes(array_at(&self.bytes, 0)) {
+        let longest = match u32::from_le_bytes(array_at(&self.head, 0)) {
             MAGIC => MAX_CONTROL_BYTES,
             PRIVATE_MAGIC => MAX_PRIVATE_BYTES,
             _ => return Err("no control message where one should start".into()),
         };
-        let len = u32::from_le_bytes(array_at(&self.bytes, 4)) as usize;
+        let len = u32::from_le_bytes(array_at(&self.head, 4)) as usize;
         if len > longest {
             return Err(format!("control message of {len} bytes"));
         }
-        Ok(HEAD_BYTES + len - self.bytes.len())
+        Ok(Some(len - self.message.len()))
+    }
+
+    /// Receives a part of the head, or of the message that lacks so much.
+    fn receive(&mut self, socket: impl AsFd, lacks: Option<usize>) -> Result<Option<usize>, ReceiveError> {
+        let Some(lacks) = lacks else {
+            let received = self.incoming.receive(socket, &mut self.head[self.head_bytes..]);
+            self.head_bytes += received_bytes(&received);
+            return received;
+        };
+        let have = self.message.len();
+        self.message.resize(have + lacks.min(CHUNK_BYTES), 0);
+        let received = self.incoming.receive(socket, &mut self.message[have..]);
+        self.message.truncate(have + received_bytes(&received));
+        received
     }
 
     fn is_private(&self) -> bool {
-        self.bytes.starts_with(&PRIVATE_MAGIC.to_le_bytes())
+        self.head.starts_with(&PRIVATE_MAGIC.to_le_bytes())
     }
 
-    fn is_whole(&self, lacks: usize) -> bool {
-        lacks == 0 && self.bytes.len() >= HEAD_BYTES
+    /// The message, and room for the next one.
+    fn take(&mut self) -> Vec<u8> {
+        self.head_bytes = 0;
+        std::mem::take(&mut self.message)
     }
+}
+
+fn received_bytes(received: &Result<Option<usize>, ReceiveError>) -> usize {
+    received.as_ref().ok().copied().flatten().unwrap_or(0)
 }
 
 /// Takes in a private frame, or says what is wrong with it.
@@ -95,7 +122,7 @@ impl StreamControl {
         take_private: TakePrivate,
     ) -> StreamControl {
         let (outgoing, incoming) = ways;
-        let (sending, partial) = (Mutex::new(outgoing), Mutex::new(Partial { incoming, bytes: Vec::new() }));
+        let (sending, partial) = (Mutex::new(outgoing), Mutex::new(Partial::new(incoming)));
         StreamControl { socket, ending, sending, partial, dead_after, take_private }
     }
 
@@ -119,25 +146,23 @@ impl StreamControl {
 
     fn send_frame(&self, magic: u32, bytes: &[u8]) -> Result<(), LinkError> {
         self.ending.check()?;
-        let mut framed = Vec::with_capacity(HEAD_BYTES + bytes.len());
-        framed.extend(magic.to_le_bytes());
-        framed.extend((bytes.len() as u32).to_le_bytes());
-        framed.extend(bytes);
+        let mut head = [0; HEAD_BYTES];
+        head[..4].copy_from_slice(&magic.to_le_bytes());
+        head[4..].copy_from_slice(&(bytes.len() as u32).to_le_bytes());
         let mut outgoing = self.sending.lock();
-        outgoing.send(&*self.socket, &framed, self.dead_after).map_err(|end| self.ending.end(end))
+        outgoing.send_framed(&*self.socket, &head, bytes, self.dead_after).map_err(|end| self.ending.end(end))
     }
 
     /// Receives what is there; whether the frame is whole.
     fn fill(&self, partial: &mut Partial) -> Result<bool, LinkError> {
         loop {
             let lacks = partial.lacks().map_err(|what| self.ending.end(End::Protocol(what)))?;
-            if partial.is_whole(lacks) {
+            if lacks == Some(0) {
                 return Ok(true);
             }
-            let mut chunk = [0; CHUNK_BYTES];
-            match partial.incoming.receive(&*self.socket, &mut chunk[..lacks.min(CHUNK_BYTES)]) {
+            match partial.receive(&*self.socket, lacks) {
                 Ok(Some(0)) => return Err(self.ending.end(End::PeerClosed)),
-                Ok(Some(len)) => partial.bytes.extend(&chunk[..len]),
+                Ok(Some(_)) => {}
                 Ok(None) => return Ok(false),
                 Err(error) => return Err(self.ending.end(error.end(RECEIVING, self.dead_after))),
             }
@@ -146,8 +171,7 @@ impl StreamControl {
 
     /// Takes in a whole private frame.
     fn take_in(&self, partial: &mut Partial) -> Result<(), LinkError> {
-        let taken = (self.take_private)(&partial.bytes[HEAD_BYTES..]);
-        partial.bytes.clear();
+        let taken = (self.take_private)(&partial.take());
         taken.map_err(|what| self.ending.end(End::Protocol(what)))
     }
 
@@ -183,9 +207,7 @@ impl Control for StreamControl {
                     return Ok(None);
                 }
             } else {
-                let mut message = std::mem::take(&mut partial.bytes);
-                message.drain(..HEAD_BYTES);
-                return Ok(Some(message));
+                return Ok(Some(partial.take()));
             }
         }
     }

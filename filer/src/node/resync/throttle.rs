@@ -2,7 +2,8 @@
 //!
 //! What clients do is seen by how far the log has moved. The rate falls to a quarter at each look that finds it moved,
 //! down to the lower bound, and doubles at each that does not, up to the upper one: from 1 GiB to 10 MiB per second it
-//! takes less than half a second to give way, and a client that writes now and then hardly slows a resync.
+//! takes less than half a second to give way, and a client that writes now and then hardly slows a resync. One that wrote
+//! while the session began has the lower bound at once.
 
 use crate::runtime::Instant;
 use ids::Lsn;
@@ -21,6 +22,8 @@ pub(in crate::node) struct Throttle {
     min_rate: u64,
     max_rate: u64,
     rate: u64,
+    /// Nothing was sent yet.
+    fresh: bool,
     looked: Instant,
     seen: Lsn,
     /// When what was sent so far is paid for.
@@ -30,7 +33,7 @@ pub(in crate::node) struct Throttle {
 }
 
 impl Throttle {
-    /// Begins with the upper bound; the log ends at `end`.
+    /// A session begins, and the log ends at `end`.
     pub fn new(min_rate: u64, max_rate: u64, end: Lsn, now: Instant) -> Throttle {
         let max_rate = max_rate.max(1);
         let min_rate = min_rate.clamp(1, max_rate);
@@ -38,6 +41,7 @@ impl Throttle {
             min_rate,
             max_rate,
             rate: max_rate,
+            fresh: true,
             looked: now,
             seen: end,
             paid: now,
@@ -47,6 +51,10 @@ impl Throttle {
 
     /// `bytes` were sent, and the log ends at `end`: how long to wait before more is sent.
     pub fn pause(&mut self, bytes: u64, end: Lsn, now: Instant) -> Duration {
+        if std::mem::take(&mut self.fresh) && end > self.seen {
+            self.rate = self.min_rate;
+            (self.looked, self.seen) = (now, end);
+        }
         if now.duration_since(self.looked) >= LOOK {
             self.rate = match end > self.seen {
                 true => (self.rate / 4).max(self.min_rate),
@@ -67,6 +75,15 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_client_that_wrote_while_the_session_began_is_given_way_at_once() {
+        let start = Instant::now();
+        let mut throttle = Throttle::new(1 << 20, 64 << 20, Lsn(0), start);
+        assert_eq!(throttle.pause(1 << 20, Lsn(64), start), SECOND);
+        let mut idle = Throttle::new(1 << 20, 64 << 20, Lsn(64), start);
+        assert_eq!(idle.pause(64 << 20, Lsn(64), start), SECOND);
+    }
 
     #[test]
     fn it_gives_way_to_clients_and_comes_back() {

@@ -24,6 +24,8 @@ const MAGIC: &[u8; 4] = b"TwRs";
 const HEAD_BYTES: usize = 13;
 const QUESTION: u8 = b'Q';
 const ANSWER: u8 = b'A';
+/// Enough for most messages without content.
+const SHORT_BYTES: usize = 4 << 10;
 /// Longest message.
 pub(super) const MAX_MESSAGE_BYTES: usize = 320 << 10;
 /// Questions without an answer at a time.
@@ -213,8 +215,10 @@ pub(super) fn envelope(bytes: &[u8]) -> Option<Envelope> {
     (head.starts_with(MAGIC)).then_some(Envelope { tag, is_question: head[4] == QUESTION })
 }
 
-fn encode(kind: u8, tag: Tag, message: &impl Serialize) -> Vec<u8> {
-    let mut bytes = MAGIC.to_vec();
+/// `content_bytes`: what the message carries of files, and is long by.
+fn encode(kind: u8, tag: Tag, message: &impl Serialize, content_bytes: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(content_bytes + SHORT_BYTES);
+    bytes.extend(MAGIC);
     bytes.push(kind);
     bytes.extend(tag.session.to_le_bytes());
     bytes.extend(tag.number.to_le_bytes());
@@ -235,7 +239,7 @@ fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, WireError> {
 
 impl Question {
     pub fn encode(&self, tag: Tag) -> Vec<u8> {
-        encode(QUESTION, tag, self)
+        encode(QUESTION, tag, self, 0)
     }
 
     /// Reads it, and checks what a source relies on.
@@ -260,7 +264,16 @@ impl Question {
 
 impl Answer {
     pub fn encode(&self, tag: Tag) -> Vec<u8> {
-        encode(ANSWER, tag, self)
+        let content = |piece: &PieceAnswer| match piece {
+            PieceAnswer::Bytes(bytes) => bytes.len(),
+            PieceAnswer::Same => 0,
+        };
+        let content_bytes = match self {
+            Answer::Pieces { pieces, .. } => pieces.iter().map(content).sum(),
+            Answer::Chunk { bytes, .. } | Answer::Packed { bytes } => bytes.len(),
+            _ => 0,
+        };
+        encode(ANSWER, tag, self, content_bytes)
     }
 
     /// Compressed, if that makes it shorter; and how long it would be otherwise.
@@ -338,7 +351,7 @@ mod tests {
         let entry = |epoch, lsn| EpochStart { epoch: Epoch(epoch), first_lsn: Lsn(lsn) };
         let begin = |entries: &[EpochStart]| {
             let body = (0_u8, VERSION, entries, Lsn(64), true);
-            Question::decode(&encode(QUESTION, tag(1), &body))
+            Question::decode(&encode(QUESTION, tag(1), &body, 0))
         };
         assert!(matches!(begin(&[entry(1, 0), entry(2, 64)]), Ok(Question::Begin { end: Lsn(64), .. })));
         assert!(begin(&[entry(2, 0), entry(2, 64)]).is_err());
