@@ -381,7 +381,10 @@ impl Executor {
             }
             Command::CalledOff(why) => {
                 let mut called_off = shared.called_off.lock();
-                *called_off = (called_off.0 + 1, why.to_string());
+                // Some of it is the partner's word.
+                let why =
+                    why.to_string().chars().filter(|c| !c.is_control()).take(MAX_REASON_CHARS).collect();
+                *called_off = (called_off.0 + 1, why);
             }
             Command::DropLink { link } => {
                 if let Some(peer) = self.peer_of(link) {
@@ -399,6 +402,8 @@ impl Executor {
 }
 
 const FORCED: &str = "forced";
+/// Of a reason that the partner tells, so much is shown.
+const MAX_REASON_CHARS: usize = 1000;
 /// Faults that begin so are over when the pair is mirrored again.
 const WRONG_BYTES: &str = "what the primary wrote does not continue this log";
 
