@@ -29,6 +29,11 @@ impl Context {
         Context { program, logs }
     }
 
+    /// The same once more, with logs of its own.
+    pub fn attempt(&self, number: usize) -> Context {
+        Context { program: self.program.clone(), logs: self.logs.join(format!("attempt-{number}")) }
+    }
+
     /// The program under test, by a path that holds on the host and in guests.
     pub fn program(&self) -> Result<&Path> {
         self.program.as_deref().context("this scenario needs the program twinfiler: say where with --program")

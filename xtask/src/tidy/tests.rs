@@ -136,6 +136,7 @@ fn a_failure_without_a_test_is_found() {
         | i | `x/tests/other.rs` |\n| j | `it_is_called` |\n";
     let sources = [
         source("docs/failures.md", table),
+        source("docs/operations.md", "| what | test |\n| --- | --- |\n| a | `it_holds` |\n| b | |\n"),
         source("x/Cargo.toml", ""),
         source("x/tests/disk.rs", "#[test]\nfn it_holds() {\n    it_is_called();\n}\n"),
         source("soft-roce-ci/src/scenario.rs", "const NAME: &str = \"link-cut\";\n"),
@@ -149,11 +150,12 @@ fn a_failure_without_a_test_is_found() {
         "docs/failures.md:10: this row names no test",
         "docs/failures.md:11: there is no test `x/tests/other.rs`",
         "docs/failures.md:12: there is no test `it_is_called`",
+        "docs/operations.md:4: this row names no test",
     ];
     assert_eq!(findings.errors, expected);
     findings = Findings::default();
     failures::check(&[], &mut findings);
-    assert_eq!(findings.errors, ["docs/failures.md is missing"]);
+    assert_eq!(findings.errors, ["docs/failures.md is missing", "docs/operations.md is missing"]);
 }
 
 #[test]
