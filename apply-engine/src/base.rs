@@ -186,8 +186,8 @@ impl Base {
         }
     }
 
-    /// Makes everything that was applied durable: next OID, place in the log, index, and the filesystem (`syncfs`). After it the
-    /// log's tail may move.
+    /// Makes everything that was applied durable: next OID, place in the log, index, and the filesystem (`syncfs`).
+    /// After it the log's tail may move.
     ///
     /// # Errors
     /// When something could not be written; a later call may not report it again, so the caller applies again

@@ -70,11 +70,15 @@ impl Index {
     /// Opens an index that exists and is sound.
     pub(crate) fn open(path: &Path) -> Result<Index, IndexError> {
         let (database, commits) = open(path)?;
-        Ok(Index {
+        Ok(Index::of(database, commits))
+    }
+
+    fn of(database: Database, commits: u64) -> Index {
+        Index {
             database: RwLock::new(Some(database)),
             pending: Mutex::default(),
             commits: AtomicU64::new(commits),
-        })
+        }
     }
 
     /// Opens it again: after an I/O error redb does nothing more. What was not durable is lost, and the caller finds it
@@ -94,11 +98,7 @@ impl Index {
         transaction.open_table(HANDLES)?;
         transaction.open_table(NUMBERS)?.insert(COMMIT, commits)?;
         transaction.commit()?;
-        Ok(Index {
-            database: RwLock::new(Some(database)),
-            pending: Mutex::default(),
-            commits: AtomicU64::new(commits),
-        })
+        Ok(Index::of(database, commits))
     }
 
     /// The number of the last commit.

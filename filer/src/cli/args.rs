@@ -46,8 +46,8 @@ pub enum Command {
     Takeover {
         /// The volume
         volume: String,
-        /// Without the primary and without the consent of the witness. If the partner still serves, or has acknowledged what this node
-        /// lacks, both sides diverge and one of them must be discarded later
+        /// Without the primary and without the consent of the witness. If the partner still serves, or has
+        /// acknowledged what this node lacks, both sides diverge and one of them must be discarded later
         #[arg(long)]
         force: bool,
     },

@@ -16,7 +16,7 @@ use super::front::Front;
 use super::peer::Peer;
 use super::receiver::Landing;
 use super::resync::Resync;
-use super::shared::Shared;
+use super::shared::{MAX_REASON_CHARS, Shared};
 use super::split::talk::Talk;
 use super::verify;
 use super::volume::NO_PAIR;
@@ -402,8 +402,6 @@ impl Executor {
 }
 
 const FORCED: &str = "forced";
-/// Of a reason that the partner tells, so much is shown.
-const MAX_REASON_CHARS: usize = 1000;
 /// Faults that begin so are over when the pair is mirrored again.
 const WRONG_BYTES: &str = "what the primary wrote does not continue this log";
 

@@ -30,6 +30,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const NO_SPACE_TOLD: &str = "the base filesystem can not be asked for its space";
 /// Faults that status remembers at once; the oldest go first.
 const MAX_FAULTS: usize = 16;
+/// Of a reason that the partner tells, so much is shown.
+pub(super) const MAX_REASON_CHARS: usize = 1000;
 
 /// Less room than for this is scarce.
 const SCARCE: Ask = Ask { payload_bytes: 1 << 20, allocate_bytes: 0, inodes: 1, content: true, grows: true };

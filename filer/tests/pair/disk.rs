@@ -296,26 +296,30 @@ fn used_by_partner(volume: &VolumeStatus) -> f64 {
     volume.partner.log_fill.unwrap_or(0.0)
 }
 
+/// Stops the node, does this to the image of its disk, and mounts that again.
+fn with_image_of(pair: &mut Cluster, side: Side, change: impl FnOnce(&Path)) {
+    let (image, at) = (pair.image(side), pair.disk_path(side));
+    assert_eq!(pair.terminate(side).code(), Some(0));
+    pair.disk(side).take().unwrap().unmount(&image);
+    change(&image);
+    *pair.disk(side) = Some(Disk::mount("ext4", &image, &at));
+}
+
 /// Yesterday's tree under today's log: a backup that was restored, a snapshot that was merged, the wrong disk.
 #[test]
 fn an_older_tree_that_was_brought_back_is_told_and_replaced() {
     let mut pair = Cluster::start(Spec { disk_mib: [None, Some(64)], ..Spec::default() });
-    let (image, at) = (pair.image(Side::B), pair.disk_path(Side::B));
     let older = pair.node_dir(Side::B).join("older");
     std::fs::write(pair.mount(Side::A).join("old"), "of both trees").unwrap();
     pair.check_trees_equal();
-    assert_eq!(pair.terminate(Side::B).code(), Some(0));
-    pair.disk(Side::B).take().unwrap().unmount(&image);
-    std::fs::copy(&image, &older).unwrap();
-    *pair.disk(Side::B) = Some(Disk::mount("ext4", &image, &at));
+    with_image_of(&mut pair, Side::B, |image| {
+        std::fs::copy(image, &older).unwrap();
+    });
     pair.start_node(Side::B);
     assert_eq!(pair.wait_mirrored(), Side::A);
     std::fs::write(pair.mount(Side::A).join("new"), "not of the older one").unwrap();
     pair.check_trees_equal();
-    assert_eq!(pair.terminate(Side::B).code(), Some(0));
-    pair.disk(Side::B).take().unwrap().unmount(&image);
-    std::fs::rename(&older, &image).unwrap();
-    *pair.disk(Side::B) = Some(Disk::mount("ext4", &image, &at));
+    with_image_of(&mut pair, Side::B, |image| std::fs::rename(&older, image).unwrap());
     // Alone, it is not taken for what it was.
     pair.kill(Side::A);
     pair.start_node(Side::B);

@@ -6,6 +6,7 @@
 use super::error::ReceiveError;
 use super::receive::Receive;
 use super::wire::{self, Answer, MAX_RANGES, Question, Tag};
+use crate::node::shared::MAX_REASON_CHARS;
 use apply_engine::resync::Surveyed;
 use ids::Oid;
 use std::sync::atomic::Ordering;
@@ -15,8 +16,6 @@ use std::time::Duration;
 pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 /// Longest description of what one question named; the source has a lower limit.
 const MAX_SURVEY_BYTES: usize = 1 << 30;
-/// Of a reason that the source tells, so much is shown.
-const MAX_REASON_CHARS: usize = 1000;
 
 impl Receive {
     /// What the source says of these objects, as of one moment.
