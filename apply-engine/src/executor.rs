@@ -1,11 +1,14 @@
 //! Carries out a [`Plan`] on a [`Tree`], then sets contents, attributes and labels of every touched object.
 //!
-//! Order per object: length down to what is still valid, holes and zeros, data, final length, owner (which
-//! clears suid bits), xattrs with ACLs, mode, times, label. Directories get their times when everything in
+//! What gives room comes before what takes it, over all objects: names that end, lengths down to what is still valid,
+//! and holes; then new names; then what is dead; then everything that grows. Order per object: zeros, data, final
+//! length, owner (which clears suid bits), xattrs with ACLs (those that end before those that shrink before those that
+//! grow), mode, times, label. Directories get their times when everything in
 //! them is in place. Every value is set again on a repeated run; nothing depends on what an earlier one did.
 
 pub(crate) mod base_tree;
 pub(crate) mod uring;
+pub(crate) mod xattrs;
 
 use ids::Oid;
 use std::collections::HashSet;
@@ -15,7 +18,7 @@ use crate::attributes::ObjectKind;
 use crate::base::TreeError;
 use crate::consistency::{ApplyError, ApplyReport};
 use crate::delta::{Delta, ObjectDelta, ObjectState};
-use crate::extents::Source;
+use crate::extents::{Extent, Source};
 use crate::plan::{Plan, Step, junk_place};
 use crate::pool;
 use crate::survey::final_label;
@@ -28,25 +31,29 @@ const LARGE_BYTES: u64 = 256 << 10;
 /// Applies.
 pub(crate) fn run(tree: &impl Tree, delta: &Delta, plan: &Plan) -> Result<ApplyReport, ApplyError> {
     let running = Running { tree, delta, written_bytes: AtomicU64::new(0) };
-    pool::map(&plan.stage, |oid| tree.stage_directory(*oid))?;
-    running.steps(&plan.vacate)?;
     let mut names = plan.stage.len() + plan.vacate.len() + plan.cleanup.len();
     let mut fresh = HashSet::new();
-    for phase in plan.directories.iter().chain([&plan.place, &plan.links]) {
-        running.steps(phase)?;
+    let making = || plan.directories.iter().chain([&plan.place, &plan.links]);
+    for phase in making() {
         names += phase.len();
         fresh.extend(phase.iter().filter_map(|step| match step {
             Step::Create { oid, .. } => Some(*oid),
             _ => None,
         }));
     }
-    let (objects, directories) = running.contents(&fresh)?;
+    pool::map(&plan.stage, |oid| tree.stage_directory(*oid))?;
+    running.steps(&plan.vacate)?;
+    running.shrink(&fresh)?;
+    for phase in making() {
+        running.steps(phase)?;
+    }
     if plan.barrier {
         tree.barrier()?;
     }
     for step in &plan.cleanup {
         running.step(step)?;
     }
+    let (objects, directories) = running.contents(&fresh)?;
     plan.dead.iter().try_for_each(|oid| tree.forget(*oid))?;
     running.directories(&directories)?;
     Ok(ApplyReport {
@@ -129,6 +136,31 @@ impl<T: Tree> Running<'_, T> {
         Ok(())
     }
 
+    /// Takes away what files no longer hold, of all objects before any of them grows.
+    fn shrink(&self, fresh: &HashSet<Oid>) -> Result<(), ApplyError> {
+        let hole = |extent: &Extent| extent.source == Source::Hole;
+        let shrinks = |object: &ObjectDelta| {
+            object.base_valid_below != u64::MAX || object.extents.iter().any(|extent| hole(&extent))
+        };
+        let alive = self.delta.objects().filter(|(_, object)| object.state != ObjectState::Dead);
+        let some: Vec<(Oid, &ObjectDelta)> =
+            alive.filter(|(oid, object)| !fresh.contains(oid) && shrinks(object)).collect();
+        let work = |(oid, object): &(Oid, &ObjectDelta)| -> Result<(), ApplyError> {
+            let local = self.local(*oid)?;
+            if local.kind != ObjectKind::File {
+                return Ok(());
+            }
+            if local.size > object.base_valid_below {
+                self.tree.truncate(*oid, object.base_valid_below)?;
+            }
+            for extent in object.extents.iter().filter(hole) {
+                self.tree.fill(*oid, extent.offset, extent.len_bytes, Fill::Hole)?;
+            }
+            Ok(())
+        };
+        pool::map(&some, work).map(drop)
+    }
+
     /// Everything but the times and labels of directories. Returns how many objects there were, and which are
     /// directories.
     fn contents(&self, fresh: &HashSet<Oid>) -> Result<(u64, Vec<Oid>), ApplyError> {
@@ -173,11 +205,8 @@ impl<T: Tree> Running<'_, T> {
         }
     }
 
+    /// What grows; see [`Running::shrink`] for the rest.
     fn data(&self, oid: Oid, object: &ObjectDelta, mut size: u64) -> Result<(), ApplyError> {
-        if size > object.base_valid_below {
-            size = object.base_valid_below;
-            self.tree.truncate(oid, size)?;
-        }
         let mut writes = Vec::new();
         for extent in object.extents.iter() {
             match extent.source {
@@ -185,7 +214,7 @@ impl<T: Tree> Running<'_, T> {
                     size = size.max(extent.end());
                     writes.push(FileWrite { offset: extent.offset, len_bytes: extent.len_bytes, from });
                 }
-                Source::Hole => self.tree.fill(oid, extent.offset, extent.len_bytes, Fill::Hole)?,
+                Source::Hole => {}
                 Source::Zero => self.tree.fill(oid, extent.offset, extent.len_bytes, Fill::Zero)?,
             }
         }
@@ -222,12 +251,14 @@ impl<T: Tree> Running<'_, T> {
                 }
             }
         }
-        for (name, value) in &object.xattrs {
-            match value {
-                Some(value) => self.tree.set_xattr(oid, name, value)?,
-                None => self.tree.remove_xattr(oid, name)?,
-            }
+        for (name, _) in object.xattrs.iter().filter(|(_, value)| value.is_none()) {
+            self.tree.remove_xattr(oid, name)?;
         }
+        xattrs::set(
+            self.tree,
+            oid,
+            object.xattrs.iter().filter_map(|(name, value)| Some((&**name, value.as_deref()?))),
+        )?;
         // A change of owner, maybe one that an earlier attempt made, has cleared suid bits.
         let owner_is_set = object.attrs.uid.is_some() || object.attrs.gid.is_some();
         match object.attrs.mode.or(owner_is_set.then_some(local.label.mode)) {

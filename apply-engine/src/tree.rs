@@ -143,6 +143,8 @@ pub(crate) trait Tree: Sync {
     /// Writes ranges that are in order and do not overlap.
     fn write(&self, oid: Oid, writes: &[FileWrite]) -> Done;
     fn xattr_names(&self, oid: Oid) -> Done<Vec<Vec<u8>>>;
+    /// `None`: it has no such.
+    fn xattr(&self, oid: Oid, name: &[u8]) -> Done<Option<Vec<u8>>>;
     fn set_xattr(&self, oid: Oid, name: &[u8], value: &[u8]) -> Done;
     /// Removing what is not there is fine.
     fn remove_xattr(&self, oid: Oid, name: &[u8]) -> Done;

@@ -5,6 +5,7 @@
 mod adoption;
 mod applying;
 mod opening;
+pub(crate) mod room;
 mod volume_image;
 
 pub(crate) use volume_image::{FILESYSTEMS, Image};

@@ -242,6 +242,10 @@ impl<S: PayloadSource> Tree for BaseTree<'_, S> {
         self.on(oid, "list the xattrs of", Inode::xattr_names)
     }
 
+    fn xattr(&self, oid: Oid, name: &[u8]) -> Result<Option<Vec<u8>>, TreeError> {
+        self.on(oid, "read an xattr of", |inode| inode.xattr(name))
+    }
+
     fn set_xattr(&self, oid: Oid, name: &[u8], value: &[u8]) -> Result<(), TreeError> {
         self.on(oid, "set an xattr of", |inode| inode.set_xattr(name, value))
     }

@@ -11,6 +11,7 @@ use std::io;
 use super::ResyncError;
 use super::capture::Capture;
 use super::site::Site;
+use crate::executor::xattrs;
 use crate::tree::Fill;
 use crate::view::BaseReader;
 
@@ -81,6 +82,14 @@ pub(super) fn read(
     Ok(bytes)
 }
 
+/// See [`super::shrink_file`].
+pub(super) fn shrink(site: &impl Site, file: &Capture) -> Result<(), ResyncError> {
+    match site.attributes(file.oid)?.size > file.size {
+        true => Ok(site.truncate(file.oid, file.size)?),
+        false => Ok(()),
+    }
+}
+
 /// See [`super::punch`].
 pub(super) fn punch(site: &impl Site, oid: Oid, offset: u64, len_bytes: u64) -> Result<(), ResyncError> {
     if len_bytes > 0 {
@@ -100,9 +109,8 @@ pub(super) fn finish(site: &impl Site, file: &Capture) -> Result<(), ResyncError
         site.truncate(file.oid, file.size)?;
     }
     // A write takes file capabilities away.
-    for (name, value) in &file.xattrs {
-        site.set_xattr(file.oid, name, value)?;
-    }
+    let wanted = file.xattrs.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
+    xattrs::set(site, file.oid, wanted)?;
     site.set_mode(file.oid, file.mode)?;
     Ok(site.set_times(file.oid, Some(file.atime), Some(file.mtime))?)
 }

@@ -54,6 +54,7 @@ fn suspects(source: &impl Site, receiver: &impl Site, trusted_below: Lsn) -> Vec
 /// As a receiver does it over the wire.
 fn copy_content(source: &impl Site, receiver: &impl Site, file: &Capture) -> Result<u64, ResyncError> {
     let (mut at, mut sent) = (0, 0);
+    content::shrink(receiver, file)?;
     while at < file.size {
         let map = content::data_map(source.reader(), file.oid, at, 2)?;
         for &(offset, len) in &map.data {

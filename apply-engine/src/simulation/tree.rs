@@ -180,6 +180,12 @@ impl<S: LogBytes> Tree for SimTree<S> {
             Ok(state.node(inode)?.xattrs.keys().cloned().collect())
         })
     }
+    fn xattr(&self, oid: Oid, name: &[u8]) -> Result<Option<Vec<u8>>, TreeError> {
+        self.read(oid, |state| {
+            let inode = state.find(oid).ok_or(Errno::NOENT)?;
+            Ok(state.node(inode)?.xattrs.get(name).cloned())
+        })
+    }
     fn set_xattr(&self, oid: Oid, name: &[u8], value: &[u8]) -> Result<(), TreeError> {
         let (name, value) = (name.to_vec(), Some(value.to_vec()));
         self.on(oid, |inode| vec![Effect::Xattr { inode, name, value }])

@@ -14,6 +14,7 @@ impl Receive {
     /// Makes the contents of these files the source's.
     pub(super) fn contents(&self, files: &[&Capture]) -> Result<(), ReceiveError> {
         let base = &self.shared.base;
+        files.iter().try_for_each(|file| resync::shrink_file(base, file))?;
         let mut todo: VecDeque<(Oid, u64)> = files.iter().map(|file| (file.oid, 0)).collect();
         while !todo.is_empty() {
             let asked: Vec<(Oid, u64)> = todo.iter().copied().collect();
