@@ -20,7 +20,7 @@ mod adopt;
 mod btrfs;
 mod cache;
 mod error;
-mod handles;
+pub mod handles;
 mod index;
 pub(crate) mod inode;
 mod label;

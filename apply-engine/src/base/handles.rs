@@ -22,14 +22,17 @@ struct RawHandle {
 
 /// An inode's handle, relative to the filesystem that a mount descriptor names.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct FileHandle {
+pub struct FileHandle {
     kind: i32,
     bytes: Vec<u8>,
 }
 
 impl FileHandle {
     /// The handle of the inode behind `fd` (an `O_PATH` descriptor is enough).
-    pub(crate) fn of(fd: BorrowedFd<'_>) -> Result<FileHandle, Errno> {
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` on a filesystem that has none.
+    pub fn of(fd: BorrowedFd<'_>) -> Result<FileHandle, Errno> {
         let mut raw =
             RawHandle { handle_bytes: MAX_HANDLE_BYTES as u32, handle_type: 0, bytes: [0; MAX_HANDLE_BYTES] };
         let mut mount_id: libc::c_int = 0;
@@ -51,8 +54,11 @@ impl FileHandle {
         Ok(FileHandle { kind: raw.handle_type, bytes: raw.bytes[..len].to_vec() })
     }
 
-    /// Opens the inode as an `O_PATH` descriptor. `ESTALE`: it is gone.
-    pub(crate) fn open(&self, mount: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    /// Opens the inode as an `O_PATH` descriptor.
+    ///
+    /// # Errors
+    /// `ESTALE`: it is gone.
+    pub fn open(&self, mount: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
         let mut raw = RawHandle {
             handle_bytes: self.bytes.len() as u32,
             handle_type: self.kind,

@@ -81,13 +81,15 @@ impl Volume {
     /// ENOENT, ENOTDIR, ENAMETOOLONG; ESTALE for a directory that is gone.
     pub fn lookup(&self, parent: Oid, name: &[u8]) -> Result<Attributes> {
         let directory = self.known(parent)?;
+        // Also of a file: so a kernel asks for what it has only the number of (open_by_handle_at, a server).
+        if name == b"." {
+            return self.shown(parent);
+        }
         if !directory.attributes.kind.is_directory() {
             return Err(Errno::ENOTDIR);
         }
-        match name {
-            b"." => return self.shown(parent),
-            b".." => return self.shown(self.stack.snapshot().parent(parent)?),
-            _ => {}
+        if name == b".." {
+            return self.shown(self.stack.snapshot().parent(parent)?);
         }
         let name = checked_name(name)?;
         if check_new_name(parent, name).is_err() {

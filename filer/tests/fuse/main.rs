@@ -5,6 +5,8 @@
 // Helpers of tests fail as loudly as tests.
 #![allow(clippy::unwrap_used)]
 
+mod handles;
+
 use filer::commit::{Admission, Ask, Journal, NotServing, Refused, SpaceBudget};
 use filer::fuse::{Left, MountError, MountHandle, MountOptions, mount};
 use filer::volume::solo::{Solo, SoloJournal};
