@@ -1,7 +1,7 @@
 //! Requests of the kernel, each one call of the volume.
 //!
 //! Inode numbers are OIDs, so file handles are not needed but for directories, whose listing belongs to the
-//! opening. Requests are served by the session's threads; one that waits for a commit keeps its thread, and
+//! opening; a file's tells whether it was opened for writing. Requests are served by the session's threads; one that waits for a commit keeps its thread, and
 //! others gather behind the same batch.
 //!
 //! What can go wrong: a request that the kernel has interrupted is still carried out; POSIX allows that.
@@ -10,8 +10,8 @@ use super::convert::{Caller, attributes, file_type, ino, oid, set_time, timestam
 use super::options::MountOptions;
 use super::reply::{NOTHING, empty, entry, number, xattr};
 use crate::volume::{
-    AllocateMode, DirectoryStream, Errno, Node, NodeKind, RenameMode, SeekTo, SetAttributes, Volume, WriteAt,
-    XattrMode,
+    Access, AllocateMode, DirectoryStream, Errno, Node, NodeKind, Principal, RenameMode, SeekTo,
+    SetAttributes, Volume, WriteAt, XattrMode,
 };
 use apply_engine::Attributes;
 use fuser::{
@@ -42,6 +42,19 @@ const STATFS_BLOCK_BYTES: u64 = 4096;
 
 /// Everything a file has opened may be kept in the page cache: only this kernel changes it.
 const OPENED: FopenFlags = FopenFlags::FOPEN_KEEP_CACHE;
+
+/// The handle of what was opened for reading.
+const READABLE: FileHandle = FileHandle(0);
+/// The handle of what was opened for writing, or made.
+const WRITABLE: FileHandle = FileHandle(1);
+
+fn access(flags: OpenFlags) -> Access {
+    if flags.0 & libc::O_ACCMODE == libc::O_RDONLY { Access::Read } else { Access::Write }
+}
+
+fn handle_for(access: Access) -> FileHandle {
+    if access == Access::Write { WRITABLE } else { READABLE }
+}
 
 thread_local! {
     /// Where a thread gathers the bytes of a read.
@@ -84,11 +97,12 @@ impl FuseFilesystem {
 }
 
 impl Filesystem for FuseFilesystem {
+    /// Not asked for: `FUSE_ASYNC_DIO`, with which the kernel keeps pages that readers put into its cache while a
+    /// direct write was under way.
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
         let mut wanted = InitFlags::FUSE_PARALLEL_DIROPS
             | InitFlags::FUSE_DO_READDIRPLUS
             | InitFlags::FUSE_READDIRPLUS_AUTO
-            | InitFlags::FUSE_ASYNC_DIO
             | InitFlags::FUSE_HANDLE_KILLPRIV_V2
             | InitFlags::FUSE_POSIX_ACL
             | InitFlags::FUSE_DONT_MASK
@@ -163,7 +177,14 @@ impl Filesystem for FuseFilesystem {
             mtime: mtime.map(set_time),
             ctime: ctime.map(timestamp),
         };
-        match self.volume.setattr(&Caller::of(request), oid(inode), set) {
+        // Nothing to set, but for a change time that the kernel keeps: it is about to change the contents, and has
+        // left to us what that takes away. Its cached mode is right then before the change is made.
+        let about_to_change = SetAttributes { ctime: None, ..set } == SetAttributes::default();
+        let changed = match about_to_change {
+            true => self.volume.drop_privileges(&Caller::of(request), oid(inode)),
+            false => self.volume.setattr(&Caller::of(request), oid(inode), set),
+        };
+        match changed {
             Ok(changed) => reply.attr(&self.ttl, &attributes(&changed)),
             Err(error) => reply.error(number(error)),
         }
@@ -247,9 +268,10 @@ impl Filesystem for FuseFilesystem {
         entry(reply, &self.ttl, self.volume.link(oid(inode), oid(parent), name.as_bytes()));
     }
 
-    fn open(&self, _request: &Request, inode: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.volume.open(oid(inode)) {
-            Ok(()) => reply.opened(FileHandle(0), OPENED),
+    fn open(&self, _request: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let access = access(flags);
+        match self.volume.open(oid(inode), access) {
+            Ok(()) => reply.opened(handle_for(access), OPENED),
             Err(error) => reply.error(number(error)),
         }
     }
@@ -267,7 +289,7 @@ impl Filesystem for FuseFilesystem {
         match self.make(request, parent, name, Node { kind: NodeKind::File, mode, umask, open: true }) {
             Ok(made) => {
                 let generation = Generation(made.generation);
-                reply.created(&self.ttl, &attributes(&made), generation, FileHandle(0), OPENED);
+                reply.created(&self.ttl, &attributes(&made), generation, WRITABLE, OPENED);
             }
             Err(error) => reply.error(number(error)),
         }
@@ -298,24 +320,23 @@ impl Filesystem for FuseFilesystem {
 
     fn write(
         &self,
-        _request: &Request,
+        request: &Request,
         inode: INodeNo,
         _handle: FileHandle,
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
-        flags: OpenFlags,
+        _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        // The kernel's own write-back has an offset that counts, whatever the file was opened with.
-        let from_cache = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-        let at = match flags.0 & libc::O_APPEND != 0 && !from_cache {
-            true => WriteAt::End,
-            false => WriteAt::Offset(offset),
-        };
-        let kill_set_ids = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        match self.volume.write(oid(inode), at, data, kill_set_ids) {
+        // The offset counts, whatever the file was opened with: the kernel appends at the size that it knows, under
+        // its lock of the inode, and it alone changes sizes. With `O_APPEND` an offset before the end is meant
+        // (`RWF_NOAPPEND`, or its own write-back).
+        let at = WriteAt::Offset(offset);
+        let caller = Caller::of(request);
+        let kills = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        match self.volume.write(oid(inode), at, data, kills.then_some(&caller as &dyn Principal)) {
             Ok(written) => reply.written(written as u32),
             Err(error) => reply.error(number(error)),
         }
@@ -337,13 +358,13 @@ impl Filesystem for FuseFilesystem {
         &self,
         _request: &Request,
         inode: INodeNo,
-        _handle: FileHandle,
+        handle: FileHandle,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.volume.release(oid(inode));
+        self.volume.release(oid(inode), if handle == WRITABLE { Access::Write } else { Access::Read });
         reply.ok();
     }
 
@@ -514,6 +535,10 @@ impl Filesystem for FuseFilesystem {
             libc::SEEK_HOLE => SeekTo::Hole,
             _ => return reply.error(fuser::Errno::EINVAL),
         };
+        // With its own write-back the kernel alone knows where a file ends: it then takes all of it as data.
+        if self.writeback_cache {
+            return reply.error(fuser::Errno::ENOSYS);
+        }
         let Ok(offset) = u64::try_from(offset) else { return reply.error(fuser::Errno::ENXIO) };
         match self.volume.seek(oid(inode), offset, to) {
             Ok(found) => reply.offset(found as i64),

@@ -8,6 +8,7 @@
 //! is first polite for a bounded time, then the connection is aborted (`MNT_FORCE`, which makes every waiting
 //! and later request fail) and the mount detached (`MNT_DETACH`).
 
+use super::convert::ino;
 use super::filesystem::FuseFilesystem;
 use super::options::{MountError, MountOptions};
 use crate::volume::Volume;
@@ -70,11 +71,19 @@ pub fn mount(
     config.acl = fuser::SessionACL::All;
     config.n_threads = Some(options.threads);
     config.clone_fd = true;
+    let watched = volume.clone();
     let filesystem = FuseFilesystem::new(volume, options);
     let started = fuser::Session::from_fd(filesystem, fuse, fuser::SessionACL::All, config)
         .and_then(fuser::Session::spawn)
         .map_err(|source| MountError::Session { source })?;
     attached.keep();
+    let notifier = started.notifier();
+    watched.watch_attributes(move |oid| {
+        // Attributes only: that waits for nothing, so it may be done in the middle of a request.
+        if let Err(error) = notifier.inval_inode(ino(oid), -1, 0) {
+            tracing::warn!(%oid, %error, "the kernel could not be told of changed attributes");
+        }
+    });
     // Nothing is asked of the mount from inside this process: a thread that waits for its own process's answer
     // can not be killed, and would keep the log and the mount of a killed daemon for ever.
     let device = mounted_device(&mountpoint).unwrap_or(0);

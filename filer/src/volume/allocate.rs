@@ -4,7 +4,7 @@
 //! absolute to be applied twice. A copy is logged as its bytes for the same reason: by the time of a replay
 //! the source may be overwritten.
 
-use super::attributes::without_set_ids;
+use super::attributes::stranger;
 use super::data::require_file;
 use super::errno::{Errno, Result};
 use super::principal::Principal;
@@ -110,14 +110,14 @@ impl Volume {
     ) -> Result<u64> {
         let wanted = len_bytes.min(MAX_COPY_BYTES);
         let target = self.known(to)?.attributes;
-        let kill = without_set_ids(target.mode) != target.mode && !who.keeps_set_ids();
+        let stranger = stranger(who, target.mode);
         let mut buf = vec![0; COPY_STEP_BYTES.min(wanted as usize)];
         let mut copied = 0;
         while copied < wanted {
             let step = buf.len().min((wanted - copied) as usize);
             let outcome = self
                 .read(from, from_offset + copied, &mut buf[..step])
-                .and_then(|got| self.write(to, WriteAt::Offset(to_offset + copied), &buf[..got], kill));
+                .and_then(|got| self.write(to, WriteAt::Offset(to_offset + copied), &buf[..got], stranger));
             match outcome {
                 Ok(0) => break,
                 Ok(len) => copied += len as u64,
@@ -128,7 +128,8 @@ impl Volume {
         Ok(copied)
     }
 
-    /// Where the next data or hole begins.
+    /// Where the next data or hole begins. While somebody has the file open for writing all of it is data: a
+    /// mapping or a cache may hold bytes for what is a hole here.
     ///
     /// # Errors
     /// ENXIO when there is none, or `offset` is past the end.
@@ -136,7 +137,11 @@ impl Volume {
         let inode = self.known(oid)?;
         require_file(inode.attributes.kind)?;
         let layers = self.stack.snapshot();
+        let size = inode.attributes.size;
         let found = match to {
+            _ if offset >= size => None,
+            SeekTo::Data if self.is_open_for_writing(oid) => Some(offset),
+            SeekTo::Hole if self.is_open_for_writing(oid) => Some(size),
             SeekTo::Data => layers.seek_data(oid, offset)?,
             SeekTo::Hole => layers.seek_hole(oid, offset)?,
         };
@@ -155,8 +160,7 @@ impl Transaction<'_> {
     ) -> Result<()> {
         let before = self.inode(oid)?.attributes;
         require_file(before.kind)?;
-        let clears = without_set_ids(before.mode) != before.mode && !who.keeps_set_ids();
-        self.drop_privileges(oid, clears)?;
+        self.drop_privileges(oid, stranger(who, before.mode))?;
         let at = self.at;
         let grown = before.size.max(range.end);
         let (offset, len_bytes) = (range.start, range.end - range.start);

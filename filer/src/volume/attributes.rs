@@ -44,10 +44,22 @@ pub struct SetAttributes {
     pub ctime: Option<Timestamp>,
 }
 
-/// `mode` as a change of contents leaves it.
-pub(super) fn without_set_ids(mode: u32) -> u32 {
-    let executable_group = mode & libc::S_IXGRP != 0;
-    mode & !libc::S_ISUID & if executable_group { !libc::S_ISGID } else { u32::MAX }
+/// Is there something in `mode` that a change of contents may take away?
+pub(super) fn has_set_ids(mode: u32) -> bool {
+    mode & (libc::S_ISUID | libc::S_ISGID) != 0
+}
+
+/// `mode` of a file of group `gid` as a change by `who` leaves it that takes set-id bits away: set-group-id
+/// without group execute permission stays for members of the group (`setattr_should_drop_sgid` of Linux).
+pub(super) fn without_set_ids(mode: u32, gid: u32, who: &dyn Principal) -> u32 {
+    let mode = mode & !libc::S_ISUID;
+    let marked = mode & (libc::S_ISGID | libc::S_IXGRP) == libc::S_ISGID;
+    if marked && (who.in_group(gid) || who.keeps_set_ids()) { mode } else { mode & !libc::S_ISGID }
+}
+
+/// `who`, if it is one that may not keep the set-id bits of `mode` on what it changes.
+pub(super) fn stranger(who: &dyn Principal, mode: u32) -> Option<&dyn Principal> {
+    (has_set_ids(mode) && !who.keeps_set_ids()).then_some(who)
 }
 
 impl Volume {
@@ -83,15 +95,32 @@ impl Volume {
         self.warm(oid)?;
         let acl_bytes = if set.mode.is_some() { self.acl_bytes(oid, acl::ACCESS)? } else { 0 };
         let payload_bytes = PAYLOAD_BYTES + acl_bytes;
-        self.transact(Ask::keeping(payload_bytes), |transaction| {
+        let changed = self.transact(Ask::keeping(payload_bytes), |transaction| {
             transaction.setattr(who, oid, set)?;
             let inode = transaction.inode(oid)?;
             Ok(inode.attributes)
-        })
+        })?;
+        Ok(self.as_shown(changed))
     }
 }
 
 impl Volume {
+    /// Takes away what a change of contents by `who` would, before that change; the attributes afterwards.
+    ///
+    /// # Errors
+    /// ESTALE.
+    pub fn drop_privileges(&self, who: &dyn Principal, oid: Oid) -> Result<Attributes> {
+        self.warm(oid)?;
+        let changed = self.transact(Ask::keeping(PAYLOAD_BYTES), |transaction| {
+            let before = transaction.inode(oid)?.attributes;
+            if before.kind == ObjectKind::File {
+                transaction.drop_privileges(oid, stranger(who, before.mode))?;
+            }
+            Ok(transaction.inode(oid)?.attributes)
+        })?;
+        Ok(self.as_shown(changed))
+    }
+
     /// Room that a copy of this ACL needs in a record.
     pub(super) fn acl_bytes(&self, oid: Oid, name: &[u8]) -> Result<usize> {
         let absent = match self.state.read().inodes.get(&oid) {
@@ -156,8 +185,7 @@ impl Transaction<'_> {
             ObjectKind::Directory => return Err(Errno::EISDIR),
             _ => return Err(Errno::EINVAL),
         }
-        let clears = without_set_ids(before.mode) != before.mode && !who.keeps_set_ids();
-        self.drop_privileges(oid, clears)?;
+        self.drop_privileges(oid, stranger(who, before.mode))?;
         let at = self.at;
         let end = self.record(&Operation::Truncate { oid, size, at }, &[])?;
         self.update(oid, end, |inode| {
@@ -173,12 +201,9 @@ impl Transaction<'_> {
         if before.kind.is_directory() {
             return Ok(());
         }
-        self.drop_privileges(before.oid, false)?;
-        if patch.mode.is_none() && before.mode & (libc::S_ISUID | libc::S_ISGID) != 0 {
-            let mut mode = without_set_ids(before.mode);
-            if mode & libc::S_ISGID != 0 && !(who.in_group(before.gid) || who.keeps_set_ids()) {
-                mode &= !libc::S_ISGID;
-            }
+        self.drop_privileges(before.oid, None)?;
+        if patch.mode.is_none() && has_set_ids(before.mode) {
+            let mode = without_set_ids(before.mode, before.gid, who);
             patch.mode = (mode != before.mode).then_some(mode);
         }
         Ok(())

@@ -6,6 +6,8 @@
 
 use super::Volume;
 use super::errno::{Errno, Result};
+use super::principal::Principal;
+use super::state::Opens;
 use super::transaction::Transaction;
 use crate::commit::Ask;
 use apply_engine::op::codec::WRITE_HEAD_BYTES;
@@ -15,6 +17,15 @@ use ids::Oid;
 
 /// Payload of records that may precede a write: set-id bits and capabilities that go.
 const PRIVILEGE_PAYLOAD_BYTES: usize = 256;
+
+/// What an object is opened for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// Its contents stay as they are.
+    Read,
+    /// Its contents may change, also where only the opener's kernel knows it yet (a shared mapping).
+    Write,
+}
 
 /// Where to write.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,16 +37,23 @@ pub enum WriteAt {
 }
 
 impl Volume {
-    /// Counts `oid` as open: it lives on without a name until [`Volume::release`].
+    /// Counts `oid` as open: it lives on without a name until [`Volume::release`] for the same access.
     ///
     /// # Errors
     /// ESTALE for an object that is gone.
-    pub fn open(&self, oid: Oid) -> Result<()> {
+    pub fn open(&self, oid: Oid, access: Access) -> Result<()> {
         self.journal.check_lease()?;
         for _ in 0..super::MAX_WARM_ATTEMPTS {
             let mut state = self.state.write();
-            if state.inodes.contains_key(&oid) {
-                *state.opens.entry(oid).or_insert(0) += 1;
+            if let Some(inode) = state.inodes.get(&oid) {
+                let had_no_block = inode.attributes.blocks_bytes == 0;
+                let opens = state.opens.entry(oid).or_default();
+                opens.add(access);
+                let first_writer = access == Access::Write && opens.writers == 1;
+                drop(state);
+                if first_writer && had_no_block {
+                    self.attributes_changed(oid);
+                }
                 return Ok(());
             }
             drop(state);
@@ -45,19 +63,15 @@ impl Volume {
     }
 
     /// One opening less. The last one of an object without a name ends it; nobody waits for that record.
-    pub fn release(&self, oid: Oid) {
+    pub fn release(&self, oid: Oid, access: Access) {
         let last = {
             let mut state = self.state.write();
-            match state.opens.get_mut(&oid) {
-                Some(count) if *count > 1 => {
-                    *count -= 1;
-                    false
-                }
-                Some(_) => {
+            match state.opens.get_mut(&oid).map(|opens| opens.remove(access)) {
+                Some(Opens { all: 0, .. }) => {
                     state.opens.remove(&oid);
                     state.inodes.get(&oid).is_none_or(|inode| inode.attributes.nlink == 0)
                 }
-                None => false,
+                _ => false,
             }
         };
         if last && let Err(error) = self.reap_if_unused(oid) {
@@ -133,11 +147,17 @@ impl Volume {
     }
 
     /// Writes all of `data`, in several records if need be; how many bytes, fewer only at the largest size of
-    /// a file. `kill_set_ids`: the caller may not keep set-id bits on what it changes.
+    /// a file. `stranger`: a caller that may not keep set-id bits on what it changes.
     ///
     /// # Errors
     /// EFBIG, ENOSPC, EISDIR, EINVAL.
-    pub fn write(&self, oid: Oid, at: WriteAt, data: &[u8], kill_set_ids: bool) -> Result<usize> {
+    pub fn write(
+        &self,
+        oid: Oid,
+        at: WriteAt,
+        data: &[u8],
+        stranger: Option<&dyn Principal>,
+    ) -> Result<usize> {
         if data.is_empty() {
             return Ok(0);
         }
@@ -148,7 +168,7 @@ impl Volume {
                 WriteAt::Offset(offset) => WriteAt::Offset(offset.saturating_add(written as u64)),
                 WriteAt::End => WriteAt::End,
             };
-            match self.write_record(oid, at, chunk, kill_set_ids) {
+            match self.write_record(oid, at, chunk, stranger) {
                 Ok(len) => {
                     written += len;
                     if len < chunk.len() {
@@ -162,15 +182,20 @@ impl Volume {
         Ok(written)
     }
 
-    fn write_record(&self, oid: Oid, at: WriteAt, data: &[u8], kill_set_ids: bool) -> Result<usize> {
+    fn write_record(
+        &self,
+        oid: Oid,
+        at: WriteAt,
+        data: &[u8],
+        stranger: Option<&dyn Principal>,
+    ) -> Result<usize> {
         let max_file_bytes = self.limits.max_file_bytes;
         let payload_bytes = PRIVILEGE_PAYLOAD_BYTES + WRITE_HEAD_BYTES + data.len();
         let ask = Ask { content: true, ..Ask::growing(payload_bytes) };
         self.transact(ask, |transaction| {
             let inode = transaction.inode(oid)?;
             let before = inode.attributes;
-            let plain = inode.capability == Some(false)
-                && super::attributes::without_set_ids(before.mode) == before.mode;
+            let plain = inode.capability == Some(false) && !super::attributes::has_set_ids(before.mode);
             require_file(before.kind)?;
             let offset = match at {
                 WriteAt::Offset(offset) => offset,
@@ -181,7 +206,7 @@ impl Volume {
             }
             let len = (data.len() as u64).min(max_file_bytes - offset);
             if !plain {
-                transaction.drop_privileges(oid, kill_set_ids)?;
+                transaction.drop_privileges(oid, stranger)?;
             }
             transaction.write(oid, offset, &data[..len as usize])
         })

@@ -4,6 +4,7 @@
 //! position after an entry depends on its name alone, so a reader goes on where it was after a takeover, too.
 
 use super::Volume;
+use super::data::Access;
 use super::errno::{Errno, Result};
 use crate::runtime::Mutex;
 use apply_engine::view::{DirCookie, Listing};
@@ -48,14 +49,14 @@ impl Volume {
         if !self.known(oid)?.attributes.kind.is_directory() {
             return Err(Errno::ENOTDIR);
         }
-        self.open(oid)?;
+        self.open(oid, Access::Read)?;
         Ok(DirectoryStream { oid, gone: false, listing: Mutex::new(None) })
     }
 
     /// Closes a directory.
     pub fn close_directory(&self, stream: &DirectoryStream) {
         if !stream.gone {
-            self.release(stream.oid);
+            self.release(stream.oid, Access::Read);
         }
     }
 

@@ -35,7 +35,7 @@ mod xattrs;
 
 pub use allocate::{AllocateMode, SeekTo};
 pub use attributes::{SetAttributes, SetTime};
-pub use data::WriteAt;
+pub use data::{Access, WriteAt};
 pub use directory::DirectoryStream;
 pub use errno::{Errno, Result};
 pub use limits::Limits;
@@ -47,13 +47,16 @@ pub use xattrs::XattrMode;
 use crate::commit::{Journal, SpaceBudget};
 use crate::runtime::RwLock;
 use crate::stack::DeltaStack;
-use apply_engine::{Attributes, ViewError};
+use apply_engine::{Attributes, ObjectKind, ViewError};
 use ids::{Lsn, Oid};
 use state::{Inode, State, gate_of};
 use std::sync::Arc;
 
 /// How often an object is looked at again that changes while it is being read.
 const MAX_WARM_ATTEMPTS: usize = 4;
+
+/// Who is told of changed attributes.
+type AttributesWatch = Arc<dyn Fn(Oid) + Send + Sync>;
 
 /// A volume of which this node is the primary. Made anew for each time it becomes that.
 pub struct Volume {
@@ -62,6 +65,7 @@ pub struct Volume {
     state: RwLock<State>,
     limits: Limits,
     max_data_bytes: usize,
+    attributes_watch: RwLock<Option<AttributesWatch>>,
 }
 
 impl std::fmt::Debug for Volume {
@@ -83,6 +87,7 @@ impl Volume {
             state: RwLock::new(State::new(next_oid.max(Oid::FIRST_FREE), end)),
             limits,
             max_data_bytes: largest.min(apply_engine::op::MAX_WRITE_BYTES),
+            attributes_watch: RwLock::new(None),
         }
     }
 
@@ -94,6 +99,24 @@ impl Volume {
     /// How many objects are open.
     pub fn open_objects(&self) -> usize {
         self.state.read().opens.len()
+    }
+
+    /// Could the contents of `oid` change where only the kernel of an opener knows it (a shared mapping)?
+    pub fn is_open_for_writing(&self, oid: Oid) -> bool {
+        self.state.read().is_open_for_writing(oid)
+    }
+
+    /// Calls `watch` when attributes of an object change that whoever keeps them in a cache has no reason to ask
+    /// for again: set-id bits that a write took away. It is called before that is answered. The last caller is
+    /// heard.
+    pub fn watch_attributes(&self, watch: impl Fn(Oid) + Send + Sync + 'static) {
+        *self.attributes_watch.write() = Some(Arc::new(watch));
+    }
+
+    fn attributes_changed(&self, oid: Oid) {
+        if let Some(watch) = self.attributes_watch.read().clone() {
+            watch(oid);
+        }
     }
 
     /// Room for clients: what both nodes have.
@@ -151,7 +174,16 @@ impl Volume {
             attributes.blocks_bytes = self.count_blocks(oid, inode.gate)?;
         }
         self.show(inode.gate)?;
-        Ok(attributes)
+        Ok(self.as_shown(attributes))
+    }
+
+    /// A file that a writer has open counts a block at least: it may have bytes that only a kernel knows, and
+    /// archivers take a file without blocks for zeros.
+    fn as_shown(&self, attributes: Attributes) -> Attributes {
+        let may_hide_bytes = attributes.blocks_bytes == 0
+            && attributes.kind == ObjectKind::File
+            && self.is_open_for_writing(attributes.oid);
+        Attributes { blocks_bytes: if may_hide_bytes { 1 } else { attributes.blocks_bytes }, ..attributes }
     }
 
     fn count_blocks(&self, oid: Oid, gate: Lsn) -> Result<u64> {

@@ -5,6 +5,7 @@
 
 use super::Volume;
 use super::acl;
+use super::data::Access;
 use super::errno::{Errno, Result};
 use super::limits::checked_name;
 use super::principal::Principal;
@@ -48,7 +49,7 @@ pub struct Node<'a> {
     pub mode: u32,
     /// Bits that the caller never wants; not looked at below a directory with a default ACL.
     pub umask: u32,
-    /// Count it as open at once.
+    /// Count it as open for writing at once.
     pub open: bool,
 }
 
@@ -80,11 +81,11 @@ impl Volume {
     /// # Errors
     /// ENOENT, ENOTDIR, ENAMETOOLONG; ESTALE for a directory that is gone.
     pub fn lookup(&self, parent: Oid, name: &[u8]) -> Result<Attributes> {
-        let directory = self.known(parent)?;
         // Also of a file: so a kernel asks for what it has only the number of (open_by_handle_at, a server).
         if name == b"." {
             return self.shown(parent);
         }
+        let directory = self.known(parent)?;
         if !directory.attributes.kind.is_directory() {
             return Err(Errno::ENOTDIR);
         }
@@ -136,7 +137,7 @@ impl Volume {
         let acls = 2 * self.acl_bytes(parent, acl::DEFAULT)?;
         let payload_bytes = NAMESPACE_PAYLOAD_BYTES + target_bytes + acls;
         let ask = Ask { inodes: 1, ..Ask::growing(payload_bytes) };
-        self.transact(ask, |transaction| {
+        let made = self.transact(ask, |transaction| {
             transaction.directory(parent)?;
             if transaction.lookup(parent, name)?.is_some() {
                 return Err(Errno::EEXIST);
@@ -152,10 +153,11 @@ impl Volume {
             let attributes = made.attributes(&node, at);
             transaction.state.remember(made.inode(attributes, end));
             if node.open {
-                transaction.state.opens.insert(attributes.oid, 1);
+                transaction.state.opens.entry(attributes.oid).or_default().add(Access::Write);
             }
             Ok(attributes)
-        })
+        })?;
+        Ok(self.as_shown(made))
     }
 
     /// Gives an object one more name.

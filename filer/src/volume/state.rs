@@ -6,6 +6,7 @@
 //! being primary drops its `Volume` with all this).
 
 use super::acl::Acl;
+use super::data::Access;
 use apply_engine::{Attributes, Layers, OidMap};
 use ids::{Lsn, Oid};
 
@@ -37,12 +38,35 @@ impl Inode {
     }
 }
 
+/// How often an object is open.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Opens {
+    /// In all.
+    pub all: u32,
+    /// For writing.
+    pub writers: u32,
+}
+
+impl Opens {
+    pub fn add(&mut self, access: Access) {
+        self.all += 1;
+        self.writers += u32::from(access == Access::Write);
+    }
+
+    /// One less; what is left.
+    pub fn remove(&mut self, access: Access) -> Opens {
+        self.all = self.all.saturating_sub(1);
+        self.writers = self.writers.saturating_sub(u32::from(access == Access::Write));
+        *self
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct State {
     pub inodes: OidMap<Inode>,
     /// How often each object is open.
-    pub opens: OidMap<u32>,
+    pub opens: OidMap<Opens>,
     /// Last attributes of objects that are gone and that a kernel may still ask for (a shell's working
     /// directory).
     pub ghosts: OidMap<Attributes>,
@@ -78,6 +102,11 @@ impl State {
 
     pub fn is_open(&self, oid: Oid) -> bool {
         self.opens.contains_key(&oid)
+    }
+
+    /// Could its contents change where only an opener's kernel knows it?
+    pub fn is_open_for_writing(&self, oid: Oid) -> bool {
+        self.opens.get(&oid).is_some_and(|opens| opens.writers > 0)
     }
 
     /// The object is gone for good.

@@ -54,7 +54,7 @@ impl Fixture {
     }
 
     fn put(&self, oid: Oid, offset: u64, data: &[u8]) {
-        assert_eq!(self.write(oid, WriteAt::Offset(offset), data, false), Ok(data.len()));
+        assert_eq!(self.write(oid, WriteAt::Offset(offset), data, None), Ok(data.len()));
     }
 
     fn get(&self, oid: Oid) -> Vec<u8> {

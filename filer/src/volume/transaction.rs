@@ -8,12 +8,13 @@
 //! stands, which by itself is a valid state.
 
 use super::errno::{Errno, Result};
+use super::principal::Principal;
 use super::state::{Inode, State};
 use super::{Volume, acl};
 use crate::commit::Ask;
 use crate::runtime::RwLockWriteGuard;
 use crate::stack::Writer;
-use apply_engine::{Layers, NameRef, Operation, RecordPosition, Target, Timestamp};
+use apply_engine::{Attributes, Layers, NameRef, Operation, RecordPosition, Target, Timestamp};
 use ids::{Lsn, Oid};
 use nvlog::Slot;
 use std::cell::Cell;
@@ -45,6 +46,8 @@ pub(super) struct Transaction<'a> {
     heads: Vec<u8>,
     first: Option<Unfilled<'a>>,
     more: Vec<Unfilled<'a>>,
+    /// The object that lost set-id bits.
+    dropped: Option<Oid>,
 }
 
 impl Volume {
@@ -77,9 +80,10 @@ impl Volume {
             heads: HEADS.take(),
             first: None,
             more: Vec::new(),
+            dropped: None,
         };
         let outcome = act(&mut transaction);
-        let Transaction { writer, state, mut heads, first, more, .. } = transaction;
+        let Transaction { writer, state, mut heads, first, more, dropped, .. } = transaction;
         let end = state.end;
         drop(state);
         drop(writer);
@@ -87,6 +91,9 @@ impl Volume {
             record.slot.publish(&[&heads[record.head], record.data]);
         }
         drop(admission);
+        if let Some(oid) = dropped {
+            self.attributes_changed(oid);
+        }
         heads.clear();
         if heads.capacity() <= MAX_KEPT_HEAD_BYTES {
             HEADS.set(heads);
@@ -186,8 +193,8 @@ impl<'a> Transaction<'a> {
         Ok(parsed)
     }
 
-    /// Takes file capabilities and, if `clear_set_ids`, the set-id bits away, as a change of contents does.
-    pub fn drop_privileges(&mut self, oid: Oid, clear_set_ids: bool) -> Result<()> {
+    /// Takes file capabilities and, if a `stranger` changes the contents, the set-id bits away.
+    pub fn drop_privileges(&mut self, oid: Oid, stranger: Option<&dyn Principal>) -> Result<()> {
         let at = self.at;
         if self.has_capability(oid)? {
             let name = super::xattrs::CAPABILITY;
@@ -197,12 +204,17 @@ impl<'a> Transaction<'a> {
                 inode.attributes.ctime = at;
             });
         }
-        let mode = self.inode(oid)?.attributes.mode;
-        let kept = super::attributes::without_set_ids(mode);
-        if clear_set_ids && kept != mode {
+        let Some(stranger) = stranger else { return Ok(()) };
+        let Attributes { mode, gid, .. } = self.inode(oid)?.attributes;
+        if !super::attributes::has_set_ids(mode) {
+            return Ok(());
+        }
+        let kept = super::attributes::without_set_ids(mode, gid, stranger);
+        if kept != mode {
             let patch = apply_engine::AttrPatch { mode: Some(kept), ctime: Some(at), ..Default::default() };
             let end = self.record(&Operation::SetAttr { oid, patch }, &[])?;
             self.update(oid, end, |inode| inode.attributes.apply(&patch));
+            self.dropped = Some(oid);
         }
         Ok(())
     }

@@ -397,7 +397,7 @@ impl Change {
             Change::Symlink { path, target } => node(path, NodeKind::Symlink(target), 0o777),
             Change::Write { path, offset, bytes } => {
                 let at = WriteAt::Offset(*offset as u64);
-                let written = volume.write(find(volume, home, path)?, at, bytes, false)?;
+                let written = volume.write(find(volume, home, path)?, at, bytes, None)?;
                 assert_eq!(written, bytes.len(), "a write of one record is made whole or not at all");
                 Ok(())
             }

@@ -38,7 +38,7 @@ fn appending_goes_to_the_end_whoever_moved_it() {
     let v = fixture();
     let oid = v.file("f");
     v.put(oid, 0, b"abc");
-    assert_eq!(v.write(oid, WriteAt::End, b"def", false), Ok(3));
+    assert_eq!(v.write(oid, WriteAt::End, b"def", None), Ok(3));
     assert_eq!(v.get(oid), b"abcdef");
 }
 
@@ -63,7 +63,7 @@ fn the_largest_file_of_the_base_is_the_limit() {
     let v = fixture();
     let oid = v.file("f");
     let max = v.limits.max_file_bytes;
-    assert_eq!(v.write(oid, WriteAt::Offset(max), b"x", false), Err(Errno::EFBIG));
+    assert_eq!(v.write(oid, WriteAt::Offset(max), b"x", None), Err(Errno::EFBIG));
     let size = Some(max + 1);
     assert_eq!(v.setattr(&Root, oid, SetAttributes { size, ..Default::default() }), Err(Errno::EFBIG));
     let reserve = AllocateMode::Reserve { keep_size: false };
@@ -106,8 +106,8 @@ fn only_files_have_contents() {
     let dir = v.directory("d");
     let fifo = v.node(Oid::ROOT, "p", NodeKind::Fifo).unwrap().oid;
     assert_eq!(v.read(dir, 0, &mut [0; 1]), Err(Errno::EISDIR));
-    assert_eq!(v.write(dir, WriteAt::End, b"x", false), Err(Errno::EISDIR));
-    assert_eq!(v.write(fifo, WriteAt::End, b"x", false), Err(Errno::EINVAL));
+    assert_eq!(v.write(dir, WriteAt::End, b"x", None), Err(Errno::EISDIR));
+    assert_eq!(v.write(fifo, WriteAt::End, b"x", None), Err(Errno::EINVAL));
     assert_eq!(v.read(Oid(999_999), 0, &mut [0; 1]), Err(Errno::ESTALE));
 }
 

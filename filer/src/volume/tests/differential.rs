@@ -156,7 +156,7 @@ impl Both {
                 let oid = self.file(*place).ok().flatten()?;
                 let data = vec![(*at % 250) as u8 + 1; usize::from(*len)];
                 let file = std::fs::File::options().write(true).open(self.path(*place)).ok()?;
-                let ours = v.write(oid, WriteAt::Offset(u64::from(*at)), &data, false).map(drop);
+                let ours = v.write(oid, WriteAt::Offset(u64::from(*at)), &data, None).map(drop);
                 (ours, rustix::io::pwrite(&file, &data, u64::from(*at)).map(drop).map_err(errno))
             }
             Call::Truncate(place, size) => {

@@ -106,7 +106,7 @@ fn create(v: &Volume, name: &'static [u8]) -> Result<Attributes> {
 fn whatever_shows_a_change_waits_for_its_commit() {
     let f = held();
     let oid = f.0.file("f");
-    let write = move |v: &Volume| assert_eq!(v.write(oid, WriteAt::End, b"x", false), Ok(1));
+    let write = move |v: &Volume| assert_eq!(v.write(oid, WriteAt::End, b"x", None), Ok(1));
     let read = move |v: &Volume| {
         let mut data = [0; 8];
         v.read(oid, 0, &mut data).map(|len| data[..len].to_vec())
@@ -150,7 +150,7 @@ fn untouched_objects_are_read_while_others_wait() {
     f.0.put(idle, 0, b"data");
     f.1.set(Rule::Hold);
     let volume = Arc::clone(&f.0.solo.volume);
-    let writer = std::thread::spawn(move || volume.write(busy, WriteAt::End, b"x", false));
+    let writer = std::thread::spawn(move || volume.write(busy, WriteAt::End, b"x", None));
     while f.0.stack.snapshot().attributes(busy).unwrap().size == 0 {
         std::thread::yield_now();
     }
@@ -167,7 +167,7 @@ fn a_node_that_does_not_serve_answers_nothing_but_that() {
     assert_eq!(f.0.read(oid, 0, &mut [0; 1]), Err(Errno::ESHUTDOWN));
     assert_eq!(f.0.getattr(oid), Err(Errno::ESHUTDOWN));
     assert_eq!(f.0.lookup(Oid::ROOT, b"nothing"), Err(Errno::ESHUTDOWN));
-    assert_eq!(f.0.write(oid, WriteAt::End, b"x", false), Err(Errno::ESHUTDOWN));
+    assert_eq!(f.0.write(oid, WriteAt::End, b"x", None), Err(Errno::ESHUTDOWN));
     assert_eq!(create(&f.0, b"f"), Err(Errno::ESHUTDOWN), "not even that the name is taken");
     f.1.set(Rule::Commit);
 }
@@ -180,7 +180,7 @@ fn a_full_disk_of_either_node_refuses_growth_and_allows_the_rest() {
     let full = SpaceBudget { total_bytes: 1 << 30, total_inodes: 100, free_inodes: 9, ..Default::default() };
     *f.1.space.lock() = Some(full);
     let end = f.0.state.read().end;
-    assert_eq!(f.0.write(oid, WriteAt::End, b"x", false), Err(Errno::ENOSPC));
+    assert_eq!(f.0.write(oid, WriteAt::End, b"x", None), Err(Errno::ENOSPC));
     assert_eq!(create(&f.0, b"g"), Err(Errno::ENOSPC));
     let reserve = AllocateMode::Reserve { keep_size: false };
     assert_eq!(f.0.allocate(&Root, oid, reserve, 0, 1 << 20), Err(Errno::ENOSPC));

@@ -7,18 +7,18 @@ fn an_open_file_lives_without_a_name_until_it_is_closed() {
     let v = fixture();
     let oid = v.file("f");
     v.put(oid, 0, b"still here");
-    v.open(oid).unwrap();
-    v.open(oid).unwrap();
+    v.open(oid, Access::Read).unwrap();
+    v.open(oid, Access::Read).unwrap();
     v.unlink(Oid::ROOT, b"f").unwrap();
     assert_eq!(v.lookup(Oid::ROOT, b"f"), Err(Errno::ENOENT));
     v.checkpoint();
     assert_eq!(v.get(oid), b"still here");
     assert_eq!(v.getattr(oid).unwrap().nlink, 0);
     assert_eq!(v.link(oid, Oid::ROOT, b"again"), Err(Errno::ENOENT));
-    v.release(oid);
+    v.release(oid, Access::Read);
     v.put(oid, 0, b"S");
-    v.release(oid);
-    assert_eq!(v.open(oid), Err(Errno::ESTALE));
+    v.release(oid, Access::Read);
+    assert_eq!(v.open(oid, Access::Read), Err(Errno::ESTALE));
     v.checkpoint();
     assert_eq!(std::fs::read_dir(v.dir.path().join(".twinfiler/orphans")).unwrap().count(), 0);
 }
@@ -35,7 +35,7 @@ fn orphans_of_an_earlier_primary_are_ended() {
     let orphans = dir.path().join(".twinfiler/orphans");
     assert_eq!(std::fs::read_dir(&orphans).unwrap().count(), 1);
     let solo = Solo::start(dir.path(), volume_id(), LOG_BYTES, None).unwrap();
-    assert_eq!(solo.volume.open(oid), Err(Errno::ESTALE));
+    assert_eq!(solo.volume.open(oid, Access::Read), Err(Errno::ESTALE));
     assert!(solo.volume.next_oid() > oid, "an OID is never given again");
     drop(solo);
     assert_eq!(std::fs::read_dir(&orphans).unwrap().count(), 0);

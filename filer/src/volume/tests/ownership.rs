@@ -37,7 +37,7 @@ fn changes_of_contents_take_privileges_away() {
     v.put(oid, 0, b"x");
     assert_eq!((v.mode(oid), has_capability()), (0o6777, false), "a privileged writer keeps set-id bits");
     arm();
-    assert_eq!(v.write(oid, WriteAt::End, b"x", true), Ok(1));
+    assert_eq!(v.write(oid, WriteAt::End, b"x", Some(&Nobody)), Ok(1));
     assert_eq!((v.mode(oid), has_capability()), (0o777, false));
     arm();
     v.setattr(&Nobody, oid, SetAttributes { size: Some(0), ..Default::default() }).unwrap();
@@ -46,8 +46,11 @@ fn changes_of_contents_take_privileges_away() {
     v.setattr(&Root, oid, SetAttributes { uid: Some(1), ..Default::default() }).unwrap();
     assert_eq!((v.mode(oid), has_capability()), (0o777, false), "a new owner, even by root");
     chmod(&v, oid, 0o6767);
-    assert_eq!(v.write(oid, WriteAt::End, b"x", true), Ok(1));
-    assert_eq!(v.mode(oid), 0o2767, "set-group-id without group execute is no privilege");
+    assert_eq!(v.write(oid, WriteAt::End, b"x", Some(&Nobody)), Ok(1));
+    assert_eq!(v.mode(oid), 0o767, "a stranger's write takes the mark without group execute, too");
+    let gid = Some(65_534);
+    v.setattr(&Root, oid, SetAttributes { gid, mode: Some(0o6767), ..Default::default() }).unwrap();
+    assert_eq!(v.drop_privileges(&Nobody, oid).unwrap().mode, 0o2767, "it stays for members of the group");
     v.checkpoint();
     assert_eq!(v.mode(oid), 0o2767);
 }
