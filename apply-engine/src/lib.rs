@@ -16,6 +16,7 @@ pub mod consistency;
 pub mod delta;
 mod executor;
 pub mod extents;
+mod holes;
 pub mod name;
 mod oid_map;
 pub mod op;

@@ -9,8 +9,8 @@
 //! - a digest is made of what the tree holds, never of what the index or a label promises about it;
 //! - two trees in which the same records were applied up to the same LSN yield the same digests, however the records
 //!   were cut into consistency points, and whatever crashes came between;
-//! - what differs between two healthy nodes by nature is left out: times of reading, block counts, SELinux labels, the
-//!   root's own times, and change times of what was adopted and not changed since.
+//! - what differs between two healthy nodes by nature is left out: times of reading, block counts, what is a hole and what
+//!   are zeros, SELinux labels, the root's own times, and change times of what was adopted and not changed since.
 //!
 //! What can go wrong: an object can not be read. That is a finding ([`UNREADABLE`]), not the end of a walk. Only the
 //! index ends one. The tree must stand still meanwhile; the caller sees to that.
@@ -19,6 +19,7 @@
 
 mod applied;
 mod compare;
+mod content;
 mod object;
 mod part;
 mod paths;
@@ -57,7 +58,7 @@ pub fn part(base: &Base, from: Key, max_objects: usize, max_bytes: u64) -> Resul
 /// # Errors
 /// When it can not be read.
 pub fn aspects(base: &Base, oid: Oid) -> Result<Option<Aspects>, ResyncError> {
-    at!(base, site => object::aspects(site, oid))
+    at!(base, site => Ok(object::aspects(site, oid)?.map(|(aspects, _)| aspects)))
 }
 
 /// What a directory holds, by name; `None` in place of an object stands for what is no object of the volume. `None`: it

@@ -52,6 +52,11 @@ pub trait BaseReader: Send + Sync {
     fn parent(&self, directory: Oid) -> io::Result<Oid>;
     /// Fills `buf` from `offset`; fewer bytes only at the end of the file.
     fn read_at(&self, oid: Oid, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+    /// Likewise, for whoever goes over everything once: what was not in the page cache before is not after, where the
+    /// filesystem knows.
+    fn read_once(&self, oid: Oid, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.read_at(oid, offset, buf)
+    }
     /// Shows every entry but `.` and `..`, in any order, until `visit` breaks.
     fn readdir(
         &self,

@@ -11,7 +11,7 @@ use ids::{Epoch, LogPoint, Lsn, NodeName};
 use serde::{Deserialize, Serialize};
 
 /// Version of the messages (and of the rules behind them).
-pub const PROTOCOL_VERSION: u16 = 4;
+pub const PROTOCOL_VERSION: u16 = 5;
 
 /// How a node is, told with every heartbeat.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]

@@ -72,6 +72,27 @@ pub(crate) fn list_names(dir: BorrowedFd<'_>) -> Result<Vec<Vec<u8>>, Errno> {
     Ok(names)
 }
 
+/// Fills `buf`; fewer bytes only at the end of the file.
+pub(crate) fn read(file: BorrowedFd<'_>, offset: u64, buf: &mut [u8]) -> Result<usize, Errno> {
+    let mut filled = 0;
+    while filled < buf.len() {
+        match rustix::io::pread(file, &mut buf[filled..], offset.saturating_add(filled as u64)) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(filled)
+}
+
+/// Whether a byte of a file can be read without asking the disk. A filesystem that does not tell says no.
+pub(crate) fn is_cached(file: BorrowedFd<'_>, at: u64) -> bool {
+    let mut byte = [0];
+    let flags = rustix::io::ReadWriteFlags::NOWAIT;
+    rustix::io::preadv2(file, &mut [std::io::IoSliceMut::new(&mut byte)], at, flags).is_ok()
+}
+
 /// The kind that a `stat` shows.
 pub(crate) fn kind_of(stat: &Stat) -> Result<ObjectKind, Errno> {
     ObjectKind::from_st_mode(stat.st_mode).ok_or(Errno::NOTSUP)
@@ -145,6 +166,12 @@ impl Inode {
             _ => return Err(Errno::INVAL),
         };
         Ok(self.file.get_or_init(|| opened).as_fd())
+    }
+
+    /// A descriptor of its own for reading the contents of a regular file.
+    pub(crate) fn open_once(&self) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOATIME;
+        rustix::fs::open(proc_path(self.fd()).as_str(), flags, Mode::empty())
     }
 
     /// Names of all xattrs, the label hidden.

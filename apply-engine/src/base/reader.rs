@@ -6,9 +6,10 @@
 //! ever made in its place.
 
 use ids::Oid;
-use rustix::fs::SeekFrom;
+use rustix::fs::{Advice, SeekFrom};
 use rustix::io::Errno;
 use std::io;
+use std::num::NonZeroU64;
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 
@@ -155,16 +156,23 @@ impl BaseReader for Base {
 
     fn read_at(&self, oid: Oid, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         if_simulated!(self, disk => BaseReader::read_at(disk, oid, offset, buf));
+        Ok(inode::read(self.inode(oid)?.file()?, offset, buf)?)
+    }
+
+    fn read_once(&self, oid: Oid, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        if_simulated!(self, disk => BaseReader::read_at(disk, oid, offset, buf));
         let inode = self.inode(oid)?;
-        let file = inode.file()?;
-        let mut filled = 0;
-        while filled < buf.len() {
-            match rustix::io::pread(file, &mut buf[filled..], offset.saturating_add(filled as u64)) {
-                Ok(0) => break,
-                Ok(n) => filled += n,
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
+        let last = offset.saturating_add((buf.len() as u64).saturating_sub(1));
+        if inode::is_cached(inode.file()?, last) {
+            return Ok(inode::read(inode.file()?, offset, buf)?);
+        }
+        // A descriptor of its own, so that nothing is read ahead for it that would have to be dropped again later.
+        let file = inode.open_once()?;
+        let _not_advised = rustix::fs::fadvise(&file, 0, None, Advice::Random);
+        let filled = inode::read(file.as_fd(), offset, buf)?;
+        if let Some(len) = NonZeroU64::new(filled as u64) {
+            // Advice: a filesystem that does not take it keeps what it likes.
+            let _kept = rustix::fs::fadvise(&file, offset, Some(len), Advice::DontNeed);
         }
         Ok(filled)
     }

@@ -12,6 +12,7 @@ use super::ResyncError;
 use super::capture::Capture;
 use super::site::Site;
 use crate::executor::xattrs;
+use crate::holes::{self, next_data};
 use crate::tree::Fill;
 use crate::view::BaseReader;
 
@@ -49,24 +50,21 @@ pub(super) fn data_map(
     from: u64,
     max: usize,
 ) -> Result<FileMap, ResyncError> {
-    let size = unless_gone(oid, reader.attributes(oid).map(|attributes| attributes.size))?;
+    let size = size(reader, oid)?;
     let mut map = FileMap { size, data: Vec::new(), end: from.min(size) };
     while map.end < size && map.data.len() < max {
-        let start = unless_gone(oid, reader.seek_data(oid, map.end))?.unwrap_or(size).min(size);
-        if start == size {
+        let Some(data) = unless_gone(oid, next_data(reader, oid, map.end, size))? else {
             map.end = size;
             break;
-        }
-        let end = unless_gone(oid, reader.seek_hole(oid, start))?.unwrap_or(size).min(size);
-        if end <= start {
-            // It became shorter just now.
-            map.end = size;
-            break;
-        }
-        map.data.push((start, end - start));
-        map.end = end;
+        };
+        map.end = data.end;
+        map.data.push((data.start, data.end - data.start));
     }
     Ok(map)
+}
+
+fn size(reader: &dyn BaseReader, oid: Oid) -> Result<u64, ResyncError> {
+    unless_gone(oid, reader.attributes(oid).map(|attributes| attributes.size))
 }
 
 /// See [`super::read`].
@@ -77,7 +75,8 @@ pub(super) fn read(
     len_bytes: usize,
 ) -> Result<Vec<u8>, ResyncError> {
     let mut bytes = vec![0; len_bytes];
-    let len = unless_gone(oid, reader.read_at(oid, offset, &mut bytes))?;
+    let size = size(reader, oid)?;
+    let len = unless_gone(oid, holes::read(reader, oid, offset, &mut bytes, size))?;
     bytes.truncate(len);
     Ok(bytes)
 }

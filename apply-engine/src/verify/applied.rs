@@ -17,7 +17,8 @@ use ids::{Lsn, Oid};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-use super::object::{Digest, contents, label_of, of_attributes};
+use super::content::content;
+use super::object::{Digest, label_of, of_attributes};
 use super::part::UNREADABLE;
 use crate::delta::{Delta, ObjectDelta, ObjectState};
 use crate::extents::Source;
@@ -152,7 +153,7 @@ fn written(site: &impl Site, oid: Oid, change: &ObjectDelta, hash: &mut Digest) 
                     && is_chosen(&[oid.0, at / BLOCK_BYTES, change.last_lsn.0], &[], SAMPLE_ONE_IN);
             if chosen {
                 hash.number(at);
-                hash.number(contents(site, oid, at, end - at)?);
+                hash.content(content(site, oid, at, end - at)?);
             }
             at = end;
             if !whole && !matches!(extent.source, Source::Log(_)) {

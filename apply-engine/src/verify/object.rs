@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use xxhash_rust::xxh3::Xxh3Default;
 
+use super::content::{Content, content};
 use super::part::PIECE_BYTES;
 use crate::attributes::{Attributes, ObjectKind};
 use crate::base::{Label, is_reserved_in_root};
@@ -29,7 +30,7 @@ pub struct Aspects {
     pub xattrs: u64,
     /// What a directory holds, also what is no object of the volume.
     pub names: u64,
-    /// Content of a file that is one piece.
+    /// Content of a file that is one piece; 0 when that is nothing but zeros.
     pub contents: u64,
 }
 
@@ -69,6 +70,11 @@ impl Digest {
         self.0.update(bytes);
     }
 
+    /// What a range of a file holds.
+    pub fn content(&mut self, content: Content) {
+        self.number(content.digest.unwrap_or(0));
+    }
+
     /// Never 0, which stands for what can not be read.
     pub fn end(&self) -> u64 {
         self.0.digest().max(1)
@@ -82,8 +88,8 @@ pub(super) fn label_of(site: &impl Site, oid: Oid) -> Result<Option<Label>, Resy
     Ok(found.and_then(|occupant| occupant.label))
 }
 
-/// See [`super::aspects`].
-pub(super) fn aspects(site: &impl Site, oid: Oid) -> Result<Option<Aspects>, ResyncError> {
+/// See [`super::aspects`]. Beside it, how much was read of the content.
+pub(super) fn aspects(site: &impl Site, oid: Oid) -> Result<Option<(Aspects, u64)>, ResyncError> {
     let Some(label) = label_of(site, oid)? else { return Ok(None) };
     let failed = |error| ResyncError::Read(oid, error);
     let reader = site.reader();
@@ -97,16 +103,18 @@ pub(super) fn aspects(site: &impl Site, oid: Oid) -> Result<Option<Aspects>, Res
     if kind == ObjectKind::Symlink {
         identity.bytes(&reader.readlink(oid).map_err(failed)?);
     }
-    Ok(Some(Aspects {
+    let content = match kind {
+        ObjectKind::File if attributes.size <= PIECE_BYTES => content(site, oid, 0, attributes.size)?,
+        _ => Content::default(),
+    };
+    let aspects = Aspects {
         identity: identity.end(),
         attributes: of_attributes(&attributes, &label),
         xattrs: xattrs(site, oid)?,
         names: if kind.is_directory() { names(site, oid)? } else { 0 },
-        contents: match kind {
-            ObjectKind::File if attributes.size <= PIECE_BYTES => contents(site, oid, 0, attributes.size)?,
-            _ => 0,
-        },
-    }))
+        contents: content.digest.unwrap_or(0),
+    };
+    Ok(Some((aspects, content.read_bytes)))
 }
 
 /// Mode, owner, links, length and times, as far as both nodes must agree on them.
@@ -167,23 +175,4 @@ fn names(site: &impl Site, oid: Oid) -> Result<u64, ResyncError> {
         hash.number(target.map_or(u64::MAX, |target| target.0));
     }
     Ok(hash.end())
-}
-
-thread_local! {
-    /// What is read of a file: one buffer for each thread that reads.
-    static BUFFER: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
-}
-
-/// A range of a file of at most [`PIECE_BYTES`].
-pub(super) fn contents(site: &impl Site, oid: Oid, offset: u64, len_bytes: u64) -> Result<u64, ResyncError> {
-    if len_bytes == 0 {
-        return Ok(1);
-    }
-    BUFFER.with_borrow_mut(|buffer| {
-        let len = len_bytes.min(PIECE_BYTES) as usize;
-        buffer.resize(buffer.len().max(len), 0);
-        let read = site.reader().read_at(oid, offset, &mut buffer[..len]);
-        let read = read.map_err(|error| ResyncError::Read(oid, error))?;
-        Ok(xxhash_rust::xxh3::xxh3_64(&buffer[..read]).max(1))
-    })
 }

@@ -21,6 +21,7 @@ use crate::resync::site::Site;
 use crate::resync::tests::real::{fill, site};
 use crate::simulation::SimDisk;
 use crate::tree::Tree;
+use crate::view::BaseReader;
 
 /// All parts of two trees; both sides cut where they like.
 fn findings(ours: &impl Site, theirs: &impl Site, max_bytes: u64) -> Vec<(Oid, Finding)> {
@@ -206,7 +207,8 @@ fn what_is_changed_behind_our_back_is_found_on_real_filesystems() {
         let oid = |name: &str| oid_of(&roots[0].join(name));
         let aspect = |oid: Oid| {
             let [one, other] = bases.each_ref().map(|base| object::aspects(&site(base), oid).expect("reads"));
-            one.expect("is there").differences(&other.expect("is there")).join(" ")
+            let (one, other) = (one.expect("is there").0, other.expect("is there").0);
+            one.differences(&other).join(" ")
         };
         flip(&root.join("a/one"), 123_456);
         assert_eq!(found(), vec![(oid("a/one"), Finding::Differs)], "{filesystem}");
@@ -246,5 +248,99 @@ fn what_is_changed_behind_our_back_is_found_on_real_filesystems() {
         let paths = super::paths(&bases[0], &sought).expect("walks");
         assert_eq!(paths[&oid("a/b/c/empty")], b"/a/b/c/empty", "{filesystem}");
         assert_eq!(paths[&oid("large")], b"/large", "{filesystem}");
+    }
+}
+
+/// Adopts a tree with one file in it, which `write` fills.
+fn with_file(image: &Image, name: &str, write: impl FnOnce(&std::fs::File)) -> (std::path::PathBuf, Base) {
+    let root = image.directory(name);
+    let path = root.join("file");
+    let file = std::fs::File::create(&path).expect("creates");
+    write(&file);
+    file.sync_all().expect("flushes");
+    file.set_modified(std::time::UNIX_EPOCH).expect("sets the time");
+    std::fs::File::open(&root)
+        .and_then(|root| root.set_modified(std::time::UNIX_EPOCH))
+        .expect("sets the time");
+    let base = Base::adopt(&root, VOLUME).expect("adopts").0;
+    (path, base)
+}
+
+#[test]
+fn a_hole_is_the_same_as_zeros_that_were_written() {
+    // No multiple of a block or a piece; data begins and ends within blocks.
+    let (len, data_at, data) = (9 * PIECE_BYTES + 1234, 5 * PIECE_BYTES + 777, [3; 9_000]);
+    for filesystem in FILESYSTEMS {
+        for (len, data_at) in [(len, data_at), (100_000, 50_001)] {
+            let image = Image::new(filesystem);
+            let (_, sparse) = with_file(&image, "a", |file| {
+                file.set_len(len).expect("grows");
+                file.write_all_at(&data, data_at).expect("writes");
+            });
+            let (path, full) = with_file(&image, "b", |file| {
+                file.write_all_at(&vec![0; len as usize], 0).expect("writes");
+                file.write_all_at(&data, data_at).expect("writes");
+            });
+            let blocks =
+                [&sparse, &full].map(|base| base.attributes(oid_of(&path)).expect("reads").blocks_bytes);
+            assert!(blocks[0] < len && len <= blocks[1], "{filesystem}: {blocks:?} of {len}");
+            for (one, other) in [(&sparse, &full), (&full, &sparse)] {
+                assert_eq!(findings(&site(one), &site(other), PIECE_BYTES), vec![], "{filesystem}");
+            }
+            for at in [0, data_at - 1, data_at + data.len() as u64, len - 1] {
+                flip(&path, at);
+                let expected = vec![(oid_of(&path), Finding::Differs)];
+                assert_eq!(
+                    findings(&site(&sparse), &site(&full), PIECE_BYTES),
+                    expected,
+                    "{filesystem}: {at}"
+                );
+                flip(&path, at);
+            }
+        }
+    }
+}
+
+#[test]
+fn terabytes_of_nothing_are_compared_without_being_read() {
+    const LEN_BYTES: u64 = 3 << 40;
+    for filesystem in FILESYSTEMS {
+        let image = Image::new(filesystem);
+        let bases = ["a", "b"].map(|name| {
+            with_file(&image, name, |file| {
+                file.set_len(LEN_BYTES).expect("grows");
+                file.write_all_at(b"end", LEN_BYTES - 3).expect("writes");
+            })
+            .1
+        });
+        let [one, other] =
+            bases.each_ref().map(|base| part(&site(base), Key::FIRST, 100, 1 << 20).expect("walks"));
+        assert_eq!((&one, one.next), (&other, None), "{filesystem}: in one part");
+        assert!(one.read_bytes <= 128 << 10, "{filesystem}: {} bytes read", one.read_bytes);
+    }
+}
+
+#[test]
+fn reading_everything_once_leaves_the_page_cache_as_it_was() {
+    const LEN_BYTES: u64 = 4 * PIECE_BYTES;
+    for filesystem in FILESYSTEMS {
+        let image = Image::new(filesystem);
+        let (path, base) = with_file(&image, "a", |file| {
+            file.write_all_at(&vec![7; LEN_BYTES as usize], 0).expect("writes");
+        });
+        let file = std::fs::File::open(&path).expect("opens");
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("drops");
+        // Somebody uses the second piece.
+        file.read_exact_at(&mut vec![0; PIECE_BYTES as usize], PIECE_BYTES).expect("reads");
+        let cached = |piece: u64| {
+            let at = piece * PIECE_BYTES + PIECE_BYTES / 2;
+            let mut byte = [0];
+            let flags = rustix::io::ReadWriteFlags::NOWAIT;
+            rustix::io::preadv2(&file, &mut [std::io::IoSliceMut::new(&mut byte)], at, flags).is_ok()
+        };
+        assert_eq!([0, 1, 2, 3].map(cached), [false, true, false, false], "{filesystem}: before");
+        let walked = part(&site(&base), Key::FIRST, 100, u64::MAX).expect("walks");
+        assert_eq!(walked.read_bytes, LEN_BYTES, "{filesystem}");
+        assert_eq!([0, 1, 2, 3].map(cached), [false, true, false, false], "{filesystem}: after");
     }
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests: a failed unwrap is a failed test")]
 
 mod away;
+mod bulk;
 mod disk;
 mod forming;
 mod full;

@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn the_longest_part_fits() {
         let seen = (0..MAX_OBJECTS as u64)
-            .map(|n| (Key { oid: Oid(u64::MAX - MAX_OBJECTS as u64 + n), piece: 0 }, u64::MAX));
+            .map(|n| (Key { oid: Oid(u64::MAX - MAX_OBJECTS as u64 + n), piece: u64::MAX }, u64::MAX));
         let part = Part { seen: seen.collect(), next: None, read_bytes: u64::MAX };
         assert!(Word::decode(&Word::Part { asked: 1, part }.encode()).is_ok());
     }
