@@ -17,7 +17,7 @@ pub const NODE: [(CapabilitySet, &str); 17] = [
     (CapabilitySet::DAC_READ_SEARCH, "open_by_handle_at"),
     (CapabilitySet::FOWNER, "modes, times and ACLs of other people's files"),
     (CapabilitySet::FSETID, "set-group-ID bits stay where they are"),
-    (CapabilitySet::IPC_LOCK, "RDMA locks the log in memory"),
+    (CapabilitySet::IPC_LOCK, "the daemon stays in memory; RDMA locks the log there"),
     (CapabilitySet::KILL, "hooks that take too long, whoever they run as"),
     (CapabilitySet::MKNOD, "devices in a volume"),
     (CapabilitySet::NET_ADMIN, "the floating address"),
@@ -27,7 +27,7 @@ pub const NODE: [(CapabilitySet, &str); 17] = [
     (CapabilitySet::SETGID, "hooks that run as somebody else"),
     (CapabilitySet::SETUID, "hooks that run as somebody else"),
     (CapabilitySet::SYS_ADMIN, "trusted.* attributes, mounts"),
-    (CapabilitySet::SYS_NICE, "the threads that clients wait for go first"),
+    (CapabilitySet::SYS_NICE, "the threads that keep the pair alive are real-time"),
     (
         CapabilitySet::SYS_RESOURCE,
         "blocks that a filesystem reserves for root: applying may take the last ones",

@@ -103,6 +103,8 @@ pub struct VolumeMetrics {
     pub digests_differ: Counter,
     /// Microseconds spent on digests.
     pub digest_us: Counter,
+    /// Times that the thread which sends heartbeats was scheduled later than one heartbeat.
+    pub late_ticks: Counter,
     link: OnceLock<LinkMetrics>,
 }
 
@@ -124,6 +126,7 @@ impl VolumeMetrics {
             digests_compared: Counter::default(),
             digests_differ: Counter::default(),
             digest_us: Counter::default(),
+            late_ticks: Counter::default(),
             link: OnceLock::new(),
         }
     }
@@ -150,7 +153,7 @@ impl VolumeMetrics {
         ]
     }
 
-    fn counters(&self) -> [(&'static str, &'static str, &Counter); 9] {
+    fn counters(&self) -> [(&'static str, &'static str, &Counter); 10] {
         [
             ("operations", "Operations committed", &self.operations),
             ("applied_bytes", "Bytes that consistency points wrote to the local tree", &self.applied_bytes),
@@ -165,6 +168,11 @@ impl VolumeMetrics {
             ),
             ("digests_differ", "Consistency points after which the trees differed", &self.digests_differ),
             ("digest_microseconds", "Time spent on digests of consistency points", &self.digest_us),
+            (
+                "late_ticks",
+                "Heartbeats late by more than one, for want of processor time or memory",
+                &self.late_ticks,
+            ),
         ]
     }
 }

@@ -54,6 +54,8 @@ pub(super) struct Executor {
     /// Why the newest claim began.
     reason: &'static str,
     tick_at: Instant,
+    /// When it was last said that this thread is late.
+    said_late: Option<Instant>,
     stop_wanted: bool,
     stopped: bool,
 }
@@ -85,6 +87,7 @@ impl Executor {
             progress: watch::Progress::default(),
             reason: FORCED,
             tick_at: Instant::now(),
+            said_late: None,
             stop_wanted: false,
             stopped: false,
         };
@@ -95,17 +98,17 @@ impl Executor {
 
     /// Runs until the pair has stopped.
     pub fn run(mut self) {
-        runtime::be_urgent();
+        runtime::be_vital();
         while !self.stopped {
             self.watch();
             if let Some(answer) = self.answers.pop_front() {
                 self.apply(answer);
                 continue;
             }
-            let wait = self.next_look();
-            match self.inbox.recv_timeout(wait) {
+            let due = Instant::now() + self.next_look();
+            match self.inbox.recv_timeout(due.saturating_duration_since(Instant::now())) {
                 Ok(event) => self.heard(event),
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) => self.note_lateness(due),
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             let now = Instant::now();

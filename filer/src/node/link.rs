@@ -206,7 +206,7 @@ fn start(shared: &Arc<Shared>, id: u64, mut link: Link, alive: Arc<AtomicBool>) 
     shared.tell(NodeEvent::LinkUp { id, link: Box::new(link) });
     let (reader, made) = (shared.clone(), alive.clone());
     let read = move || {
-        runtime::be_urgent();
+        runtime::be_vital();
         let error = read_control(&reader, id, control.as_ref());
         tracing::info!(volume = reader.name(), id, %error, "link down");
         control.close();

@@ -128,7 +128,7 @@ impl Receiving {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let run = move || {
-            runtime::be_urgent();
+            runtime::be_vital();
             let refused = match receiver.start(at) {
                 Ok(()) => receive(&landing, receiver.as_mut(), &stopped),
                 Err(error) => Some(Refused::Other(error.to_string())),

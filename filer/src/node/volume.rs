@@ -171,6 +171,7 @@ impl VolumeNode {
         volume.spawn("verify", move || verify::run(&s, &to_verify))?;
         let s = shared;
         volume.spawn("pump", move || {
+            runtime::be_urgent();
             while !s.is_stopping() {
                 if !s.path.pump() {
                     runtime::sleep(PUMP_INTERVAL);

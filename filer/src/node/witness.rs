@@ -5,13 +5,14 @@
 
 use super::event::{NodeEvent, WitnessQuestion};
 use super::shared::Shared;
-use crate::runtime::channel::Receiver;
+use crate::runtime::{self, channel::Receiver};
 use crate::witness::Asker;
 use pair::WitnessOutcome;
 use std::sync::Arc;
 
 /// Runs until the executor is gone.
 pub(super) fn run(shared: &Arc<Shared>, asker: &mut Asker, questions: &Receiver<WitnessQuestion>) {
+    runtime::be_vital();
     for WitnessQuestion { request, ask } in questions.iter() {
         let outcome = asker.ask(&ask);
         let reached = !matches!(outcome, WitnessOutcome::Unreachable { .. });

@@ -11,6 +11,7 @@
 pub mod canary;
 #[cfg(feature = "simulation")]
 pub mod marks;
+mod priority;
 #[cfg(not(feature = "simulation"))]
 mod real;
 #[cfg(feature = "simulation")]
@@ -21,8 +22,7 @@ pub use real::*;
 #[cfg(feature = "simulation")]
 pub use simulated::*;
 
-/// Niceness of threads that the partner's time limits depend on.
-const URGENT_NICE: i32 = -10;
+pub use priority::{be_bulk, be_urgent, be_vital, stay_in_memory};
 
 /// Whether a bug is planted here that a simulation must find. Never, in what is shipped.
 macro_rules! planted {
@@ -54,15 +54,4 @@ pub fn timestamp() -> apply_engine::Timestamp {
 /// Milliseconds since 1970.
 pub fn unix_ms() -> u64 {
     unix_time().as_millis() as u64
-}
-
-/// Lets the calling thread go before those that only use time: on a busy node heartbeats that come late look
-/// like a dead node. A node that may not do this works all the same.
-pub fn be_urgent() {
-    if is_simulated() {
-        return;
-    }
-    if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), URGENT_NICE) {
-        tracing::debug!(%error, "a thread's priority could not be raised");
-    }
 }

@@ -12,7 +12,7 @@ pub mod channel {
     pub use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded, unbounded};
 }
 
-/// Starts a thread.
+/// Starts a thread, an ordinary one whatever the calling one is.
 ///
 /// # Errors
 /// The limit of threads is reached.
@@ -20,7 +20,13 @@ pub fn spawn<T: Send + 'static>(
     name: &str,
     run: impl FnOnce() -> T + Send + 'static,
 ) -> std::io::Result<JoinHandle<T>> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(run)
+    let nice = super::priority::ordinary_nice();
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        if let Some(nice) = nice {
+            super::priority::ordinary_again(nice);
+        }
+        run()
+    })
 }
 
 /// The wall clock: time since 1970. A clock set before that reads as 1970.

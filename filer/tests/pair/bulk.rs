@@ -3,7 +3,7 @@
 use crate::harness::{Cluster, Side, Spec, twinfiler};
 use filer::control::{Answer, Request};
 use filer::status::Mode;
-use std::fs::File;
+use std::fs::{self, File};
 
 /// The timers of the product, not those that are patient with a busy test machine.
 const SHIPPED: &str = "";
@@ -40,4 +40,49 @@ fn verify_of_sparse_files_costs_no_pair_its_mirror() {
     assert_eq!(ties(&pair), before, "{}", pair.diagnosis());
     let result = pair.volume(Side::A).unwrap().verify.unwrap().last.unwrap();
     assert_eq!((result.differing, result.bytes, result.error), (0, 0, None), "a hole was read");
+}
+
+/// Of each thread of a node: its name, its niceness, its scheduling class.
+fn classes(pair: &mut Cluster, side: Side) -> Vec<(String, i64, u32)> {
+    let tasks = format!("/proc/{}/task", pair.node(side).pid().as_raw_nonzero());
+    let stats = fs::read_dir(tasks)
+        .unwrap()
+        .filter_map(|task| fs::read_to_string(task.ok()?.path().join("stat")).ok());
+    let class = |stat: String| {
+        let (head, rest) = stat.rsplit_once(')')?;
+        let fields: Vec<&str> = rest.split_whitespace().collect();
+        // proc(5): niceness is field 19, the policy field 41; the name is the second.
+        Some((
+            head.split_once('(')?.1.to_owned(),
+            fields.get(16)?.parse().ok()?,
+            fields.get(38)?.parse().ok()?,
+        ))
+    };
+    stats.filter_map(class).collect()
+}
+
+#[test]
+fn what_keeps_the_pair_alive_goes_before_bulk_work() {
+    const OTHER: u32 = 0;
+    const ROUND_ROBIN: u32 = 2;
+    const BATCH: u32 = 3;
+    let mut pair = Cluster::start(Spec::default());
+    for side in Side::BOTH {
+        let classes = classes(&mut pair, side);
+        let has = |name: &str, is: &dyn Fn(i64, u32) -> bool| {
+            let found = classes.iter().any(|(called, nice, policy)| called == name && is(*nice, *policy));
+            assert!(found, "{name} on {}: {classes:?}", side.name());
+        };
+        for vital in ["pair", "control", "witness"] {
+            has(vital, &|_, policy| policy == ROUND_ROBIN);
+        }
+        // As nice as the tests themselves.
+        let own = classes.iter().find(|(name, ..)| name == "twinfiler").expect("its first thread").1;
+        has("apply", &|nice, policy| nice == own && policy == OTHER);
+        has("verify", &|nice, policy| nice == own.max(10) && policy == BATCH);
+        let real_time = classes.iter().filter(|(_, _, policy)| *policy == ROUND_ROBIN);
+        let allowed = ["pair", "control", "witness", "receive"];
+        let strangers: Vec<_> = real_time.filter(|(name, ..)| !allowed.contains(&name.as_str())).collect();
+        assert!(strangers.is_empty(), "inherited by accident: {strangers:?}");
+    }
 }

@@ -17,6 +17,8 @@ use std::time::Duration;
 /// to feel it, only by [`SLOW_AND_FILLING`].
 const SLOW: Duration = Duration::from_secs(10);
 const SLOW_AND_FILLING: Duration = Duration::from_secs(5);
+/// How often it is said that this thread is late.
+const SAY_LATE_EVERY: Duration = Duration::from_secs(10);
 /// What counts as half a log, in thousandths.
 const FILLING_PERMILLE: u16 = 500;
 /// The fault that a slow disk is told by begins so.
@@ -60,6 +62,26 @@ impl Executor {
     pub(super) fn look_around(&mut self) {
         self.look_at_partner();
         self.look_at_disk();
+    }
+
+    /// This thread should have gone on at `due`. Late by more than a heartbeat it says so, as corosync does: a pair that
+    /// falls apart on a machine without processor time or memory should show why.
+    pub(in crate::node::executor) fn note_lateness(&mut self, due: Instant) {
+        let (shared, late) = (&self.shared, due.elapsed());
+        if late <= shared.config.timers.heartbeat {
+            return;
+        }
+        shared.metrics.late_ticks.add(1);
+        if self.said_late.is_none_or(|said| said.elapsed() >= SAY_LATE_EVERY) {
+            self.said_late = Some(Instant::now());
+            let (late_ms, limit_ms) = (late.as_millis(), shared.config.timers.peer_timeout.as_millis());
+            tracing::warn!(
+                volume = shared.name(),
+                late_ms,
+                limit_ms,
+                "the thread that sends heartbeats was not scheduled in time: the machine lacks processor time or memory"
+            );
+        }
     }
 
     fn look_at_partner(&mut self) {

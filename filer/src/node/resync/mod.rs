@@ -123,7 +123,11 @@ impl Resync {
             asked: Cell::new(0),
             answered: Cell::new(0),
         };
-        runtime::spawn("resync", move || receive.run()).map_err(NodeError::Thread)?;
+        runtime::spawn("resync", move || {
+            runtime::be_bulk();
+            receive.run();
+        })
+        .map_err(NodeError::Thread)?;
         let held = Arc::new(AtomicBool::new(false));
         self.receiving = Some(Running { link, session, inbox: Some(told), stop, leave: Some(leave), held });
         Ok(())
@@ -201,7 +205,10 @@ impl Resync {
         let (stop, held) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let shared = self.shared.clone();
         let source = Source { shared, link, control, inbox, stop: stop.clone(), held: held.clone() };
-        match runtime::spawn("resync", move || source.run()) {
+        match runtime::spawn("resync", move || {
+            runtime::be_bulk();
+            source.run();
+        }) {
             Ok(_thread) => {
                 self.sending = Some(Running { link, session, inbox: Some(told), stop, leave: None, held });
             }

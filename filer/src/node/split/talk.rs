@@ -103,6 +103,7 @@ impl SplitState {
         }
         let making = shared.clone();
         let spawned = runtime::spawn("split", move || {
+            runtime::be_bulk();
             let side = side(&making, since, rows as usize).map_err(|error| error.to_string());
             making.split.busy.store(false, Ordering::Release);
             send(side);

@@ -25,7 +25,7 @@ mod wire;
 use super::event::NodeEvent;
 use super::shared::Shared;
 use crate::runtime::channel::{Receiver, Sender, bounded};
-use crate::runtime::{Condvar, Instant, Mutex};
+use crate::runtime::{self, Condvar, Instant, Mutex};
 use crate::status::{VerifyProgress, VerifyResult, VerifyStatus};
 use align::Align;
 use apply_engine::Delta;
@@ -218,6 +218,7 @@ pub(super) fn heard(shared: &Shared, link: u64, bytes: &[u8]) {
 
 /// The thread that compares points and answers the partner.
 pub(super) fn run(shared: &Arc<Shared>, tasks: &Receiver<Task>) {
+    runtime::be_bulk();
     while !shared.is_stopping() {
         match tasks.recv_timeout(LOOK_AROUND) {
             Ok(Task::Digested(end)) => points::digested(shared, end),

@@ -69,6 +69,7 @@ pub(in crate::node) fn begin(shared: &Arc<Shared>, options: Options) -> Result<u
     *shared.verify.answers.lock() = Some(answers);
     let s = shared.clone();
     let started = runtime::spawn("verify-walk", move || {
+        runtime::be_bulk();
         Session::new(&s, to_session, options).run(run);
         *s.verify.answers.lock() = None;
         s.verify.running.store(false, Ordering::Release);
