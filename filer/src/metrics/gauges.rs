@@ -1,6 +1,6 @@
 //! Gauges, read from the status at the moment of a scrape.
 
-use crate::status::{AckLevel, Mode, NodeStatus, Role, VolumeStatus, role_name};
+use crate::status::{AckLevel, FaultKind, Mode, NodeStatus, Role, VolumeStatus, role_name};
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
@@ -142,6 +142,19 @@ impl Collector for StatusGauges {
                 ("fencing", rdma.map_or("", |rdma| rdma.fencing.as_str())),
             ];
             metric.encode_family(&labels)?.encode_gauge(&1i64)?;
+        }
+        let mut metric = encoder.encode_descriptor(
+            "fault",
+            "How many things of this kind are wrong now; `twinfiler status` names them",
+            None,
+            MetricType::Gauge,
+        )?;
+        for volume in &status.volumes {
+            for kind in FaultKind::ALL {
+                let count = volume.faults.iter().filter(|fault| fault.kind == kind).count() as i64;
+                let labels = [("volume", volume.name.as_str()), ("kind", kind.as_str())];
+                metric.encode_family(&labels)?.encode_gauge(&count)?;
+            }
         }
         let roles = ROLES.map(|role| (role_name(role).to_owned(), role));
         state(&mut encoder, status, "role", "1 for the role of this node", &roles, |v| v.role)?;

@@ -46,6 +46,8 @@ fn latencies_carry_the_level_in_force() {
         "twinfiler_role{volume=\"home\",role=\"primary\"} 1",
         "twinfiler_role{volume=\"home\",role=\"partner\"} 0",
         "twinfiler_mode{volume=\"home\",mode=\"mirrored\"} 1",
+        "twinfiler_fault{volume=\"home\",kind=\"split\"} 0",
+        "twinfiler_fault{volume=\"home\",kind=\"other\"} 1",
         "# EOF",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");

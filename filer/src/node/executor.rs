@@ -18,6 +18,7 @@ use super::receiver::Landing;
 use super::resync::Resync;
 use super::shared::{MAX_REASON_CHARS, Shared};
 use super::split::talk::Talk;
+use super::standing::StandingFaults;
 use super::verify;
 use super::volume::NO_PAIR;
 use crate::control::{ControlError, ErrorKind};
@@ -49,6 +50,7 @@ pub(super) struct Executor {
     resync: Resync,
     draining: bool,
     progress: watch::Progress,
+    standing: StandingFaults,
     /// The pair's, after the last event.
     mode: PairMode,
     /// Why the newest claim began.
@@ -85,6 +87,7 @@ impl Executor {
             await_peer: None,
             draining: false,
             progress: watch::Progress::default(),
+            standing: StandingFaults::default(),
             reason: FORCED,
             tick_at: Instant::now(),
             said_late: None,
@@ -116,6 +119,8 @@ impl Executor {
             if now >= self.tick_at || self.now() >= self.pair.next_deadline() {
                 self.tick_at = now + self.shared.config.timers.heartbeat;
                 self.look_around();
+                let status = self.pair.status(self.now());
+                self.standing.look(&self.shared, &status);
                 let vitals = self.shared.vitals();
                 self.apply(Event::Tick { vitals });
             }

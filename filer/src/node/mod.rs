@@ -27,6 +27,7 @@ mod shared;
 #[cfg(feature = "simulation")]
 pub mod simulation;
 mod split;
+mod standing;
 mod verify;
 mod volume;
 mod witness;

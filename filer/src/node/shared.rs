@@ -15,7 +15,7 @@ use crate::metrics::VolumeMetrics;
 use crate::runtime::channel::Sender;
 use crate::runtime::{Instant, Mutex};
 use crate::stack::DeltaStack;
-use crate::status::{ConsistencyPointStatus, Fault, TakeoverTiming};
+use crate::status::{ConsistencyPointStatus, Fault, FaultKind, TakeoverTiming};
 use crate::volume::Volume;
 use apply_engine::{Base, Delta, Layers, Vanished};
 use ids::{Durability, Lsn, NodeName, Oid};
@@ -34,7 +34,8 @@ const MAX_FAULTS: usize = 16;
 pub(super) const MAX_REASON_CHARS: usize = 1000;
 
 /// Less room than for this is scarce.
-const SCARCE: Ask = Ask { payload_bytes: 1 << 20, allocate_bytes: 0, inodes: 1, content: true, grows: true };
+pub(super) const SCARCE: Ask =
+    Ask { payload_bytes: 1 << 20, allocate_bytes: 0, inodes: 1, content: true, grows: true };
 
 /// One volume on this node.
 pub(super) struct Shared {
@@ -242,6 +243,27 @@ impl Shared {
 
     /// Remembers what is wrong, for status, and logs it.
     pub fn report(&self, what: &str, remedy: &str) {
+        self.note_fault(FaultKind::Other, what, remedy);
+    }
+
+    /// Likewise; in the place of an older one of that kind.
+    pub fn report_as(&self, kind: FaultKind, what: &str, remedy: &str) {
+        self.faults.lock().retain(|fault| fault.kind != kind || fault.what == what);
+        self.note_fault(kind, what, remedy);
+    }
+
+    /// What was wrong of this kind is over.
+    pub fn over(&self, kind: FaultKind) {
+        self.faults.lock().retain(|fault| {
+            let stays = fault.kind != kind;
+            if !stays {
+                tracing::info!(volume = self.name(), what = fault.what, "fault is over");
+            }
+            stays
+        });
+    }
+
+    fn note_fault(&self, kind: FaultKind, what: &str, remedy: &str) {
         let mut faults = self.faults.lock();
         if faults.iter().any(|fault| fault.what == what) {
             return;
@@ -252,6 +274,7 @@ impl Shared {
         }
         faults.push(Fault {
             since_unix_ms: crate::runtime::unix_ms(),
+            kind,
             what: what.to_owned(),
             remedy: remedy.to_owned(),
         });

@@ -475,9 +475,75 @@ pub struct FloatingIpStatus {
     pub error: Option<String>,
 }
 
+/// What sort of thing is wrong: a label of the metric `fault`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FaultKind {
+    /// Both nodes acknowledged what the other one lacks.
+    Split,
+    /// Nothing is acknowledged, because nobody grants the right to go on alone.
+    Frozen,
+    /// Nobody is known to serve the volume.
+    NotServed,
+    /// The log's memory or device failed.
+    LogFailed,
+    /// The nodes do not go together.
+    PartnerRefused,
+    /// The partner has been away for a while.
+    Alone,
+    /// The witness has been away for a while.
+    NoWitness,
+    /// Clients get ENOSPC.
+    VolumeFull,
+    /// A hook of the present role failed.
+    Hook,
+    /// The floating address could not be taken, given up, or announced.
+    FloatingAddress,
+    /// What has no kind of its own yet.
+    #[default]
+    Other,
+}
+
+impl FaultKind {
+    /// All of them.
+    pub const ALL: [FaultKind; 11] = [
+        FaultKind::Split,
+        FaultKind::Frozen,
+        FaultKind::NotServed,
+        FaultKind::LogFailed,
+        FaultKind::PartnerRefused,
+        FaultKind::Alone,
+        FaultKind::NoWitness,
+        FaultKind::VolumeFull,
+        FaultKind::Hook,
+        FaultKind::FloatingAddress,
+        FaultKind::Other,
+    ];
+
+    /// As metrics name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            FaultKind::Split => "split",
+            FaultKind::Frozen => "frozen",
+            FaultKind::NotServed => "not-served",
+            FaultKind::LogFailed => "log-failed",
+            FaultKind::PartnerRefused => "partner-refused",
+            FaultKind::Alone => "alone",
+            FaultKind::NoWitness => "no-witness",
+            FaultKind::VolumeFull => "volume-full",
+            FaultKind::Hook => "hook",
+            FaultKind::FloatingAddress => "floating-address",
+            FaultKind::Other => "other",
+        }
+    }
+}
+
 /// Something that is wrong.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Fault {
+    /// What sort of thing.
+    #[serde(default)]
+    pub kind: FaultKind,
     /// Since when.
     pub since_unix_ms: u64,
     /// What.

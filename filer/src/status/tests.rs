@@ -146,6 +146,7 @@ pub(crate) fn sample() -> NodeStatus {
                 error: None,
             }),
             faults: vec![Fault {
+                kind: FaultKind::Other,
                 since_unix_ms: NOW_UNIX_MS - 5_000,
                 what: "the base filesystem is full".into(),
                 remedy: "free space below /base".into(),

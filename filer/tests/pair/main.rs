@@ -5,6 +5,7 @@
 mod away;
 mod bulk;
 mod disk;
+mod faults;
 mod forming;
 mod full;
 mod harness;

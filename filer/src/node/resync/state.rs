@@ -40,6 +40,11 @@ impl ResyncState {
         self.replacing.load(Ordering::Acquire)
     }
 
+    /// A session goes on at this moment.
+    pub fn is_under_way(&self) -> bool {
+        self.progress.lock().is_some()
+    }
+
     pub fn set_replacing(&self, replacing: bool) {
         self.replacing.store(replacing, Ordering::Release);
     }
