@@ -19,8 +19,10 @@
 mod adopt;
 mod btrfs;
 mod cache;
+mod enclosure;
 mod error;
 pub mod handles;
+mod hidden;
 mod index;
 pub(crate) mod inode;
 mod label;
@@ -32,6 +34,7 @@ pub(crate) mod tests;
 
 pub use adopt::AdoptReport;
 pub use btrfs::MetadataSpace;
+pub use enclosure::{EnclosureError, check_enclosed};
 pub use error::{OpenError, TreeError};
 pub use index::IndexError;
 pub use label::{LABEL_BYTES, LABEL_XATTR, Label, LabelError};
@@ -48,6 +51,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use cache::DescriptorCache;
 use handles::FileHandle;
+use hidden::Hidden;
 use index::Index;
 use inode::Inode;
 
@@ -91,6 +95,7 @@ enum Store {
 /// A directory of this machine.
 struct Local {
     root: OwnedFd,
+    hidden: Hidden,
     staging: OwnedFd,
     orphans: OwnedFd,
     label_file: OwnedFd,
@@ -98,7 +103,7 @@ struct Local {
     /// The index has failed since it was opened.
     index_failed: AtomicBool,
     /// The index file's inode, to see whether it is still there.
-    index_inode: u64,
+    index_inode: Option<u64>,
     /// What happened to the index and nobody was told yet.
     index_trouble: Mutex<Option<String>>,
     cache: DescriptorCache,
@@ -218,12 +223,7 @@ impl Base {
     /// The open index works on when its file is taken away; the next start will miss it.
     fn look_at_index_file(&self) {
         let local = self.local();
-        let found = rustix::fs::statat(
-            &local.root,
-            Path::new(HIDDEN_NAME).join(INDEX_NAME),
-            rustix::fs::AtFlags::SYMLINK_NOFOLLOW,
-        );
-        if !found.is_ok_and(|stat| stat.st_ino == local.index_inode) {
+        if local.hidden.inode_of(INDEX_NAME) != local.index_inode {
             self.index_trouble("its file was removed or replaced; the next start rebuilds it");
         }
     }
@@ -270,8 +270,19 @@ impl Base {
         if !local.index_failed.load(Ordering::Acquire) {
             return Ok(());
         }
-        let path = self.path.join(HIDDEN_NAME).join(INDEX_NAME);
-        local.index.reopen(&path).map_err(|error| self.index_failed(&error))?;
+        let absent = || TreeError {
+            doing: "open",
+            at: local.hidden.path_of(INDEX_NAME).display().to_string(),
+            errno: Errno::NOENT,
+        };
+        let file = match local.hidden.file(INDEX_NAME) {
+            Ok(file) => file.ok_or_else(absent)?,
+            Err(error) => {
+                tracing::error!(%error, "the index could not be opened again");
+                return Err(absent());
+            }
+        };
+        local.index.reopen(file).map_err(|error| self.index_failed(&error))?;
         local.index_failed.store(false, Ordering::Release);
         self.rebuild_index().map_err(|error| {
             local.index_failed.store(true, Ordering::Release);

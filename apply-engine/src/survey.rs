@@ -217,7 +217,8 @@ impl<T: Tree> Taking<'_, T> {
                 _ => false,
             };
             let same_kind = object.born.as_ref().is_some_and(|birth| birth.kind == occupant.kind);
-            if occupant.label.is_some() || !same_kind || !adoptable || self.inodes.contains_key(&oid) {
+            let ours = adoptable && occupant.fresh;
+            if occupant.label.is_some() || !same_kind || !ours || self.inodes.contains_key(&oid) {
                 continue;
             }
             let label = final_label(oid, object, None);

@@ -76,6 +76,8 @@ pub(crate) struct Occupant {
     pub label: Option<Label>,
     /// Names that the local filesystem counts.
     pub local_nlink: u64,
+    /// Owner and mode are those of an inode that an attempt of ours has just made.
+    pub fresh: bool,
 }
 
 /// What the local filesystem says of an object, as far as applying asks.

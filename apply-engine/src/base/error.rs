@@ -96,6 +96,20 @@ pub enum OpenError {
         /// What is wrong.
         why: String,
     },
+    /// Something in the hidden directory that we have not made so.
+    #[error(
+        "{} is not what Twinfiler keeps there: {why}. Nothing in it was used or changed; move it away, or if it is yours, \
+         make it root's alone (`chown root:root`, directories `chmod 700`)", path.display()
+    )]
+    NotOurs {
+        /// What it is about.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Others than root can walk into the tree.
+    #[error(transparent)]
+    NotEnclosed(#[from] super::enclosure::EnclosureError),
     /// Another process has it.
     #[error("{} is in use by another twinfiler process", path.display())]
     Locked {

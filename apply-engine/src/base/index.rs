@@ -12,9 +12,10 @@
 
 use ids::Oid;
 use parking_lot::{Mutex, RwLock};
+use redb::backends::FileBackend;
 use redb::{Database, Durability, ReadTransaction, ReadableDatabase, TableDefinition};
 use std::collections::HashMap;
-use std::path::Path;
+use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::handles::FileHandle;
@@ -47,9 +48,11 @@ impl IndexError {
 }
 
 /// Opens one that exists and is sound, and tells the number of its last commit.
-fn open(path: &Path) -> Result<(Database, u64), IndexError> {
+fn open(file: File) -> Result<(Database, u64), IndexError> {
     let mut builder = Database::builder();
-    let database = builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true).open(path)?;
+    builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
+    // An empty file becomes an empty database, which lacks the tables.
+    let database = builder.create_with_backend(FileBackend::new(file)?)?;
     let commits = {
         let transaction = database.begin_read()?;
         transaction.open_table(HANDLES)?;
@@ -68,8 +71,8 @@ pub(crate) struct Index {
 
 impl Index {
     /// Opens an index that exists and is sound.
-    pub(crate) fn open(path: &Path) -> Result<Index, IndexError> {
-        let (database, commits) = open(path)?;
+    pub(crate) fn open(file: File) -> Result<Index, IndexError> {
+        let (database, commits) = open(file)?;
         Ok(Index::of(database, commits))
     }
 
@@ -83,17 +86,18 @@ impl Index {
 
     /// Opens it again: after an I/O error redb does nothing more. What was not durable is lost, and the caller finds it
     /// again by a walk.
-    pub(crate) fn reopen(&self, path: &Path) -> Result<(), IndexError> {
+    pub(crate) fn reopen(&self, file: File) -> Result<(), IndexError> {
         let mut database = self.database.write();
         // It has the file locked.
         *database = None;
-        *database = Some(open(path)?.0);
+        *database = Some(open(file)?.0);
         Ok(())
     }
 
-    /// Makes an empty one. Its commits go on from `commits`.
-    pub(crate) fn create(path: &Path, commits: u64) -> Result<Index, IndexError> {
-        let database = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
+    /// Makes an empty one in an empty file. Its commits go on from `commits`.
+    pub(crate) fn create(file: File, commits: u64) -> Result<Index, IndexError> {
+        let mut builder = Database::builder();
+        let database = builder.set_cache_size(CACHE_BYTES).create_with_backend(FileBackend::new(file)?)?;
         let transaction = database.begin_write()?;
         transaction.open_table(HANDLES)?;
         transaction.open_table(NUMBERS)?.insert(COMMIT, commits)?;
@@ -211,7 +215,8 @@ mod tests {
     fn an_index_whose_filesystem_was_full_is_opened_again() {
         let tiny = Tiny::mount();
         let (path, filler) = (tiny.0.path().join("index"), tiny.0.path().join("filler"));
-        let index = Index::create(&path, 5).expect("an index");
+        let file = |new| File::options().read(true).write(true).create_new(new).open(&path).expect("a file");
+        let index = Index::create(file(true), 5).expect("an index");
         let handle = FileHandle::from_bytes(&[1, 0, 0, 0, 7, 7, 7, 7, 7, 7, 7, 7]).expect("a handle");
         index.set(Oid(16), Some(handle.clone())).expect("in memory");
         let commit = index.commit().expect("there is room");
@@ -224,7 +229,7 @@ mod tests {
         index.commit().expect_err("no room");
         fs::remove_file(&filler).expect("room again");
         index.commit().expect_err("redb has given up");
-        index.reopen(&path).expect("opens again");
+        index.reopen(file(false)).expect("opens again");
         assert_eq!(index.get(Oid(16)).expect("reads"), Some(handle.clone()));
         assert!(index.commit().expect("there is room") > commit);
         assert_eq!(

@@ -7,17 +7,17 @@ use ids::{ChainCrc, LogPoint, Lsn, Oid, VolumeId};
 use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
-use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use super::adopt::{self, AdoptReport};
 use super::cache::DescriptorCache;
+use super::hidden::{Hidden, ORPHANS, STAGING};
 use super::index::Index;
 use super::{
-    APPLIED_XATTR, Base, HIDDEN_NAME, INDEX_NAME, INDEX_XATTR, Local, NEXT_OID_XATTR, OpenError, Store,
-    TreeError, inode, is_reserved_in_root, private_mount,
+    APPLIED_XATTR, Base, INDEX_NAME, INDEX_XATTR, Local, NEXT_OID_XATTR, OpenError, Store, TreeError, inode,
+    is_reserved_in_root, private_mount,
 };
 use crate::attributes::Timestamp;
 
@@ -25,6 +25,8 @@ use crate::attributes::Timestamp;
 const DESCRIPTOR_SHARE: u64 = 8;
 /// Bounds of the descriptor cache, in inodes.
 const CACHE_INODES: std::ops::RangeInclusive<u64> = 64..=8192;
+/// The label file, in the hidden directory.
+const LABEL_NAME: &str = "label";
 /// First line of a label file.
 const LABEL_HEAD: &str = "twinfiler base, version 1";
 
@@ -44,7 +46,7 @@ impl Base {
     /// See [`OpenError`]. Nothing is changed when the directory holds anything.
     pub fn create(path: &Path, volume: VolumeId) -> Result<Base, OpenError> {
         let root = open_root(path)?;
-        if let Some((found, _)) = read_label_file(path)? {
+        if let Some((found, _)) = read_label_file(Hidden::find(root.as_fd(), path)?.as_ref())? {
             return Err(OpenError::Exists { path: path.into(), found });
         }
         let found = inode::list_names(root.as_fd()).map_err(root_error(path))?;
@@ -64,7 +66,7 @@ impl Base {
     /// See [`OpenError`]: a volume is there, a mount point is inside, an object carries a foreign label.
     pub fn adopt(path: &Path, volume: VolumeId) -> Result<(Base, AdoptReport), OpenError> {
         let root = open_root(path)?;
-        match read_label_file(path)? {
+        match read_label_file(Hidden::find(root.as_fd(), path)?.as_ref())? {
             Some((found, _)) if found != volume => {
                 Err(OpenError::Foreign { path: path.into(), found, expected: volume })
             }
@@ -79,7 +81,9 @@ impl Base {
     /// # Errors
     /// See [`OpenError`].
     pub fn forget_applied(path: &Path) -> Result<(), OpenError> {
-        let label_file = lock_label_file(path)?;
+        let root = open_root(path)?;
+        let hidden = Hidden::find(root.as_fd(), path)?.ok_or(OpenError::NotAVolume { path: path.into() })?;
+        let label_file = lock_label_file(&hidden, path)?;
         match rustix::fs::fremovexattr(&label_file, APPLIED_XATTR) {
             Err(Errno::NODATA) => Ok(()),
             other => other.map_err(root_error(path)),
@@ -92,7 +96,8 @@ impl Base {
     /// See [`OpenError`].
     pub fn open(path: &Path, volume: VolumeId) -> Result<Base, OpenError> {
         let root = open_root(path)?;
-        match read_label_file(path)? {
+        let hidden = Hidden::find(root.as_fd(), path)?.ok_or(OpenError::NotAVolume { path: path.into() })?;
+        match read_label_file(Some(&hidden))? {
             None => return Err(OpenError::NotAVolume { path: path.into() }),
             Some((found, _)) if found != volume => {
                 return Err(OpenError::Foreign { path: path.into(), found, expected: volume });
@@ -100,30 +105,32 @@ impl Base {
             Some((_, Stage::Adopting)) => return Err(OpenError::HalfAdopted { path: path.into() }),
             Some((_, Stage::Complete)) => {}
         }
-        let label_file = lock_label_file(path)?;
-        let index_path = path.join(HIDDEN_NAME).join(INDEX_NAME);
+        let label_file = lock_label_file(&hidden, path)?;
         let expected = commits_of(&label_file);
-        let (index, trouble) = match Index::open(&index_path) {
+        let opened = match hidden.file(INDEX_NAME)? {
+            None => Err("it was removed".to_owned()),
+            Some(file) => Index::open(file).map_err(|why| why.to_string()),
+        };
+        let (index, trouble) = match opened {
             Ok(index) if index.commits() >= expected => (index, None),
             Ok(index) => {
                 let why = format!("it is older than the tree ({} of {expected} commits)", index.commits());
                 drop(index);
-                (fresh_index(&index_path, expected)?, Some(why))
+                (fresh_index(&hidden, expected)?, Some(why))
             }
-            Err(why) => (fresh_index(&index_path, expected)?, Some(why.to_string())),
+            Err(why) => (fresh_index(&hidden, expected)?, Some(why)),
         };
         let mut next = [0; 8];
         let next_oid = match rustix::fs::fgetxattr(&label_file, NEXT_OID_XATTR, &mut next[..]) {
             Ok(8) => u64::from_le_bytes(next),
             _ => {
-                let path = path.join(HIDDEN_NAME).join("label");
                 return Err(OpenError::BadLabel {
-                    path,
+                    path: hidden.path_of(LABEL_NAME),
                     why: format!("its {NEXT_OID_XATTR} xattr is missing"),
                 });
             }
         };
-        let base = assemble(path, volume, root, label_file, index, next_oid)?;
+        let base = assemble(path, volume, root, hidden, label_file, index, next_oid)?;
         if let Some(why) = trouble {
             tracing::warn!(path = %path.display(), why, "rebuilding the index by a walk");
             adopt::rebuild_index(&base)?;
@@ -141,23 +148,19 @@ impl Base {
         check_suitable(path, &root)?;
         let next_oid = adopt::check(root.as_fd(), resumed)?;
         let before = rustix::fs::fstat(&root).map_err(root_error(path))?;
-        let hidden = path.join(HIDDEN_NAME);
-        for directory in [hidden.clone(), hidden.join("staging"), hidden.join("orphans")] {
-            match rustix::fs::mkdir(&directory, Mode::RWXU) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(errno) => return Err(OpenError::Root { path: directory, errno }),
-            }
-        }
-        write_label_file(path, volume, Stage::Adopting)?;
-        let label_file = lock_label_file(path)?;
-        let index = fresh_index(&hidden.join(INDEX_NAME), 0)?;
-        let base = assemble(path, volume, root, label_file, index, next_oid.0)?;
+        let hidden = Hidden::make(root.as_fd(), path)?;
+        write_label_file(&hidden, &root, volume, Stage::Adopting)?;
+        let label_file = lock_label_file(&hidden, path)?;
+        let index = fresh_index(&hidden, 0)?;
+        let base = assemble(path, volume, root, hidden, label_file, index, next_oid.0)?;
         let report = adopt::adopt(&base, &before)?;
         base.sync()?;
         // The name is replaced, so the lock moves to the new file.
-        write_label_file(path, volume, Stage::Complete)?;
+        let hidden = &base.local().hidden;
+        write_label_file(hidden, &base.local().root, volume, Stage::Complete)?;
+        let relocked = lock_label_file(hidden, path)?;
         let mut base = base;
-        base.relock(lock_label_file(path)?);
+        base.relock(relocked);
         base.sync()?;
         let time = |secs: i64, nanos: u64| Timestamp { secs, nanos: u32::try_from(nanos).unwrap_or(0) };
         base.inode(Oid::ROOT)?
@@ -186,26 +189,33 @@ fn assemble(
     path: &Path,
     volume: VolumeId,
     root: OwnedFd,
+    hidden: Hidden,
     label_file: OwnedFd,
     index: Index,
     next_oid: u64,
 ) -> Result<Base, OpenError> {
     let root = private_mount::clone_without_atime(root.as_fd()).map_err(root_error(path))?;
-    let hidden = |name: &str| {
-        let within = Path::new(HIDDEN_NAME).join(name);
-        rustix::fs::openat(&root, &within, DIRECTORY | OFlags::NOFOLLOW, Mode::empty())
-            .map_err(root_error(&path.join(&within)))
-    };
-    let (staging, orphans) = (hidden("staging")?, hidden("orphans")?);
+    // Renames work within one mount: these come from the private one, as the whole tree does.
+    let private = Hidden::find(root.as_fd(), path)?.ok_or(OpenError::NotAVolume { path: path.into() })?;
+    let (staging, orphans) = (private.directory(STAGING)?, private.directory(ORPHANS)?);
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
     let inodes = (limit / DESCRIPTOR_SHARE).clamp(*CACHE_INODES.start(), *CACHE_INODES.end());
     let cache = DescriptorCache::new(inodes as usize);
-    let index_inode =
-        rustix::fs::stat(path.join(HIDDEN_NAME).join(INDEX_NAME)).map_err(root_error(path))?.st_ino;
+    let index_inode = hidden.inode_of(INDEX_NAME);
     let index_trouble = Mutex::new(None);
     let index_failed = AtomicBool::new(false);
-    let local =
-        Local { staging, orphans, root, label_file, index, index_failed, index_inode, index_trouble, cache };
+    let local = Local {
+        staging,
+        orphans,
+        root,
+        hidden,
+        label_file,
+        index,
+        index_failed,
+        index_inode,
+        index_trouble,
+        cache,
+    };
     let (next_oid, applied) = (AtomicU64::new(next_oid), Mutex::new(applied_of(&local.label_file)));
     Ok(Base { path: path.into(), volume, next_oid, applied, store: Store::Local(Box::new(local)) })
 }
@@ -232,33 +242,24 @@ fn commits_of(label_file: &OwnedFd) -> u64 {
     }
 }
 
-fn fresh_index(path: &Path, commits: u64) -> Result<Index, OpenError> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(root_error(path)(Errno::from_io_error(&error).unwrap_or(Errno::IO)))
-        }
-        _ => Ok(Index::create(path, commits)?),
-    }
+fn fresh_index(hidden: &Hidden, commits: u64) -> Result<Index, OpenError> {
+    Ok(Index::create(hidden.new_file(INDEX_NAME)?, commits)?)
 }
 
-fn lock_label_file(path: &Path) -> Result<OwnedFd, OpenError> {
-    let file = path.join(HIDDEN_NAME).join("label");
-    let fd = rustix::fs::open(&file, OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
-        .map_err(root_error(&file))?;
+fn lock_label_file(hidden: &Hidden, path: &Path) -> Result<OwnedFd, OpenError> {
+    let file = hidden.path_of(LABEL_NAME);
+    let fd = hidden.file(LABEL_NAME)?.ok_or_else(|| root_error(&file)(Errno::NOENT))?;
     match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
         Err(Errno::WOULDBLOCK) => Err(OpenError::Locked { path: path.into() }),
-        other => other.map(|()| fd).map_err(root_error(&file)),
+        other => other.map(|()| fd.into()).map_err(root_error(&file)),
     }
 }
 
-fn read_label_file(path: &Path) -> Result<Option<(VolumeId, Stage)>, OpenError> {
-    let file = path.join(HIDDEN_NAME).join("label");
-    let bad = |why: String| OpenError::BadLabel { path: file.clone(), why };
-    let text = match std::fs::read_to_string(&file) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(bad(error.to_string())),
-    };
+fn read_label_file(hidden: Option<&Hidden>) -> Result<Option<(VolumeId, Stage)>, OpenError> {
+    let Some(hidden) = hidden else { return Ok(None) };
+    let bad = |why: String| OpenError::BadLabel { path: hidden.path_of(LABEL_NAME), why };
+    let Some(bytes) = hidden.read(LABEL_NAME)? else { return Ok(None) };
+    let text = String::from_utf8(bytes).map_err(|error| bad(error.to_string()))?;
     let mut lines = text.lines();
     match lines.next() {
         Some(LABEL_HEAD) => {}
@@ -273,22 +274,19 @@ fn read_label_file(path: &Path) -> Result<Option<(VolumeId, Stage)>, OpenError> 
     }
 }
 
-fn write_label_file(path: &Path, volume: VolumeId, stage: Stage) -> Result<(), OpenError> {
-    let hidden = path.join(HIDDEN_NAME);
+fn write_label_file(
+    hidden: &Hidden,
+    root: &OwnedFd,
+    volume: VolumeId,
+    stage: Stage,
+) -> Result<(), OpenError> {
     let stage = match stage {
         Stage::Adopting => "adopting",
         Stage::Complete => "complete",
     };
-    let write = || -> std::io::Result<()> {
-        let new = hidden.join("label.new");
-        let mut file = std::fs::File::create(&new)?;
-        write!(file, "{LABEL_HEAD}\nvolume {volume}\n{stage}\n")?;
-        file.sync_all()?;
-        std::fs::rename(&new, hidden.join("label"))?;
-        std::fs::File::open(&hidden)?.sync_all()?;
-        std::fs::File::open(path)?.sync_all()
-    };
-    write().map_err(|error| root_error(&hidden)(Errno::from_io_error(&error).unwrap_or(Errno::IO)))
+    hidden.replace(LABEL_NAME, &format!("{LABEL_HEAD}\nvolume {volume}\n{stage}\n"))?;
+    // The name of the hidden directory itself.
+    rustix::fs::fsync(root).map_err(root_error(&hidden.path_of(LABEL_NAME)))
 }
 
 /// Labels and handles must work before anything is written. The root's own ctime is all that this changes.

@@ -6,6 +6,7 @@ mod adoption;
 mod applying;
 mod opening;
 pub(crate) mod room;
+mod strangers;
 mod volume_image;
 
 pub(crate) use volume_image::{FILESYSTEMS, Image};

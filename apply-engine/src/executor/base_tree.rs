@@ -20,6 +20,11 @@ use crate::view::BaseReader;
 /// Mode of what has just been made, until its own is set.
 const FRESH_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 
+/// What `make` leaves before there is a label: root's, and nothing for anybody else (a default ACL can only take more away).
+fn is_fresh(stat: &rustix::fs::Stat) -> bool {
+    stat.st_uid == 0 && stat.st_mode & 0o077 == 0
+}
+
 /// The base and the log that file contents come from.
 pub(crate) struct BaseTree<'a, S> {
     base: &'a Base,
@@ -107,7 +112,13 @@ impl<S: PayloadSource> Tree for BaseTree<'_, S> {
         let Some(fd) = self.open(at)? else { return Ok(None) };
         let (stat, label) = examine(fd.as_fd(), at)?;
         let kind = inode::kind_of(&stat).map_err(TreeError::at("use", at))?;
-        Ok(Some(Occupant { inode: stat.st_ino, kind, label, local_nlink: stat.st_nlink }))
+        Ok(Some(Occupant {
+            inode: stat.st_ino,
+            kind,
+            label,
+            local_nlink: stat.st_nlink,
+            fresh: is_fresh(&stat),
+        }))
     }
 
     fn list(&self, parent: &Parent) -> Result<Vec<Name>, TreeError> {
@@ -127,7 +138,8 @@ impl<S: PayloadSource> Tree for BaseTree<'_, S> {
             self.base.evict(oid);
             return Ok(None);
         }
-        Ok(Some(Occupant { inode: stat.st_ino, kind: inode.kind(), label, local_nlink: stat.st_nlink }))
+        let (kind, fresh) = (inode.kind(), is_fresh(&stat));
+        Ok(Some(Occupant { inode: stat.st_ino, kind, label, local_nlink: stat.st_nlink, fresh }))
     }
 
     fn bind(&self, oid: Oid, at: &Place) -> Result<(), TreeError> {

@@ -51,7 +51,7 @@ fn standing(state: &State, at: &Place) -> Result<u64, Errno> {
 
 fn occupant(state: &State, inode: u64) -> Occupant {
     let node = &state.nodes[&inode];
-    Occupant { inode, kind: node.kind, label: node.label, local_nlink: state.names(inode) }
+    Occupant { inode, kind: node.kind, label: node.label, local_nlink: state.names(inode), fresh: true }
 }
 
 impl<S: LogBytes> Tree for SimTree<S> {

@@ -1,11 +1,14 @@
 //! Consistency points on real filesystems, against the oracle.
 
 use super::{FILESYSTEMS, Image};
+use crate::attributes::ObjectKind;
 use crate::base::{Base, Label};
 use crate::consistency::{ApplyError, apply_to};
 use crate::delta::{Delta, RecordPosition, Vanished};
 use crate::executor::base_tree::BaseTree;
 use crate::executor::uring::{PayloadSource, PinnedBytes};
+use crate::name::NameRef;
+use crate::op::{NewKind, NewObject, Operation, Other};
 use crate::oracle::{Generator, MemoryLog, Step, difference};
 use crate::view::{Layers, LogBytes};
 use ids::{Lsn, Oid, VolumeId};
@@ -122,6 +125,50 @@ fn a_full_disk_is_a_typed_error_and_applying_goes_on_when_there_is_room() {
     std::fs::remove_file(ballast).expect("removes");
     apply_to(&tree, &delta_of(&steps, Vanished::Forget)).expect("there is room now");
     check(&base, &log, &generator, "after the disk was full");
+}
+
+/// Somebody who got into the tree has put a file where an object is about to be born, and keeps it open.
+#[test]
+fn a_planted_file_never_becomes_an_object() {
+    let image = Image::new("ext4");
+    let path = image.directory("volume");
+    let base = Arc::new(like_the_model(&path));
+    let name = NameRef::new(b"secret").expect("a name");
+    for (number, (uid, mode)) in [(1000, 0o600), (0, 0o666), (0, 0o600)].into_iter().enumerate() {
+        let planted = path.join("secret");
+        let held = std::fs::File::create(&planted).expect("plants");
+        std::os::unix::fs::fchown(&held, Some(uid), None).expect("gives away");
+        held.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode)).expect("sets the mode");
+        let oid = Oid(100 + number as u64);
+        let object = NewObject {
+            oid,
+            kind: NewKind::File,
+            mode: 0o600,
+            uid: 0,
+            gid: 0,
+            generation: 1,
+            xattrs: vec![],
+        };
+        let at = crate::Timestamp::default();
+        let lsn = |record: u64| Lsn((number as u64 * 2 + record) * 8192);
+        let born = Operation::Create { parent: Oid::ROOT, name, object, parent_nlink: 2, at };
+        let gone = Other { oid, kind: ObjectKind::File, nlink: 0 };
+        let unlink =
+            Operation::Unlink { parent: Oid::ROOT, name, object: gone, reap: true, parent_nlink: 2, at };
+        for (record, operation) in [born, unlink].iter().enumerate() {
+            let (lsn, end) = (lsn(record as u64), lsn(record as u64 + 1));
+            let mut delta = Delta::new(lsn, Vanished::Forget);
+            delta.absorb(RecordPosition { lsn, end, payload_lsn: lsn.plus(64) }, operation);
+            apply_to(&BaseTree::new(&base, &MemoryLog::default()), &delta).expect("applies");
+            if record == 0 {
+                let ours = base.inode(oid).expect("is there").number();
+                let theirs = std::os::unix::fs::MetadataExt::ino(&held.metadata().expect("stats"));
+                // Root's own, and closed: left by an attempt that was interrupted.
+                assert_eq!(ours == theirs, (uid, mode) == (0, 0o600), "{uid} {mode:o}");
+            }
+        }
+        assert!(!planted.exists());
+    }
 }
 
 #[test]
