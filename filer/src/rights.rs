@@ -71,6 +71,7 @@ pub fn keep_only(kept: CapabilitySet) -> Result<(), Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::ExitCode;
     use rustix::thread::capability_is_in_bounding_set;
     use std::collections::BTreeSet;
 
@@ -133,6 +134,25 @@ mod tests {
         ] {
             assert!(!keys.contains(&key), "{key} in contrib/twinfiler.service");
         }
+    }
+
+    /// A disk, a device or the network may be minutes late at boot: the unit does not give up before they are there, and
+    /// what a killed daemon leaves on the network is taken back.
+    #[test]
+    fn the_units_outlast_a_late_boot_and_clean_up() {
+        for unit in [NODE_UNIT, WITNESS_UNIT] {
+            assert_eq!(values(unit, "StartLimitIntervalSec"), ["0"]);
+            assert_eq!(values(unit, "Restart"), ["on-failure"]);
+            assert_eq!(values(unit, "RequiresMountsFor"), ["/var/lib/twinfiler"]);
+            let never_again = values(unit, "RestartPreventExitStatus").join(" ");
+            let late = [ExitCode::Unavailable, ExitCode::TryAgain, ExitCode::NoInput, ExitCode::Io];
+            for code in late {
+                assert!(!never_again.split(' ').any(|text| text == (code as u8).to_string()), "{code:?}");
+            }
+        }
+        let never_again = values(NODE_UNIT, "RestartPreventExitStatus").join(" ");
+        assert!(!never_again.contains("65"), "an empty base is one whose disk is not mounted yet");
+        assert_eq!(values(NODE_UNIT, "ExecStopPost"), ["/usr/local/bin/twinfiler release-address"]);
     }
 
     /// Each thread has its own rights, so a thread of its own can give them up.

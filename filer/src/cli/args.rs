@@ -67,6 +67,8 @@ pub enum Command {
     /// Compare the trees of both nodes, object by object, while clients go on. Run it on the primary. The exit code is 1
     /// when objects differ
     Verify(VerifyArguments),
+    /// Give up the floating addresses that a killed daemon has left on this node; its unit runs this whenever it ends
+    ReleaseAddress,
     /// Stop the daemon cleanly, as SIGTERM does
     Shutdown,
     /// Run a witness: the third party that says which node may serve alone

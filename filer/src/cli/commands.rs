@@ -3,7 +3,7 @@
 use super::args::{Arguments, Command, ConfigCommand, LogCommand, StatusArguments, WitnessArguments};
 use super::exit::{ExitCode, Failure};
 use super::preflight::preflight;
-use super::{init, keys, logging, serve, split, verify};
+use super::{init, keys, logging, release, serve, split, verify};
 use crate::config::{LogFormat, NodeConfig};
 use crate::control::{Answer, Request, call};
 use crate::rights;
@@ -67,6 +67,7 @@ pub(super) fn carry_out(arguments: Arguments) -> anyhow::Result<()> {
         Command::Resync { volume } => split::resync(config, volume),
         Command::Split(command) => split::split(config, command),
         Command::Verify(arguments) => verify::verify(config, &arguments),
+        Command::ReleaseAddress => release::release(config),
         Command::Shutdown => {
             done(ask(config, &Request::Shutdown, QUICK_LIMIT)?)?;
             say("the daemon is stopping\n")

@@ -11,6 +11,7 @@ mod init;
 mod keys;
 mod logging;
 mod preflight;
+mod release;
 mod serve;
 mod split;
 mod verify;

@@ -1,21 +1,26 @@
 //! An address that follows the primary.
 //!
-//! Taking it adds it to the interface and tells the neighbours, several times, because nobody answers an announcement and one may be
-//! lost. Both directions are idempotent. The address is changed through `ip` (iproute2): it is on every server, and
+//! Taking it adds it to the interface and tells the neighbours, for two minutes at growing intervals: nobody answers an
+//! announcement, a switch may learn for half a minute before it forwards anything, and the node that had the address may
+//! answer for it a while longer. Both directions are idempotent. The address is changed through `ip` (iproute2): it is on every server, and
 //! an operator can repeat by hand what the log shows; speaking netlink ourselves would add a protocol
 //! for two calls in a node's life.
 
 use super::command::{self, CommandError};
 use super::neighbours;
 use crate::config::{AddressPrefix, CommandLine, FloatingIpConfig};
+use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 /// Time for one `ip` command.
 const IP_LIMIT: Duration = Duration::from_secs(2);
-/// Announcements to the neighbours, and the pause between two.
-const ANNOUNCEMENTS: u32 = 3;
-const ANNOUNCEMENT_PAUSE: Duration = Duration::from_millis(100);
+/// Pause after the first announcement to the neighbours; each later one is twice as long, up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// How long they are told.
+const ANNOUNCED_FOR: Duration = Duration::from_secs(120);
 const IP_PLACES: [&str; 4] = ["/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip", "/bin/ip"];
 
 /// Why the address could not be changed.
@@ -36,15 +41,17 @@ pub enum FloatingIpError {
 }
 
 /// A floating address on this node.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct FloatingIp {
     config: FloatingIpConfig,
+    /// Held while the address is: the thread that announces it ends when this is dropped.
+    announcing: Mutex<Option<Sender<()>>>,
 }
 
 impl FloatingIp {
     /// The address of `config`. Does nothing yet.
     pub fn new(config: FloatingIpConfig) -> FloatingIp {
-        FloatingIp { config }
+        FloatingIp { config, announcing: Mutex::new(None) }
     }
 
     /// Address and interface.
@@ -69,14 +76,18 @@ impl FloatingIp {
         let announcer =
             neighbours::Announcer::new(interface, address.address).map_err(FloatingIpError::Announcement)?;
         announcer.announce().map_err(FloatingIpError::Announcement)?;
+        let (announcing, ended) = channel();
         let repeated = std::thread::Builder::new().name("announce".into()).spawn(move || {
-            for _ in 1..ANNOUNCEMENTS {
-                std::thread::sleep(ANNOUNCEMENT_PAUSE);
+            for pause in pauses() {
+                if ended.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
+                    return;
+                }
                 if let Err(error) = announcer.announce() {
                     tracing::warn!(%error, "a repeated announcement of the floating address failed");
                 }
             }
         });
+        *self.announcing.lock() = Some(announcing);
         repeated.map(drop).map_err(FloatingIpError::Announcement)
     }
 
@@ -85,6 +96,7 @@ impl FloatingIp {
     /// # Errors
     /// See [`FloatingIpError`].
     pub fn release(&self) -> Result<(), FloatingIpError> {
+        *self.announcing.lock() = None;
         if !self.is_held()? {
             return Ok(());
         }
@@ -118,6 +130,17 @@ impl FloatingIp {
     }
 }
 
+/// The times between two announcements.
+fn pauses() -> impl Iterator<Item = Duration> {
+    let mut told_for = Duration::ZERO;
+    std::iter::successors(Some(FIRST_PAUSE), |pause| Some((*pause * 2).min(LONGEST_PAUSE))).take_while(
+        move |pause| {
+            told_for += *pause;
+            told_for <= ANNOUNCED_FOR
+        },
+    )
+}
+
 /// `ip -oneline address show` lists exactly this address with this prefix.
 fn lists(shown: &str, address: &AddressPrefix) -> bool {
     let mut words = shown.split_whitespace().peekable();
@@ -136,6 +159,15 @@ fn lists(shown: &str, address: &AddressPrefix) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_neighbours_are_told_for_two_minutes_ever_less_often() {
+        let pauses: Vec<Duration> = pauses().collect();
+        assert!(pauses.windows(2).all(|two| two[0] <= two[1]), "{pauses:?}");
+        assert!(pauses[0] < Duration::from_millis(200) && pauses.iter().all(|pause| *pause <= LONGEST_PAUSE));
+        let all: Duration = pauses.iter().sum();
+        assert!(all > ANNOUNCED_FOR - LONGEST_PAUSE && all <= ANNOUNCED_FOR, "{all:?}");
+    }
 
     #[test]
     fn the_listing_is_compared_by_value() {

@@ -55,9 +55,13 @@ impl RoleHooks {
         }
     }
 
-    /// This node has ceased to be primary, or is about to stop: gives the address up, runs `on_demote`.
-    pub fn ceased_to_be_primary(&self, role: Role, epoch: Epoch) {
+    /// This node serves no more: gives the address up, before anything else that may take long.
+    pub fn release_address(&self) {
         self.change_address(false);
+    }
+
+    /// This node has ceased to be primary, or is about to stop, and has given the address up: runs `on_demote`.
+    pub fn ceased_to_be_primary(&self, role: Role, epoch: Epoch) {
         if let Some(command) = &self.hooks.on_demote {
             self.run("on_demote", command, role, epoch);
         }

@@ -6,6 +6,7 @@
 use pnet_datalink::{Channel, NetworkInterface};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::IntoRawFd;
 
 const BROADCAST: [u8; 6] = [0xff; 6];
 /// 33:33:00:00:00:01, the Ethernet form of ff02::1.
@@ -46,7 +47,15 @@ impl Announcer {
             IpAddr::V6(address) => neighbour_advertisement(mac, address),
         };
         // Promiscuous mode is the library's default, and no business of a file server.
-        let config = pnet_datalink::Config { promiscuous: false, ..Default::default() };
+        // The library would open a socket that the hooks inherit.
+        let socket = rustix::net::socket_with(
+            rustix::net::AddressFamily::PACKET,
+            rustix::net::SocketType::RAW,
+            rustix::net::SocketFlags::CLOEXEC,
+            None,
+        )?;
+        let socket_fd = Some(socket.into_raw_fd());
+        let config = pnet_datalink::Config { promiscuous: false, socket_fd, ..Default::default() };
         let Channel::Ethernet(sender, _) = pnet_datalink::channel(&interface, config)? else {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "the interface is no Ethernet"));
         };

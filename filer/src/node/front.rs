@@ -1,7 +1,7 @@
 //! The front door's thread: mounts when the node becomes primary, unmounts when it ceases to be, and runs the
 //! role hooks in that order, because each may take longer than the pair can wait.
 //!
-//! Invariant: orders are carried out one after the other, so a mount never outlives the role it belongs to by
+//! Invariants: the floating address goes before the mount does; orders are carried out one after the other, so a mount never outlives the role it belongs to by
 //! more than the order before it takes; that nobody is answered in between is the commit path's business.
 //! What can go wrong: the mount point is in use or gone (told as a fault, tried again), clients hold the mount
 //! (taken away by force).
@@ -169,6 +169,11 @@ impl Door {
     fn leave(&mut self, reason: StopReason) {
         let served = self.shared.volume.lock().take().is_some();
         self.wanted = None;
+        if served {
+            // First: clients find the new primary by it, and a mount may take long to go away (somebody else has a
+            // copy of it in a mount namespace of his own).
+            self.shared.hooks.release_address();
+        }
         if let Some(mount) = self.mount.take() {
             let left = match reason {
                 StopReason::Stopping => mount.unmount(GRACE),
