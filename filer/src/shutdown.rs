@@ -1,9 +1,22 @@
-//! The wish to stop: one latch, set by SIGTERM, SIGINT or the control socket, waited for by `serve`.
+//! The wish to stop: one latch, set by a signal or the control socket, waited for by `serve`; and what every other signal
+//! means.
 //!
-//! Invariants: once requested it stays requested; the first reason is kept. A second SIGINT or SIGTERM while the clean
-//! stop is still going on ends the process at once, so that a hanging hand-over never needs SIGKILL.
+//! | signal | what it does |
+//! | --- | --- |
+//! | TERM, INT | a clean stop, which hands over to the partner; a second one ends the process at once, with 75 |
+//! | HUP | the terminal has gone that the process was started at: a clean stop. Without one: told in the log, nothing else |
+//! | USR1, USR2, ALRM, VTALRM, PROF, IO, PWR, XCPU, TSTP, TTIN, TTOU | told in the log, nothing else |
+//! | PIPE, XFSZ | nothing: the call that met it fails, and says so |
+//! | QUIT, ABRT, KILL and what a bug raises | the process ends at once, as if the power failed |
+//!
+//! Invariants: once requested it stays requested; the first reason is kept; no signal that somebody sends by habit (a
+//! rotation of logs, a shell that ends, Ctrl-Z) ends or stops a node without a hand-over.
 
 use parking_lot::{Condvar, Mutex};
+use signal_hook::consts::{
+    SIGALRM, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, SIGVTALRM,
+    SIGXCPU, SIGXFSZ,
+};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,17 +37,23 @@ struct Inner {
 
 /// Status of a process that a second signal ended.
 const SECOND_SIGNAL_STATUS: i32 = 75;
+/// A clean stop.
+const STOPS: [i32; 2] = [SIGTERM, SIGINT];
+/// Would end or stop the process, and mean nothing to it.
+const MEANINGLESS: [i32; 11] =
+    [SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO, libc::SIGPWR, SIGXCPU, SIGTSTP, SIGTTIN, SIGTTOU];
+/// Opens in a process that has a terminal, and only there.
+const TERMINAL: &str = "/dev/tty";
 
 impl Shutdown {
-    /// A latch that is set by SIGTERM and SIGINT from now on, in the whole process.
+    /// A latch that is set by signals from now on, in the whole process; see the module.
     ///
     /// # Errors
     /// When the handlers can not be installed.
     pub fn on_signals() -> io::Result<Shutdown> {
-        use signal_hook::consts::{SIGINT, SIGTERM};
         let shutdown = Shutdown::default();
         let again = Arc::new(AtomicBool::new(false));
-        for signal in [SIGTERM, SIGINT] {
+        for signal in STOPS {
             // Order matters: the check for "again" runs before it is armed.
             signal_hook::flag::register_conditional_shutdown(
                 signal,
@@ -43,11 +62,26 @@ impl Shutdown {
             )?;
             signal_hook::flag::register(signal, Arc::clone(&again))?;
         }
-        let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
+        // A flag that nobody reads: what is caught does not end the process.
+        signal_hook::flag::register(SIGXFSZ, Arc::default())?;
+        let has_terminal = std::fs::File::open(TERMINAL).is_ok();
+        let all = STOPS.into_iter().chain([SIGHUP]).chain(MEANINGLESS);
+        let mut signals = signal_hook::iterator::Signals::new(all)?;
         let requested = shutdown.clone();
         std::thread::Builder::new().name("signals".into()).spawn(move || {
             for signal in signals.forever() {
-                requested.request(if signal == SIGTERM { "SIGTERM" } else { "SIGINT" });
+                match signal {
+                    SIGTERM => requested.request("SIGTERM"),
+                    SIGINT => requested.request("SIGINT"),
+                    SIGHUP if has_terminal => requested.request("SIGHUP: the terminal has gone"),
+                    SIGHUP => tracing::warn!(
+                        "SIGHUP means nothing here: the configuration is read at the start alone"
+                    ),
+                    other => {
+                        let signal = signal_hook::low_level::signal_name(other).unwrap_or("a signal");
+                        tracing::warn!(signal, "this signal means nothing here");
+                    }
+                }
             }
         })?;
         Ok(shutdown)
