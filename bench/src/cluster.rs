@@ -81,7 +81,7 @@ impl Cluster {
             }
             *key = String::from_utf8_lossy(&made.stdout).trim().to_owned();
         }
-        std::fs::write(self.dir.path().join("witness/nodes"), format!("{}\n{}\n", keys[0], keys[1]))?;
+        std::fs::write(self.dir.path().join("witness/nodes"), format!("{} *\n{} *\n", keys[0], keys[1]))?;
         Ok(keys)
     }
 

@@ -189,7 +189,7 @@ pub struct WitnessArguments {
     /// File of the witness's private key (`twinfiler keygen` makes one)
     #[arg(long, value_name = "FILE", requires = "nodes", conflicts_with = "plaintext")]
     pub private_key: Option<PathBuf>,
-    /// File of the nodes' public keys: one in a line, behind it the ids of its volumes or nothing
+    /// File of the nodes' public keys: one in a line, behind it the ids of its volumes or `*`
     #[arg(long, value_name = "FILE", requires = "private_key")]
     pub nodes: Option<PathBuf>,
     /// Without keys, also for who comes over a network: everybody in it can decide who serves

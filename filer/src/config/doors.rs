@@ -38,9 +38,14 @@ impl Doors {
         }
     }
 
+    /// Nothing protects what goes to this address in the clear, and nobody has said that this is meant.
+    pub fn is_open_to_network(&self, address: SocketAddr) -> bool {
+        self.known && !self.plaintext && !address.ip().is_loopback()
+    }
+
     /// An address that others are reached at, or reach this node at.
     pub fn check_address(&self, section: &Section<'_, '_>, line: usize, what: &str, address: SocketAddr) {
-        if self.known && self.private_key.is_none() && !self.plaintext && !address.ip().is_loopback() {
+        if self.private_key.is_none() && self.is_open_to_network(address) {
             section.problem(
                 line,
                 format!("{what}: {address} is reached over a network, and this node has no keys"),

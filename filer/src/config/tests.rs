@@ -442,7 +442,7 @@ fn etcd_can_be_the_witness() {
     assert_eq!((settings.prefix.as_str(), settings.ca), ("/rack7/", Some("/etc/ca.pem".into())));
     assert_eq!(settings.client, Some(("/etc/node.pem".into(), "/etc/node.key".into())));
 
-    let plain = "etcd = { endpoints = \"http://10.0.0.3:2379\" }";
+    let plain = "etcd = { endpoints = \"http://10.0.0.3:2379\", plaintext = true }";
     let config = NodeConfig::parse(&GOOD.replace(BUILT_IN, plain), "f").unwrap();
     let WitnessKeeper::Etcd(settings) = config.witness.unwrap().keeper else { panic!("not etcd") };
     assert_eq!((settings.prefix.as_str(), settings.ca, settings.client), ("/twinfiler/", None, None));

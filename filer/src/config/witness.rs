@@ -34,7 +34,7 @@ pub(super) fn witness(mut section: Section<'_, '_>, doors: &Doors) -> Option<Wit
                     "delete one of the two",
                 );
             }
-            self::etcd(etcd).map(WitnessKeeper::Etcd)
+            self::etcd(etcd, doors).map(WitnessKeeper::Etcd)
         }
         None => {
             let addresses = built_in(&mut section);
@@ -61,18 +61,27 @@ fn built_in(section: &mut Section<'_, '_>) -> Option<Vec<SocketAddr>> {
     Some(addresses.value)
 }
 
-fn etcd(mut section: Section<'_, '_>) -> Option<EtcdSettings> {
+fn etcd(mut section: Section<'_, '_>, doors: &Doors) -> Option<EtcdSettings> {
     let endpoints = section.required::<Vec<EtcdEndpoint>>("endpoints");
     let prefix = section.or("prefix", DEFAULT_ETCD_PREFIX.to_owned());
     let ca = section.optional::<PathBuf>("ca");
     let certificate = section.optional::<PathBuf>("certificate");
     let key = section.optional::<PathBuf>("key");
+    let plaintext = section.optional::<bool>("plaintext").is_some_and(|located| located.value);
     if let Some(endpoints) = &endpoints {
         if endpoints.value.len() > MAX_WITNESS_ADDRESSES {
             section.problem(
                 endpoints.line,
                 format!("`endpoints`: more than {MAX_WITNESS_ADDRESSES}"),
                 "name the members of one cluster",
+            );
+        }
+        let open = endpoints.value.iter().filter(|endpoint| !endpoint.https);
+        for endpoint in open.filter(|endpoint| !plaintext && doors.is_open_to_network(endpoint.address)) {
+            section.problem(
+                endpoints.line,
+                format!("`endpoints`: http://{} is reached over a network in the clear", endpoint.address),
+                "write `https://` and `ca`, or `plaintext = true` here: then everybody in that network can decide who serves",
             );
         }
         let https = endpoints.value.iter().any(|endpoint| endpoint.https);

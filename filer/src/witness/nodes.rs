@@ -1,7 +1,8 @@
 //! Who may ask the witness for what.
 //!
-//! A file with a line for each node: its public key, then the ids of the volumes that it may ask for; none: all. What
-//! follows a `#` is a remark. What can go wrong: a line that is neither; the witness does not start then, because a
+//! A file with a line for each node: its public key, then the ids of the volumes that it may ask for, or `*` for all. What
+//! follows a `#` is a remark. What can go wrong: a line that is neither, or names no volume (a forgotten id must not give
+//! everything); the witness does not start then, because a
 //! node that was left out by a typing error would be without a witness on the day that it needs one.
 
 use ids::VolumeId;
@@ -41,7 +42,7 @@ pub enum NodesError {
     /// A line is neither empty nor a key with volumes.
     #[error(
         "{path}:{line}: {why}; write the node's public key as `twinfiler keygen` printed it, and behind it the ids of its \
-         volumes or nothing"
+         volumes, or `*` for every volume"
     )]
     Line {
         /// The file.
@@ -56,9 +57,18 @@ pub enum NodesError {
 /// The nodes that a witness knows.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Nodes {
-    /// The volumes of each; none: all.
-    volumes: HashMap<PublicKey, Vec<VolumeId>>,
+    volumes: HashMap<PublicKey, Volumes>,
 }
+
+/// What a node may ask for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Volumes {
+    All,
+    These(Vec<VolumeId>),
+}
+
+/// Every volume, in the file.
+const ALL: &str = "*";
 
 impl Nodes {
     /// Reads the file at `path`.
@@ -86,8 +96,18 @@ impl Nodes {
             let Some(key) = words.next() else { continue };
             let wrong = |why: String| (index + 1, why);
             let key: PublicKey = key.parse().map_err(|_| wrong(format!("{key:?} is no public key")))?;
-            let volumes = words.map(|id| id.parse().map_err(|_| wrong(format!("{id:?} is no volume id"))));
-            if nodes.volumes.insert(key, volumes.collect::<Result<_, _>>()?).is_some() {
+            let words: Vec<&str> = words.collect();
+            let volumes = match words[..] {
+                [] => return Err(wrong(format!("{key} has no volume"))),
+                [ALL] => Volumes::All,
+                _ => {
+                    let ids = words
+                        .iter()
+                        .map(|id| id.parse().map_err(|_| wrong(format!("{id:?} is no volume id"))));
+                    Volumes::These(ids.collect::<Result<_, _>>()?)
+                }
+            };
+            if nodes.volumes.insert(key, volumes).is_some() {
                 return Err(wrong(format!("{key} stands here twice")));
             }
         }
@@ -99,7 +119,10 @@ impl Nodes {
     }
 
     pub(super) fn lets_ask(&self, key: &PublicKey, volume: VolumeId) -> bool {
-        self.volumes.get(key).is_some_and(|volumes| volumes.is_empty() || volumes.contains(&volume))
+        self.volumes.get(key).is_some_and(|volumes| match volumes {
+            Volumes::All => true,
+            Volumes::These(ids) => ids.contains(&volume),
+        })
     }
 
     /// How many there are.
@@ -116,7 +139,7 @@ mod tests {
     fn a_line_names_a_node_and_its_volumes() {
         let keys = [(); 2].map(|()| PrivateKey::generate().unwrap().public());
         let (one, other) = (VolumeId([1; 16]), VolumeId([2; 16]));
-        let text = format!("# rack 7\n\n{} # a\n  {} {one}\t# b\n", keys[0], keys[1]);
+        let text = format!("# rack 7\n\n{} * # a\n  {} {one}\t# b\n", keys[0], keys[1]);
         let nodes = Nodes::parse(&text).unwrap();
         assert_eq!(nodes.count(), 2);
         assert!(nodes.lets_ask(&keys[0], one) && nodes.lets_ask(&keys[0], other));
@@ -124,9 +147,11 @@ mod tests {
         let stranger = PrivateKey::generate().unwrap().public();
         assert!(!nodes.knows(&stranger) && !nodes.lets_ask(&stranger, one));
         for (text, line) in [
-            (format!("{}\nnonsense\n", keys[0]), 2),
+            (format!("{} *\nnonsense\n", keys[0]), 2),
             (format!("{} 12\n", keys[0]), 1),
-            (format!("{0}\n\n{0}\n", keys[0]), 3),
+            (format!("{0} *\n\n{0} *\n", keys[0]), 3),
+            (format!("{} * # all\n{}  # and this one?\n", keys[0], keys[1]), 2),
+            (format!("{} * {one}\n", keys[0]), 1),
         ] {
             assert_eq!(Nodes::parse(&text).unwrap_err().0, line, "{text}");
         }

@@ -32,7 +32,7 @@ impl Doors {
             }
             *public = String::from_utf8_lossy(&made.stdout).trim().to_owned();
         }
-        std::fs::write(doors.nodes(), format!("{}\n{}\n", doors.public[0], doors.public[1]))?;
+        std::fs::write(doors.nodes(), format!("{} *\n{} *\n", doors.public[0], doors.public[1]))?;
         Ok(doors)
     }
 

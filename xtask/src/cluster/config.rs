@@ -159,5 +159,5 @@ pub fn witness_arguments(listen: &SocketAddr, dir: &Path) -> Vec<OsString> {
 
 /// The file that tells the witness whom to let in.
 pub fn witness_nodes(keys: &Keys) -> String {
-    keys.nodes.iter().map(|key| format!("{key}\n")).collect()
+    keys.nodes.iter().map(|key| format!("{key} *\n")).collect()
 }

@@ -43,10 +43,33 @@ fn without_keys_nothing_leaves_the_machine_unless_the_file_says_so() {
     let witness = silent("127.0.0.1", "127.0.0.2") + "[witness]\naddresses = \"10.0.0.3:7402\"\n";
     let found = problems(&witness);
     assert!(found.len() == 1 && found[0].contains("[witness]: `addresses`: 10.0.0.3:7402"), "{found:?}");
-    // etcd has its own TLS.
-    let etcd =
-        silent("127.0.0.1", "127.0.0.2") + "[witness]\netcd = { endpoints = \"http://10.0.0.3:2379\" }\n";
-    NodeConfig::parse(&etcd, "f").unwrap();
+}
+
+/// The keys of the nodes protect nothing that goes to etcd: it has TLS of its own, or is meant to be in the clear.
+#[test]
+fn etcd_in_the_clear_must_be_meant() {
+    let etcd = |url: &str, more: &str| format!("[witness]\netcd = {{ endpoints = \"{url}\"{more} }}\n");
+    let silent = silent("127.0.0.1", "127.0.0.2");
+    let with_keys = GOOD.replace(&format!("[witness]\n{BUILT_IN}\ntimeout = \"250ms\"\n"), "");
+    assert!(!with_keys.contains("[witness]"), "{with_keys}");
+    for node in [silent.as_str(), &with_keys] {
+        let open = format!("{node}\n{}", etcd("http://10.0.0.3:2379", ""));
+        let found = problems(&open);
+        assert!(
+            found.len() == 1 && found[0].contains("http://10.0.0.3:2379 is reached over a network"),
+            "{found:?}"
+        );
+        assert!(found[0].contains("plaintext = true"), "{found:?}");
+        for good in [
+            etcd("http://10.0.0.3:2379", ", plaintext = true"),
+            etcd("http://127.0.0.1:2379", ""),
+            etcd("https://10.0.0.3:2379", ", ca = \"/etc/ca.pem\""),
+        ] {
+            NodeConfig::parse(&format!("{node}\n{good}"), "f").unwrap();
+        }
+    }
+    // The whole node is meant to be in the clear.
+    NodeConfig::parse(&format!("{MINIMAL}\n{}", etcd("http://10.0.0.3:2379", "")), "f").unwrap();
 }
 
 #[test]
@@ -72,7 +95,10 @@ fn half_a_door_is_refused() {
     let found = problems(&bad);
     assert!(found[0].contains("is not a public key"), "{found:?}");
     let etcd = BUILT_IN.split_once('\n').unwrap().1;
-    let etcd = GOOD.replace(BUILT_IN, &format!("{etcd}\netcd = {{ endpoints = \"http://10.0.0.3:2379\" }}"));
+    let etcd = GOOD.replace(
+        BUILT_IN,
+        &format!("{etcd}\netcd = {{ endpoints = \"https://10.0.0.3:2379\", ca = \"/x\" }}"),
+    );
     let found = problems(&etcd);
     assert!(found.len() == 1 && found[0].contains("`public_key` beside `etcd`"), "{found:?}");
 }

@@ -70,7 +70,7 @@ impl Cluster {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             PrivateKey::create(&path).unwrap().public()
         });
-        std::fs::write(dir.path().join("witness.nodes"), format!("{} # a\n{} # b\n", keys[0], keys[1]))
+        std::fs::write(dir.path().join("witness.nodes"), format!("{} * # a\n{} * # b\n", keys[0], keys[1]))
             .unwrap();
         let mut cluster = Cluster {
             spec,
