@@ -128,9 +128,9 @@ pub struct InitArguments {
     /// File or device of the log
     #[arg(long)]
     pub log: PathBuf,
-    /// Length of the log, the same on both nodes
-    #[arg(long, default_value = "1GiB")]
-    pub capacity: ByteSize,
+    /// Length of the log, the same on both nodes [default: 1GiB, or what a smaller device has]
+    #[arg(long)]
+    pub capacity: Option<ByteSize>,
 }
 
 fn log_kind(text: &str) -> Result<LogKind, String> {

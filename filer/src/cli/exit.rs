@@ -162,7 +162,9 @@ fn of_storage(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
         return Some(match error {
             RegionError::Locked { .. } => ExitCode::TryAgain,
             RegionError::Missing { .. } => ExitCode::Unavailable,
-            RegionError::Exists { .. } => ExitCode::Exists,
+            RegionError::Exists { .. } | RegionError::Occupied { .. } => ExitCode::Exists,
+            RegionError::InUse { .. } => ExitCode::TryAgain,
+            RegionError::ReadOnly { .. } => ExitCode::Unavailable,
             RegionError::TooSmall { .. } => ExitCode::Data,
             RegionError::WrongKind { .. }
             | RegionError::NoMapSync { .. }
@@ -197,6 +199,7 @@ fn of_base(error: &apply_engine::base::OpenError) -> ExitCode {
         OpenError::NotEmpty { .. } | OpenError::Exists { .. } => ExitCode::Exists,
         OpenError::Locked { .. } => ExitCode::TryAgain,
         OpenError::Unsuitable { .. } => ExitCode::Config,
+        OpenError::NotEnclosed(_) | OpenError::NotOurs { .. } => ExitCode::NoPermission,
         _ => ExitCode::Data,
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Invariants: nothing that is there is overwritten; an interrupted run can be repeated with the same volume id
 //! and goes on where it stopped. The base is labelled before the log is formatted, so a log without its tree
-//! never exists. What can go wrong: a directory with files in it, a log or a label of something else (all
+//! never exists. Nobody but root reaches the tree on this machine: a closed directory is above it.
+//! What can go wrong: a directory with files in it, a log or a label of something else (all
 //! refused, nothing changed), a filesystem that can not hold a volume.
 
 use super::args::InitArguments;
@@ -10,13 +11,23 @@ use super::exit::{ExitCode, Failure};
 use super::preflight::require_root;
 use crate::config::{ByteSize, LogKind, NodeConfig, VolumeName};
 use anyhow::Context;
-use apply_engine::base::{Base, OpenError};
+use apply_engine::base::{Base, EnclosureError, LOST_AND_FOUND_NAME, OpenError, check_enclosed};
 use ids::VolumeId;
 use nvlog::region::{self, OpenMode};
-use nvlog::{FormatOptions, Log};
+use nvlog::{FormatOptions, Log, RegionError};
+use std::ffi::OsStr;
 use std::fmt::Write;
+use std::fs::Permissions;
 use std::io::Read;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+/// Length of a log that nobody has said anything else of.
+const DEFAULT_CAPACITY: ByteSize = ByteSize(1 << 30);
+/// Mode of the directory that keeps other users out of a base.
+const CLOSED: u32 = 0o700;
+/// Components of a path like /srv, which is everybody's.
+const TOP_DIRECTORY_COMPONENTS: usize = 2;
 
 /// Makes the volume and prints what comes next.
 pub(super) fn init(arguments: &InitArguments, config: &Path) -> anyhow::Result<()> {
@@ -37,18 +48,19 @@ pub(super) fn init(arguments: &InitArguments, config: &Path) -> anyhow::Result<(
         return Err(Failure::new(ExitCode::Usage, format!("{message}; choose another place for it")).into());
     }
     require_root()?;
-    refuse_used_log(&log)?;
+    let capacity = place_for_log(arguments, &log)?;
+    let enclosure = Enclosure::of(&base)?;
     let volume = match arguments.volume_id {
         Some(volume) => volume,
         None => random_volume_id().context("making a volume id")?,
     };
+    enclosure.make(&base)?;
     make_base(&base, volume, adopt)?;
-    make_log(arguments, &log, volume).with_context(|| {
+    make_log(arguments.log_kind, &log, volume, capacity).with_context(|| {
         format!("the tree is ready; repeat with `--volume-id {volume}` once the log can be made")
     })?;
     let partner = NodeConfig::load(config).ok();
-    let made =
-        Made { name, volume, base, log, kind: arguments.log_kind, capacity: arguments.capacity, adopt };
+    let made = Made { name, volume, base, log, kind: arguments.log_kind, capacity, adopt };
     print!("{}", made.next_steps(partner.as_ref()));
     Ok(())
 }
@@ -57,16 +69,91 @@ fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
     std::path::absolute(path).with_context(|| format!("the path {}", path.display()))
 }
 
-/// Before the tree is touched: a file with something in it is not going to become a log.
-fn refuse_used_log(path: &Path) -> anyhow::Result<()> {
-    match std::fs::metadata(path) {
-        Ok(found) if found.is_file() && found.len() > 0 => {
+/// Before the tree is touched: what is there already, or in use, is not going to become a log. Tells how long the log is.
+fn place_for_log(arguments: &InitArguments, path: &Path) -> anyhow::Result<ByteSize> {
+    let room = match region::probe(arguments.log_kind.into(), path) {
+        Err(RegionError::Exists { .. }) => {
             let message = format!("{} exists; nothing was changed", path.display());
             let remedy = "choose another --log, or look what it is with `twinfiler log inspect`";
-            Err(Failure::new(ExitCode::Exists, format!("{message}\n    remedy: {remedy}")).into())
+            return Err(Failure::new(ExitCode::Exists, format!("{message}\n    remedy: {remedy}")).into());
         }
-        _ => Ok(()),
+        room => room?.map(|len_bytes| len_bytes.saturating_sub(nvlog::format::RING_OFFSET_BYTES)),
+    };
+    let room = room.map(|bytes| bytes - bytes % nvlog::format::CAPACITY_ALIGN_BYTES);
+    let default = ByteSize(room.map_or(DEFAULT_CAPACITY.0, |room| room.min(DEFAULT_CAPACITY.0)));
+    let capacity = arguments.capacity.unwrap_or(default);
+    match room {
+        Some(room) if room < capacity.0.max(nvlog::format::MIN_CAPACITY_BYTES) => {
+            let device = path.display();
+            let message = format!(
+                "{device} has room for a log of {}, not of {capacity}; nothing was changed. Choose another device, or a \
+                 smaller --capacity",
+                ByteSize(room)
+            );
+            Err(Failure::new(ExitCode::Data, message).into())
+        }
+        _ => Ok(capacity),
     }
+}
+
+/// How the tree is going to be closed to the other users of the machine.
+enum Enclosure {
+    /// Something above it is closed.
+    There,
+    /// The directories that are missing above it are made closed.
+    New,
+    /// The directory above it is root's and holds nothing else: it is closed.
+    Close(PathBuf),
+}
+
+impl Enclosure {
+    fn of(base: &Path) -> anyhow::Result<Enclosure> {
+        let Some(parent) = base.parent() else { return Err(no_root_as_base().into()) };
+        if !parent.exists() {
+            return Ok(Enclosure::New);
+        }
+        match check_enclosed(base) {
+            Ok(()) => Ok(Enclosure::There),
+            Err(EnclosureError::Open { .. }) if is_for_base_alone(parent, base) => {
+                Ok(Enclosure::Close(parent.to_owned()))
+            }
+            Err(error) => Err(OpenError::from(error).into()),
+        }
+    }
+
+    fn make(&self, base: &Path) -> anyhow::Result<()> {
+        match self {
+            Enclosure::There => Ok(()),
+            Enclosure::New => {
+                let parent = base.parent().unwrap_or(base);
+                std::fs::DirBuilder::new()
+                    .recursive(true)
+                    .mode(CLOSED)
+                    .create(parent)
+                    .with_context(|| format!("creating {}", parent.display()))
+            }
+            Enclosure::Close(parent) => {
+                std::fs::set_permissions(parent, Permissions::from_mode(CLOSED))
+                    .with_context(|| format!("closing {}", parent.display()))?;
+                eprintln!("{} is closed to other users now (mode 700)", parent.display());
+                Ok(())
+            }
+        }
+    }
+}
+
+fn no_root_as_base() -> Failure {
+    Failure::new(ExitCode::Usage, "the root directory can not be a base")
+}
+
+/// The directory above the base was made for it: root's, not at the top of the machine, and with nothing else in it.
+fn is_for_base_alone(parent: &Path, base: &Path) -> bool {
+    let is_deep = parent.components().count() > TOP_DIRECTORY_COMPONENTS;
+    let is_roots = std::fs::symlink_metadata(parent).is_ok_and(|found| found.is_dir() && found.uid() == 0);
+    let own = |name: &OsStr| Some(name) == base.file_name() || name == LOST_AND_FOUND_NAME;
+    let nothing_else = std::fs::read_dir(parent)
+        .is_ok_and(|mut entries| entries.all(|entry| entry.is_ok_and(|entry| own(&entry.file_name()))));
+    is_deep && is_roots && nothing_else
 }
 
 fn random_volume_id() -> std::io::Result<VolumeId> {
@@ -91,7 +178,12 @@ fn make_base(base: &Path, volume: VolumeId, adopt: bool) -> anyhow::Result<()> {
             Err(error) => Err(error.into()),
         };
     }
-    std::fs::create_dir_all(base).with_context(|| format!("creating {}", base.display()))?;
+    match std::fs::create_dir(base) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(error).with_context(|| format!("creating {}", base.display()));
+        }
+        _ => {}
+    }
     match Base::create(base, volume) {
         Ok(_) => Ok(()),
         // An earlier run with this id came as far as this, or the log was lost.
@@ -100,15 +192,15 @@ fn make_base(base: &Path, volume: VolumeId, adopt: bool) -> anyhow::Result<()> {
     }
 }
 
-fn make_log(arguments: &InitArguments, path: &Path, volume: VolumeId) -> anyhow::Result<()> {
-    let capacity_bytes = arguments.capacity.0;
+fn make_log(kind: LogKind, path: &Path, volume: VolumeId, capacity: ByteSize) -> anyhow::Result<()> {
+    let capacity_bytes = capacity.0;
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
     }
     let len_bytes = nvlog::format::RING_OFFSET_BYTES
         .checked_add(capacity_bytes)
         .ok_or_else(|| Failure::new(ExitCode::Usage, "--capacity is too large"))?;
-    let region = region::open(arguments.log_kind.into(), path, OpenMode::Create { len_bytes })?;
+    let region = region::open(kind.into(), path, OpenMode::Create { len_bytes })?;
     Log::format(region, FormatOptions { volume, capacity_bytes, overwrite: false })
         .with_context(|| format!("{}", path.display()))?;
     Ok(())

@@ -8,6 +8,7 @@ mod rdma;
 
 use super::exit::ExitCode;
 use crate::config::{LogKind, NodeConfig, TransportKind, VolumeConfig};
+use apply_engine::base::EnclosureError;
 use std::fmt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
@@ -68,6 +69,7 @@ pub fn preflight(config: &NodeConfig) -> Result<(), Preflight> {
             rdma::check(&mut found, volume);
         }
         check_directory(&mut found, volume, "base directory", &volume.base);
+        check_enclosed(&mut found, volume);
         if let Some(mount) = &volume.fuse.mount {
             check_mount_point(&mut found, volume, mount);
         }
@@ -113,6 +115,24 @@ fn check_directory(found: &mut Preflight, volume: &VolumeConfig, kind: &str, pat
         Err(error) => {
             let what = format!("volume {name}: the {kind} {shown} can not be used: {error}");
             found.add(ExitCode::Unavailable, what, "create it; is its filesystem mounted?");
+        }
+    }
+}
+
+fn check_enclosed(found: &mut Preflight, volume: &VolumeConfig) {
+    match apply_engine::base::check_enclosed(&volume.base) {
+        // What is not there has been told already.
+        Ok(()) | Err(EnclosureError::Unreadable { .. }) => {}
+        Err(EnclosureError::Open { parent, .. }) => {
+            let (name, base, parent) = (&volume.name, volume.base.display(), parent.display());
+            found.add(
+                ExitCode::NoPermission,
+                format!("volume {name}: other users of this machine can walk into the base directory {base}"),
+                &format!(
+                    "close the directory above it: `chown root:root {parent}` and `chmod 700 {parent}`; where that holds \
+                     other things too, keep the base in a directory of its own that is closed"
+                ),
+            );
         }
     }
 }

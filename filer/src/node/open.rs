@@ -5,6 +5,7 @@ use super::rdma::Rdma;
 use crate::config::{NodeConfig, VolumeConfig};
 use crate::volume::Limits;
 use apply_engine::Base;
+use apply_engine::base::OpenError;
 use nvlog::{Log, OpenMode, RecoveryReport};
 use pair::DurableState;
 use std::path::Path;
@@ -63,7 +64,9 @@ fn one(config: &VolumeConfig) -> Result<Opened, NodeError> {
         path: path.clone(),
         source,
     };
-    let base = Base::open(&config.base, config.id)
+    let base = apply_engine::base::check_enclosed(&config.base)
+        .map_err(OpenError::from)
+        .and_then(|()| Base::open(&config.base, config.id))
         .map_err(|source| NodeError::Base { volume: volume.clone(), source })?;
     let region = nvlog::region::open(config.log.kind.into(), &config.log.path, OpenMode::Existing)
         .map_err(|error| log_error(error.into()))?;

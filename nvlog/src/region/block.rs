@@ -4,18 +4,21 @@
 //! RWF_DSYNC (one FUA write on devices that have it), and returns when all have completed.
 //!
 //! Invariants: what is written is first copied to a bounce buffer, because the image goes on changing and file
-//! systems that checksum data (btrfs) must never see that; at most [`MAX_BATCH_BYTES`] are in flight.
+//! systems that checksum data (btrfs) must never see that; at most [`MAX_BATCH_BYTES`] are in flight. A device is open
+//! exclusively and was blank when the log was made ([`device`]).
 //! What can go wrong: any disk error; it is returned and the range stays dirty. A torn block costs at most
 //! records that were not persisted: the bytes of durable records in it are written again unchanged.
 
 #![allow(unsafe_code)]
 
+use crate::format::{MIN_CAPACITY_BYTES, RING_OFFSET_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_OFFSETS};
+use crate::region::device;
 use crate::region::ring::copy_parts;
 use crate::region::sys::{
-    MapKind, Mapping, block_device_bytes, check_device_len, file_type, memfd, memory_file_system,
-    open_locked, prepare_file, wrong_kind,
+    MapKind, Mapping, Place, block_device_bytes, check_device_len, memfd, prepare_file, wrong_kind,
 };
 use crate::region::{OpenMode, Region, RegionError, RegionKind, Stored};
+use crate::superblock::{self, CopyState};
 use ids::Durability;
 use io_uring::{IoUring, opcode, types};
 use parking_lot::Mutex;
@@ -49,40 +52,60 @@ struct Writer {
 
 impl BlockRegion {
     pub(crate) fn open(path: &Path, mode: OpenMode) -> Result<BlockRegion, RegionError> {
-        let file = open_locked(path, mode, OFlags::DIRECT)?;
-        if let Some(file_system) = memory_file_system(file.as_fd()) {
-            let made_here = matches!(mode, OpenMode::Create { .. })
-                && rustix::fs::fstat(&file).is_ok_and(|stat| stat.st_size == 0);
-            if made_here {
-                // The error says more than a failure to tidy up.
-                let _ = std::fs::remove_file(path);
-            }
-            return Err(RegionError::NotDurable { path: path.to_owned(), file_system });
-        }
-        let len_bytes = match file_type(file.as_fd(), path)? {
-            FileType::RegularFile => prepare_file(file.as_fd(), path, mode)?,
-            FileType::BlockDevice => block_device_bytes(file.as_fd(), path)?,
+        let place = Place::find(path, mode)?;
+        let (file, has_bytes) = match place.file_type() {
+            FileType::RegularFile => open_file(&place, path, mode)?,
+            FileType::BlockDevice => open_device(&place, path, mode)?,
             _ => return Err(wrong_kind(path, RegionKind::Block, "a regular file or a block device")),
         };
-        check_device_len(path, mode, len_bytes)?;
+        let failed = |what| move |source| RegionError::Io { path: path.to_owned(), what, source };
+        let mut writer = Writer::new(failed)?;
+        let len_bytes = match mode {
+            OpenMode::Create { len_bytes } => len_bytes,
+            OpenMode::Existing => writer.stored_len(file.as_fd(), has_bytes).map_err(failed("reading"))?,
+        };
+        // A device may be longer than its log: the image is as long as the log.
+        let len_bytes = len_bytes.min(has_bytes);
         let len_bytes = len_bytes - len_bytes % BLOCK_BYTES;
         if len_bytes == 0 {
-            return Err(RegionError::TooSmall {
-                path: path.to_owned(),
-                needs_bytes: BLOCK_BYTES,
-                has_bytes: 0,
-            });
+            return Err(RegionError::TooSmall { path: path.to_owned(), needs_bytes: BLOCK_BYTES, has_bytes });
         }
-        let failed = |what| move |source| RegionError::Io { path: path.to_owned(), what, source };
         let (image_fd, image) = mapped_memfd(len_bytes).map_err(failed("allocating the memory image"))?;
-        let (bounce_fd, bounce) =
-            mapped_memfd(MAX_BATCH_BYTES).map_err(failed("allocating a write buffer"))?;
-        let uring = IoUring::new(QUEUE_DEPTH).map_err(failed("io_uring_setup"))?;
-        let writer = Mutex::new(Writer { uring, bounce, _bounce_fd: bounce_fd });
-        let region = BlockRegion { image, image_fd, file, writer };
-        region.writer.lock().load(&region.image, region.file.as_fd()).map_err(failed("reading"))?;
-        Ok(region)
+        writer.load(&image, file.as_fd()).map_err(failed("reading"))?;
+        place.keep();
+        Ok(BlockRegion { image, image_fd, file, writer: Mutex::new(writer) })
     }
+
+    /// Looks whether a new log can be made at `path`, and tells the length of a device. Changes nothing.
+    pub(crate) fn probe(path: &Path) -> Result<Option<u64>, RegionError> {
+        let place = Place::find(path, OpenMode::Existing)?;
+        if place.file_type() != FileType::BlockDevice {
+            return Ok(None);
+        }
+        // As for a new log, but of no length yet.
+        open_device(&place, path, OpenMode::Create { len_bytes: 0 }).map(|(_, has_bytes)| Some(has_bytes))
+    }
+}
+
+fn open_file(place: &Place<'_>, path: &Path, mode: OpenMode) -> Result<(OwnedFd, u64), RegionError> {
+    if let Some(file_system) = place.memory_file_system() {
+        return Err(RegionError::NotDurable { path: path.to_owned(), file_system });
+    }
+    let file = place.open(OFlags::DIRECT)?;
+    let has_bytes = prepare_file(file.as_fd(), path, mode)?;
+    Ok((file, has_bytes))
+}
+
+/// Opens a block device; for a new log it must be blank and long enough.
+fn open_device(place: &Place<'_>, path: &Path, mode: OpenMode) -> Result<(OwnedFd, u64), RegionError> {
+    let file = place.open(OFlags::DIRECT)?;
+    device::check(file.as_fd(), path, place.device())?;
+    let has_bytes = block_device_bytes(file.as_fd(), path)?;
+    if let OpenMode::Create { .. } = mode {
+        device::check_blank(&place.read()?, path, has_bytes)?;
+        check_device_len(path, mode, has_bytes)?;
+    }
+    Ok((file, has_bytes))
 }
 
 fn mapped_memfd(len_bytes: u64) -> io::Result<(OwnedFd, Mapping)> {
@@ -99,6 +122,32 @@ enum Direction {
 }
 
 impl Writer {
+    fn new<F: FnOnce(io::Error) -> RegionError>(
+        failed: impl Fn(&'static str) -> F,
+    ) -> Result<Writer, RegionError> {
+        let (bounce_fd, bounce) =
+            mapped_memfd(MAX_BATCH_BYTES).map_err(failed("allocating a write buffer"))?;
+        let uring = IoUring::new(QUEUE_DEPTH).map_err(failed("io_uring_setup"))?;
+        Ok(Writer { uring, bounce, _bounce_fd: bounce_fd })
+    }
+
+    /// How long the log is that lies here, by its superblocks; without a valid one, how long the shortest is.
+    fn stored_len(&mut self, file: BorrowedFd<'_>, has_bytes: u64) -> io::Result<u64> {
+        let mut len_bytes = RING_OFFSET_BYTES + MIN_CAPACITY_BYTES;
+        if has_bytes < len_bytes {
+            return Ok(has_bytes);
+        }
+        self.transfer(Direction::Read, file, 0, RING_OFFSET_BYTES)?;
+        for offset in SUPERBLOCK_OFFSETS {
+            let mut copy = [0; SUPERBLOCK_BYTES];
+            let inside = self.bounce.copy_out(offset, &mut copy);
+            if let (Some(()), CopyState::Valid(superblock)) = (inside, superblock::decode(&copy)) {
+                len_bytes = len_bytes.max(RING_OFFSET_BYTES.saturating_add(superblock.capacity_bytes));
+            }
+        }
+        Ok(len_bytes)
+    }
+
     /// Reads the whole file into the image.
     fn load(&mut self, image: &Mapping, file: BorrowedFd<'_>) -> io::Result<()> {
         let mut offset = 0;

@@ -9,7 +9,7 @@
 use crate::persist::{NON_TEMPORAL_MIN_BYTES, WriteBack, fence, write_back, write_back_kind};
 use crate::region::ring::{copy_parts, copy_parts_non_temporal};
 use crate::region::sys::{
-    MapKind, Mapping, check_device_len, devdax_bytes, file_type, memfd, open_locked, prepare_file, wrong_kind,
+    MapKind, Mapping, Place, check_device_len, devdax_bytes, memfd, prepare_file, wrong_kind,
 };
 use crate::region::{OpenMode, Region, RegionError, RegionKind, Stored};
 use ids::Durability;
@@ -36,12 +36,20 @@ pub struct MappedRegion {
 }
 
 impl MappedRegion {
+    /// The length of a devdax device that nobody uses.
+    pub(crate) fn probe_devdax(path: &Path) -> Result<u64, RegionError> {
+        MappedRegion::open_devdax(path, OpenMode::Existing).map(|region| region.len_bytes())
+    }
+
     pub(crate) fn open_devdax(path: &Path, mode: OpenMode) -> Result<MappedRegion, RegionError> {
         let kind = RegionKind::DevDax;
         check_write_back(path, kind)?;
-        // Never O_CREAT: a typo in the path must not leave a file in /dev.
-        let fd = open_locked(path, OpenMode::Existing, OFlags::empty())?;
+        let place = Place::find(path, OpenMode::Existing)?;
         let needs = "a devdax character device such as /dev/dax0.0 (`ndctl create-namespace -m devdax`)";
+        if place.file_type() != FileType::CharacterDevice {
+            return Err(wrong_kind(path, kind, needs));
+        }
+        let fd = place.open(OFlags::empty())?;
         let len_bytes = devdax_bytes(fd.as_fd(), path)?.ok_or_else(|| wrong_kind(path, kind, needs))?;
         check_device_len(path, mode, len_bytes)?;
         let mapping = match Mapping::new(fd.as_fd(), len_bytes, MapKind::Sync) {
@@ -56,23 +64,24 @@ impl MappedRegion {
     pub(crate) fn open_fsdax(path: &Path, mode: OpenMode) -> Result<MappedRegion, RegionError> {
         let kind = RegionKind::FsDax;
         check_write_back(path, kind)?;
-        let (fd, len_bytes) = open_file(path, mode, kind)?;
+        let (place, fd, len_bytes) = open_file(path, mode, kind)?;
         let mapping = Mapping::new(fd.as_fd(), len_bytes, MapKind::Sync).map_err(|source| {
             if is_unsupported(&source) {
                 RegionError::NoMapSync { path: path.to_owned() }
             } else {
                 map_failed(path, source)
             }
-        });
-        let mapping = remove_if_new(mapping, path, mode)?;
+        })?;
+        place.keep();
         Ok(MappedRegion { mapping, fd, kind, persistence: Persistence::WriteBack })
     }
 
     pub(crate) fn open_emulated(path: &Path, mode: OpenMode) -> Result<MappedRegion, RegionError> {
         let kind = RegionKind::Emulated;
-        let (fd, len_bytes) = open_file(path, mode, kind)?;
+        let (place, fd, len_bytes) = open_file(path, mode, kind)?;
         let mapping = Mapping::new(fd.as_fd(), len_bytes, MapKind::Populated);
-        let mapping = remove_if_new(mapping.map_err(|source| map_failed(path, source)), path, mode)?;
+        let mapping = mapping.map_err(|source| map_failed(path, source))?;
+        place.keep();
         Ok(MappedRegion { mapping, fd, kind, persistence: Persistence::Fence })
     }
 
@@ -99,26 +108,25 @@ impl MappedRegion {
     }
 }
 
-fn open_file(path: &Path, mode: OpenMode, kind: RegionKind) -> Result<(OwnedFd, u64), RegionError> {
-    let fd = open_locked(path, mode, OFlags::empty())?;
-    if file_type(fd.as_fd(), path)? != FileType::RegularFile {
-        return Err(wrong_kind(path, kind, "a regular file"));
+fn open_file(
+    path: &Path,
+    mode: OpenMode,
+    kind: RegionKind,
+) -> Result<(Place<'_>, OwnedFd, u64), RegionError> {
+    let place = Place::find(path, mode)?;
+    match place.file_type() {
+        FileType::RegularFile => {}
+        FileType::BlockDevice => {
+            return Err(wrong_kind(path, kind, "a regular file; kind `block` takes block devices"));
+        }
+        _ => return Err(wrong_kind(path, kind, "a regular file")),
     }
-    let len_bytes = remove_if_new(prepare_file(fd.as_fd(), path, mode), path, mode)?;
+    let fd = place.open(OFlags::empty())?;
+    let len_bytes = prepare_file(fd.as_fd(), path, mode)?;
     if len_bytes == 0 {
         return Err(RegionError::TooSmall { path: path.to_owned(), needs_bytes: 1, has_bytes: 0 });
     }
-    Ok((fd, len_bytes))
-}
-
-/// Takes back the file that `Create` has made when it turns out to be useless, unless it was there before.
-fn remove_if_new<T>(result: Result<T, RegionError>, path: &Path, mode: OpenMode) -> Result<T, RegionError> {
-    let keep = matches!(result, Ok(_) | Err(RegionError::Exists { .. })) || mode == OpenMode::Existing;
-    if !keep {
-        // The error that is already on its way says more than a failure to tidy up.
-        let _ = std::fs::remove_file(path);
-    }
-    result
+    Ok((place, fd, len_bytes))
 }
 
 fn check_write_back(path: &Path, kind: RegionKind) -> Result<(), RegionError> {

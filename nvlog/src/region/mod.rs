@@ -13,8 +13,10 @@
 //! What can go wrong: see [`RegionError`]; and `persist` of a block region fails like any disk write.
 
 mod block;
+mod device;
 mod mapped;
 pub(crate) mod ring;
+mod signatures;
 pub mod sim;
 pub(crate) mod source;
 mod sys;
@@ -124,7 +126,8 @@ pub unsafe trait Region: Send + Sync {
 /// Whether the region must exist.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum OpenMode {
-    /// Make a file of this length; an empty file may be there already. Devices are opened and must be as long.
+    /// Make a file of this length; an empty file may be there already. A device must be as long, and a block device
+    /// blank at both ends.
     Create {
         /// Length of the region: [`crate::format::RING_OFFSET_BYTES`] + capacity.
         len_bytes: u64,
@@ -157,6 +160,31 @@ pub enum RegionError {
         path: PathBuf,
         /// Its length.
         len_bytes: u64,
+    },
+    /// A device that holds something.
+    #[error(
+        "{path}: holds {what}; nothing was changed. Choose another device; if nothing on this one is needed, make it \
+         blank: blkdiscard --force --zeroout {path}"
+    )]
+    Occupied {
+        /// The device.
+        path: PathBuf,
+        /// What is known of it.
+        what: String,
+    },
+    /// A device that somebody else uses.
+    #[error("{path}: the device is in use: {by}; nothing was changed. Choose another one, or free it")]
+    InUse {
+        /// The device.
+        path: PathBuf,
+        /// Who uses it.
+        by: String,
+    },
+    /// A device that can not be written.
+    #[error("{path}: the device can not be written; is it read-only (`blockdev --setrw {path}`)?")]
+    ReadOnly {
+        /// The device.
+        path: PathBuf,
     },
     /// Smaller than asked for.
     #[error("{path}: {has_bytes} bytes long, {needs_bytes} are needed")]
@@ -226,6 +254,31 @@ pub fn open(kind: RegionKind, path: &Path, mode: OpenMode) -> Result<Box<dyn Reg
     })
 }
 
+/// Looks whether a new region of this kind can be made at `path`, and tells the length of a device that is there. Changes
+/// nothing: [`open`] makes it.
+///
+/// # Errors
+/// What [`open`] would say of a device; of files, that one is there and not empty.
+pub fn probe(kind: RegionKind, path: &Path) -> Result<Option<u64>, RegionError> {
+    let found = match kind {
+        RegionKind::Block => block::BlockRegion::probe(path),
+        RegionKind::DevDax => MappedRegion::probe_devdax(path).map(Some),
+        RegionKind::FsDax | RegionKind::Emulated | RegionKind::Simulated => Ok(None),
+    };
+    let file = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file);
+    match (found, file) {
+        (Err(RegionError::Missing { .. }), _)
+            if kind != RegionKind::DevDax && !sys::is_among_devices(path) =>
+        {
+            Ok(None)
+        }
+        (Ok(None), Some(file)) if file.len() > 0 => {
+            Err(RegionError::Exists { path: path.to_owned(), len_bytes: file.len() })
+        }
+        (found, _) => found,
+    }
+}
+
 /// An emulated region in anonymous memory: gone with the last descriptor. For tests and benches.
 ///
 /// # Errors
@@ -236,3 +289,6 @@ pub fn anonymous(len_bytes: u64) -> Result<Box<dyn Region>, RegionError> {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod device_tests;

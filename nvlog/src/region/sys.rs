@@ -5,13 +5,16 @@
 
 #![allow(unsafe_code)]
 
-use crate::region::{OpenMode, RegionError, RegionKind};
+use crate::region::{OpenMode, RegionError, RegionKind, device};
 use rustix::fs::{
-    FallocateFlags, FileType, FlockOperation, Mode, OFlags, fallocate, flock, fstat, fstatfs, open,
+    Dev, FallocateFlags, FileType, FlockOperation, Mode, OFlags, Stat, StatFs, fallocate, flock, fstat,
+    fstatfs, lstat, open, statfs, unlink,
 };
 use rustix::io::Errno;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::ptr::NonNull;
 
@@ -28,27 +31,116 @@ pub(crate) fn failed(path: &Path, what: &'static str) -> impl Fn(Errno) -> Regio
     }
 }
 
-/// Opens `path` and takes the exclusive lock.
-pub(crate) fn open_locked(path: &Path, mode: OpenMode, flags: OFlags) -> Result<OwnedFd, RegionError> {
-    let create = if matches!(mode, OpenMode::Create { .. }) { OFlags::CREATE } else { OFlags::empty() };
-    let fd = open(path, OFlags::RDWR | OFlags::CLOEXEC | create | flags, Mode::RUSR | Mode::WUSR)
-        .map_err(failed(path, "opening"))?;
-    match flock(&fd, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(fd),
-        Err(Errno::WOULDBLOCK) => Err(RegionError::Locked { path: path.to_owned() }),
-        Err(errno) => Err(failed(path, "locking")(errno)),
+/// An inode that a region may lie in: looked at, not opened yet, so that nothing happens to what has the wrong type.
+///
+/// Whoever is dropped without [`Place::keep`] takes back the file that it made, and never anything else.
+pub(crate) struct Place<'p> {
+    path: &'p Path,
+    look: OwnedFd,
+    stat: Stat,
+    made: bool,
+}
+
+impl<'p> Place<'p> {
+    /// What `path` leads to, links followed. `mode` may make a regular file where there is nothing, but not among the
+    /// devices: a typing error would leave a file there.
+    pub(crate) fn find(path: &'p Path, mode: OpenMode) -> Result<Place<'p>, RegionError> {
+        let (look, made) = match open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+            Err(Errno::NOENT) if matches!(mode, OpenMode::Create { .. }) && !is_among_devices(path) => {
+                let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::CREATE | OFlags::EXCL;
+                let file = open(path, flags, Mode::RUSR | Mode::WUSR).map_err(failed(path, "making"))?;
+                (file, true)
+            }
+            other => (other.map_err(failed(path, "opening"))?, false),
+        };
+        let stat = fstat(&look).map_err(failed(path, "stat"))?;
+        Ok(Place { path, look, stat, made })
+    }
+
+    pub(crate) fn file_type(&self) -> FileType {
+        FileType::from_raw_mode(self.stat.st_mode)
+    }
+
+    /// The device that a device node stands for.
+    pub(crate) fn device(&self) -> Dev {
+        self.stat.st_rdev
+    }
+
+    /// The name of the file system in memory that holds the file, if it is one.
+    pub(crate) fn memory_file_system(&self) -> Option<&'static str> {
+        memory_file_system(self.look.as_fd())
+    }
+
+    /// Opens it for reading and writing, and takes the exclusive lock.
+    pub(crate) fn open(&self, flags: OFlags) -> Result<OwnedFd, RegionError> {
+        let is_block = self.file_type() == FileType::BlockDevice;
+        // The kernel's own lock on block devices: it also keeps mounts, device mapper and RAID away.
+        let exclusive = if is_block { OFlags::EXCL } else { OFlags::empty() };
+        let fd = match self.reopen(OFlags::RDWR | flags | exclusive) {
+            Err(Errno::BUSY) if is_block => return Err(device::in_use(self.path, self.device())),
+            Err(Errno::ACCESS | Errno::ROFS | Errno::PERM) if is_block => {
+                return Err(RegionError::ReadOnly { path: self.path.to_owned() });
+            }
+            other => other.map_err(failed(self.path, "opening"))?,
+        };
+        match flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(fd),
+            // udev holds a shared lock on a block device while it looks at it; O_EXCL has settled who uses it.
+            Err(Errno::WOULDBLOCK) if is_block => Ok(fd),
+            Err(Errno::WOULDBLOCK) => Err(RegionError::Locked { path: self.path.to_owned() }),
+            Err(errno) => Err(failed(self.path, "locking")(errno)),
+        }
+    }
+
+    /// Opens it for reading, beside whoever uses it.
+    pub(crate) fn read(&self) -> Result<File, RegionError> {
+        self.reopen(OFlags::RDONLY).map(File::from).map_err(failed(self.path, "opening"))
+    }
+
+    /// This inode again, whatever its path leads to by now.
+    fn reopen(&self, flags: OFlags) -> Result<OwnedFd, Errno> {
+        let inode = format!("/proc/self/fd/{}", self.look.as_raw_fd());
+        open(inode, flags | OFlags::CLOEXEC, Mode::empty())
+    }
+
+    /// The region is good: what was made for it stays.
+    pub(crate) fn keep(mut self) {
+        self.made = false;
     }
 }
 
-/// The kind of inode behind `fd`.
-pub(crate) fn file_type(fd: BorrowedFd<'_>, path: &Path) -> Result<FileType, RegionError> {
-    let stat = fstat(fd).map_err(failed(path, "stat"))?;
-    Ok(FileType::from_raw_mode(stat.st_mode))
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let is_ours = |found: Stat| (found.st_dev, found.st_ino) == (self.stat.st_dev, self.stat.st_ino);
+        if self.made && lstat(self.path).is_ok_and(is_ours) {
+            // The error that is on its way says more than a failure to tidy up.
+            let _ = unlink(self.path);
+        }
+    }
+}
+
+/// Below /dev, where only memory file systems mounted there have a place for files.
+pub(crate) fn is_among_devices(path: &Path) -> bool {
+    let parent = path.parent().and_then(|parent| std::fs::metadata(parent).ok());
+    let devices = std::fs::metadata("/dev").ok();
+    match (parent, devices) {
+        (Some(parent), Some(devices)) => parent.dev() == devices.dev() && path.starts_with("/dev"),
+        _ => path.starts_with("/dev"),
+    }
 }
 
 /// The name of the file system in memory that holds `fd`, if it is one.
 pub(crate) fn memory_file_system(fd: BorrowedFd<'_>) -> Option<&'static str> {
-    match fstatfs(fd).ok()?.f_type {
+    memory_name(&fstatfs(fd).ok()?)
+}
+
+/// The same for the file at `path`.
+pub(crate) fn memory_of(path: &Path) -> Option<&'static str> {
+    memory_name(&statfs(path).ok()?)
+}
+
+fn memory_name(found: &StatFs) -> Option<&'static str> {
+    match found.f_type {
         TMPFS_MAGIC => Some("tmpfs"),
         RAMFS_MAGIC => Some("ramfs"),
         HUGETLBFS_MAGIC => Some("hugetlbfs"),

@@ -17,7 +17,7 @@ const PORT: u16 = 7400;
 pub const DISK: &str = "/srv/disk";
 
 /// The local tree.
-pub const BASE: &str = "/srv/disk/base";
+pub const BASE: &str = "/srv/disk/closed/base";
 
 /// Where the primary mounts the volume.
 pub const MOUNT: &str = "/srv/volume";
