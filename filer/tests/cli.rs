@@ -179,3 +179,163 @@ fn keys() {
     let (_, err) = expect(77, &["keygen", &file, "--show"]);
     assert!(err.contains("chmod 600"), "{err}");
 }
+
+/// A witness without keys; it meets signals as a node does. Its errors go to `said`.
+fn witness(before: &[&str], directory: &Path, said: &Path) -> std::process::Child {
+    Command::new(before[0])
+        .args(&before[1..])
+        .args([env!("CARGO_BIN_EXE_twinfiler"), "witness", "--listen", "127.0.0.1:0", "--state"])
+        .arg(directory.join("state"))
+        .env_remove("NOTIFY_SOCKET")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(std::fs::File::create(said).unwrap())
+        .spawn()
+        .unwrap()
+}
+
+/// Waits until somebody has written this.
+fn wait_for(path: &Path, what: &str) {
+    let begun = std::time::Instant::now();
+    while !std::fs::read_to_string(path).unwrap_or_default().contains(what) {
+        let said = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(begun.elapsed() < std::time::Duration::from_secs(60), "no {what:?} in\n{said}");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn signals_sent_by_habit_are_told_and_nothing_else() {
+    use rustix::process::{Pid, Signal, kill_process};
+    let directory = tempfile::tempdir().unwrap();
+    let said = directory.path().join("said");
+    // In a session of its own, without a terminal, as systemd starts it.
+    let mut child = witness(&["setpriv", "--pdeathsig", "KILL", "setsid"], directory.path(), &said);
+    wait_for(&said, "the witness serves");
+    let pid = Pid::from_child(&child);
+    for signal in [Signal::PIPE, Signal::XFSZ] {
+        kill_process(pid, signal).unwrap();
+    }
+    for (signal, name) in [
+        (Signal::HUP, "SIGHUP"),
+        (Signal::USR1, "SIGUSR1"),
+        (Signal::USR2, "SIGUSR2"),
+        (Signal::ALARM, "SIGALRM"),
+        (Signal::VTALARM, "SIGVTALRM"),
+        (Signal::PROF, "SIGPROF"),
+        (Signal::XCPU, "SIGXCPU"),
+        (Signal::TSTP, "SIGTSTP"),
+        (Signal::TTIN, "SIGTTIN"),
+        (Signal::TTOU, "SIGTTOU"),
+    ] {
+        kill_process(pid, signal).unwrap();
+        wait_for(&said, name);
+        assert!(child.try_wait().unwrap().is_none(), "{name} ended it");
+    }
+    kill_process(pid, Signal::TERM).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn a_lost_terminal_is_a_clean_stop() {
+    let directory = tempfile::tempdir().unwrap();
+    let (said, status) = (directory.path().join("said"), directory.path().join("status"));
+    // `script` gives it a terminal, which goes with `script`: then the outer shell is ended, and with that the kernel tells
+    // everybody in the foreground. The inner one outlives that and notes how the program ended.
+    let inside = format!(
+        "(trap true HUP; {} witness --listen 127.0.0.1:0 --state {} 2> {}; echo ended $? > {}); true",
+        env!("CARGO_BIN_EXE_twinfiler"),
+        directory.path().join("state").display(),
+        said.display(),
+        status.display()
+    );
+    let mut terminal = Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "script", "--quiet", "--command", &inside, "/dev/null"])
+        .env_remove("NOTIFY_SOCKET")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_for(&said, "the witness serves");
+    terminal.kill().unwrap();
+    terminal.wait().unwrap();
+    wait_for(&status, "ended 0");
+}
+
+#[test]
+fn init_closes_the_tree_to_other_users() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+    let set_mode =
+        |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    set_mode(directory.path(), 0o755);
+    let at = |name: &str| directory.path().join(name);
+    let init = |how: &str, base: &Path, log: &str, code| {
+        let (base, log) = (base.display().to_string(), at(log).display().to_string());
+        expect(code, &["init", how, &base, "--log", &log, "--capacity", "1MiB"])
+    };
+    // What is missing above it is made, closed.
+    init("--base", &at("made/by/init"), "log-1", 0);
+    assert_eq!(mode(&at("made")), 0o700);
+    // What was made for it alone is closed.
+    std::fs::create_dir(at("disk")).unwrap();
+    init("--base", &at("disk/base"), "log-2", 0);
+    assert_eq!(mode(&at("disk")), 0o700);
+    // What holds other things too stays as it is, and nothing is made.
+    std::fs::create_dir_all(at("shared/tree")).unwrap();
+    std::fs::write(at("shared/other"), "").unwrap();
+    std::fs::write(at("shared/tree/file"), "").unwrap();
+    for (how, base) in [("--base", at("shared/base")), ("--adopt", at("shared/tree"))] {
+        let (_, err) = init(how, &base, "log-3", 77);
+        assert!(err.contains(&format!("chmod 700 {}", at("shared").display())), "{err}");
+    }
+    assert!(!at("shared/base").exists() && !at("shared/tree/.twinfiler").exists() && !at("log-3").exists());
+    assert_eq!(mode(&at("shared")), 0o755);
+
+    // A tree that was opened again is not served.
+    let path = config(directory.path());
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("/base\"", "/disk/base\"")).unwrap();
+    set_mode(&at("disk"), 0o755);
+    for arguments in [&["--config", &path, "serve"][..], &["--config", &path, "config", "check", "--here"]] {
+        let err = String::from_utf8_lossy(&twinfiler(arguments).stderr).into_owned();
+        assert!(err.contains("other users of this machine can walk into the base"), "{err}");
+        assert!(err.contains(&format!("chmod 700 {}", at("disk").display())), "{err}");
+    }
+}
+
+#[test]
+fn a_device_with_data_is_refused_before_the_tree_is_touched() {
+    let build = Path::new(env!("CARGO_BIN_EXE_twinfiler")).parent().unwrap();
+    let directory = tempfile::tempdir_in(build).unwrap();
+    let image = directory.path().join("image");
+    std::fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
+    let made = Command::new("losetup").args(["--find", "--show"]).arg(&image).output().unwrap();
+    assert!(made.status.success(), "this test makes a loop device: run it as root");
+    let device = String::from_utf8_lossy(&made.stdout).trim().to_owned();
+    // It goes with its last user, also when this test is killed.
+    let held = std::fs::File::open(&device).unwrap();
+    let run = |program: &str, arguments: &[&str]| {
+        let output = Command::new(program).args(arguments).arg(&device).output().unwrap();
+        assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    run("losetup", &["--detach"]);
+
+    let base = directory.path().join("base");
+    let shown = base.display().to_string();
+    let init = ["init", "--base", &shown, "--log-kind", "block", "--log", &device];
+    run("mkswap", &[]);
+    let (_, err) = expect(73, &init);
+    assert!(err.contains("blkdiscard --force --zeroout") && err.contains("holds swap space"), "{err}");
+    assert!(!base.exists() && Path::new(&device).exists());
+    run("blkdiscard", &["--force", "--zeroout"]);
+    let (_, err) = expect(65, &[&init[..], &["--capacity", "1GiB"]].concat());
+    assert!(err.contains("has room for a log of") && !base.exists(), "{err}");
+    // Without a capacity the device is used as far as it goes.
+    let (out, _) = expect(0, &init);
+    assert!(out.contains(&format!("capacity = \"{}KiB\"", (64 << 10) - 64)), "{out}");
+    let (_, err) = expect(73, &init);
+    assert!(err.contains("holds a log of Twinfiler"), "{err}");
+    drop(held);
+}

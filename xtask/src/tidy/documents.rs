@@ -1,4 +1,5 @@
-//! Documents stay true where a program can tell: links lead somewhere, every crate is on the map.
+//! Documents stay true where a program can tell: links lead somewhere, every crate is on the map, and of each command it is
+//! said who runs it.
 
 use super::arrows::Crate;
 use super::{Findings, Source};
@@ -31,6 +32,40 @@ pub fn check_links(sources: &[Source], findings: &mut Findings) {
             }
         }
     }
+}
+
+/// Complains about commands in documents of which nobody has said who runs them in the tests, or why nobody does; and about
+/// blocks of nothing in particular, which may be commands. `filer/tests/documents` runs them.
+pub fn check_commands(sources: &[Source], findings: &mut Findings) {
+    let is_shown = |path: &str| path == "README.md" || path.starts_with("docs/");
+    for source in sources.iter().filter(|source| source.is_markdown() && is_shown(&source.path)) {
+        let mut above = "";
+        let mut inside = false;
+        for (index, line) in source.text.lines().enumerate() {
+            if let Some(kind) = line.trim_start().strip_prefix("```") {
+                let at = format!("{}:{}", source.path, index + 1);
+                match kind.trim() {
+                    _ if inside => {}
+                    "sh" if is_said(above) => {}
+                    "sh" => findings.errors.push(format!(
+                        "{at}: say above these commands who runs them: <!-- run: a -->, or <!-- not run: why -->"
+                    )),
+                    "toml" | "text" => {}
+                    other => findings.errors.push(format!("{at}: {other:?} is no kind of block: use sh, toml or text")),
+                }
+                inside = !inside;
+            }
+            above = line;
+        }
+    }
+}
+
+fn is_said(remark: &str) -> bool {
+    let said = remark.trim().strip_prefix("<!--").and_then(|rest| rest.strip_suffix("-->")).map(str::trim);
+    let with_words = |begin| {
+        said.and_then(|said| said.strip_prefix(begin)).is_some_and(|rest: &str| !rest.trim().is_empty())
+    };
+    with_words("run:") || with_words("not run:")
 }
 
 /// Complains about crates that the map does not name.

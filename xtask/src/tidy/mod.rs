@@ -63,6 +63,7 @@ pub fn run(workspace: &Workspace) -> Result<()> {
     }
     code::check_allowed(&sources, &mut findings);
     documents::check_links(&sources, &mut findings);
+    documents::check_commands(&sources, &mut findings);
     failures::check(&sources, &mut findings);
     let crates = arrows::crates(&workspace.metadata()?);
     arrows::check(&crates, &mut findings);

@@ -129,6 +129,16 @@ fn links_that_lead_nowhere_are_found() {
 }
 
 #[test]
+fn commands_that_nobody_runs_are_found() {
+    let text = "<!-- run: a -->\n```sh\nx\n```\n<!-- not run: too long -->\n```sh\ny\n```\n```toml\n```\n\
+                ```sh\nz\n```\n```\nq\n```\n<!-- not run: -->\n```sh\nw\n```\n";
+    let mut findings = Findings::default();
+    documents::check_commands(&[source("docs/a.md", text), source("other.md", text)], &mut findings);
+    let lines: Vec<&str> = findings.errors.iter().filter_map(|error| error.split(": ").next()).collect();
+    assert_eq!(lines, ["docs/a.md:11", "docs/a.md:14", "docs/a.md:18"], "{:?}", findings.errors);
+}
+
+#[test]
 fn a_failure_without_a_test_is_found() {
     let table = "| what | test |\n| --- | --- |\n\
         | a | `disk::it_holds`, `…_holds`, `it_h…` (`x/tests/disk.rs`) |\n| b | the same |\n| c | guests: `link-cut` |\n\
