@@ -7,6 +7,7 @@
 //! meets ENOSPC. Both counts are upper bounds ([`Needs`]): an overwrite needs no new block, but may be told to wait
 //! for the consistency point that shows it.
 
+use super::bell::Bell;
 use super::{Admission, Ask, Needs, NotServing, Refused, SpaceBudget};
 use crate::runtime::{Condvar, Instant, Mutex, mark};
 use ids::Lsn;
@@ -79,6 +80,47 @@ pub struct Gate {
     reserve_bytes: u64,
     state: Mutex<State>,
     moved: Condvar,
+    bell: Bell,
+}
+
+/// Why an operation is not let in yet.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Hindrance {
+    /// A switchover is under way, and decides.
+    Paused,
+    /// The log has no room for so many bytes.
+    LogFull { log_bytes: u64, ask_again: Instant },
+    /// The log fills.
+    SlowedDown { until: Instant },
+    /// A consistency point has to show how much of the space is really used.
+    DiskFull { needs: Needs, measured_at: Lsn, until: Instant },
+}
+
+impl Hindrance {
+    /// When to look again, even if the gate has not moved.
+    pub fn deadline(&self) -> Option<Instant> {
+        match *self {
+            Hindrance::Paused => None,
+            Hindrance::LogFull { ask_again: until, .. }
+            | Hindrance::SlowedDown { until }
+            | Hindrance::DiskFull { until, .. } => Some(until),
+        }
+    }
+}
+
+/// How far an operation has come in front of the gate.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Progress {
+    delayed: bool,
+    slowed: bool,
+    starving: Option<(Instant, Lsn)>,
+}
+
+/// What became of an attempt to be let in.
+#[derive(Debug)]
+pub(super) enum Step {
+    In(Admission),
+    Wait(Hindrance),
 }
 
 impl Gate {
@@ -100,7 +142,13 @@ impl Gate {
             closed: Some(NotServing::NotPrimary),
             paused: false,
         };
-        Arc::new(Gate { capacity_bytes, reserve_bytes, state: Mutex::new(state), moved: Condvar::new() })
+        Arc::new(Gate {
+            capacity_bytes,
+            reserve_bytes,
+            state: Mutex::new(state),
+            moved: Condvar::new(),
+            bell: Bell::new(),
+        })
     }
 
     /// Lets clients in.
@@ -108,7 +156,7 @@ impl Gate {
         let mut state = self.state.lock();
         state.closed = None;
         state.paused = false;
-        self.moved.notify_all();
+        self.tell();
     }
 
     /// Holds newcomers back without an answer, until [`Gate::open`] or [`Gate::close`] decides about them.
@@ -119,7 +167,7 @@ impl Gate {
     /// Ends a [`Gate::pause`].
     pub fn resume(&self) {
         self.state.lock().paused = false;
-        self.moved.notify_all();
+        self.tell();
     }
 
     /// Is nobody inside?
@@ -130,19 +178,19 @@ impl Gate {
     /// Lets nobody in any more; those who wait get `why`.
     pub fn close(&self, why: NotServing) {
         self.state.lock().closed = Some(why);
-        self.moved.notify_all();
+        self.tell();
     }
 
     /// Ring space before `floor` can be reserved again.
     pub fn set_floor(&self, floor: Lsn) {
         self.state.lock().floor = floor;
-        self.moved.notify_all();
+        self.tell();
     }
 
     /// A partner that catches up needs everything from `hold` on.
     pub fn set_hold(&self, hold: Option<Lsn>) {
         self.state.lock().hold = hold;
-        self.moved.notify_all();
+        self.tell();
     }
 
     /// Waits for room for one operation. `reserved` tells the log's end, `starved` is called when space on disk or
@@ -156,73 +204,131 @@ impl Gate {
         reserved: impl Fn() -> Lsn,
         starved: impl Fn(),
     ) -> Result<Admission, Refused> {
-        let (log_bytes, needs) = (ask.payload_bytes + LOG_BYTES_PER_RECORD, Needs::of(&ask));
-        let (mut delayed, mut slowed) = (false, false);
-        let mut starving: Option<(Instant, Lsn)> = None;
+        let mut progress = Progress::default();
         let mut state = self.state.lock();
         loop {
-            if let Some(why) = state.closed {
-                return Err(why.into());
-            }
-            if state.paused {
-                self.moved.wait(&mut state);
-                continue;
-            }
-            let used = state.used_bytes(reserved());
-            let full = |used| used + log_bytes + self.reserve_bytes > self.capacity_bytes;
-            if full(used) {
-                mark!("log full");
-                slowed = true;
-                // Nobody can say for how long: a trim wakes us. Ask again in case the log only just filled; but not at
-                // every wake-up, for a consistency point that finds nothing to do wakes us too.
-                starved();
-                let until = Instant::now() + ASK_AGAIN;
-                let waits = |state: &State| {
-                    state.closed.is_none() && !state.paused && full(state.used_bytes(reserved()))
-                };
-                while waits(&state) && !self.moved.wait_until(&mut state, until).timed_out() {}
-                continue;
-            }
-            let delay = self.delay(used);
-            if !delayed && !delay.is_zero() {
-                (delayed, slowed) = (true, true);
-                mark!("client slowed down");
-                // Others come and go meanwhile; only a trim ends it early.
-                let until = Instant::now() + delay;
-                let waits = |state: &State| {
-                    let used = state.used_bytes(reserved());
-                    state.closed.is_none() && !state.paused && !self.delay(used).is_zero()
-                };
-                while waits(&state) && !self.moved.wait_until(&mut state, until).timed_out() {}
-                continue;
-            }
-            if ask.grows && !state.budget().holds(needs) {
-                // Much of what is pending may turn out to need nothing: let a consistency point show it.
-                // Others may take that room again, so it takes as many as it takes, until nothing is logged any more.
-                let (now, target) = (Instant::now(), reserved());
-                let until = match starving {
-                    None => now + STARVED_PATIENCE,
-                    Some((until, seen)) if now < until && seen < target => until,
-                    Some(_) => return Err(Refused::NoSpace),
-                };
-                if state.is_hopeless(needs) {
-                    return Err(Refused::NoSpace);
+            let hindrance = match self.step(&mut state, ask, &mut progress, reserved(), &starved)? {
+                Step::In(admission) => return Ok(admission),
+                Step::Wait(hindrance) => hindrance,
+            };
+            while self.is_held_back(&state, &hindrance, reserved()) {
+                match hindrance.deadline() {
+                    None => self.moved.wait(&mut state),
+                    Some(until) if self.moved.wait_until(&mut state, until).timed_out() => break,
+                    Some(_) => {}
                 }
-                starving = Some((until, target));
-                mark!("room on disk waited for");
-                starved();
-                let short = |state: &State| {
-                    state.closed.is_none() && !state.budget().holds(needs) && state.both_applied() < target
-                };
-                while short(&state) && !self.moved.wait_until(&mut state, until).timed_out() {}
-                continue;
             }
-            state.admitted_bytes += log_bytes;
-            state.open.add(needs);
-            state.pending.add(needs);
-            let held = Some((self.clone(), log_bytes));
-            return Ok(Admission { bytes: ask.payload_bytes, slowed, held });
         }
+    }
+
+    /// Like [`Gate::admit`] without the wait: what the operation has to wait for, if it has to. `progress` is its
+    /// own, over all its attempts.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub(super) fn try_admit(
+        self: &Arc<Gate>,
+        ask: Ask,
+        progress: &mut Progress,
+        reserved: Lsn,
+        starved: impl Fn(),
+    ) -> Result<Step, Refused> {
+        self.step(&mut self.state.lock(), ask, progress, reserved, &starved)
+    }
+
+    /// Has an operation that was held back to be held back still?
+    pub(super) fn holds_back(&self, hindrance: &Hindrance, reserved: Lsn) -> bool {
+        self.is_held_back(&self.state.lock(), hindrance, reserved)
+    }
+
+    /// Who is to be told of every move, beside the threads that wait in [`Gate::admit`].
+    pub(super) fn bell(&self) -> &Bell {
+        &self.bell
+    }
+
+    fn step(
+        self: &Arc<Gate>,
+        state: &mut State,
+        ask: Ask,
+        progress: &mut Progress,
+        reserved: Lsn,
+        starved: &dyn Fn(),
+    ) -> Result<Step, Refused> {
+        let (log_bytes, needs) = (ask.payload_bytes + LOG_BYTES_PER_RECORD, Needs::of(&ask));
+        if let Some(why) = state.closed {
+            return Err(why.into());
+        }
+        if state.paused {
+            return Ok(Step::Wait(Hindrance::Paused));
+        }
+        let used = state.used_bytes(reserved);
+        if self.is_full(used, log_bytes) {
+            mark!("log full");
+            progress.slowed = true;
+            // Nobody can say for how long: a trim wakes us. Ask again in case the log only just filled; but not at
+            // every wake-up, for a consistency point that finds nothing to do wakes us too.
+            starved();
+            return Ok(Step::Wait(Hindrance::LogFull { log_bytes, ask_again: Instant::now() + ASK_AGAIN }));
+        }
+        let delay = self.delay(used);
+        if !progress.delayed && !delay.is_zero() {
+            (progress.delayed, progress.slowed) = (true, true);
+            mark!("client slowed down");
+            // Others come and go meanwhile; only a trim ends it early.
+            return Ok(Step::Wait(Hindrance::SlowedDown { until: Instant::now() + delay }));
+        }
+        if ask.grows && !state.budget().holds(needs) {
+            // Much of what is pending may turn out to need nothing: let a consistency point show it.
+            // Others may take that room again, so it takes as many as it takes, until nothing is logged any more.
+            let now = Instant::now();
+            let until = match progress.starving {
+                None => now + STARVED_PATIENCE,
+                Some((until, seen)) if now < until && seen < reserved => until,
+                Some(_) => return Err(Refused::NoSpace),
+            };
+            if state.is_hopeless(needs) {
+                return Err(Refused::NoSpace);
+            }
+            progress.starving = Some((until, reserved));
+            mark!("room on disk waited for");
+            starved();
+            return Ok(Step::Wait(Hindrance::DiskFull { needs, measured_at: reserved, until }));
+        }
+        state.admitted_bytes += log_bytes;
+        state.open.add(needs);
+        state.pending.add(needs);
+        let held = Some((self.clone(), log_bytes));
+        let slowed = progress.slowed;
+        *progress = Progress::default();
+        Ok(Step::In(Admission { bytes: ask.payload_bytes, slowed, held }))
+    }
+
+    fn is_full(&self, used: u64, log_bytes: u64) -> bool {
+        used + log_bytes + self.reserve_bytes > self.capacity_bytes
+    }
+
+    /// Whoever closes or pauses the gate decides anew about all who wait.
+    fn is_held_back(&self, state: &State, hindrance: &Hindrance, reserved: Lsn) -> bool {
+        if state.closed.is_some() {
+            return false;
+        }
+        match *hindrance {
+            Hindrance::Paused => state.paused,
+            Hindrance::LogFull { log_bytes, .. } => {
+                !state.paused && self.is_full(state.used_bytes(reserved), log_bytes)
+            }
+            Hindrance::SlowedDown { .. } => {
+                !state.paused && !self.delay(state.used_bytes(reserved)).is_zero()
+            }
+            Hindrance::DiskFull { needs, measured_at, .. } => {
+                !state.budget().holds(needs) && state.both_applied() < measured_at
+            }
+        }
+    }
+
+    fn tell(&self) {
+        self.moved.notify_all();
+        self.bell.ring();
     }
 
     /// How long an admission is held back when `used` bytes of the log are taken.
@@ -237,7 +343,7 @@ impl Gate {
     pub(super) fn give_back(&self, log_bytes: u64) {
         let mut state = self.state.lock();
         state.admitted_bytes = state.admitted_bytes.saturating_sub(log_bytes);
-        self.moved.notify_all();
+        self.tell();
     }
 
     /// What is logged so far belongs to a consistency point that ends at `end`.
@@ -263,7 +369,7 @@ impl Gate {
             state.pending.take_off(nothing);
         }
         state.local = space;
-        self.moved.notify_all();
+        self.tell();
     }
 
     /// What was logged here and not applied is void, or counted elsewhere.
@@ -287,7 +393,7 @@ impl Gate {
         state.local_applied = applied;
         state.local = space;
         state.forget_applied();
-        self.moved.notify_all();
+        self.tell();
     }
 
     /// What the partner tells of its filesystem. `None` while there is no
@@ -303,7 +409,7 @@ impl Gate {
             None => state.peer = None,
         }
         state.forget_applied();
-        self.moved.notify_all();
+        self.tell();
     }
 
     /// What can still be stored on both nodes.

@@ -3,16 +3,22 @@
 //! The volume admits, validates and absorbs; a [`Journal`] throttles, makes durable here and at the partner,
 //! and says when a record may be shown. Volume code knows nothing of transports, epochs or witnesses.
 
+mod answers;
+mod bell;
 mod gate;
 mod needs;
 mod path;
 #[cfg(test)]
 mod path_tests;
+mod patience;
+mod queue;
 mod waiters;
 
 pub use gate::{Gate, PeerSpace};
 pub use needs::Needs;
 pub use path::{CommitEvents, CommitPath};
+pub use patience::{Answer, Attempt, Client, Denied, Parked, Turn, attempt, finish, settle};
+pub use queue::{MAX_PARKED, MAX_PARKED_BYTES};
 
 use apply_engine::{BaseSpace, MetadataSpace};
 use ids::Lsn;
@@ -34,6 +40,9 @@ pub enum NotServing {
     /// The log's memory failed.
     #[error("the log can not be written; see the node's log")]
     LogFailed,
+    /// Said in an [`attempt`] only, and never to a client: another one is to be made.
+    #[error("the request has to wait")]
+    MustWait,
 }
 
 /// Why an operation was not let in.
@@ -169,8 +178,13 @@ pub trait Journal: Send + Sync {
     fn admit(&self, ask: Ask) -> Result<Admission, Refused>;
     /// The log that records go into.
     fn log(&self) -> &Arc<nvlog::Log>;
-    /// Blocks until everything before `lsn` is committed; drives the commit path itself.
+    /// Before an answer that may be given when everything before `lsn` is committed. Blocks until it is, and drives the
+    /// commit path itself; in an [`attempt`] it may only note what is owed.
     fn wait_committed(&self, lsn: Lsn) -> Result<(), NotServing>;
+    /// Everything before `lsn` is committed when it returns: for what can not be read before.
+    fn require_committed(&self, lsn: Lsn) -> Result<(), NotServing> {
+        self.wait_committed(lsn)
+    }
     /// The same at the end of a client's operation, which is counted.
     fn commit(&self, end: Lsn) -> Result<(), NotServing> {
         self.wait_committed(end)
@@ -181,4 +195,14 @@ pub trait Journal: Send + Sync {
     fn check_lease(&self) -> Result<(), NotServing>;
     /// What both nodes can still store.
     fn space(&self) -> SpaceBudget;
+    /// Gives `answer` when everything before `lsn` is committed, or can not be any more. A journal that heeds no
+    /// [`attempt`] waits here.
+    fn when_committed(&self, lsn: Lsn, client: Client, answer: Answer) {
+        let _ = client;
+        answer(self.wait_committed(lsn).map_err(Denied::from));
+    }
+    /// Keeps a request that has to wait, and tries it again when it may go on. Never called where no attempt waits.
+    fn park(&self, request: Parked) {
+        request.deny(Denied::TooMany);
+    }
 }

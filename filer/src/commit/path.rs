@@ -14,16 +14,24 @@
 
 mod drive;
 mod mirror;
+mod serve;
 
+use super::answers::Answers;
+use super::bell::Bell;
+use super::gate::{Hindrance, Step};
+use super::patience::{Wait, in_attempt, is_attempt};
+use super::queue::Queue;
 use super::waiters::Waiters;
-use super::{Admission, Ask, Gate, Journal, NotServing, Refused, SpaceBudget};
+use super::{
+    Admission, Answer, Ask, Client, Denied, Gate, Journal, NotServing, Parked, Refused, SpaceBudget,
+};
 use crate::metrics::VolumeMetrics;
 use crate::runtime::{self, Instant, Mutex, mark, planted};
 use ids::{AckRule, CursorError, Cursors, LogPoint, Lsn};
 use nvlog::{Log, Trimmed};
 use rdma_transport::{LinkError, MirrorSender};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Batches on the wire at once: one travels while the next gathers and follows.
@@ -75,6 +83,14 @@ pub struct CommitPath {
     /// Threads that wait for `mirror` to start or stop mirroring; drivers make way.
     seat_wanted: AtomicUsize,
     waiters: Waiters,
+    /// Ready, and waiting for a commit.
+    answers: Answers,
+    /// Wakes the thread that drives for answers which no thread waits for.
+    owing: Bell,
+    /// Requests that wait without a thread.
+    queue: Queue,
+    /// The threads that serve those who wait without one are to end.
+    ended: AtomicBool,
     partner: Mutex<Partner>,
     /// `OPEN`, or why nobody is served (see [`code`]).
     closed: AtomicU8,
@@ -105,6 +121,10 @@ impl CommitPath {
             mirror: Mutex::new(None),
             seat_wanted: AtomicUsize::new(0),
             waiters: Waiters::default(),
+            answers: Answers::default(),
+            owing: Bell::new(),
+            queue: Queue::default(),
+            ended: AtomicBool::new(false),
             partner: Mutex::new(Partner { holding: false, at: log_end, seen: started }),
             closed: AtomicU8::new(code(NotServing::NotPrimary)),
             rule: AtomicU8::new(AckRule::Nobody as u8),
@@ -133,6 +153,7 @@ impl CommitPath {
         };
         self.publish_committed(committed);
         self.waiters.wake_all();
+        self.owing.ring_always();
         Ok(())
     }
 
@@ -157,11 +178,13 @@ impl CommitPath {
         self.closed.store(code(why), Ordering::SeqCst);
         self.gate.close(why);
         self.waiters.wake_all();
+        self.deny_waiting(why);
     }
 
     /// Reads may be answered until `until_ms` on the node's clock.
     pub fn set_lease(&self, until_ms: u64) {
         self.lease_until_ms.store(until_ms, Ordering::SeqCst);
+        self.gate.bell().ring();
     }
 
     /// Until when reads may be answered, on the node's clock.
@@ -303,8 +326,11 @@ impl CommitPath {
 impl Journal for CommitPath {
     fn admit(&self, ask: Ask) -> Result<Admission, Refused> {
         self.check_open()?;
-        let admission =
-            self.gate.admit(ask, || self.log.reserved(), || self.events.want_consistency_point())?;
+        let starved = || self.events.want_consistency_point();
+        let admission = match is_attempt() {
+            true => self.admit_attempt(ask, starved)?,
+            false => self.gate.admit(ask, || self.log.reserved(), starved)?,
+        };
         self.metrics.throttled.add(admission.slowed.into());
         Ok(admission)
     }
@@ -317,8 +343,11 @@ impl Journal for CommitPath {
         if self.committed() >= lsn {
             return Ok(());
         }
+        if is_attempt() {
+            return self.drive_or_owe(lsn);
+        }
         loop {
-            while self.drive(lsn) && self.committed() < lsn {
+            while self.drive(lsn, false) && self.committed() < lsn {
                 self.check_open()?;
             }
             if self.committed() >= lsn {
@@ -334,6 +363,15 @@ impl Journal for CommitPath {
             }
             self.waiters.unregister();
         }
+    }
+
+    fn require_committed(&self, lsn: Lsn) -> Result<(), NotServing> {
+        self.wait_committed(lsn)?;
+        if self.committed() >= lsn {
+            return Ok(());
+        }
+        in_attempt(|attempt| attempt.wait = Some(Wait::Commit(lsn)));
+        Err(NotServing::MustWait)
     }
 
     fn commit(&self, end: Lsn) -> Result<(), NotServing> {
@@ -353,6 +391,9 @@ impl Journal for CommitPath {
             return self.check_open();
         }
         mark!("read waited for a lease");
+        if let Some(without) = in_attempt(|attempt| self.wait_for_lease(attempt)) {
+            return without;
+        }
         let patience = Instant::now() + LEASE_PATIENCE;
         while self.now_ms() >= self.lease_until_ms.load(Ordering::SeqCst) {
             self.check_open()?;
@@ -367,6 +408,14 @@ impl Journal for CommitPath {
     fn space(&self) -> SpaceBudget {
         self.gate.space()
     }
+
+    fn when_committed(&self, lsn: Lsn, client: Client, answer: Answer) {
+        self.answer_when_committed(lsn, client, answer);
+    }
+
+    fn park(&self, request: Parked) {
+        self.park_request(request);
+    }
 }
 
 fn code(why: NotServing) -> u8 {
@@ -375,6 +424,8 @@ fn code(why: NotServing) -> u8 {
         NotServing::Frozen => 2,
         NotServing::Stopping => 3,
         NotServing::LogFailed => 4,
+        // Nobody closes a path so.
+        NotServing::MustWait => 1,
     }
 }
 

@@ -37,6 +37,8 @@ const LOG_RESERVE_BYTES: u64 = 64 << 10;
 const LOOK: Duration = Duration::from_millis(2);
 /// How often the pump looks for records that nobody waits for.
 const PUMP_INTERVAL: Duration = Duration::from_millis(5);
+/// Threads that try parked requests again: more than one, because one may have to read a disk that hangs.
+const PARKED_THREADS: usize = 3;
 
 /// One volume of a running node.
 pub(super) struct VolumeNode {
@@ -169,6 +171,12 @@ impl VolumeNode {
         volume.spawn("apply", move || applier::run(&s))?;
         let s = shared.clone();
         volume.spawn("verify", move || verify::run(&s, &to_verify))?;
+        let s = shared.clone();
+        volume.spawn("answer", move || s.path.drive_for_answers())?;
+        for _ in 0..PARKED_THREADS {
+            let s = shared.clone();
+            volume.spawn("parked", move || s.path.serve_parked())?;
+        }
         let s = shared;
         volume.spawn("pump", move || {
             runtime::be_urgent();
@@ -215,6 +223,7 @@ impl VolumeNode {
         self.shared.applier.request_and_wait(CLEAN_STOP_APPLY);
         self.shared.stopping.store(true, Ordering::Release);
         self.shared.applier.request();
+        self.shared.path.end_serving();
         for thread in threads {
             let _panicked = thread.join();
         }

@@ -121,7 +121,11 @@ impl Volume {
             match outcome {
                 Ok(0) => break,
                 Ok(len) => copied += len as u64,
-                Err(_) if copied > 0 => break,
+                Err(_) if copied > 0 => {
+                    // The caller goes on from there, and waits then.
+                    crate::commit::settle();
+                    break;
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -96,7 +96,11 @@ impl Volume {
         Ok(orphans.len())
     }
 
-    fn reap_if_unused(&self, oid: Oid) -> Result<()> {
+    /// Ends `oid` if it has no name and nobody has it open: what is left of a [`Volume::release`] that had to wait.
+    ///
+    /// # Errors
+    /// When the base can not be read, or the node does not serve any more.
+    pub fn reap_if_unused(&self, oid: Oid) -> Result<()> {
         let (outcome, _) =
             self.transact_uncommitted(Ask::keeping(PRIVILEGE_PAYLOAD_BYTES), |transaction| {
                 if transaction.state.is_open(oid) || transaction.inode(oid)?.attributes.nlink > 0 {
@@ -127,7 +131,10 @@ impl Volume {
             let segments = layers.plan(oid, offset..offset + len);
             (layers, segments, inode.gate, len as usize)
         };
-        self.show(gate)?;
+        self.journal.check_lease()?;
+        if self.journal.committed() < gate {
+            self.journal.require_committed(gate)?;
+        }
         for segment in segments {
             let start = (segment.offset - offset) as usize;
             let part = &mut buf[start..start + segment.len_bytes as usize];

@@ -24,6 +24,13 @@ pub struct DirectoryStream {
     listing: Mutex<Option<Arc<Listing>>>,
 }
 
+impl DirectoryStream {
+    /// The object that its opening is counted for; to be released in place of [`Volume::close_directory`].
+    pub fn counted_object(&self) -> Option<Oid> {
+        (!self.gone).then_some(self.oid)
+    }
+}
+
 /// An entry as a page shows it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Shown<'a> {
@@ -102,6 +109,12 @@ impl Volume {
             Err(Errno::ESTALE | Errno::ENOENT) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Is everything committed that an object's attributes show? Of one that is not known yet: nobody can say.
+    pub fn is_committed(&self, oid: Oid) -> bool {
+        let gate = self.state.read().inodes.get(&oid).map(|inode| inode.gate);
+        gate.is_none_or(|gate| self.journal.committed() >= gate)
     }
 
     fn parent_or_self(&self, oid: Oid) -> Oid {

@@ -4,7 +4,7 @@
 //! number Linux' own filesystems give in that situation. What can go wrong: a made-up errno sends programs
 //! into branches that were never tested; so constructors exist only for numbers that a filesystem may answer.
 
-use crate::commit::{NotServing, Refused};
+use crate::commit::{Denied, NotServing, Refused};
 use std::fmt;
 
 /// A POSIX error number.
@@ -13,6 +13,9 @@ pub struct Errno(i32);
 
 /// The result of a volume operation.
 pub type Result<T> = std::result::Result<T, Errno>;
+
+/// `ERESTARTSYS`: a number that no program ever sees.
+const KERNEL_RESTART: i32 = 512;
 
 macro_rules! errnos {
     ($($name:ident)*) => {
@@ -35,11 +38,14 @@ macro_rules! errnos {
 }
 
 errnos! {
-    E2BIG EACCES EBUSY EEXIST EFBIG EINVAL EIO EISDIR EMLINK ENAMETOOLONG ENODATA ENOENT ENOSPC ENOSYS ENOTDIR
+    E2BIG EACCES EBUSY EEXIST EFBIG EINTR EINVAL EIO EISDIR EMLINK ENAMETOOLONG ENOBUFS ENODATA ENOENT ENOSPC ENOSYS ENOTDIR
     ENOTEMPTY ENOTTY ENXIO EOPNOTSUPP EPERM ERANGE EROFS ESHUTDOWN ESTALE EXDEV
 }
 
 impl Errno {
+    /// In an attempt only, and never answered: the request has to wait ([`crate::commit::attempt`]).
+    pub const MUST_WAIT: Errno = Errno(KERNEL_RESTART);
+
     /// The number, positive.
     pub fn code(self) -> i32 {
         self.0
@@ -60,6 +66,7 @@ impl From<NotServing> for Errno {
         match reason {
             NotServing::NotPrimary | NotServing::Stopping => Errno::ESHUTDOWN,
             NotServing::Frozen | NotServing::LogFailed => Errno::EIO,
+            NotServing::MustWait => Errno::MUST_WAIT,
         }
     }
 }
@@ -69,6 +76,16 @@ impl From<Refused> for Errno {
         match reason {
             Refused::NotServing(reason) => reason.into(),
             Refused::NoSpace => Errno::ENOSPC,
+        }
+    }
+}
+
+impl From<Denied> for Errno {
+    fn from(why: Denied) -> Errno {
+        match why {
+            Denied::NotServing(why) => why.into(),
+            Denied::Interrupted => Errno::EINTR,
+            Denied::TooMany => Errno::ENOBUFS,
         }
     }
 }

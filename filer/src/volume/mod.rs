@@ -28,6 +28,7 @@ pub mod limits;
 mod namespace;
 mod principal;
 mod rename;
+mod serve;
 pub mod solo;
 mod state;
 mod transaction;

@@ -40,6 +40,21 @@ pub enum NodeKind<'a> {
     BlockDevice(u64),
 }
 
+impl NodeKind<'_> {
+    /// The same, if it borrows nothing: anything but a symbolic link.
+    pub fn without_target(self) -> Option<NodeKind<'static>> {
+        match self {
+            NodeKind::Symlink(_) => None,
+            NodeKind::File => Some(NodeKind::File),
+            NodeKind::Directory => Some(NodeKind::Directory),
+            NodeKind::Fifo => Some(NodeKind::Fifo),
+            NodeKind::Socket => Some(NodeKind::Socket),
+            NodeKind::CharDevice(rdev) => Some(NodeKind::CharDevice(rdev)),
+            NodeKind::BlockDevice(rdev) => Some(NodeKind::BlockDevice(rdev)),
+        }
+    }
+}
+
 /// An object to make.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Node<'a> {

@@ -20,8 +20,10 @@ const POLL_WAIT: Duration = Duration::from_millis(20);
 const NEVER_OVERRUN: &str = "the log never seals more than its capacity holds";
 
 impl CommitPath {
-    /// One step of driving: seal, send, persist, and hear the partner for up to `wait`.
-    pub(super) fn exchange(&self, mirror: &mut Mirror, wait: Duration) -> Result<(), LinkError> {
+    /// One step of driving: seal, send, persist, and hear the partner for up to `wait`. Returns whether the partner
+    /// kept silent, or had no room.
+    pub(super) fn exchange(&self, mirror: &mut Mirror, wait: Duration) -> Result<bool, LinkError> {
+        let mut silent = false;
         let sealed = self.log.seal();
         let peer_room_end = self.note_sealed(sealed.lsn);
         if sealed.lsn > mirror.sent.lsn && mirror.sender.in_flight() < MAX_IN_FLIGHT {
@@ -34,17 +36,21 @@ impl CommitPath {
                 }
             } else if mirror.sender.in_flight() == 0 {
                 runtime::sleep(PEER_FULL_PAUSE);
+                silent = true;
             }
         }
         let persisted_at = self.persist_sealed(sealed);
-        if mirror.sender.in_flight() > 0
-            && let Some(durable) = mirror.sender.poll(wait)?
-            && !planted!(AckBeforePeerDurable)
-        {
-            // Where there is no usable TSC, as in many guests, reading the clock costs more than all else here.
-            self.peer_durable(durable, persisted_at.unwrap_or_else(Instant::now));
+        if mirror.sender.in_flight() > 0 {
+            match mirror.sender.poll(wait)? {
+                // Where there is no usable TSC, as in many guests, reading the clock costs more than all else here.
+                Some(durable) if !planted!(AckBeforePeerDurable) => {
+                    self.peer_durable(durable, persisted_at.unwrap_or_else(Instant::now));
+                }
+                Some(_) => {}
+                None => silent = true,
+            }
         }
-        Ok(())
+        Ok(silent)
     }
 
     /// Where a batch that starts at `from` ends: everything, unless that is far behind, or the partner's ring has
@@ -121,6 +127,10 @@ impl CommitPath {
     pub(super) fn publish_committed(&self, committed: Lsn) {
         if self.committed.fetch_max(committed.0, Ordering::SeqCst) < committed.0 {
             self.waiters.wake_satisfied(committed);
+            self.answers.give(committed);
+            if self.queue.waits_for(committed) {
+                self.gate.bell().ring();
+            }
         }
     }
 
@@ -131,9 +141,9 @@ impl CommitPath {
         }
     }
 
-    /// Drives until `lsn` is committed, the rule changes, or there is nothing to drive with. Returns whether
-    /// the caller should look again at once.
-    pub(super) fn drive(&self, lsn: Lsn) -> bool {
+    /// Drives until `lsn` is committed, the rule changes, or there is nothing to drive with; if it is `hasty`, also
+    /// until the partner keeps silent for one poll. Returns whether the caller should look again at once.
+    pub(super) fn drive(&self, lsn: Lsn, hasty: bool) -> bool {
         match self.rule() {
             AckRule::Nobody => false,
             AckRule::Local => {
@@ -152,23 +162,38 @@ impl CommitPath {
                     if over || self.is_seat_wanted() || self.check_open().is_err() {
                         break;
                     }
-                    if let Err(error) = self.exchange(link, POLL_WAIT) {
-                        self.lose_mirror(mirror, error);
-                        self.waiters.wake_next();
-                        return false;
+                    match self.exchange(link, POLL_WAIT) {
+                        Ok(true) if hasty => {
+                            alive = false;
+                            break;
+                        }
+                        Ok(_) => {}
+                        Err(error) => {
+                            self.lose_mirror(mirror, error);
+                            self.wake_next();
+                            return false;
+                        }
                     }
                     if link.sender.in_flight() == 0 && self.committed() < lsn {
                         runtime::yield_now();
                     }
                 }
-                alive &= mirror.is_some();
+                let there = mirror.is_some();
                 drop(mirror);
                 // Whoever waits next finds the lock free, or was satisfied on the way.
-                if alive {
-                    self.waiters.wake_next();
+                if there {
+                    self.wake_next();
                 }
-                alive
+                alive && there
             }
+        }
+    }
+
+    /// Lets the next one drive: a thread that waits, or the one that drives for answers nobody waits for.
+    pub(super) fn wake_next(&self) {
+        self.waiters.wake_next();
+        if !self.answers.is_empty() {
+            self.owing.ring_always();
         }
     }
 

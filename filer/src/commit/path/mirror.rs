@@ -30,7 +30,7 @@ impl CommitPath {
             self.peer_durable(from, Instant::now());
         }
         drop(mirror);
-        self.waiters.wake_next();
+        self.wake_next();
         started
     }
 
@@ -38,14 +38,14 @@ impl CommitPath {
     /// the time of one poll.
     pub fn stop_mirror(&self) -> Option<(u64, Box<dyn MirrorSender>)> {
         let stopped = self.take_seat().take();
-        self.waiters.wake_next();
+        self.wake_next();
         stopped.map(|mirror| (mirror.link, mirror.sender))
     }
 
     /// Like [`CommitPath::stop_mirror`], if the mirror uses this link.
     pub fn stop_mirror_of(&self, link: u64) -> Option<Box<dyn MirrorSender>> {
         let stopped = self.take_seat().take_if(|mirror| mirror.link == link);
-        self.waiters.wake_next();
+        self.wake_next();
         stopped.map(|mirror| mirror.sender)
     }
 
@@ -59,13 +59,13 @@ impl CommitPath {
             // Clients drive under the rule `both`; under `local` nobody else uses the link.
             let wait = if both { Duration::ZERO } else { Duration::from_millis(5) };
             match self.exchange(link, wait) {
-                Ok(()) => more = link.sent.lsn < self.log.end().lsn || link.sender.in_flight() > 0,
+                Ok(_) => more = link.sent.lsn < self.log.end().lsn || link.sender.in_flight() > 0,
                 Err(error) => self.lose_mirror(mirror, error),
             }
         } else if self.rule() == AckRule::Local {
             self.persist_sealed(self.log.seal());
         }
-        self.waiters.wake_next();
+        self.wake_next();
         more
     }
 
