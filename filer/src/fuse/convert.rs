@@ -1,6 +1,7 @@
 //! Between the volume's types and those of the FUSE protocol.
 
-use super::credentials::Credentials;
+use super::credentials::{Credentials, is_being_killed};
+use crate::commit::Client;
 use crate::volume::{Principal, SetTime};
 use apply_engine::{Attributes, ObjectKind, Timestamp};
 use fuser::{FileAttr, FileType, INodeNo, Request, TimeOrNow};
@@ -85,28 +86,36 @@ pub(super) fn set_time(time: TimeOrNow) -> SetTime {
 }
 
 /// The caller of a request. What the request does not carry is read from `/proc` when it is asked for.
-pub(super) struct Caller<'r> {
-    request: &'r Request,
+#[derive(Clone)]
+pub(super) struct Caller {
+    uid: u32,
+    gid: u32,
+    thread: u32,
     credentials: OnceCell<Credentials>,
 }
 
-impl<'r> Caller<'r> {
-    pub fn of(request: &'r Request) -> Caller<'r> {
-        Caller { request, credentials: OnceCell::new() }
+impl Caller {
+    pub fn of(request: &Request) -> Caller {
+        Caller { uid: request.uid(), gid: request.gid(), thread: request.pid(), credentials: OnceCell::new() }
     }
 
     fn credentials(&self) -> &Credentials {
-        self.credentials.get_or_init(|| Credentials::of_thread(self.request.pid()))
+        self.credentials.get_or_init(|| Credentials::of_thread(self.thread))
     }
 }
 
-impl Principal for Caller<'_> {
+/// Whom a request that waits keeps waiting.
+pub(super) fn client(request: &Request) -> Client {
+    Client { id: u64::from(request.pid()), gave_up: is_being_killed }
+}
+
+impl Principal for Caller {
     fn uid(&self) -> u32 {
-        self.request.uid()
+        self.uid
     }
 
     fn gid(&self) -> u32 {
-        self.request.gid()
+        self.gid
     }
 
     fn keeps_set_ids(&self) -> bool {
@@ -114,7 +123,7 @@ impl Principal for Caller<'_> {
     }
 
     fn in_group(&self, gid: u32) -> bool {
-        self.request.gid() == gid || self.credentials().in_group(gid)
+        self.gid == gid || self.credentials().in_group(gid)
     }
 
     fn sees_trusted(&self) -> bool {

@@ -40,6 +40,26 @@ impl Credentials {
     }
 }
 
+/// Is a thread about to die of a signal, or gone? The kernel lets a process die only when each of its requests is
+/// answered, and the fuser crate takes no `FUSE_INTERRUPT`; so whoever keeps one waiting looks here. A signal that ends
+/// a process is pending as SIGKILL in all of its threads, whichever it was. A thread of another pid namespace has
+/// number 0, and nothing is known of it.
+pub fn is_being_killed(tid: u64) -> bool {
+    if tid == 0 {
+        return false;
+    }
+    match std::fs::read_to_string(format!("/proc/{tid}/status")) {
+        Ok(status) => has_kill_pending(&status),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    }
+}
+
+fn has_kill_pending(status: &str) -> bool {
+    let pending = status.lines().find_map(|line| line.strip_prefix("SigPnd:"));
+    let signals = pending.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    signals & (1 << (libc::SIGKILL - 1)) != 0
+}
+
 fn parse(status: &str) -> Credentials {
     let mut credentials = Credentials::default();
     for line in status.lines() {
@@ -71,6 +91,9 @@ mod tests {
         let c = parse("Name:\tx\nGid:\t1\t2\t3\t4\nGroups:\t24 25 \nCapEff:\t0000000000000010\n");
         assert!(c.keeps_set_ids());
         assert!(c.in_group(4) && c.in_group(25) && !c.in_group(2));
+        assert!(has_kill_pending("Name:\tx\nSigPnd:\t0000000000000100\n"));
+        assert!(!has_kill_pending("Name:\tx\nSigPnd:\t0000000000004002\nShdPnd:\t0000000000000100\n"));
+        assert!(is_being_killed(u64::from(u32::MAX)) && !is_being_killed(0));
         assert!(!parse("CapEff:\tzz\n").keeps_set_ids());
         assert_eq!(Credentials::of_thread(u32::MAX), Credentials::default());
     }

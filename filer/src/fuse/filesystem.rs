@@ -1,34 +1,31 @@
 //! Requests of the kernel, each one call of the volume.
 //!
 //! Inode numbers are OIDs, so file handles are not needed but for directories, whose listing belongs to the
-//! opening; a file's tells whether it was opened for writing. Requests are served by the session's threads; one that waits for a commit keeps its thread, and
-//! others gather behind the same batch.
+//! opening; a file's tells whether it was opened for writing. Requests are served by the session's threads; one that
+//! has to wait gives its thread back and is answered by another one later ([`Volume::serve`]), so however many wait, the
+//! rest are served.
 //!
-//! What can go wrong: a request that the kernel has interrupted is still carried out; POSIX allows that.
+//! What can go wrong: a request that the kernel has interrupted is still carried out; POSIX allows that. One that waits
+//! is let go within seconds when its client is killed.
 
-use super::convert::{Caller, attributes, file_type, ino, oid, set_time, timestamp};
+use super::convert::{Caller, attributes, client, oid, set_time, timestamp};
+use super::handles::Directories;
 use super::options::MountOptions;
-use super::reply::{NOTHING, empty, entry, number, xattr};
+use super::reply::{NOTHING, attr, empty, entry, number, xattr};
 use crate::volume::{
-    Access, AllocateMode, DirectoryStream, Errno, Node, NodeKind, Principal, RenameMode, SeekTo,
-    SetAttributes, Volume, WriteAt, XattrMode,
+    Access, AllocateMode, Errno, Node, NodeKind, RenameMode, SeekTo, SetAttributes, Volume, XattrMode,
 };
-use apply_engine::Attributes;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
     IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate,
     ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
-use parking_lot::Mutex;
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 /// Largest write that the kernel sends in one request.
@@ -56,18 +53,12 @@ fn handle_for(access: Access) -> FileHandle {
     if access == Access::Write { WRITABLE } else { READABLE }
 }
 
-thread_local! {
-    /// Where a thread gathers the bytes of a read.
-    static READ_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
 /// A volume as fuser wants it.
 pub(super) struct FuseFilesystem {
-    volume: Arc<Volume>,
-    ttl: Duration,
+    pub(super) volume: Arc<Volume>,
+    pub(super) ttl: Duration,
     writeback_cache: bool,
-    directories: Mutex<HashMap<u64, Arc<DirectoryStream>>>,
-    next_directory: AtomicU64,
+    pub(super) directories: Arc<Directories>,
 }
 
 impl FuseFilesystem {
@@ -76,23 +67,8 @@ impl FuseFilesystem {
             volume,
             ttl: options.cache_ttl,
             writeback_cache: options.writeback_cache,
-            directories: Mutex::default(),
-            next_directory: AtomicU64::new(1),
+            directories: Arc::default(),
         }
-    }
-
-    fn make(
-        &self,
-        request: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        node: Node<'_>,
-    ) -> Result<Attributes, Errno> {
-        self.volume.create(&Caller::of(request), oid(parent), name.as_bytes(), node)
-    }
-
-    fn directory(&self, handle: FileHandle) -> Result<Arc<DirectoryStream>, Errno> {
-        self.directories.lock().get(&handle.0).cloned().ok_or(Errno::EINVAL)
     }
 }
 
@@ -126,28 +102,29 @@ impl Filesystem for FuseFilesystem {
     }
 
     fn destroy(&mut self) {
-        for (_, stream) in self.directories.get_mut().drain() {
+        for stream in self.directories.remove_all() {
             self.volume.close_directory(&stream);
         }
     }
 
-    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.volume.lookup(oid(parent), name.as_bytes()) {
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let ttl = self.ttl;
+        let look = move |volume: &Volume, name: &[u8]| volume.lookup(oid(parent), name);
+        self.named(request, name, look, move |found| match found {
             // Inode number 0 lets the kernel remember that there is nothing.
-            Err(Errno::ENOENT) => reply.entry(&self.ttl, &NOTHING, Generation(0)),
-            found => entry(reply, &self.ttl, found),
-        }
+            Err(Errno::ENOENT) => reply.entry(&ttl, &NOTHING, Generation(0)),
+            found => entry(reply, &ttl, found),
+        });
     }
 
     fn forget(&self, _request: &Request, inode: INodeNo, _lookups: u64) {
         self.volume.forget(oid(inode));
     }
 
-    fn getattr(&self, _request: &Request, inode: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
-        match self.volume.getattr(oid(inode)) {
-            Ok(found) => reply.attr(&self.ttl, &attributes(&found)),
-            Err(error) => reply.error(number(error)),
-        }
+    fn getattr(&self, request: &Request, inode: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+        let ttl = self.ttl;
+        let get = move |volume: &Volume| volume.getattr(oid(inode));
+        self.plain(request, get, move |found| attr(reply, &ttl, found));
     }
 
     fn setattr(
@@ -180,21 +157,23 @@ impl Filesystem for FuseFilesystem {
         // Nothing to set, but for a change time that the kernel keeps: it is about to change the contents, and has
         // left to us what that takes away. Its cached mode is right then before the change is made.
         let about_to_change = SetAttributes { ctime: None, ..set } == SetAttributes::default();
-        let changed = match about_to_change {
-            true => self.volume.drop_privileges(&Caller::of(request), oid(inode)),
-            false => self.volume.setattr(&Caller::of(request), oid(inode), set),
+        let (ttl, who) = (self.ttl, Caller::of(request));
+        let act = move |volume: &Volume| match about_to_change {
+            true => volume.drop_privileges(&who, oid(inode)),
+            false => volume.setattr(&who, oid(inode), set),
         };
-        match changed {
-            Ok(changed) => reply.attr(&self.ttl, &attributes(&changed)),
-            Err(error) => reply.error(number(error)),
-        }
+        self.plain(request, act, move |changed| attr(reply, &ttl, changed));
     }
 
-    fn readlink(&self, _request: &Request, inode: INodeNo, reply: ReplyData) {
-        match self.volume.readlink(oid(inode)) {
-            Ok(target) => reply.data(&target),
-            Err(error) => reply.error(number(error)),
-        }
+    fn readlink(&self, request: &Request, inode: INodeNo, reply: ReplyData) {
+        self.plain(
+            request,
+            move |volume| volume.readlink(oid(inode)),
+            move |target| match target {
+                Ok(target) => reply.data(&target),
+                Err(error) => reply.error(number(error)),
+            },
+        );
     }
 
     fn mknod(
@@ -215,7 +194,8 @@ impl Filesystem for FuseFilesystem {
             libc::S_IFREG | 0 => NodeKind::File,
             _ => return reply.error(fuser::Errno::EINVAL),
         };
-        entry(reply, &self.ttl, self.make(request, parent, name, Node { kind, mode, umask, open: false }));
+        let (ttl, node) = (self.ttl, Node { kind, mode, umask, open: false });
+        self.make(request, parent, name, node, move |made| entry(reply, &ttl, made));
     }
 
     fn mkdir(
@@ -227,25 +207,24 @@ impl Filesystem for FuseFilesystem {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        let node = Node { kind: NodeKind::Directory, mode, umask, open: false };
-        entry(reply, &self.ttl, self.make(request, parent, name, node));
+        let (ttl, node) = (self.ttl, Node { kind: NodeKind::Directory, mode, umask, open: false });
+        self.make(request, parent, name, node, move |made| entry(reply, &ttl, made));
     }
 
-    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        empty(reply, self.volume.unlink(oid(parent), name.as_bytes()));
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let act = move |volume: &Volume, name: &[u8]| volume.unlink(oid(parent), name);
+        self.named(request, name, act, move |done| empty(reply, done));
     }
 
-    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        empty(reply, self.volume.rmdir(oid(parent), name.as_bytes()));
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let act = move |volume: &Volume, name: &[u8]| volume.rmdir(oid(parent), name);
+        self.named(request, name, act, move |done| empty(reply, done));
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let kind = NodeKind::Symlink(target.as_os_str().as_bytes());
-        entry(
-            reply,
-            &self.ttl,
-            self.make(request, parent, name, Node { kind, mode: 0o777, umask: 0, open: false }),
-        );
+        let (ttl, node) = (self.ttl, Node { kind, mode: 0o777, umask: 0, open: false });
+        self.make(request, parent, name, node, move |made| entry(reply, &ttl, made));
     }
 
     fn rename(
@@ -258,22 +237,29 @@ impl Filesystem for FuseFilesystem {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let (from, to) = ((oid(parent), name.as_bytes()), (oid(new_parent), new_name.as_bytes()));
-        let done = RenameMode::from_bits(flags.bits())
-            .and_then(|mode| self.volume.rename(&Caller::of(request), from, to, mode));
-        empty(reply, done);
+        let mode = match RenameMode::from_bits(flags.bits()) {
+            Ok(mode) => mode,
+            Err(error) => return reply.error(number(error)),
+        };
+        self.rename_entry(request, (parent, name), (new_parent, new_name), mode, reply);
     }
 
-    fn link(&self, _request: &Request, inode: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        entry(reply, &self.ttl, self.volume.link(oid(inode), oid(parent), name.as_bytes()));
+    fn link(&self, request: &Request, inode: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let ttl = self.ttl;
+        let act = move |volume: &Volume, name: &[u8]| volume.link(oid(inode), oid(parent), name);
+        self.named(request, name, act, move |linked| entry(reply, &ttl, linked));
     }
 
-    fn open(&self, _request: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, request: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let access = access(flags);
-        match self.volume.open(oid(inode), access) {
-            Ok(()) => reply.opened(handle_for(access), OPENED),
-            Err(error) => reply.error(number(error)),
-        }
+        self.plain(
+            request,
+            move |volume| volume.open(oid(inode), access),
+            move |done| match done {
+                Ok(()) => reply.opened(handle_for(access), OPENED),
+                Err(error) => reply.error(number(error)),
+            },
+        );
     }
 
     fn create(
@@ -286,18 +272,19 @@ impl Filesystem for FuseFilesystem {
         _flags: i32,
         reply: ReplyCreate,
     ) {
-        match self.make(request, parent, name, Node { kind: NodeKind::File, mode, umask, open: true }) {
+        let (ttl, node) = (self.ttl, Node { kind: NodeKind::File, mode, umask, open: true });
+        self.make(request, parent, name, node, move |made| match made {
             Ok(made) => {
                 let generation = Generation(made.generation);
-                reply.created(&self.ttl, &attributes(&made), generation, WRITABLE, OPENED);
+                reply.created(&ttl, &attributes(&made), generation, WRITABLE, OPENED);
             }
             Err(error) => reply.error(number(error)),
-        }
+        });
     }
 
     fn read(
         &self,
-        _request: &Request,
+        request: &Request,
         inode: INodeNo,
         _handle: FileHandle,
         offset: u64,
@@ -306,16 +293,7 @@ impl Filesystem for FuseFilesystem {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        READ_BUFFER.with_borrow_mut(|buffer| {
-            let size = size as usize;
-            if buffer.len() < size {
-                buffer.resize(size, 0);
-            }
-            match self.volume.read(oid(inode), offset, &mut buffer[..size]) {
-                Ok(filled) => reply.data(&buffer[..filled]),
-                Err(error) => reply.error(number(error)),
-            }
-        });
+        self.read_file(request, inode, offset, size, reply);
     }
 
     fn write(
@@ -333,13 +311,8 @@ impl Filesystem for FuseFilesystem {
         // The offset counts, whatever the file was opened with: the kernel appends at the size that it knows, under
         // its lock of the inode, and it alone changes sizes. With `O_APPEND` an offset before the end is meant
         // (`RWF_NOAPPEND`, or its own write-back).
-        let at = WriteAt::Offset(offset);
-        let caller = Caller::of(request);
         let kills = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        match self.volume.write(oid(inode), at, data, kills.then_some(&caller as &dyn Principal)) {
-            Ok(written) => reply.written(written as u32),
-            Err(error) => reply.error(number(error)),
-        }
+        self.write_file(request, inode, offset, data, kills, reply);
     }
 
     fn flush(&self, _r: &Request, _i: INodeNo, _h: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
@@ -356,7 +329,7 @@ impl Filesystem for FuseFilesystem {
 
     fn release(
         &self,
-        _request: &Request,
+        request: &Request,
         inode: INodeNo,
         handle: FileHandle,
         _flags: OpenFlags,
@@ -364,88 +337,60 @@ impl Filesystem for FuseFilesystem {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.volume.release(oid(inode), if handle == WRITABLE { Access::Write } else { Access::Read });
-        reply.ok();
+        let access = if handle == WRITABLE { Access::Write } else { Access::Read };
+        self.release_object(request, oid(inode), access, reply);
     }
 
-    fn opendir(&self, _request: &Request, inode: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.volume.open_directory(oid(inode)) {
-            Ok(stream) => {
-                let handle = self.next_directory.fetch_add(1, Ordering::Relaxed);
-                self.directories.lock().insert(handle, Arc::new(stream));
-                reply.opened(FileHandle(handle), FopenFlags::empty());
-            }
-            Err(error) => reply.error(number(error)),
-        }
+    fn opendir(&self, request: &Request, inode: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let directories = self.directories.clone();
+        self.plain(
+            request,
+            move |volume| volume.open_directory(oid(inode)),
+            move |opened| match opened {
+                Ok(stream) => reply.opened(directories.add(stream), FopenFlags::empty()),
+                Err(error) => reply.error(number(error)),
+            },
+        );
     }
 
     fn readdir(
         &self,
-        _request: &Request,
+        request: &Request,
         _inode: INodeNo,
         handle: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectory,
+        reply: ReplyDirectory,
     ) {
-        let filled = self.directory(handle).and_then(|stream| {
-            self.volume.read_directory(&stream, offset, |entry| {
-                let name = OsStr::from_bytes(entry.name);
-                reply.add(ino(entry.oid), entry.after, file_type(entry.kind), name)
-            })
-        });
-        match filled {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(number(error)),
-        }
+        self.read_page(request, handle, offset, reply);
     }
 
     fn readdirplus(
         &self,
-        _request: &Request,
+        request: &Request,
         _inode: INodeNo,
         handle: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectoryPlus,
+        reply: ReplyDirectoryPlus,
     ) {
-        let mut failed = Ok(());
-        let filled = self.directory(handle).and_then(|stream| {
-            self.volume.read_directory(&stream, offset, |entry| {
-                match self.volume.listed_attributes(entry.oid) {
-                    Ok(Some(found)) => {
-                        let (shown, generation) = (attributes(&found), Generation(found.generation));
-                        let name = OsStr::from_bytes(entry.name);
-                        reply.add(shown.ino, entry.after, name, &self.ttl, &shown, generation)
-                    }
-                    Ok(None) => false,
-                    Err(error) => {
-                        failed = Err(error);
-                        true
-                    }
-                }
-            })
-        });
-        match filled.and(failed) {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(number(error)),
-        }
+        self.read_page_plus(request, handle, offset, reply);
     }
 
     fn releasedir(
         &self,
-        _request: &Request,
+        request: &Request,
         _inode: INodeNo,
         handle: FileHandle,
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        if let Some(stream) = self.directories.lock().remove(&handle.0) {
-            self.volume.close_directory(&stream);
+        match self.directories.remove(handle).and_then(|stream| stream.counted_object()) {
+            Some(oid) => self.release_object(request, oid, Access::Read, reply),
+            None => reply.ok(),
         }
-        reply.ok();
     }
 
-    fn statfs(&self, _request: &Request, _inode: INodeNo, reply: ReplyStatfs) {
-        match self.volume.space() {
+    fn statfs(&self, request: &Request, _inode: INodeNo, reply: ReplyStatfs) {
+        self.plain(request, Volume::space, move |space| match space {
             Ok(space) => reply.statfs(
                 space.total_bytes / STATFS_BLOCK_BYTES,
                 space.free_bytes / STATFS_BLOCK_BYTES,
@@ -457,7 +402,7 @@ impl Filesystem for FuseFilesystem {
                 STATFS_BLOCK_BYTES as u32,
             ),
             Err(error) => reply.error(number(error)),
-        }
+        });
     }
 
     fn setxattr(
@@ -470,22 +415,35 @@ impl Filesystem for FuseFilesystem {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let done = XattrMode::from_bits(flags).and_then(|mode| {
-            self.volume.set_xattr(&Caller::of(request), oid(inode), name.as_bytes(), value, mode)
-        });
-        empty(reply, done);
+        let mode = match XattrMode::from_bits(flags) {
+            Ok(mode) => mode,
+            Err(error) => return reply.error(number(error)),
+        };
+        let (who, oid, name) = (Caller::of(request), oid(inode), name.as_bytes());
+        let now = || self.volume.set_xattr(&who, oid, name, value, mode);
+        let later = |_| {
+            let (volume, who) = (self.volume.clone(), who.clone());
+            let (name, value) = (name.to_vec(), value.to_vec());
+            (value.len(), move || volume.set_xattr(&who, oid, &name, &value, mode))
+        };
+        self.volume.serve(client(request), now, later, move |done| empty(reply, done));
     }
 
-    fn getxattr(&self, _request: &Request, inode: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        xattr(reply, size, self.volume.xattr(oid(inode), name.as_bytes()));
+    fn getxattr(&self, request: &Request, inode: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let act = move |volume: &Volume, name: &[u8]| volume.xattr(oid(inode), name);
+        self.named(request, name, act, move |value| xattr(reply, size, value));
     }
 
     fn listxattr(&self, request: &Request, inode: INodeNo, size: u32, reply: ReplyXattr) {
-        xattr(reply, size, self.volume.xattr_names(&Caller::of(request), oid(inode)));
+        let who = Caller::of(request);
+        let act = move |volume: &Volume| volume.xattr_names(&who, oid(inode));
+        self.plain(request, act, move |names| xattr(reply, size, names));
     }
 
     fn removexattr(&self, request: &Request, inode: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        empty(reply, self.volume.remove_xattr(&Caller::of(request), oid(inode), name.as_bytes()));
+        let who = Caller::of(request);
+        let act = move |volume: &Volume, name: &[u8]| volume.remove_xattr(&who, oid(inode), name);
+        self.named(request, name, act, move |done| empty(reply, done));
     }
 
     fn bmap(&self, _request: &Request, _inode: INodeNo, _blocksize: u32, _index: u64, reply: ReplyBmap) {
@@ -516,14 +474,18 @@ impl Filesystem for FuseFilesystem {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let done = AllocateMode::from_bits(mode)
-            .and_then(|mode| self.volume.allocate(&Caller::of(request), oid(inode), mode, offset, length));
-        empty(reply, done);
+        let mode = match AllocateMode::from_bits(mode) {
+            Ok(mode) => mode,
+            Err(error) => return reply.error(number(error)),
+        };
+        let who = Caller::of(request);
+        let act = move |volume: &Volume| volume.allocate(&who, oid(inode), mode, offset, length);
+        self.plain(request, act, move |done| empty(reply, done));
     }
 
     fn lseek(
         &self,
-        _request: &Request,
+        request: &Request,
         inode: INodeNo,
         _handle: FileHandle,
         offset: i64,
@@ -540,10 +502,11 @@ impl Filesystem for FuseFilesystem {
             return reply.error(fuser::Errno::ENOSYS);
         }
         let Ok(offset) = u64::try_from(offset) else { return reply.error(fuser::Errno::ENXIO) };
-        match self.volume.seek(oid(inode), offset, to) {
+        let act = move |volume: &Volume| volume.seek(oid(inode), offset, to);
+        self.plain(request, act, move |found| match found {
             Ok(found) => reply.offset(found as i64),
             Err(error) => reply.error(number(error)),
-        }
+        });
     }
 
     fn copy_file_range(
@@ -560,9 +523,11 @@ impl Filesystem for FuseFilesystem {
         reply: ReplyWrite,
     ) {
         let (from, to) = ((oid(inode_in), offset_in), (oid(inode_out), offset_out));
-        match self.volume.copy_range(&Caller::of(request), from, to, len) {
+        let who = Caller::of(request);
+        let act = move |volume: &Volume| volume.copy_range(&who, from, to, len);
+        self.plain(request, act, move |copied| match copied {
             Ok(copied) => reply.written(copied as u32),
             Err(error) => reply.error(number(error)),
-        }
+        });
     }
 }

@@ -13,9 +13,11 @@
 mod convert;
 mod credentials;
 mod filesystem;
+mod handles;
 mod mount;
 mod options;
 mod reply;
+mod requests;
 
 pub use mount::{Left, MountHandle, is_our_mount, mount};
 pub use options::{MountError, MountOptions, THREADS};

@@ -3,7 +3,7 @@
 use super::convert::attributes;
 use crate::volume::Errno;
 use apply_engine::Attributes;
-use fuser::{FileAttr, FileType, Generation, INodeNo, ReplyEmpty, ReplyEntry, ReplyXattr};
+use fuser::{FileAttr, FileType, Generation, INodeNo, ReplyAttr, ReplyEmpty, ReplyEntry, ReplyXattr};
 use std::time::{Duration, UNIX_EPOCH};
 
 /// The answer to a look-up of a free name.
@@ -50,6 +50,14 @@ pub(super) fn xattr(reply: ReplyXattr, size: u32, value: Result<Vec<u8>, Errno>)
 pub(super) fn entry(reply: ReplyEntry, ttl: &Duration, found: Result<Attributes, Errno>) {
     match found {
         Ok(found) => reply.entry(ttl, &attributes(&found), Generation(found.generation)),
+        Err(error) => reply.error(number(error)),
+    }
+}
+
+/// Answers with attributes.
+pub(super) fn attr(reply: ReplyAttr, ttl: &Duration, found: Result<Attributes, Errno>) {
+    match found {
+        Ok(found) => reply.attr(ttl, &attributes(&found)),
         Err(error) => reply.error(number(error)),
     }
 }

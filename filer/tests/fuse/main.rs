@@ -10,6 +10,7 @@ mod handles;
 mod holes;
 mod privileges;
 mod refused;
+mod waiting;
 
 use filer::commit::{Admission, Ask, Journal, NotServing, Refused, SpaceBudget};
 use filer::fuse::{Left, MountError, MountHandle, MountOptions, mount};
