@@ -172,7 +172,10 @@ impl VolumeNode {
         let s = shared.clone();
         volume.spawn("verify", move || verify::run(&s, &to_verify))?;
         let s = shared.clone();
-        volume.spawn("answer", move || s.path.drive_for_answers())?;
+        volume.spawn("answer", move || {
+            runtime::be_urgent();
+            s.path.drive_for_answers();
+        })?;
         for _ in 0..PARKED_THREADS {
             let s = shared.clone();
             volume.spawn("parked", move || s.path.serve_parked())?;
