@@ -1,11 +1,16 @@
-//! The constants of the on-media format, version 1.
+//! The constants of the on-media format, version 2.
 //!
 //! `docs/nvlog-format.md` draws them and a test holds the two together. All integers are little-endian.
 
 use ids::RECORD_ALIGN_BYTES;
 
-/// Version of records and superblocks that this program writes, and the newest that it reads.
-pub const FORMAT_VERSION: u16 = 1;
+/// Version of superblocks that this program writes, and the newest that it reads; it reads the one before, too.
+///
+/// 1: each write went to one copy, in turns, and nothing told where the durable records end.
+/// 2: each write goes to both copies, and tells that.
+pub const FORMAT_VERSION: u16 = 2;
+/// Version of records. They have not changed since the first.
+pub const RECORD_VERSION: u16 = 1;
 
 /// Length of one superblock copy; also the unit a block device is written in.
 pub const SUPERBLOCK_BYTES: usize = 4096;
@@ -32,7 +37,7 @@ pub const RECORD_MAGIC: u32 = u32::from_le_bytes(*b"TWFR");
 pub mod header {
     /// u32, [`super::RECORD_MAGIC`].
     pub const MAGIC: usize = 0;
-    /// u16, [`super::FORMAT_VERSION`].
+    /// u16, [`super::RECORD_VERSION`].
     pub const VERSION: usize = 4;
     /// u8, [`crate::RecordKind`].
     pub const KIND: usize = 6;
@@ -76,6 +81,8 @@ pub mod superblock {
     pub const ROLE_STATE_LEN: usize = 60;
     /// 16 bytes, boot id of the machine when the log was last opened.
     pub const BOOT_ID: usize = 64;
+    /// u64, end of what was durable when this was written: a walk from the tail that ends before it lacks something.
+    pub const DURABLE_END: usize = 80;
     /// (u64 epoch, u64 first LSN) for each entry of the epoch history, 64 at most.
     pub const HISTORY: usize = 128;
     /// The role state, opaque, 1024 bytes at most.

@@ -284,6 +284,7 @@ impl fmt::Display for Walk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let superblock = &self.superblock;
         writeln!(f, "volume         {}", superblock.volume)?;
+        writeln!(f, "format         version {}", superblock.version)?;
         writeln!(f, "capacity       {} bytes", superblock.capacity_bytes)?;
         writeln!(f, "generation     {}", superblock.generation)?;
         writeln!(f, "boot id        {}", superblock.boot_id)?;
@@ -299,6 +300,14 @@ impl fmt::Display for Walk {
         writeln!(f, "role state     {} bytes", superblock.role_state.len())?;
         writeln!(f, "tail           {}", superblock.tail)?;
         writeln!(f, "end            {} ({})", self.end, self.cut)?;
+        let missing = match superblock.durable_end {
+            promised if promised > self.end.lsn => ": records are missing that were durable once",
+            _ if self.records == 0 && self.cut == CutReason::LaterLap => {
+                ", and a later lap lies at the tail: the superblock is older than the ring"
+            }
+            _ => "",
+        };
+        writeln!(f, "durable up to  {} when the superblock was written{missing}", superblock.durable_end)?;
         write!(f, "records        {}", self.records)?;
         for (kind, count) in RecordKind::ALL.iter().zip(self.by_kind) {
             write!(f, ", {kind:?} {count}")?;

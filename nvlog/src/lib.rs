@@ -33,7 +33,7 @@ pub use log::{
     Records, ReserveError, Slot, TailError, Trimmed, TruncateError, UpdateError,
 };
 pub use record::RecordKind;
-pub use recovery::{CutReason, RecoveryReport, SuperblockHealth};
+pub use recovery::{CutReason, Lost, RecoveryReport, SuperblockHealth};
 pub use region::sim;
 pub use region::{OpenMode, Region, RegionError, RegionKind, Stored, UnknownRegionKind};
 pub use superblock::{BootId, Superblock, SuperblockDraft, SuperblockError};

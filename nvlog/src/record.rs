@@ -6,7 +6,7 @@
 //!
 //! Invariant: `decode(encode(h)) == h`, and the header's bytes are all covered by the chained CRC.
 
-use crate::format::{FORMAT_VERSION, HEADER_BYTES, RECORD_MAGIC, header};
+use crate::format::{HEADER_BYTES, RECORD_MAGIC, RECORD_VERSION, header};
 use ids::{ChainCrc, Epoch, LogPoint, Lsn, VolumeId};
 
 /// What a record is. The log itself gives no other meaning to payloads.
@@ -107,7 +107,7 @@ pub(crate) fn encode(
 ) -> (HeaderBytes, ChainCrc) {
     let mut bytes = [0; HEADER_BYTES];
     put(&mut bytes, header::MAGIC, &RECORD_MAGIC.to_le_bytes());
-    put(&mut bytes, header::VERSION, &FORMAT_VERSION.to_le_bytes());
+    put(&mut bytes, header::VERSION, &RECORD_VERSION.to_le_bytes());
     bytes[header::KIND] = kind as u8;
     put(&mut bytes, header::LSN, &lsn.0.to_le_bytes());
     put(&mut bytes, header::EPOCH, &epoch.0.to_le_bytes());

@@ -10,7 +10,7 @@
 //! What can go wrong: an intact record of a newer program is refused, not cut, because cutting would lose what
 //! it says.
 
-use crate::format::{FORMAT_VERSION, HEADER_BYTES, max_payload_bytes, record_bytes};
+use crate::format::{HEADER_BYTES, RECORD_VERSION, max_payload_bytes, record_bytes};
 use crate::record::{Header, HeaderBytes, PayloadCrc, RecordKind, decode, expected_chain_crc};
 use ids::{Epoch, LogPoint, Lsn};
 use std::fmt;
@@ -39,6 +39,8 @@ pub enum CutReason {
     NoRecord,
     /// A record of an earlier lap of the ring.
     EarlierLap,
+    /// A record of a later lap of the ring: the walk began at a tail that is older than what was written.
+    LaterLap,
     /// A record header that belongs at another LSN.
     OtherLsn,
     /// The header is torn, damaged, or follows another record.
@@ -68,6 +70,7 @@ impl fmt::Display for CutReason {
             CutReason::RingFull => "the ring is full",
             CutReason::NoRecord => "no record there",
             CutReason::EarlierLap => "a record of an earlier lap of the ring",
+            CutReason::LaterLap => "a record of a later lap of the ring",
             CutReason::OtherLsn => "a record header that belongs at another LSN",
             CutReason::ChainBroken => "the header is torn, damaged or follows another record",
             CutReason::NewerVersion => "an intact record of a newer format version",
@@ -84,6 +87,7 @@ impl fmt::Display for CutReason {
 enum Place {
     Here,
     EarlierLap,
+    LaterLap,
     Elsewhere,
 }
 
@@ -140,10 +144,11 @@ const MEANT: Row = Row { kind: YES, ..KNOWN };
 const FITTING: Row = Row { length: YES, ..MEANT };
 const ORDERED: Row = Row { epoch: YES, ..FITTING };
 
-const TABLE: [Row; 11] = [
+const TABLE: [Row; 12] = [
     Row { room: NO, cut: Some(CutReason::RingFull), ..ANY },
     Row { magic: NO, cut: Some(CutReason::NoRecord), ..ROOM },
     Row { place: Some(Place::EarlierLap), cut: Some(CutReason::EarlierLap), ..MAGIC },
+    Row { place: Some(Place::LaterLap), cut: Some(CutReason::LaterLap), ..MAGIC },
     Row { place: Some(Place::Elsewhere), cut: Some(CutReason::OtherLsn), ..MAGIC },
     Row { chain: NO, cut: Some(CutReason::ChainBroken), ..PLACED },
     Row { version: NO, cut: Some(CutReason::NewerVersion), ..CHAINED },
@@ -245,7 +250,7 @@ impl Walker {
             return (facts, Some(header));
         }
         let kind = RecordKind::from_byte(header.kind);
-        facts.version = header.version == FORMAT_VERSION;
+        facts.version = header.version == RECORD_VERSION;
         facts.kind = kind.is_some();
         facts.length = kind.is_some_and(|kind| self.length_fits(&header, kind, ring.capacity_bytes()));
         facts.epoch = header.epoch >= self.epoch;
@@ -261,6 +266,8 @@ impl Walker {
             Place::Here
         } else if lsn < self.at.lsn && self.at.lsn.since(lsn).is_multiple_of(capacity_bytes) {
             Place::EarlierLap
+        } else if lsn > self.at.lsn && lsn.since(self.at.lsn).is_multiple_of(capacity_bytes) {
+            Place::LaterLap
         } else {
             Place::Elsewhere
         }
@@ -310,13 +317,48 @@ fn payload_crc_in<const CHUNK_BYTES: usize>(ring: &impl RingBytes, header: &Head
 pub enum SuperblockHealth {
     /// Both copies are valid.
     BothValid,
-    /// One copy can not be used; the next write of the superblock replaces it.
+    /// One copy could not be used; it has been written anew from the other.
     OneBad {
         /// Which copy, 0 or 1.
         copy: usize,
         /// What is wrong with it.
         why: String,
     },
+}
+
+/// How it was seen that a log lacks records that it once held.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Lost {
+    /// The memory is volatile, and the machine was restarted since.
+    #[error("the log's memory did not survive a restart of the machine")]
+    Restart,
+    /// The superblock promises durable records that are not there.
+    #[error(
+        "the log was durable up to {durable_end} and ends at {end} ({cut}): its medium is damaged, or an older copy \
+         of a part of it was brought back"
+    )]
+    EndsEarly {
+        /// As the superblock says.
+        durable_end: Lsn,
+        /// Where the walk ended.
+        end: Lsn,
+        /// Why.
+        cut: CutReason,
+    },
+    /// Where the log begins lies what was written a lap later.
+    #[error(
+        "the log begins at {tail}, and a record of a later lap lies there: an older superblock was brought back"
+    )]
+    LaterLap {
+        /// Where the superblock says that it begins.
+        tail: Lsn,
+    },
+    /// A log of the previous format, which wrote its copies in turns: the one that is bad may be the newer one.
+    #[error(
+        "one copy of the superblock is damaged, and a log of format version 1 does not tell whether that was the \
+         newer one"
+    )]
+    OlderCopy,
 }
 
 /// What opening a log found and did.
@@ -335,9 +377,11 @@ pub struct RecoveryReport {
     pub scrubbed: u64,
     /// State of the superblock's copies.
     pub superblock: SuperblockHealth,
-    /// The memory is volatile and the machine was restarted since: acknowledged records may be missing, so
-    /// this node must not take over by itself. Stays set until the owner clears it in the superblock.
+    /// Acknowledged records may be missing, so this node must not take over by itself. Stays set until the owner
+    /// clears it in the superblock.
     pub memory_lost: bool,
+    /// How this opening saw that; `None` when an earlier one did, or the owner.
+    pub lost: Option<Lost>,
 }
 
 #[cfg(test)]
@@ -347,7 +391,7 @@ mod tests {
     fn all_facts() -> Vec<Facts> {
         let mut all = Vec::new();
         for bits in 0..1u32 << 8 {
-            for place in [Place::Here, Place::EarlierLap, Place::Elsewhere] {
+            for place in [Place::Here, Place::EarlierLap, Place::LaterLap, Place::Elsewhere] {
                 let bit = |n: u32| bits & (1 << n) != 0;
                 all.push(Facts {
                     room: bit(0),

@@ -1,9 +1,12 @@
-//! The superblock: what a log is, where it begins, which epochs wrote it, and the role state that must survive
-//! a restart. Two copies are written alternately, so a torn write leaves the other one.
+//! The superblock: what a log is, where it begins, how far it was durable, which epochs wrote it, and the role state
+//! that must survive a restart. Each write goes to both copies, one after the other: a torn write leaves the state
+//! before it, and a copy that rots later leaves the same state in the other.
 //!
 //! Invariant: a copy is believed only when magic, version and CRC are right and its values make sense; a copy
-//! of a newer version refuses the whole log, because this program can not know what the newer one did.
-//! What can go wrong is a row of [`choose`]: one copy bad (used and healed by the next write), both bad.
+//! of a newer version refuses the whole log, because this program cannot know what the newer one did.
+//! What can go wrong is a row of [`choose`]: one copy bad (used around, healed when the log is opened), both bad.
+//! Rejected: to write the copies in turns, as version 1 did. When the newer one rots, an old tail and an old role
+//! count, and nothing shows it.
 
 use crate::format::{
     CAPACITY_ALIGN_BYTES, FORMAT_VERSION, MAX_ROLE_STATE_BYTES, MIN_CAPACITY_BYTES, SUPERBLOCK_BYTES,
@@ -46,6 +49,10 @@ pub struct Superblock {
     pub memory_lost: bool,
     /// Counts the writes of the superblock.
     pub generation: u64,
+    /// Everything before it was durable when this was written, so a walk from the tail must reach it.
+    pub durable_end: Lsn,
+    /// Format version of the copy that this was read from.
+    pub version: u16,
 }
 
 /// The part of the superblock that the log's owner may change; see [`crate::Log::update_superblock`].
@@ -137,7 +144,7 @@ pub(crate) struct Chosen {
 /// ```text
 /// any copy Future                → refuse: FutureVersion
 /// Valid  + Valid                 → the higher generation (the first copy when equal)
-/// Valid  + Corrupt | Blank       → the valid one; the next write heals the other
+/// Valid  + Corrupt | Blank       → the valid one; opening the log heals the other
 /// Corrupt + Corrupt | Blank      → refuse: BothCorrupt
 /// Blank  + Blank                 → refuse: NotALog
 /// ```
@@ -178,6 +185,7 @@ impl Superblock {
         put(&mut bytes, at::TAIL_CRC, &self.tail.crc.0.to_le_bytes());
         put(&mut bytes, at::ROLE_STATE_LEN, &(self.role_state.len() as u32).to_le_bytes());
         put(&mut bytes, at::BOOT_ID, &self.boot_id.0);
+        put(&mut bytes, at::DURABLE_END, &self.durable_end.0.to_le_bytes());
         for (i, entry) in history.iter().enumerate() {
             let offset = at::HISTORY + i * HISTORY_ENTRY_BYTES;
             put(&mut bytes, offset, &entry.epoch.0.to_le_bytes());
@@ -209,7 +217,7 @@ pub(crate) fn decode(bytes: &[u8; SUPERBLOCK_BYTES]) -> CopyState {
 }
 
 fn decode_values(bytes: &[u8; SUPERBLOCK_BYTES], version: u16) -> Result<Superblock, String> {
-    if version != FORMAT_VERSION {
+    if version == 0 {
         return Err(format!("format version {version} was never released"));
     }
     let capacity_bytes = u64_at(bytes, at::CAPACITY);
@@ -219,6 +227,11 @@ fn decode_values(bytes: &[u8; SUPERBLOCK_BYTES], version: u16) -> Result<Superbl
     let tail = LogPoint { lsn: Lsn(u64_at(bytes, at::TAIL_LSN)), crc: ChainCrc(u32_at(bytes, at::TAIL_CRC)) };
     if !tail.lsn.0.is_multiple_of(ids::RECORD_ALIGN_BYTES) || tail.lsn.0 > MAX_LSN {
         return Err(format!("tail {} is impossible", tail.lsn));
+    }
+    // Version 1 does not tell: nothing is promised then.
+    let durable_end = if version == 1 { tail.lsn } else { Lsn(u64_at(bytes, at::DURABLE_END)) };
+    if durable_end < tail.lsn || durable_end.since(tail.lsn) > capacity_bytes {
+        return Err(format!("durable records from {} to {durable_end} are impossible", tail.lsn));
     }
     let count = u32_at(bytes, at::HISTORY_COUNT) as usize;
     let role_len = u32_at(bytes, at::ROLE_STATE_LEN) as usize;
@@ -243,6 +256,8 @@ fn decode_values(bytes: &[u8; SUPERBLOCK_BYTES], version: u16) -> Result<Superbl
         boot_id: BootId(boot_id),
         memory_lost: u16_at(bytes, at::FLAGS) & FLAG_MEMORY_LOST != 0,
         generation: u64_at(bytes, at::GENERATION),
+        durable_end,
+        version,
     })
 }
 

@@ -314,7 +314,7 @@ impl Log {
         let mut new = stored.superblock.clone();
         let pushed = new.epoch_history.push(start);
         assert!(pushed.is_ok(), "the epoch was checked to ascend, and the log only grows");
-        Ok(stored.write(&self.ring, new)?)
+        Ok(stored.write(&self.ring, new, self.persisted())?)
     }
 
     fn epoch_refused(&self, new: Epoch, reserving: &Reserving) -> UpdateError {

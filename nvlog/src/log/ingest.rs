@@ -148,9 +148,10 @@ impl Log {
         let mut history = stored.superblock.epoch_history.clone();
         history.truncate(to.lsn);
         self.move_end(&mut reserving, &mut sealing, to, epoch, &history);
-        self.scrub(to.lsn, tail.lsn)?;
+        // First the promise: a crash in the middle leaves fewer records than there were, and none is missed.
         let new = Superblock { epoch_history: history, ..stored.superblock.clone() };
-        stored.write(&self.ring, new)?;
+        stored.write(&self.ring, new, self.persisted())?;
+        self.scrub(to.lsn, tail.lsn)?;
         Ok(())
     }
 
@@ -185,11 +186,14 @@ impl Log {
         }
         let mut stored = self.superblock.lock();
         let history = EpochHistory::default();
-        // The old log goes first: a crash must not leave the old tail with records that were half scrubbed.
+        // The old log goes first, and before it the promise of it: a crash must not leave the old tail with records
+        // that were half scrubbed.
+        let promised = stored.superblock.clone();
+        stored.write(&self.ring, promised, tail.lsn)?;
         self.ring.scrub(tail.lsn, tail.lsn.plus(self.capacity_bytes()))?;
         self.ring.scrub(at.lsn, at.lsn.plus(self.capacity_bytes()))?;
         let new = Superblock { tail: at, epoch_history: history.clone(), ..stored.superblock.clone() };
-        stored.write(&self.ring, new)?;
+        stored.write(&self.ring, new, at.lsn)?;
         self.tail.set(at);
         self.floor.store(at.lsn.0, Ordering::Release);
         self.hold.store(super::NO_HOLD, Ordering::Release);

@@ -30,7 +30,7 @@ pub use open::FormatOptions;
 pub use read::{Record, Records};
 pub use slice::LogSlice;
 
-use crate::format::max_payload_bytes;
+use crate::format::{FORMAT_VERSION, max_payload_bytes};
 use crate::region::RegionKind;
 use crate::region::ring::{Ring, write_superblock};
 use crate::superblock::{Superblock, SuperblockDraft};
@@ -93,9 +93,12 @@ impl Sealing {
     }
 }
 
-/// The superblock and the copy that holds it.
+/// The superblock, as both copies hold it.
 struct Stored {
+    /// A copy that holds the newest state that may be believed; the other is written first.
     copy: usize,
+    /// Of the last attempt to write it: two states never have the same.
+    generation: u64,
     superblock: Superblock,
 }
 
@@ -122,7 +125,7 @@ impl Log {
             floor: AtomicU64::new(superblock.tail.lsn.0),
             hold: AtomicU64::new(NO_HOLD),
             receiving: AtomicBool::new(true),
-            superblock: Mutex::new(Stored { copy, superblock }),
+            superblock: Mutex::new(Stored { copy, generation: superblock.generation, superblock }),
         };
         assert!(log.tail().lsn <= end.lsn, "a log ends at or after its tail");
         log
@@ -205,17 +208,25 @@ impl Log {
             memory_lost: draft.memory_lost,
             ..superblock
         };
-        Ok(stored.write(&self.ring, new)?)
+        Ok(stored.write(&self.ring, new, self.persisted())?)
     }
 }
 
 impl Stored {
-    /// Writes `new` over the copy that is not in use; on an error the one in use still counts.
-    fn write(&mut self, ring: &Ring, mut new: Superblock) -> io::Result<()> {
-        new.generation = self.superblock.generation + 1;
-        let copy = 1 - self.copy;
-        write_superblock(ring.region(), copy, &new.encode())?;
-        *self = Stored { copy, superblock: new };
+    /// Writes `new` to both copies, with the end of what is durable. When the first write fails the state before it
+    /// counts, when the second does, either; a log whose superblock cannot be written is of no use anyway.
+    fn write(&mut self, ring: &Ring, mut new: Superblock, durable_end: Lsn) -> io::Result<()> {
+        self.generation += 1;
+        new.generation = self.generation;
+        new.durable_end = durable_end;
+        new.version = FORMAT_VERSION;
+        let bytes = new.encode();
+        for _ in 0..2 {
+            let copy = 1 - self.copy;
+            write_superblock(ring.region(), copy, &bytes)?;
+            self.copy = copy;
+        }
+        self.superblock = new;
         Ok(())
     }
 }

@@ -7,13 +7,13 @@
 use super::Log;
 use super::errors::{FormatError, OpenError};
 use super::ingest::note_epoch;
-use crate::format::{MIN_CAPACITY_BYTES, RING_OFFSET_BYTES, SUPERBLOCK_BYTES};
+use crate::format::{FORMAT_VERSION, MIN_CAPACITY_BYTES, RING_OFFSET_BYTES, SUPERBLOCK_BYTES};
 use crate::record::origin;
-use crate::recovery::{Depth, RecoveryReport, SuperblockHealth, Walker};
+use crate::recovery::{CutReason, Depth, Lost, RecoveryReport, SuperblockHealth, Walker};
 use crate::region::ring::{Ring, read_region, read_superblock, write_superblock};
 use crate::region::{Region, RegionKind};
 use crate::superblock::{Chosen, CopyState, Superblock, capacity_is_legal, choose, decode};
-use ids::{Durability, Epoch, EpochHistory, VolumeId};
+use ids::{Durability, Epoch, EpochHistory, Lsn, VolumeId};
 
 /// What a new log is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,7 +54,7 @@ impl Log {
         let start = origin(volume);
         // Records of an earlier log of the same volume would continue the new one's chain.
         ring.scrub(start.lsn, start.lsn.plus(capacity_bytes))?;
-        let mut superblock = Superblock {
+        let superblock = Superblock {
             volume,
             capacity_bytes,
             tail: start,
@@ -63,10 +63,11 @@ impl Log {
             boot_id: ring.region().boot_id(),
             memory_lost: false,
             generation,
+            durable_end: start.lsn,
+            version: FORMAT_VERSION,
         };
-        write_superblock(ring.region(), 0, &superblock.encode())?;
-        superblock.generation += 1;
-        write_superblock(ring.region(), 1, &superblock.encode())?;
+        let bytes = superblock.encode();
+        (0..2).try_for_each(|copy| write_superblock(ring.region(), copy, &bytes))?;
         Ok(Log::assemble(ring, 1, superblock, start, Epoch(0)))
     }
 
@@ -120,10 +121,14 @@ impl Log {
         if ring.region().kind() != RegionKind::Block {
             ring.persist(tail.lsn, end.lsn)?;
         }
-        let scrubbed = ring.scrub(end.lsn, limit)?;
         let boot_id = ring.region().boot_id();
         let volatile = ring.region().durability() == Durability::Process;
-        superblock.memory_lost |= volatile && boot_id != superblock.boot_id;
+        let lost = if volatile && boot_id != superblock.boot_id {
+            Some(Lost::Restart)
+        } else {
+            lacks(&superblock, other_is_bad.is_some(), end.lsn, cut)
+        };
+        superblock.memory_lost |= lost.is_some();
         // An epoch whose first record did not survive begins where the log now ends, or it would promise
         // records that do not exist.
         let history = superblock
@@ -133,26 +138,43 @@ impl Log {
             .map(|entry| ids::EpochStart { first_lsn: entry.first_lsn.min(end.lsn), ..*entry });
         superblock.epoch_history = EpochHistory::new(history.collect()).unwrap_or_default();
         superblock.boot_id = boot_id;
-        let report = RecoveryReport {
+        let mut report = RecoveryReport {
             tail,
             end,
             records,
             cut,
-            scrubbed,
+            scrubbed: 0,
             superblock: match other_is_bad {
                 None => SuperblockHealth::BothValid,
                 Some(why) => SuperblockHealth::OneBad { copy: 1 - index, why },
             },
             memory_lost: superblock.memory_lost,
+            lost,
         };
         let log = Log::assemble(ring, index, superblock, end, walker.epoch);
-        // Durable at once: that the memory was lost must be known after the next restart too. It also heals a
-        // damaged copy.
+        // Durable at once, and before anything that shows it is scrubbed: that the memory was lost must be known after
+        // the next restart too. It also heals a damaged copy.
         let mut stored = log.superblock.lock();
         let new = stored.superblock.clone();
-        stored.write(&log.ring, new)?;
+        stored.write(&log.ring, new, end.lsn)?;
         drop(stored);
+        report.scrubbed = log.ring.scrub(end.lsn, limit)?;
         Ok((log, report))
+    }
+}
+
+/// Does a walk that ended there show that the log once held more? What was durable does not tear, and only an older
+/// tail leads to what was written a lap later.
+fn lacks(superblock: &Superblock, copy_is_bad: bool, end: Lsn, cut: CutReason) -> Option<Lost> {
+    let (tail, durable_end) = (superblock.tail.lsn, superblock.durable_end);
+    if end == tail && cut == CutReason::LaterLap {
+        Some(Lost::LaterLap { tail })
+    } else if end < durable_end {
+        Some(Lost::EndsEarly { durable_end, end, cut })
+    } else if copy_is_bad && superblock.version < FORMAT_VERSION {
+        Some(Lost::OlderCopy)
+    } else {
+        None
     }
 }
 

@@ -77,7 +77,7 @@ impl Log {
             return Err(TailError::NotDurable { to, persisted: self.persisted() });
         }
         let new = Superblock { tail: to, ..stored.superblock.clone() };
-        stored.write(&self.ring, new)?;
+        stored.write(&self.ring, new, self.persisted())?;
         self.tail.set(to);
         Ok(())
     }

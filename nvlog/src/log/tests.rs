@@ -1,5 +1,6 @@
 //! What the log promises, tried on the simulated region.
 
+mod age;
 mod crash;
 mod damage;
 mod parallel;

@@ -112,8 +112,8 @@ impl Ring {
         unsafe { self.base.add(offset) }
     }
 
-    /// Invalidates every line in `[from, to)` that could be taken for a record of that very LSN, durably, and
-    /// returns how many there were. The first line goes first: from then on no crash brings back what follows.
+    /// Invalidates every line in `[from, to)` that could be taken for a record of that very LSN, or of a later lap
+    /// (of another log that was here), durably, and returns how many there were. The first line goes first: from then on no crash brings back what follows.
     ///
     /// Rejected: writing zeros over the whole range, which would destroy the older records that a partner may
     /// still catch up from, and wear the medium.
@@ -144,7 +144,10 @@ impl Ring {
             unsafe {
                 let line = self.base.add(offset);
                 if line.cast::<u32>().read_volatile() == RECORD_MAGIC.to_le()
-                    && line.add(header::LSN).cast::<u64>().read_volatile() == lsn.0.to_le()
+                    && self.is_now_or_later(
+                        lsn,
+                        u64::from_le(line.add(header::LSN).cast::<u64>().read_volatile()),
+                    )
                 {
                     std::ptr::write_bytes(line, 0, HEADER_BYTES);
                     found += 1;
@@ -153,6 +156,11 @@ impl Ring {
             lsn = lsn.plus(HEADER_BYTES as u64);
         }
         found
+    }
+
+    /// Is `found` the LSN of this place in this lap, or in a later one?
+    fn is_now_or_later(&self, lsn: Lsn, found: u64) -> bool {
+        found.checked_sub(lsn.0).is_some_and(|ahead| ahead.is_multiple_of(self.capacity_bytes))
     }
 
     /// Makes `[from, to)` durable, in two pieces when it wraps.

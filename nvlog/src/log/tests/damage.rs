@@ -18,7 +18,7 @@ fn open_error(region: &SimRegion) -> OpenError {
 }
 
 /// Rewrites both superblock copies with `change` and a CRC that fits.
-fn forge(region: &SimRegion, change: impl Fn(&mut [u8])) {
+pub(super) fn forge(region: &SimRegion, change: impl Fn(&mut [u8])) {
     for index in 0..2 {
         let mut copy = read_superblock(region, index);
         change(&mut copy);
@@ -79,10 +79,10 @@ fn each_unusable_superblock_has_its_error() {
     (0..2).for_each(|copy| both.damage(format::SUPERBLOCK_OFFSETS[copy] + 30, b"rot"));
     assert!(matches!(open_error(&both), OpenError::Superblock(SuperblockError::BothCorrupt { .. })));
     let future = fresh();
-    forge(&future, |copy| put(copy, at::VERSION, &2u16.to_le_bytes()));
+    forge(&future, |copy| put(copy, at::VERSION, &3u16.to_le_bytes()));
     assert!(matches!(
         open_error(&future),
-        OpenError::Superblock(SuperblockError::FutureVersion { found: 2 })
+        OpenError::Superblock(SuperblockError::FutureVersion { found: 3 })
     ));
     let larger = fresh();
     forge(&larger, |copy| put(copy, at::CAPACITY, &(2 * CAPACITY_BYTES).to_le_bytes()));
