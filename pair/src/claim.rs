@@ -7,7 +7,7 @@
 use crate::desk::{Asked, Purpose};
 use crate::state::{ClaimStage, Claiming, Handed, Known, Opening, Role, TakeoverClock, Why};
 use crate::witness::{Mode, Register};
-use crate::{Command, LogSummary, MonoMs, Pair, StopReason, TakeoverTimes, WitnessOutcome};
+use crate::{CallOff, Command, LogSummary, MonoMs, Pair, Posture, StopReason, TakeoverTimes, WitnessOutcome};
 use ids::{Epoch, LogPoint};
 
 impl Pair {
@@ -88,16 +88,25 @@ impl Pair {
     /// The next step towards the next epoch, from what is known of the register.
     fn ask_claim(&mut self, forced: bool, formed: bool) {
         let me = self.config.me.clone();
-        let expected = match &self.desk.known {
+        if forced && let Err(why) = self.can_be_forced() {
+            // What was not known when the order came.
+            self.emit(Command::CalledOff(CallOff::NotNow(why)));
+            return self.wait(Why::Starting, StopReason::Deposed, None);
+        }
+        let expected = match self.known() {
             Known::Nothing => return self.ask(Purpose::Look, None),
-            Known::Absent if forced || formed => {
+            known @ (Known::Absent | Known::Stale(_)) if forced || formed => {
                 // Before the swap: a node that dies between the two must know its epoch again.
                 self.store(|state| state.in_sync = true);
-                None
+                match known {
+                    Known::Stale(register) => Some(register),
+                    _ => None,
+                }
             }
-            Known::Absent => return self.wait(Why::Starting, StopReason::Deposed, None),
+            Known::Absent | Known::Stale(_) => return self.wait(Why::Starting, StopReason::Deposed, None),
             Known::Is(register) => {
-                let allowed = forced || register.mode == Mode::Mirrored || register.primary == me;
+                let allowed = register.mode == Mode::Mirrored || register.primary == me;
+                let allowed = forced || allowed && self.durable.in_sync;
                 if !allowed && !self.desk.fresh {
                     // The news that the pair is mirrored may not have come: the witness's own word decides.
                     return self.ask(Purpose::Look, None);
@@ -105,7 +114,14 @@ impl Pair {
                 if !allowed {
                     return self.claim_lost();
                 }
-                Some(register.clone())
+                if !forced
+                    && register.mode == Mode::Mirrored
+                    && !self.is_steady()
+                    && !self.is_beside_one_that_waits()
+                {
+                    return self.look();
+                }
+                Some(register)
             }
         };
         let epoch = self.next_epoch(self.config.rank_of_me());
@@ -138,26 +154,49 @@ impl Pair {
     }
 
     fn claim_answered(&mut self, claiming: Claiming, asked: &Asked, outcome: &WitnessOutcome) {
-        if asked.purpose != Purpose::Claim || claiming.stage != ClaimStage::Asking {
+        if claiming.stage != ClaimStage::Asking {
+            return;
+        }
+        // An operator forced it here and no witness can be asked, not even what the register says: his word is final.
+        if claiming.forced && matches!(outcome, WitnessOutcome::Unreachable { .. }) {
+            // Where it may not be, the next attempt says why.
+            if self.can_be_forced().is_ok() {
+                self.open(self.next_epoch(self.config.rank_of_me()), true, Some(claiming.clock));
+            }
+            return;
+        }
+        if asked.purpose != Purpose::Claim {
             return;
         }
         match outcome {
-            WitnessOutcome::Swapped(register) => self.open(register.epoch, true, Some(claiming.clock)),
-            WitnessOutcome::Conflict(Some(register)) if self.is_mine_unopened(register) => {
+            WitnessOutcome::Swapped(register) if self.is_mine_unopened(register) => {
                 self.open(register.epoch, true, Some(claiming.clock));
             }
-            // An operator forced it here and no witness can be asked: its word is final.
-            WitnessOutcome::Unreachable { .. } if claiming.forced => {
-                self.open(self.next_epoch(self.config.rank_of_me()), true, Some(claiming.clock));
+            // Meanwhile the partner told of an epoch that this one does not follow: the witness had forgotten it.
+            WitnessOutcome::Swapped(_) => self.wait(Why::Starting, StopReason::Deposed, None),
+            WitnessOutcome::Conflict(Some(register)) if self.is_mine_unopened(register) => {
+                self.open(register.epoch, true, Some(claiming.clock));
             }
             WitnessOutcome::Is(_) | WitnessOutcome::Conflict(_) | WitnessOutcome::Unreachable { .. } => {}
         }
     }
 
-    /// The register gives this node an epoch that it has not opened: its own swap, whose answer was lost.
+    /// The partner is linked, and serves nothing: then nobody does, whatever the witness has forgotten.
+    fn is_beside_one_that_waits(&self) -> bool {
+        self.peer_hello().is_some_and(|theirs| !matches!(theirs.posture, Posture::Primary(_)))
+    }
+
+    /// Has the witness told what it tells now for long enough?
+    pub(crate) fn is_steady(&self) -> bool {
+        self.desk.is_steady(self.now, &self.config.timers)
+    }
+
+    /// The register gives this node an epoch that it has not opened, and no later one is known: its own swap, whose
+    /// answer was lost.
     pub(crate) fn is_mine_unopened(&self, register: &Register) -> bool {
         register.primary == self.config.me
             && register.mode == Mode::Solo
+            && self.durable.epoch_seen <= register.epoch
             && self.log.history.last().is_none_or(|last| last.epoch < register.epoch)
     }
 
@@ -215,6 +254,7 @@ impl Pair {
     pub(crate) fn claim_deadline(&self) -> Option<MonoMs> {
         match &self.role {
             Role::Claiming(claiming) if claiming.stage == ClaimStage::LeaseWait => Some(self.promise_ends()),
+            Role::Claiming(_) => self.desk.steady_at(&self.config.timers).filter(|at| *at > self.now),
             _ => None,
         }
     }

@@ -43,9 +43,9 @@ pub struct Timers {
     pub start_grace_ms: u64,
     /// First pause after a witness that did not answer (default 100); doubles up to `witness_retry_max_ms`.
     pub witness_retry_ms: u64,
-    /// Longest pause between two attempts at the witness (default 2000).
+    /// Longest pause between two attempts at the witness (default 500).
     pub witness_retry_max_ms: u64,
-    /// How often a solo primary looks whether an operator deposed it (default 1000).
+    /// How often each node asks the witness, whatever it does (default 1000).
     pub witness_check_ms: u64,
     /// After this long without an answer a request to the witness counts as lost (default 3000). The
     /// runtime's own limit should be shorter.
@@ -60,6 +60,14 @@ pub struct Timers {
     pub barrier_lag_bytes: u64,
 }
 
+impl Timers {
+    /// How long a witness must have told the same before a node claims by it. Whoever was granted something newer, and
+    /// can ask, has asked in that time, and made the witness tell it.
+    pub(crate) fn steady_ms(&self) -> u64 {
+        self.witness_check_ms * 2
+    }
+}
+
 impl Default for Timers {
     fn default() -> Timers {
         Timers {
@@ -70,7 +78,7 @@ impl Default for Timers {
             link_grace_ms: 100,
             start_grace_ms: 2_000,
             witness_retry_ms: 100,
-            witness_retry_max_ms: 2_000,
+            witness_retry_max_ms: 500,
             witness_check_ms: 1_000,
             witness_timeout_ms: 3_000,
             drain_timeout_ms: 5_000,

@@ -4,6 +4,11 @@
 //! one: the swap could succeed behind its back. It is dead for certain once the register is seen with a value that
 //! comes after the one the swap expected: each swap raises the generation, and no epoch is given twice, also by a
 //! witness that has lost its register and began anew.
+//!
+//! What can go wrong: a witness that was rolled back (its state came from a backup). Then a register that another node
+//! has replaced long ago is shown as if it were the newest. Who holds the newer epoch sees that with its next request
+//! and writes the register anew; so a node trusts a value only after it has stood for longer than the others need for
+//! that ([`Desk::is_steady`]).
 
 use crate::state::Known;
 use crate::witness::{Register, Request, WitnessOutcome};
@@ -32,6 +37,8 @@ pub(crate) struct Asked {
     pub since: MonoMs,
     /// The register's generation as it was known when this was asked.
     known: Option<u64>,
+    /// This node has heard of no later epoch since.
+    current: bool,
     /// `None`: a read. Else what was expected, and the new value.
     pub swap: Option<(Option<Register>, Register)>,
 }
@@ -48,8 +55,12 @@ pub(crate) struct Desk {
     /// The witness itself has answered since the claim that is under way began.
     pub fresh: bool,
     pub looked: MonoMs,
-    /// When the witness last said that there is no register.
-    pub absent_at: MonoMs,
+    /// When the witness last answered.
+    pub answered_at: Option<MonoMs>,
+    /// That answer was asked for after this node had heard of the newest epoch that it knows.
+    pub told: bool,
+    /// Since when its answers have told the value that is known, with no long silence between them.
+    steady_since: MonoMs,
 }
 
 impl Desk {
@@ -64,13 +75,40 @@ impl Desk {
             known: Known::Nothing,
             fresh: false,
             looked: now,
-            absent_at: now,
+            answered_at: None,
+            told: false,
+            steady_since: now,
         }
     }
 
     /// May a request be sent now?
     pub fn ready(&self, now: MonoMs) -> bool {
         self.asked.is_none() && now >= self.not_before
+    }
+
+    /// Has the witness told this value for so long that whoever was granted something newer would have said so?
+    pub fn is_steady(&self, now: MonoMs, timers: &Timers) -> bool {
+        self.answered_at.is_some() && now.since(self.steady_since) >= timers.steady_ms()
+    }
+
+    /// When a value that is known now counts as steady.
+    pub fn steady_at(&self, timers: &Timers) -> Option<MonoMs> {
+        self.answered_at.map(|_| self.steady_since.plus(timers.steady_ms()))
+    }
+
+    /// This node has heard of a later epoch: what the witness says of an earlier one is old news, until it is asked again.
+    pub fn epoch_rose(&mut self) {
+        self.told = false;
+        self.asked.iter_mut().for_each(|asked| asked.current = false);
+    }
+
+    /// The witness itself said something: does it go on with what it said before?
+    fn note_answer(&mut self, now: MonoMs, timers: &Timers, told: &Known) {
+        let gap = self.answered_at.is_none_or(|last| now.since(last) > timers.steady_ms());
+        if gap || self.known != *told {
+            self.steady_since = now;
+        }
+        self.answered_at = Some(now);
     }
 
     /// When the next attempt may be made, or the request counts as lost.
@@ -87,7 +125,7 @@ impl Desk {
     pub fn register(&self) -> Option<&Register> {
         match &self.known {
             Known::Is(register) => Some(register),
-            Known::Nothing | Known::Absent => None,
+            Known::Nothing | Known::Absent | Known::Stale(_) => None,
         }
     }
 
@@ -107,7 +145,7 @@ impl Desk {
             Some((expected, new)) => Request::CompareAndSwap { expected: expected.clone(), new: new.clone() },
         };
         let known = self.register().map(|register| register.generation);
-        self.asked = Some(Asked { request, purpose, since: now, known, swap });
+        self.asked = Some(Asked { request, purpose, since: now, known, current: true, swap });
         self.looked = now;
         (request, ask)
     }
@@ -120,6 +158,22 @@ impl Desk {
         request: RequestId,
         outcome: &WitnessOutcome,
     ) -> Option<Asked> {
+        let current = self.asked.as_ref().is_some_and(|asked| asked.request == request);
+        match outcome {
+            WitnessOutcome::Is(told) | WitnessOutcome::Conflict(told) if current => {
+                let told = told.clone().map_or(Known::Absent, Known::Is);
+                self.note_answer(now, timers, &told);
+            }
+            WitnessOutcome::Swapped(new) if current => {
+                // Written anew where it was lost: whoever was granted something meanwhile has yet to say so.
+                let grants = self.asked.as_ref().is_some_and(|asked| asked.purpose == Purpose::Claim);
+                if !grants && self.register().is_none_or(|known| known.epoch != new.epoch) {
+                    self.steady_since = now;
+                }
+                self.answered_at = Some(now);
+            }
+            _ => {}
+        }
         match outcome {
             WitnessOutcome::Is(Some(register))
             | WitnessOutcome::Swapped(register)
@@ -130,7 +184,7 @@ impl Desk {
                 }
                 self.observe(register);
             }
-            WitnessOutcome::Is(None) | WitnessOutcome::Conflict(None) => self.observe_absent(now, request),
+            WitnessOutcome::Is(None) | WitnessOutcome::Conflict(None) => self.observe_absent(request),
             WitnessOutcome::Unreachable { .. } => {}
         }
         let asked = self.asked.take_if(|asked| asked.request == request)?;
@@ -145,6 +199,7 @@ impl Desk {
             }
         } else {
             self.reachable = Some(true);
+            self.told = asked.current;
             self.fresh = true;
             self.pause_ms = 0;
             self.not_before = now;
@@ -193,7 +248,9 @@ impl Desk {
     pub fn visit_moments(&mut self, timers: &Timers, visit: &mut dyn FnMut(Name<'_>)) {
         visit(Name::Moment(&mut self.not_before, 0));
         visit(Name::Moment(&mut self.looked, timers.witness_check_ms));
-        visit(Name::Moment(&mut self.absent_at, timers.failure_timeout_ms));
+        let horizon = timers.failure_timeout_ms.max(timers.steady_ms() + 1);
+        self.answered_at.iter_mut().for_each(|at| visit(Name::Moment(at, horizon)));
+        visit(Name::Moment(&mut self.steady_since, timers.steady_ms()));
         self.next_request = 1;
         if let Some(asked) = &mut self.asked {
             visit(Name::Moment(&mut asked.since, timers.witness_timeout_ms));
@@ -202,10 +259,9 @@ impl Desk {
         }
     }
 
-    fn observe_absent(&mut self, now: MonoMs, request: RequestId) {
+    fn observe_absent(&mut self, request: RequestId) {
         if self.asked.as_ref().is_some_and(|asked| asked.request == request) {
             self.known = Known::Absent;
-            self.absent_at = now;
             if self.uncertain.as_ref().is_some_and(Option::is_some) {
                 self.uncertain = None;
             }

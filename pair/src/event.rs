@@ -157,6 +157,9 @@ pub enum Event {
     },
     /// An operator's wish. Whether it can be met: ask [`Pair::can`](crate::Pair::can) first.
     Operator(Operator),
+    /// The operator's command has ended (it took too long, or its caller left): what it asked for must not happen any
+    /// more, as far as that can still be helped.
+    Withdrawn(Operator),
     /// This node can not apply for now.
     LocalFault(LocalFault),
     /// It can again.

@@ -102,8 +102,9 @@ impl Pair {
             let stored = self.durable.register.as_ref().map(|ours| ours.epoch);
             if self.config.witness {
                 // Older than what was stored here before a restart: hearsay, perhaps our own. No news either, and
-                // the witness itself says that there is none: that is what it has lost, said with each `Hello`.
-                let lost = self.desk.known == Known::Absent;
+                // the witness itself says that there is none, or an older one: that is what it has lost, said with
+                // each `Hello`.
+                let lost = matches!(self.known(), Known::Absent | Known::Stale(_));
                 if stored.is_none_or(|ours| ours < register.epoch || ours == register.epoch && !lost) {
                     self.desk.observe(register);
                 }

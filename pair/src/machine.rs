@@ -30,8 +30,8 @@
 //! only through `emit`, which keeps account of them, so that the invariants can be checked after each event.
 
 use crate::desk::Desk;
-use crate::state::{Distrust, Effects, LinkState, Reports, Role, Waiting, Why};
-use crate::witness::Register;
+use crate::state::{Distrust, Effects, Known, LinkState, Reports, Role, Waiting, Why};
+use crate::witness::{Mode, Register};
 use crate::{
     Command, Config, ConfigError, DurableState, Event, Hello, Lease, LinkId, LogSummary, Message, MonoMs,
     Posture, ResyncReason, Vitals,
@@ -54,6 +54,8 @@ pub struct Pair {
     /// Reads of the partner's clients may be answered under a promise given no later than this.
     pub(crate) last_promise: MonoMs,
     pub(crate) last_heartbeat: Option<MonoMs>,
+    /// What [`granted`](Self::granted) was after the last event.
+    granted: Epoch,
     pub(crate) fault: bool,
     pub(crate) distrust: Distrust,
     /// `Some(by when)` after `Shutdown`.
@@ -97,6 +99,7 @@ impl Pair {
             // A promise given just before a restart is not remembered: assume one.
             last_promise: now,
             last_heartbeat: None,
+            granted: Epoch(0),
             fault: false,
             distrust: Distrust::default(),
             stopping: None,
@@ -194,6 +197,7 @@ impl Pair {
             Event::PeerReached { link, lsn } => self.peer_reached(link, lsn),
             Event::Drained { end } => self.drained(end),
             Event::Operator(wish) => self.operator(wish),
+            Event::Withdrawn(wish) => self.withdrawn(wish),
             Event::LocalFault(_) => self.fault = true,
             Event::LocalHealed => self.fault = false,
             Event::TreesDiffer(differ) => {
@@ -211,6 +215,11 @@ impl Pair {
 
     /// What each role does when time or facts may have changed. Cheap, and may run any number of times.
     pub(crate) fn run_role(&mut self) {
+        let granted = self.granted();
+        if granted > self.granted {
+            self.granted = granted;
+            self.desk.epoch_rose();
+        }
         match self.role {
             Role::Waiting(_) => self.run_waiting(),
             Role::Partner(_) => self.run_partner(),
@@ -349,6 +358,29 @@ impl Pair {
         ];
         let above = known.into_iter().max().unwrap_or_default().next();
         if above.0 % 2 == rank { above } else { above.next() }
+    }
+
+    /// The register as far as it may decide anything. One that is older than an epoch that this node knows of was
+    /// rolled back: whoever holds that epoch may serve, whatever the register says. So is one that calls solo the
+    /// epoch that this node knows to have become mirrored.
+    pub(crate) fn known(&self) -> Known {
+        let Known::Is(register) = &self.desk.known else { return self.desk.known.clone() };
+        let became_mirrored = self.durable.register.as_ref().is_some_and(|ours| {
+            ours.epoch == register.epoch && ours.mode == Mode::Mirrored && register.mode == Mode::Solo
+        });
+        match register.epoch < self.granted() || became_mirrored {
+            true if self.desk.told => Known::Stale(register.clone()),
+            // Old news, perhaps.
+            true => Known::Nothing,
+            false => Known::Is(register.clone()),
+        }
+    }
+
+    /// The highest epoch that was granted to a node, as this node knows beside what the witness says.
+    fn granted(&self) -> Epoch {
+        let opened = self.log.history.last().map_or(Epoch(0), |last| last.epoch);
+        let stored = self.durable.register.as_ref().map_or(Epoch(0), |ours| ours.epoch);
+        self.durable.epoch_seen.max(opened).max(stored)
     }
 
     /// The highest epoch heard of.

@@ -127,6 +127,8 @@ impl Pair {
             let (link, epoch) = (partner.link, partner.epoch);
             self.emit(Command::Send { link, message: Message::Join { epoch, at } });
         }
+        // It is this node that will need the witness, when the primary is lost.
+        self.look();
     }
 
     /// Silence. Revoke first, whatever comes next.

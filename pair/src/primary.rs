@@ -201,21 +201,22 @@ impl Pair {
     /// Frozen: (e, me, mirrored) → (e', me, solo).
     fn ask_to_go_alone(&mut self) {
         let Role::Primary(primary) = self.role else { return };
-        let expected = match &self.desk.known {
+        let expected = match self.known() {
             Known::Nothing => return self.ask(Purpose::Look, None),
             // The swap to mirrored may still be made: asking for it again settles that, and grants nothing new.
             Known::Absent if self.desk.swap_pending() => {
                 let new = self.register_of(primary.epoch, Mode::Mirrored, None);
                 return self.ask(Purpose::Mirror, Some((None, new)));
             }
-            // The witness forgot: it can not tell whether the partner has claimed. Only the partner can.
-            Known::Absent => {
-                if self.now.since(self.desk.looked) >= self.config.timers.witness_check_ms {
-                    self.ask(Purpose::Look, None);
-                }
-                return;
+            // Likewise, with what this epoch is as far as this node knows.
+            Known::Stale(register) if self.desk.swap_pending() => {
+                let mode = if self.durable.solo.is_some() { Mode::Solo } else { Mode::Mirrored };
+                let new = self.register_of(primary.epoch, mode, Some(&register));
+                return self.ask(Purpose::Mirror, Some((Some(register), new)));
             }
-            Known::Is(register) => register.clone(),
+            // The witness forgot: it can not tell whether the partner has claimed. Only the partner can.
+            Known::Absent | Known::Stale(_) => return self.look(),
+            Known::Is(register) => register,
         };
         if self.is_mine_unopened(&expected) {
             return self.open(expected.epoch, true, None);
@@ -223,28 +224,29 @@ impl Pair {
         if expected.primary != self.config.me && expected.epoch > primary.epoch {
             return self.deposed();
         }
+        if !self.is_steady() {
+            return self.look();
+        }
         let epoch = self.next_epoch(self.config.rank_of_me());
         let new = self.register_of(epoch, Mode::Solo, Some(&expected));
         self.ask(Purpose::Claim, Some((Some(expected), new)));
     }
 
-    /// Solo: has an operator given the epoch to another node, or has the witness forgotten this one?
+    /// Solo: has an operator given the epoch to another node, or has the witness forgotten this one? Then it is told
+    /// at once: until it knows, it may let a node serve that knows no better.
     fn check_register(&mut self) {
         let Role::Primary(primary) = self.role else { return };
-        let pause_ms = self.config.timers.witness_check_ms;
-        if self.config.witness && self.desk.ready(self.now) && self.now.since(self.desk.looked) >= pause_ms {
-            let behind = match &self.desk.known {
-                Known::Nothing => false,
-                Known::Absent => true,
-                Known::Is(register) => register.epoch < primary.epoch,
-            };
-            if behind {
-                let expected = self.desk.register().cloned();
-                let new = self.register_of(primary.epoch, Mode::Solo, expected.as_ref());
-                self.ask(Purpose::Assert, Some((expected, new)));
-            } else {
-                self.ask(Purpose::Look, None);
-            }
+        let behind = match &self.desk.known {
+            Known::Nothing => false,
+            Known::Absent => true,
+            Known::Stale(register) | Known::Is(register) => register.epoch < primary.epoch,
+        };
+        if self.config.witness && behind && self.desk.ready(self.now) {
+            let expected = self.desk.register().cloned();
+            let new = self.register_of(primary.epoch, Mode::Solo, expected.as_ref());
+            self.ask(Purpose::Assert, Some((expected, new)));
+        } else {
+            self.look();
         }
     }
 

@@ -204,6 +204,9 @@ pub(crate) struct Reports {
 pub(crate) enum Known {
     Nothing,
     Absent,
+    /// Older than what this node knows to have been granted, so the witness has forgotten that: it decides as little as
+    /// one that is absent. Only [`Pair::known`](crate::Pair::known) says so, never the desk.
+    Stale(Register),
     Is(Register),
 }
 

@@ -187,6 +187,8 @@ pub struct PairStatus {
     pub witness_reachable: Option<bool>,
     /// The register as last known.
     pub register: Option<Register>,
+    /// The witness's register is older than what this node knows to have been granted, and does not decide.
+    pub register_stale: Option<Register>,
     /// May this node take over by itself (as far as it knows)?
     pub eligible: bool,
     /// Does this node serve clients (also while frozen)?

@@ -8,7 +8,7 @@ use crate::desk::Purpose;
 use crate::state::{HandOverStage, Known, Primary, PrimaryMode, Role};
 use crate::witness::{Mode, Register};
 use crate::{CallOff, Command, Lease, LinkId, Message, MonoMs, Operator, Pair, ResyncReason, StopReason};
-use ids::{AckRule, LogPoint};
+use ids::{AckRule, LogPoint, Lsn};
 
 impl Pair {
     /// Can this wish be met now? `Err` says why not, for the operator.
@@ -44,10 +44,7 @@ impl Pair {
             (Operator::ForceTakeover, Role::Failed(_) | Role::Stopped | Role::Opening(_)) => {
                 no("this node can not serve now")
             }
-            (Operator::ForceTakeover, _) if self.durable.resync => no(
-                "this node's tree is half replaced by the primary's; it can not serve before the resync has ended",
-            ),
-            (Operator::ForceTakeover, _) => Ok(()),
+            (Operator::ForceTakeover, _) => self.can_be_forced(),
             (Operator::DiscardLocal, Role::Waiting(_)) if self.reports.split.is_some() => Ok(()),
             (Operator::DiscardLocal, Role::Primary(_)) if self.reports.split.is_some() => no(
                 "this side serves clients; to discard it, first make the other node serve: there, `twinfiler \
@@ -55,6 +52,66 @@ impl Pair {
             ),
             (Operator::DiscardLocal, _) => no("the volume is not split here; there is nothing to discard"),
             (Operator::Resync { .. }, _) => self.can_resync(),
+        }
+    }
+
+    /// May an operator make this node serve what is in its tree? Not when that is known to be nothing, or half of it.
+    pub(crate) fn can_be_forced(&self) -> Result<(), String> {
+        let no = |why: &str| Err(why.to_owned());
+        if self.durable.resync {
+            return no(
+                "this node's tree is half replaced by the primary's; it can not serve before the resync has ended",
+            );
+        }
+        if self.reports.needs_resync == Some(ResyncReason::FirstCopy) {
+            return no(
+                "this node is empty and waits for its first copy: to serve it would replace the volume by nothing. \
+                 Start the other node, which has the data",
+            );
+        }
+        let blank =
+            self.log.base_empty && self.log.end.lsn == Lsn::ZERO && self.log.history.entries().is_empty();
+        let formed = self.newest_register().is_some()
+            || self
+                .peer_hello()
+                .is_some_and(|theirs| !theirs.log.base_empty || theirs.log.end.lsn > Lsn::ZERO);
+        let asked = !self.config.witness || self.desk.known == Known::Absent;
+        if blank && formed {
+            return no(
+                "this node's log and tree are empty, and the volume is not new: to serve here would replace it by \
+                 nothing. Start the other node, which has the data",
+            );
+        }
+        if blank && !asked {
+            return no(
+                "this node's log and tree are empty, and the witness does not say whether the volume is new: to serve \
+                 here could replace it by nothing. Bring the witness or the other node back",
+            );
+        }
+        Ok(())
+    }
+
+    /// The command that asked for it has ended. What is with the witness already cannot be taken back: its answer
+    /// decides.
+    pub(crate) fn withdrawn(&mut self, wish: Operator) {
+        match (wish, &mut self.role) {
+            (Operator::ForceTakeover, Role::Claiming(claiming)) if claiming.forced => {
+                claiming.forced = false;
+                if !self.desk.swap_pending() {
+                    self.leave_partner();
+                }
+            }
+            (
+                Operator::Switchover,
+                Role::Primary(Primary {
+                    mode: PrimaryMode::HandingOver { link, stage: HandOverStage::Draining { .. } },
+                    ..
+                }),
+            ) => {
+                let link = *link;
+                self.call_off(link);
+            }
+            _ => {}
         }
     }
 
@@ -123,14 +180,14 @@ impl Pair {
     /// Mirrored: a fault of this node, or its end, is a reason to hand over.
     pub(crate) fn run_mirrored(&mut self) {
         let Role::Primary(primary) = self.role else { return };
-        if self.register_lags(&primary) && self.desk.ready(self.now) {
-            let expected = self.desk.register().cloned();
-            let new = self.register_of(primary.epoch, Mode::Mirrored, expected.as_ref());
-            self.ask(Purpose::Mirror, Some((expected, new)));
-        } else {
+        if !self.register_lags(&primary) {
             // A claim that the partner made before it crashed may reach the witness late; and an operator should
             // see that the witness is away before it is needed.
             self.look();
+        } else if self.desk.ready(self.now) && self.still_follows(&primary) {
+            let expected = self.desk.register().cloned();
+            let new = self.register_of(primary.epoch, Mode::Mirrored, expected.as_ref());
+            self.ask(Purpose::Mirror, Some((expected, new)));
         }
         let Role::Primary(primary) = &mut self.role else { return };
         let due = self.now >= primary.fault_retry;
@@ -144,18 +201,24 @@ impl Pair {
         }
     }
 
-    /// The witness lost the register, or has one from before the pair was mirrored: the partner could not take over.
-    /// It is set right again only while the partner has certainly not claimed: it still follows.
+    /// The witness lost the register, or has one from before the pair was mirrored (its swap was lost, or it was rolled
+    /// back): the partner could not take over.
     fn register_lags(&self, primary: &Primary) -> bool {
         match &self.desk.known {
             Known::Nothing => false,
-            Known::Absent => primary.answered > self.desk.absent_at,
-            Known::Is(register) => {
-                register.epoch == primary.epoch
-                    && register.primary == self.config.me
-                    && register.mode == Mode::Solo
+            Known::Absent => true,
+            Known::Stale(register) | Known::Is(register) if register.epoch == primary.epoch => {
+                register.primary == self.config.me && register.mode == Mode::Solo
             }
+            Known::Stale(register) | Known::Is(register) => register.epoch < primary.epoch,
         }
+    }
+
+    /// A register is set right only while the partner has certainly not claimed: it still follows. (One that calls this
+    /// epoch solo lets nobody else claim.)
+    fn still_follows(&self, primary: &Primary) -> bool {
+        self.desk.register().is_some_and(|register| register.epoch == primary.epoch)
+            || self.desk.answered_at.is_some_and(|at| primary.answered > at)
     }
 
     pub(crate) fn drained(&mut self, end: LogPoint) {

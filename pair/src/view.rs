@@ -1,6 +1,6 @@
 //! The pair as an operator sees it.
 
-use crate::state::{HandOverStage, PartnerStage, PrimaryMode, Role, Why};
+use crate::state::{HandOverStage, Known, PartnerStage, PrimaryMode, Role, Why};
 use crate::{MonoMs, Pair, PairMode, PairStatus, RoleName};
 
 impl Pair {
@@ -25,8 +25,13 @@ impl Pair {
             linked: self.peer_hello().is_some(),
             witness_reachable: self.desk.reachable.filter(|_| self.config.witness),
             register: self.newest_register().cloned(),
+            register_stale: match self.known() {
+                Known::Stale(register) if self.config.witness => Some(register),
+                _ => None,
+            },
             eligible: self.durable.in_sync
                 && !self.newest_register().is_some_and(|register| register.is_alone_beside(&self.config.me))
+                && self.is_sure_of_the_register()
                 && self.reports.needs_resync.is_none()
                 && self.reports.split.is_none()
                 && (!self.durable.tree_differs || matches!(self.role, Role::Primary(_)))
@@ -40,6 +45,14 @@ impl Pair {
             local_fault: self.fault,
             takeover: self.takeover,
         }
+    }
+
+    /// A node that neither serves nor follows may have been left behind while it was away: only the witness knows.
+    fn is_sure_of_the_register(&self) -> bool {
+        let stands_apart = matches!(self.role, Role::Waiting(_) | Role::Claiming(_));
+        !stands_apart
+            || !self.config.witness
+            || self.desk.reachable == Some(true) && matches!(self.known(), Known::Is(_))
     }
 
     fn mode(&self) -> PairMode {
@@ -97,7 +110,12 @@ impl Pair {
         if let Some(refusal) = &self.reports.refusal {
             return refusal.to_string();
         }
+        let stale = witness && matches!(self.known(), Known::Stale(_));
         let text = match &self.role {
+            Role::Waiting(_) | Role::Claiming(_) if stale => {
+                "the witness's register is older than what this node knows (it was restored or rolled back), and does \
+                 not decide: waits for the other node; if that is gone for good: 'twinfiler takeover --force'"
+            }
             Role::Waiting(_) if self.durable.tree_differs => {
                 "this tree is known to differ from the primary's: waits for the primary, or for 'twinfiler takeover \
                  --force', which serves it as it is"
@@ -122,6 +140,10 @@ impl Pair {
             Role::Primary(primary) => match primary.mode {
                 PrimaryMode::Frozen { .. } if !witness => {
                     "no witness: waits for the partner, or for 'twinfiler takeover --force'"
+                }
+                PrimaryMode::Frozen { .. } if stale => {
+                    "partner lost, and the witness's register is older than what this node knows (it was restored or \
+                     rolled back): waits for the partner; if that is gone for good: 'twinfiler takeover --force'"
                 }
                 PrimaryMode::Frozen { .. } if unreachable => {
                     "partner lost and the witness does not answer; tries again; if it stays away: 'twinfiler takeover \

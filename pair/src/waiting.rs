@@ -7,8 +7,9 @@ use crate::desk::Purpose;
 use crate::meeting::{parted, who_begins};
 use crate::state::{Handed, Known, PartnerStage, Role, Waiting, Why};
 use crate::witness::{Mode, Register};
-use crate::{Command, Lease, Message, MonoMs, Pair, ResyncReason, StopReason};
+use crate::{Command, Lease, LogSummary, Message, MonoMs, Pair, Posture, ResyncReason, StopReason};
 use ids::AckRule;
+use std::cmp::Ordering;
 
 /// What the register allows this node.
 enum Right {
@@ -76,9 +77,9 @@ impl Pair {
 
     /// Asks the witness what the register says, now and then.
     pub(crate) fn look(&mut self) {
-        let pause_ms = match self.desk.known {
+        let pause_ms = match self.known() {
             Known::Nothing => 0,
-            Known::Absent | Known::Is(_) => self.config.timers.witness_check_ms,
+            Known::Absent | Known::Stale(_) | Known::Is(_) => self.config.timers.witness_check_ms,
         };
         if self.config.witness && self.desk.ready(self.now) && self.now.since(self.desk.looked) >= pause_ms {
             self.ask(Purpose::Look, None);
@@ -95,10 +96,13 @@ impl Pair {
         if !self.config.witness {
             return if !handed && self.begins() { Right::Begin } else { Right::No };
         }
-        match &self.desk.known {
+        match self.known() {
             Known::Nothing => Right::No,
-            Known::Absent if self.begins() => Right::Begin,
-            Known::Absent => Right::No,
+            Known::Absent | Known::Stale(_) if self.begins() => Right::Begin,
+            Known::Absent | Known::Stale(_) => {
+                self.look_for_a_split();
+                Right::No
+            }
             Known::Is(register) => {
                 let names_me = register.primary == self.config.me;
                 match register.mode {
@@ -111,8 +115,9 @@ impl Pair {
                         self.outdated();
                         Right::No
                     }
-                    _ if names_me => Right::Mine,
-                    Mode::Mirrored if self.durable.in_sync && !self.durable.tree_differs => Right::InTurn,
+                    Mode::Solo if names_me => Right::Mine,
+                    Mode::Mirrored if self.durable.tree_differs && !names_me => Right::No,
+                    Mode::Mirrored if self.durable.in_sync => self.right_beside_the_partner(&register),
                     Mode::Mirrored => Right::No,
                     Mode::Solo => {
                         self.outdated();
@@ -120,6 +125,32 @@ impl Pair {
                     }
                 }
             }
+        }
+    }
+
+    /// The register is mirrored: both logs hold everything, as far as it knows. So a log that is behind the other may
+    /// be an older one that was brought back, and the one that is ahead goes first.
+    fn right_beside_the_partner(&mut self, register: &Register) -> Right {
+        let names_me = register.primary == self.config.me;
+        let Some(theirs) = self.peer_hello().filter(|theirs| theirs.in_sync && theirs.log.survived) else {
+            // Nothing to compare with, or nothing better.
+            return if self.peer_hello().is_some() && names_me { Right::Mine } else { Right::InTurn };
+        };
+        // One that follows, or takes over, has a log that its Hello does not tell of any more; so has one that was given
+        // an epoch of which its Hello does not know.
+        let waits = theirs.posture == Posture::Waiting
+            && theirs.epoch_seen >= register.epoch
+            && matches!(&self.role, Role::Waiting(waiting) if waiting.handed.is_none());
+        if waits && theirs.log.committed > self.log.end.lsn {
+            self.needs_resync(ResyncReason::LogLost);
+            return Right::No;
+        }
+        let reaches = |log: &LogSummary| (log.history.last().map(|last| last.epoch), log.end.lsn);
+        match reaches(&theirs.log).cmp(&reaches(&self.log)) {
+            Ordering::Less if names_me || waits => Right::Mine,
+            Ordering::Equal if names_me => Right::Mine,
+            Ordering::Greater if waits || theirs.posture == Posture::Claiming => Right::No,
+            _ => Right::InTurn,
         }
     }
 
@@ -131,7 +162,11 @@ impl Pair {
             waiting.why = Why::Outdated;
         }
         self.alone_is_the_other();
-        // Both may wait here, one for the other, although each acknowledged what the other lacks.
+        self.look_for_a_split();
+    }
+
+    /// Both may wait here, one for the other, although each acknowledged what the other lacks.
+    fn look_for_a_split(&mut self) {
         let split = self.peer_hello().and_then(|theirs| parted(&self.hello(), theirs));
         if split.is_some() {
             self.reports.split = split;

@@ -157,7 +157,8 @@ fn states() -> Vec<(&'static str, Bench)> {
     outdated.witness(WitnessOutcome::Is(Some(register(3, "b", Mode::Solo, 5))));
     let mut claiming = starting.clone();
     claiming.witness(WitnessOutcome::Is(Some(register(2, "a", Mode::Mirrored, 4))));
-    claiming.wait(400);
+    // Nothing to compare with: first the partner's time to come, and the witness's to be steady.
+    claiming.wait(2_000);
     let mut solo = claiming.clone();
     solo.witness(WitnessOutcome::Swapped(register(4, "a", Mode::Solo, 5)));
     let mut catching = solo.clone();

@@ -8,6 +8,7 @@
 use crate::faults::Kind;
 use crate::state::{Link, State};
 use pair::Operator;
+use pair::witness::Request;
 
 /// Longest queue of a held direction; before that someone has given the link up.
 const MAX_HELD_MESSAGES: usize = 12;
@@ -52,6 +53,8 @@ pub enum Action {
     /// The witness did it, and the node does not know.
     LoseAnswer(usize),
     Forget,
+    /// The witness comes back with this one of its backups.
+    Rollback(usize),
     Switchover(usize),
     Shutdown(usize),
     Force(usize),
@@ -86,6 +89,18 @@ impl State {
 
     pub fn can_restart(&self, node: usize) -> bool {
         self.nodes[node].pair.is_none() || self.nodes[node].stopped
+    }
+
+    /// Every node that runs has asked since the register changed last, and nothing is under way: to restore a backup
+    /// takes longer than the pause between two questions, and the connections to the witness end. What is granted and
+    /// forgotten within that pause, nobody can know.
+    fn is_register_known(&self) -> bool {
+        self.late.is_empty()
+            && self.nodes.iter().all(|node| {
+                let known = |pair: &pair::Pair| pair.status(self.now).register == self.register;
+                let swaps = matches!(node.ask, Some((_, Request::CompareAndSwap { .. })));
+                !swaps && !node.paused && node.pair.as_ref().is_none_or(|pair| node.stopped || known(pair))
+            })
     }
 
     fn can_write(&self, node: usize) -> bool {
@@ -153,6 +168,10 @@ impl State {
         when(lively && left(Kind::Cut), Action::Cut);
         when(self.witness_up && left(Kind::Witness), Action::WitnessAway);
         when(self.register.is_some() && left(Kind::Forget), Action::Forget);
+        for index in 0..self.backups.len() {
+            let other = self.register.as_ref() != Some(&self.backups[index]);
+            when(other && self.is_register_known() && left(Kind::Rollback), Action::Rollback(index));
+        }
         for index in 0..self.late.len() {
             when(true, Action::LateSwap(index));
         }

@@ -290,6 +290,8 @@ impl Executor<'_> {
             let named = state.register.as_ref().is_some_and(|register| {
                 register.mode == pair::witness::Mode::Mirrored || register.primary == name(node)
             });
+            // A register from a backup may name whom it likes: that it decides nothing is what the others show.
+            let named = named && !state.rolled_back;
             find(!complete && named && n.durable_state().in_sync, Breach::ClaimantLacks);
         }
         find(holds == [false, false], Breach::Lost);

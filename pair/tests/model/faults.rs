@@ -21,6 +21,8 @@ pub struct Faults {
     pub forces: u8,
     /// The witness loses its register.
     pub forgets: u8,
+    /// The witness comes back with an older register, from a backup.
+    pub rollbacks: u8,
 }
 
 /// A kind of fault.
@@ -34,6 +36,7 @@ pub enum Kind {
     Operator,
     Force,
     Forget,
+    Rollback,
 }
 
 impl Faults {
@@ -47,6 +50,7 @@ impl Faults {
             Kind::Operator => &mut self.operator,
             Kind::Force => &mut self.forces,
             Kind::Forget => &mut self.forgets,
+            Kind::Rollback => &mut self.rollbacks,
         }
     }
 

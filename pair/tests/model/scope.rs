@@ -93,6 +93,11 @@ impl Scope {
                     return state;
                 }
                 state = self.step(&state, state.next_without_fault(None).expect("time passes"));
+                if let Some(register) = state.register.clone()
+                    && !state.backups.contains(&register)
+                {
+                    state.backups.push(register);
+                }
             }
             panic!("two formatted logs do not become a pair");
         }
@@ -203,6 +208,7 @@ fn may_serve_without(scope: &Scope, state: &State, away: usize) -> bool {
         && survivor.pair.is_some()
         && !survivor.stopped
         && !state.forced
+        && !state.rolled_back
         && state.late.is_empty()
         && survivor.disk.log.starts_with(&state.acknowledged)
 }

@@ -145,6 +145,10 @@ pub struct State {
     /// One batch at most to each node; over whichever link.
     pub wire: [Option<Batch>; 2],
     pub register: Option<Register>,
+    /// What it was while the pair formed: what a backup of the witness may hold.
+    pub backups: Vec<Register>,
+    /// The witness came back with one of them.
+    pub rolled_back: bool,
     pub witness_up: bool,
     /// Swaps that were given up and may still arrive.
     pub late: Vec<Request>,
@@ -172,6 +176,8 @@ impl State {
             next_link: 1,
             wire: [None, None],
             register: None,
+            backups: Vec::new(),
+            rolled_back: false,
             witness_up: true,
             late: Vec::new(),
             acknowledged: Vec::new(),

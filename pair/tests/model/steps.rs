@@ -67,6 +67,11 @@ impl Executor<'_> {
                 self.state.faults.spend(Kind::Forget);
                 self.state.register = None;
             }
+            Action::Rollback(index) => {
+                self.state.faults.spend(Kind::Rollback);
+                self.state.register = Some(self.state.backups[index].clone());
+                self.state.rolled_back = true;
+            }
             Action::Switchover(node) => {
                 self.state.faults.spend(Kind::Operator);
                 self.apply(node, Event::Operator(Operator::Switchover));

@@ -6,10 +6,10 @@ use ids::EpochHistory;
 use pair::witness::Mode;
 use pair::{Event, Operator, PairMode, ResyncReason, RoleName};
 
-const A: usize = 0;
-const B: usize = 1;
+pub const A: usize = 0;
+pub const B: usize = 1;
 
-fn mirrored(witness: bool) -> World {
+pub fn mirrored(witness: bool) -> World {
     let mut world = World::new(1, witness);
     world.start(A);
     world.start(B);
@@ -19,12 +19,12 @@ fn mirrored(witness: bool) -> World {
     world
 }
 
-fn status(world: &World, node: usize) -> pair::PairStatus {
+pub fn status(world: &World, node: usize) -> pair::PairStatus {
     let n = &world.nodes[node];
     n.pair.as_ref().expect("runs").status(n.clock(world.time_ms))
 }
 
-fn progresses(world: &mut World) -> bool {
+pub fn progresses(world: &mut World) -> bool {
     let before = world.oracle.acknowledged.len();
     world.run_for(300);
     world.oracle.acknowledged.len() > before

@@ -36,6 +36,10 @@ pub enum Kind {
     WitnessUp,
     /// The witness's disk is replaced by an empty one.
     WitnessForgets,
+    /// The witness comes back with its state from a backup, as old as it may be.
+    WitnessRestored {
+        back: usize,
+    },
     Switchover {
         node: usize,
     },
@@ -63,6 +67,7 @@ pub struct Tier {
     pub log_loss: bool,
     pub force: bool,
     pub forget: bool,
+    pub restore: bool,
 }
 
 pub fn draw(random: &mut Random, until_ms: u64, tier: Tier) -> Vec<Fault> {
@@ -93,6 +98,7 @@ fn kind(random: &mut Random, tier: Tier) -> Kind {
         17 if tier.log_loss => Kind::LoseLog { node, for_ms: random.below(2_000) },
         18 if tier.force => Kind::Force { node },
         19 if tier.forget => Kind::WitnessForgets,
+        19 if tier.restore => Kind::WitnessRestored { back: random.below(5) as usize },
         _ => Kind::Cut,
     }
 }
@@ -120,6 +126,7 @@ impl World {
             Kind::WitnessDown => self.witness_up = false,
             Kind::WitnessUp => self.witness_up = true,
             Kind::WitnessForgets => self.register = None,
+            Kind::WitnessRestored { back } => self.restore_witness(back),
             Kind::Switchover { node } => self.apply(node, Event::Operator(Operator::Switchover)),
             Kind::Stop { node } => {
                 self.apply(node, Event::Shutdown);

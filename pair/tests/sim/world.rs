@@ -33,6 +33,9 @@ pub struct World {
     pub time_ms: u64,
     pub nodes: [Node; 2],
     pub register: Option<Register>,
+    /// Every value it had, and whether the one it has was brought back.
+    pub backups: Vec<Register>,
+    pub restored: bool,
     pub witness_up: bool,
     pub network_up: bool,
     /// Someone starts what has stopped.
@@ -64,6 +67,8 @@ impl World {
             time_ms: 0,
             nodes: [Node::new("a", "b", witness), Node::new("b", "a", witness)],
             register: None,
+            backups: Vec::new(),
+            restored: false,
             witness_up: true,
             network_up: true,
             attended: false,
