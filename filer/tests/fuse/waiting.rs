@@ -67,7 +67,14 @@ fn mounted() -> Mounted {
     gate.set_local_space(end, roomy);
     let cursors = Cursors::new(LOG_BYTES, end, end, end).unwrap();
     let (metrics, events) = (Metrics::new().volume("v"), Box::new(Silent));
-    let path = Arc::new(CommitPath::new(log.clone(), cursors, gate.clone(), metrics, events, Instant::now()));
+    let path = Arc::new(CommitPath::new(
+        log.clone(),
+        cursors,
+        gate.clone(),
+        metrics,
+        events,
+        filer::runtime::Instant::now(),
+    ));
     path.set_rule(AckRule::Local).unwrap();
     path.set_lease(u64::MAX);
     path.open();
