@@ -165,6 +165,7 @@ fn of_storage(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
             RegionError::Exists { .. } | RegionError::Occupied { .. } => ExitCode::Exists,
             RegionError::InUse { .. } => ExitCode::TryAgain,
             RegionError::ReadOnly { .. } => ExitCode::Unavailable,
+            RegionError::NotOurs { .. } => ExitCode::NoPermission,
             RegionError::TooSmall { .. } => ExitCode::Data,
             RegionError::WrongKind { .. }
             | RegionError::NoMapSync { .. }

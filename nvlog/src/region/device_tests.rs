@@ -93,8 +93,9 @@ fn only_what_was_made_here_is_removed() {
     assert!(matches!(refused, Err(RegionError::TooSmall { .. })), "{refused:?}");
     assert!(small.device.exists());
     for kind in [RegionKind::Emulated, RegionKind::FsDax, RegionKind::DevDax] {
-        let refused = open(kind, &small.device, CREATE).map(drop);
-        assert!(matches!(refused, Err(RegionError::WrongKind { .. })), "{kind}: {refused:?}");
+        for refused in [open(kind, &small.device, CREATE).map(drop), probe(kind, &small.device).map(drop)] {
+            assert!(matches!(refused, Err(RegionError::WrongKind { .. })), "{kind}: {refused:?}");
+        }
         assert!(small.device.exists());
     }
     // An empty file of somebody else's, for which there is no room.
@@ -113,6 +114,8 @@ fn only_what_was_made_here_is_removed() {
     assert!(matches!(open(RegionKind::Block, typo, CREATE), Err(RegionError::Missing { .. })));
     assert!(matches!(probe(RegionKind::Block, typo), Err(RegionError::Missing { .. })));
     assert!(!typo.exists());
+    let in_memory = Path::new("/dev/shm/twinfiler-no-such-directory/log");
+    assert!(matches!(probe(RegionKind::Emulated, in_memory), Ok(None)), "a file may be made there");
 }
 
 #[test]
@@ -122,6 +125,37 @@ fn a_device_behind_an_administrators_link_is_a_log() {
     let link = directory.path().join("by-id");
     std::os::unix::fs::symlink(&disk.device, &link).unwrap();
     assert!(open(RegionKind::Block, &link, CREATE).is_ok());
+}
+
+#[test]
+fn nothing_that_another_user_laid_out_becomes_a_log() {
+    use std::os::unix::fs::{chown, lchown, symlink};
+    let build = std::env::current_exe().unwrap();
+    let directory = tempfile::tempdir_in(build.parent().unwrap()).unwrap();
+    let (precious, path) = (directory.path().join("precious"), directory.path().join("log"));
+    std::fs::write(&precious, "").unwrap();
+    let lay_out: [fn(&Path, &Path); 4] = [
+        |_, path| {
+            std::fs::write(path, "").unwrap();
+            chown(path, Some(1000), None).unwrap();
+        },
+        |precious, path| {
+            symlink(precious, path).unwrap();
+            lchown(path, Some(1000), None).unwrap();
+        },
+        |precious, path| std::fs::hard_link(precious, path).unwrap(),
+        |precious, path| symlink(precious.with_file_name("absent"), path).unwrap(),
+    ];
+    for (number, lay_out) in lay_out.into_iter().enumerate() {
+        for kind in [RegionKind::Block, RegionKind::Emulated] {
+            lay_out(&precious, &path);
+            assert!(open(kind, &path, CREATE).is_err(), "{number}");
+            assert_eq!(std::fs::metadata(&precious).unwrap().len(), 0, "{number}");
+            assert!(!directory.path().join("absent").exists());
+            // What is there stays, whoever it belongs to.
+            std::fs::remove_file(&path).unwrap();
+        }
+    }
 }
 
 #[test]

@@ -36,6 +36,11 @@ pub struct MappedRegion {
 }
 
 impl MappedRegion {
+    /// Whether what is there is a file.
+    pub(crate) fn probe_file(path: &Path, kind: RegionKind) -> Result<Option<u64>, RegionError> {
+        check_file(&Place::find(path, OpenMode::Existing)?, path, kind).map(|()| None)
+    }
+
     /// The length of a devdax device that nobody uses.
     pub(crate) fn probe_devdax(path: &Path) -> Result<u64, RegionError> {
         MappedRegion::open_devdax(path, OpenMode::Existing).map(|region| region.len_bytes())
@@ -114,19 +119,23 @@ fn open_file(
     kind: RegionKind,
 ) -> Result<(Place<'_>, OwnedFd, u64), RegionError> {
     let place = Place::find(path, mode)?;
-    match place.file_type() {
-        FileType::RegularFile => {}
-        FileType::BlockDevice => {
-            return Err(wrong_kind(path, kind, "a regular file; kind `block` takes block devices"));
-        }
-        _ => return Err(wrong_kind(path, kind, "a regular file")),
-    }
+    check_file(&place, path, kind)?;
     let fd = place.open(OFlags::empty())?;
     let len_bytes = prepare_file(fd.as_fd(), path, mode)?;
     if len_bytes == 0 {
         return Err(RegionError::TooSmall { path: path.to_owned(), needs_bytes: 1, has_bytes: 0 });
     }
     Ok((place, fd, len_bytes))
+}
+
+fn check_file(place: &Place<'_>, path: &Path, kind: RegionKind) -> Result<(), RegionError> {
+    match place.file_type() {
+        FileType::RegularFile => Ok(()),
+        FileType::BlockDevice => {
+            Err(wrong_kind(path, kind, "a regular file; kind `block` takes block devices"))
+        }
+        _ => Err(wrong_kind(path, kind, "a regular file")),
+    }
 }
 
 fn check_write_back(path: &Path, kind: RegionKind) -> Result<(), RegionError> {

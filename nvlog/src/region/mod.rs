@@ -180,6 +180,14 @@ pub enum RegionError {
         /// Who uses it.
         by: String,
     },
+    /// A file or link that another user has laid out.
+    #[error("{path}: no log is made there, {why}; nothing was changed. Remove it, or choose another path")]
+    NotOurs {
+        /// The region.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// A device that can not be written.
     #[error("{path}: the device can not be written; is it read-only (`blockdev --setrw {path}`)?")]
     ReadOnly {
@@ -263,7 +271,8 @@ pub fn probe(kind: RegionKind, path: &Path) -> Result<Option<u64>, RegionError> 
     let found = match kind {
         RegionKind::Block => block::BlockRegion::probe(path),
         RegionKind::DevDax => MappedRegion::probe_devdax(path).map(Some),
-        RegionKind::FsDax | RegionKind::Emulated | RegionKind::Simulated => Ok(None),
+        RegionKind::FsDax | RegionKind::Emulated => MappedRegion::probe_file(path, kind),
+        RegionKind::Simulated => Ok(None),
     };
     let file = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file);
     match (found, file) {

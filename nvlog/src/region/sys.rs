@@ -11,6 +11,7 @@ use rustix::fs::{
     fstatfs, lstat, open, statfs, unlink,
 };
 use rustix::io::Errno;
+use rustix::process::geteuid;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -54,7 +55,29 @@ impl<'p> Place<'p> {
             other => (other.map_err(failed(path, "opening"))?, false),
         };
         let stat = fstat(&look).map_err(failed(path, "stat"))?;
-        Ok(Place { path, look, stat, made })
+        let place = Place { path, look, stat, made };
+        if matches!(mode, OpenMode::Create { .. }) && !made {
+            place.check_ours()?;
+        }
+        Ok(place)
+    }
+
+    /// A log is not made in what another user has laid out: a link of his would make root write where it leads, a file of
+    /// his would give him all records.
+    fn check_ours(&self) -> Result<(), RegionError> {
+        let ours = |uid: u32| uid == 0 || uid == geteuid().as_raw();
+        let link = lstat(self.path).map_err(failed(self.path, "stat"))?;
+        let is_file = self.file_type() == FileType::RegularFile;
+        let why = if !ours(link.st_uid) {
+            format!("it belongs to user {}", link.st_uid)
+        } else if is_file && !ours(self.stat.st_uid) {
+            format!("it leads to a file of user {}", self.stat.st_uid)
+        } else if is_file && self.stat.st_nlink > 1 {
+            "it has another name elsewhere".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(RegionError::NotOurs { path: self.path.to_owned(), why })
     }
 
     pub(crate) fn file_type(&self) -> FileType {
@@ -119,14 +142,11 @@ impl Drop for Place<'_> {
     }
 }
 
-/// Below /dev, where only memory file systems mounted there have a place for files.
+/// Below /dev, but in no file system of its own there (as /dev/shm): no place for files.
 pub(crate) fn is_among_devices(path: &Path) -> bool {
-    let parent = path.parent().and_then(|parent| std::fs::metadata(parent).ok());
+    let there = path.ancestors().skip(1).find_map(|above| std::fs::metadata(above).ok());
     let devices = std::fs::metadata("/dev").ok();
-    match (parent, devices) {
-        (Some(parent), Some(devices)) => parent.dev() == devices.dev() && path.starts_with("/dev"),
-        _ => path.starts_with("/dev"),
-    }
+    path.starts_with("/dev") && there.zip(devices).is_none_or(|(there, devices)| there.dev() == devices.dev())
 }
 
 /// The name of the file system in memory that holds `fd`, if it is one.
