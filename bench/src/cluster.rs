@@ -42,7 +42,7 @@ impl Cluster {
 
     /// Likewise, with some more lines about the volume in both configurations.
     pub fn start_with(program: &Path, disk: &Path, log_bytes: u64, more: &str) -> Result<Cluster> {
-        let dir = tempfile::Builder::new().prefix("pair-").tempdir_in(disk)?;
+        let dir = tempfile::Builder::new().prefix("pair-").permissions(closed()).tempdir_in(disk)?;
         let memory = tempfile::Builder::new().prefix("twinfiler-bench-").tempdir_in(MEMORY_DIR)?;
         let addresses = free_addresses()?;
         let nodes = NAMES.map(|name| {
@@ -241,4 +241,9 @@ fn free_addresses() -> Result<[SocketAddr; 5]> {
     let held = (0..5).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<Vec<_>, _>>()?;
     let addresses = held.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>()?;
     addresses.try_into().ok().context("five listeners")
+}
+
+/// Other users stay out of the base trees, as the daemon demands.
+fn closed() -> std::fs::Permissions {
+    std::os::unix::fs::PermissionsExt::from_mode(0o700)
 }

@@ -282,24 +282,29 @@ fn init_closes_the_tree_to_other_users() {
     std::fs::create_dir(at("disk")).unwrap();
     init("--base", &at("disk/base"), "log-2", 0);
     assert_eq!(mode(&at("disk")), 0o700);
-    // What holds other things too stays as it is, and nothing is made.
+    // What holds other things too stays as it is; what is to be done is said.
     std::fs::create_dir_all(at("shared/tree")).unwrap();
     std::fs::write(at("shared/other"), "").unwrap();
     std::fs::write(at("shared/tree/file"), "").unwrap();
-    for (how, base) in [("--base", at("shared/base")), ("--adopt", at("shared/tree"))] {
-        let (_, err) = init(how, &base, "log-3", 77);
-        assert!(err.contains(&format!("chmod 700 {}", at("shared").display())), "{err}");
+    for (how, base, log) in [("--base", at("shared/base"), "log-3"), ("--adopt", at("shared/tree"), "log-4")]
+    {
+        let (_, err) = init(how, &base, log, 0);
+        assert!(
+            err.contains("NOT YET") && err.contains(&format!("chmod 700 {}", at("shared").display())),
+            "{err}"
+        );
     }
-    assert!(!at("shared/base").exists() && !at("shared/tree/.twinfiler").exists() && !at("log-3").exists());
     assert_eq!(mode(&at("shared")), 0o755);
 
-    // A tree that was opened again is not served.
+    // A tree that is open is not served.
     let path = config(directory.path());
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, text.replace("/base\"", "/disk/base\"")).unwrap();
     set_mode(&at("disk"), 0o755);
     for arguments in [&["--config", &path, "serve"][..], &["--config", &path, "config", "check", "--here"]] {
-        let err = String::from_utf8_lossy(&twinfiler(arguments).stderr).into_owned();
+        let output = twinfiler(arguments);
+        let err = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "{err}");
         assert!(err.contains("other users of this machine can walk into the base"), "{err}");
         assert!(err.contains(&format!("chmod 700 {}", at("disk").display())), "{err}");
     }

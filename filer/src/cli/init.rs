@@ -104,6 +104,8 @@ enum Enclosure {
     New,
     /// The directory above it is root's and holds nothing else: it is closed.
     Close(PathBuf),
+    /// That one holds other things too: who knows what they are closes it, before the volume can be served.
+    Later(EnclosureError),
 }
 
 impl Enclosure {
@@ -117,6 +119,7 @@ impl Enclosure {
             Err(EnclosureError::Open { .. }) if is_for_base_alone(parent, base) => {
                 Ok(Enclosure::Close(parent.to_owned()))
             }
+            Err(error @ EnclosureError::Open { .. }) => Ok(Enclosure::Later(error)),
             Err(error) => Err(OpenError::from(error).into()),
         }
     }
@@ -136,6 +139,10 @@ impl Enclosure {
                 std::fs::set_permissions(parent, Permissions::from_mode(CLOSED))
                     .with_context(|| format!("closing {}", parent.display()))?;
                 eprintln!("{} is closed to other users now (mode 700)", parent.display());
+                Ok(())
+            }
+            Enclosure::Later(error) => {
+                eprintln!("NOT YET: {error}. The volume is not served before that");
                 Ok(())
             }
         }
