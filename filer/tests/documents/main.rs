@@ -19,6 +19,7 @@ mod rack;
 use blocks::{Block, Way, blocks_of};
 use rack::{Host, Rack};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 const README: &str = include_str!("../../../README.md");
 const HOSTS: [&str; 3] = ["a", "b", "witness"];
@@ -60,12 +61,46 @@ fn the_readme_sets_up_a_pair_on_block_devices() {
         assert!(status.contains("with keys (TLS 1.3)"), "{status}");
         assert!(status.contains("power"), "a block device survives power: {status}");
     }
-    assert!(holds_address(a) != holds_address(b), "one of them has the floating address");
+    assert!(holds_address(b) && !holds_address(a), "the address follows the primary");
 }
 
 #[test]
-fn a_killed_daemon_leaves_no_address_behind() {
+fn the_address_is_where_the_volume_is_served() {
     let mut rack = pair_of_the_readme();
+    the_address_goes_before_the_mount_does(&mut rack);
+    a_killed_daemon_leaves_no_address_behind(&mut rack);
+}
+
+/// A mount may take long to go away: somebody may hold a copy of it in a mount namespace of his own. The address does not
+/// wait for that.
+fn the_address_goes_before_the_mount_does(rack: &mut Rack) {
+    let b = rack.host("b");
+    let (copy, begun) =
+        (b.start_background("unshare --mount --propagation private sleep infinity"), Instant::now());
+    while !std::fs::read_to_string(format!("/proc/{copy}/comm")).unwrap_or_default().contains("sleep") {
+        assert!(begun.elapsed() < Duration::from_secs(60));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    b.ok("twinfiler switchover home");
+    rack.host("a").ok("until mountpoint -q /srv/home; do sleep 0.1; done");
+    let left =
+        |text: &str| text.lines().skip_while(|line| !line.contains("serving")).map(str::to_owned).collect();
+    let begun = Instant::now();
+    let lines: Vec<String> = loop {
+        let lines: Vec<String> = left(&rack.host("b").said("twinfiler serve"));
+        if lines.iter().any(|line| line.contains("unmounted")) {
+            break lines;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "{lines:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    let at = |what: &[&str]| lines.iter().position(|line| what.iter().all(|word| line.contains(word)));
+    let (given_up, gone) = (at(&["floating address", "taken=false"]), at(&["unmounted"]));
+    assert!(given_up.is_some() && given_up < gone, "{lines:#?}");
+    rack.kill("b", "unshare");
+}
+
+fn a_killed_daemon_leaves_no_address_behind(rack: &mut Rack) {
     let served_by_a = holds_address(rack.host("a"));
     let name = if served_by_a { "a" } else { "b" };
     let refused = rack.host(name).fails("twinfiler release-address");

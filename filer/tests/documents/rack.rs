@@ -234,6 +234,12 @@ impl Host {
         self.with_environment(self.anchor.command(&limited)).env("COMMAND", command).output().unwrap()
     }
 
+    /// Starts something beside the documents; gives its process id.
+    pub fn start_background(&self, command: &str) -> u32 {
+        self.start(command);
+        self.running.lock().unwrap().last().unwrap().child.id()
+    }
+
     fn start(&self, command: &str) {
         let mut running = self.running.lock().unwrap();
         let output = self.directory.join(format!("{}.{}.output", self.name, running.len()));
@@ -254,6 +260,13 @@ impl Host {
             command.env_remove(inherited);
         }
         command
+    }
+
+    /// What a program that was started so has said.
+    pub fn said(&self, command: &str) -> String {
+        let running = self.running.lock().unwrap();
+        let found = running.iter().find(|running| running.command.starts_with(command)).unwrap();
+        std::fs::read_to_string(&found.output).unwrap()
     }
 
     /// What does not end by itself has not ended.

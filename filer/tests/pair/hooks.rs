@@ -5,6 +5,28 @@ use filer::status::Role;
 use std::os::unix::fs::PermissionsExt;
 
 #[test]
+fn a_hook_inherits_nothing_that_is_open() {
+    let place = tempfile::tempdir().unwrap();
+    let (script, record) = (place.path().join("hook"), place.path().join("record"));
+    let text = format!(
+        "#!/bin/sh\nfor f in /proc/$$/fd/*; do readlink $f; done > {0}.new; mv {0}.new {0}\n",
+        record.display()
+    );
+    std::fs::write(&script, text).unwrap();
+    std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
+    let hook = format!("[volume.hooks]\non_primary = [\"{}\"]\n", script.display());
+    let mut pair = Cluster::start(Spec { more: [hook, String::new()], ..Spec::default() });
+    let open = pair.wait("the hook", |_| std::fs::read_to_string(&record).ok());
+    let own = |line: &&str| {
+        *line == "/dev/null"
+            || line.starts_with("pipe:")
+            || line.starts_with(&*place.path().to_string_lossy())
+    };
+    let strange: Vec<&str> = open.lines().filter(|line| !own(line)).collect();
+    assert!(strange.is_empty(), "{strange:?} of\n{open}");
+}
+
+#[test]
 fn hooks_run_on_each_change_of_role() {
     let place = tempfile::tempdir().unwrap();
     let (script, record) = (place.path().join("hook"), place.path().join("record"));
