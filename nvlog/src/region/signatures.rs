@@ -165,8 +165,11 @@ pub(crate) fn identify(edges: &Edges<'_>) -> Option<String> {
     Some(format!("data of an unknown kind (byte {offset} is not zero)"))
 }
 
+/// Where the first byte that is not zero stands.
 fn first_used(bytes: &[u8]) -> Option<u64> {
-    bytes.iter().position(|byte| *byte != 0).map(|offset| offset as u64)
+    const ZEROS: [u8; 4096] = [0; 4096];
+    let used = bytes.chunks(ZEROS.len()).position(|chunk| *chunk != ZEROS[..chunk.len()])? * ZEROS.len();
+    bytes[used..].iter().position(|byte| *byte != 0).map(|offset| (used + offset) as u64)
 }
 
 #[cfg(test)]
