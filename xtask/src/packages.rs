@@ -50,8 +50,9 @@ pub const BUILD: &[Need] = &[
     Need { sign: Sign::Libclang, package: "libclang-14-dev" },
 ];
 
-/// Programs that the tests set the product beside.
-pub const TESTS: &[Need] = &[program("etcd", "etcd-server")];
+/// Programs that the tests set the product beside, and what they make networks and terminals with.
+pub const TESTS: &[Need] =
+    &[program("etcd", "etcd-server"), program("ip", "iproute2"), program("script", "bsdutils")];
 
 /// What the guests of `soft-roce-ci` are made of. Their root is this machine's, so what runs in them is here.
 pub const GUESTS: &[Need] = &[
