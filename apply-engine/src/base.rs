@@ -7,6 +7,7 @@
 //! .twinfiler/label        which volume this is; its lock keeps a second process out; its xattr the next OID
 //! .twinfiler/index.redb   OID → file handle, a cache
 //! .twinfiler/staging/     objects on their way to another slot, during a consistency point only
+//! .twinfiler/probe/       what the filesystem can hold is tried here, at a start only
 //! .twinfiler/orphans/     objects without a name that somebody has open, named by OID
 //! ```
 //!
@@ -26,21 +27,23 @@ mod hidden;
 mod index;
 pub(crate) mod inode;
 mod label;
+pub mod limits;
 mod private_mount;
 mod reader;
 mod root;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use adopt::AdoptReport;
+pub use adopt::{ADOPTED_GENERATION, AdoptReport};
 pub use btrfs::MetadataSpace;
 pub use enclosure::{EnclosureError, check_enclosed};
 pub use error::{OpenError, TreeError};
 pub use index::IndexError;
+pub use inode::is_xattr_of_clients;
 pub use label::{LABEL_BYTES, LABEL_XATTR, Label, LabelError};
 pub use reader::BaseSpace;
 
-use ids::{LogPoint, Oid, VolumeId};
+use ids::{BaseLimits, LogPoint, Oid, VolumeId};
 use parking_lot::Mutex;
 use rustix::fs::Stat;
 use rustix::io::Errno;
@@ -67,6 +70,8 @@ const NEXT_OID_XATTR: &str = "trusted.twinfiler.next";
 const INDEX_XATTR: &str = "trusted.twinfiler.index";
 /// Likewise, that holds where in the log the tree stands: LSN and CRC of the last record that is applied, little-endian.
 const APPLIED_XATTR: &str = "trusted.twinfiler.applied";
+/// Likewise, that holds what was measured of the filesystem when there was room to do it.
+const LIMITS_XATTR: &str = "trusted.twinfiler.limits";
 /// The index, in the hidden directory.
 const INDEX_NAME: &str = "index.redb";
 
@@ -107,6 +112,7 @@ struct Local {
     /// What happened to the index and nobody was told yet.
     index_trouble: Mutex<Option<String>>,
     cache: DescriptorCache,
+    limits: BaseLimits,
 }
 
 impl std::fmt::Debug for Base {
@@ -124,6 +130,15 @@ impl Base {
     /// The root directory.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What it can hold, as measured when it was opened.
+    pub fn limits(&self) -> BaseLimits {
+        #[cfg(any(test, feature = "simulation"))]
+        if self.simulation().is_some() {
+            return crate::simulation::LIMITS;
+        }
+        self.local().limits
     }
 
     /// The first OID that no applied record has given; what is still in the log may have given more.

@@ -20,7 +20,7 @@ pub use reader::Shown;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ids::{LogPoint, Lsn, Oid};
+use ids::{BaseLimits, LogPoint, Lsn, Oid, XattrRoom};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -37,6 +37,23 @@ const STAGING: u64 = 2;
 const ORPHANS: u64 = 3;
 /// What an inode takes, and the granularity of contents.
 pub const BLOCK_BYTES: u64 = 4096;
+/// What a simulated disk can hold: as much as ext4 with blocks of that size.
+pub const LIMITS: BaseLimits = BaseLimits {
+    max_name_bytes: 255,
+    max_symlink_bytes: 4095,
+    max_links: 65_000,
+    max_subdirectories: u32::MAX,
+    max_file_bytes: BLOCK_BYTES * ((1 << 32) - 1),
+    max_allocate_bytes: BLOCK_BYTES * ((1 << 32) - 1),
+    allocates: true,
+    punches: true,
+    max_device: (0xFFF, 0xF_FFFF),
+    seconds: (-(1 << 31), 15_032_385_535),
+    max_xattr_value_bytes: 4040,
+    max_xattr_bytes: 4044,
+    max_acl_entries: 507,
+    xattr_room: Some(XattrRoom { block_bytes: 4060, inode_bytes: 0, outside_from_bytes: None }),
+};
 /// Size of a disk that nobody made smaller.
 const ROOMY_BYTES: u64 = 1 << 40;
 

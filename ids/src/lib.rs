@@ -5,11 +5,13 @@
 //! where a log position is wanted.
 
 mod cursors;
+mod limits;
 mod memory;
 mod names;
 mod position;
 
 pub use cursors::{AckRule, CursorError, Cursors};
+pub use limits::{BaseLimits, XattrRoom};
 pub use memory::LogMemory;
 pub use names::{NameError, NodeName, VolumeId};
 pub use position::{

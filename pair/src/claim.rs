@@ -212,7 +212,9 @@ impl Pair {
         };
         self.reports.split = None;
         self.reports.needs_resync = None;
+        let granted = self.client_limits();
         self.store(|state| {
+            state.granted = Some(granted);
             state.epoch_seen = epoch;
             state.register = register;
             state.in_sync = true;

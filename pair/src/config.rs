@@ -4,7 +4,7 @@
 //! a lease is counted from the holder's own send time, which the other side only echoes. What can go wrong is
 //! a clock that runs fast or slow; `drift_margin_ms` pays for it.
 
-use ids::NodeName;
+use ids::{BaseLimits, NodeName};
 use serde::{Deserialize, Serialize};
 
 /// A moment on this node's monotonic clock, in milliseconds since an arbitrary start.
@@ -132,9 +132,11 @@ pub struct Config {
     pub witness: bool,
     /// Who becomes primary of a fresh pair; the lower name when `None`. Must be the same on both nodes.
     pub preferred: Option<NodeName>,
-    /// What the base tree lies on, in words that tell filesystems with other limits apart. Both nodes apply the
-    /// same records, so what the one can hold the other must: a partner that says something else is refused.
+    /// What the base tree lies on, for people.
     pub base_filesystem: String,
+    /// What it can hold. Both nodes apply the same records, so clients may do what both can hold; a partner that holds
+    /// less than what clients were granted so far is refused.
+    pub base_limits: BaseLimits,
     /// Timers.
     pub timers: Timers,
 }
@@ -148,6 +150,7 @@ impl Config {
             witness: true,
             preferred: None,
             base_filesystem: String::new(),
+            base_limits: BaseLimits::LINUX,
             timers: Timers::default(),
         }
     }

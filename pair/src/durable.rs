@@ -6,17 +6,19 @@
 //! state of a newer version, or bytes that are none; both are refused, nothing is guessed.
 
 use crate::witness::Register;
-use ids::{Durability, Epoch, EpochHistory, LogPoint, Lsn, VolumeId};
+use ids::{BaseLimits, Durability, Epoch, EpochHistory, LogPoint, Lsn, VolumeId};
 use serde::{Deserialize, Serialize};
 
 /// Longest encoding of a [`DurableState`].
 pub const MAX_STATE_BYTES: usize = 1024;
-const STATE_VERSION: u8 = 4;
+const STATE_VERSION: u8 = 5;
 /// The same without the last field.
-const STATE_VERSION_WITHOUT_DIFFERS: u8 = 3;
+const STATE_VERSION_WITHOUT_LIMITS: u8 = 4;
 /// The same without the last two.
-const STATE_VERSION_WITHOUT_COMPARE: u8 = 2;
+const STATE_VERSION_WITHOUT_DIFFERS: u8 = 3;
 /// The same without the last three.
+const STATE_VERSION_WITHOUT_COMPARE: u8 = 2;
+/// The same without the last four.
 const STATE_VERSION_WITHOUT_RESYNC: u8 = 1;
 
 /// What the role machine keeps over a restart.
@@ -43,6 +45,8 @@ pub struct DurableState {
     pub compare_all: bool,
     /// The base tree is known to differ from the partner's: as a partner this node takes over by itself no more.
     pub tree_differs: bool,
+    /// What clients of the volume were granted last: what both bases hold, or this one before the partner was known.
+    pub granted: Option<BaseLimits>,
 }
 
 /// Bytes that are no usable [`DurableState`].
@@ -78,10 +82,11 @@ impl DurableState {
             Some((
                 &version @ (STATE_VERSION_WITHOUT_RESYNC
                 | STATE_VERSION_WITHOUT_COMPARE
-                | STATE_VERSION_WITHOUT_DIFFERS),
+                | STATE_VERSION_WITHOUT_DIFFERS
+                | STATE_VERSION_WITHOUT_LIMITS),
                 rest,
             )) => {
-                // What an older program did not know was not so: a false for each missing field.
+                // What an older program did not know was not so: a false, or nothing, for each missing field.
                 let mut bytes = rest.to_vec();
                 bytes.extend(vec![u8::from(false); usize::from(STATE_VERSION - version)]);
                 postcard::from_bytes(&bytes).map_err(|error| StateError::Damaged(error.to_string()))

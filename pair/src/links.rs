@@ -71,16 +71,13 @@ impl Pair {
     }
 
     fn hello_came(&mut self, link: LinkId, hello: Hello) {
-        if let Err(refusal) = refuse(&self.config, &self.hello(), &hello) {
+        if let Err(refusal) = refuse(&self.config, self.durable.granted, &self.hello(), &hello) {
             self.reports.refusal = Some(refusal.clone());
             // Seen from there, "ours" and "theirs" change places.
             let turned = match refusal {
                 Refusal::Volume { ours, theirs } => Refusal::Volume { ours: theirs, theirs: ours },
                 Refusal::Capacity { ours_bytes, theirs_bytes } => {
                     Refusal::Capacity { ours_bytes: theirs_bytes, theirs_bytes: ours_bytes }
-                }
-                Refusal::BaseFilesystem { ours, theirs } => {
-                    Refusal::BaseFilesystem { ours: theirs, theirs: ours }
                 }
                 Refusal::Node(_) => Refusal::Node(self.config.me.clone()),
                 other => other,
@@ -126,6 +123,9 @@ impl Pair {
         if matches!(self.role, Role::Primary(_)) {
             self.reports.split = known_split;
         }
+        // Never less than before, or the partner was refused: what is served already stays within it.
+        let granted = self.config.base_limits.weaker(hello.base_limits);
+        self.store(|state| state.granted = Some(granted));
         if let Some(link) = &mut self.link {
             link.hello = Some(hello);
         }

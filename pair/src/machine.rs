@@ -36,7 +36,7 @@ use crate::{
     Command, Config, ConfigError, DurableState, Event, Hello, Lease, LinkId, LogSummary, Message, MonoMs,
     Posture, ResyncReason, Vitals,
 };
-use ids::{AckRule, Epoch};
+use ids::{AckRule, BaseLimits, Epoch};
 
 /// The state machine of one volume on one node.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -383,6 +383,11 @@ impl Pair {
         self.durable.epoch_seen.max(opened).max(stored)
     }
 
+    /// What clients may ask for: what both bases hold, as far as the partner's was ever known.
+    pub fn client_limits(&self) -> BaseLimits {
+        self.durable.granted.unwrap_or(self.config.base_limits)
+    }
+
     /// The highest epoch heard of.
     pub(crate) fn epoch_seen(&self) -> Epoch {
         let register = self.newest_register();
@@ -419,6 +424,7 @@ impl Pair {
             solo: self.durable.solo,
             origin_empty: self.durable.origin_empty.unwrap_or(false),
             base_filesystem: self.config.base_filesystem.clone(),
+            base_limits: self.config.base_limits,
         }
     }
 

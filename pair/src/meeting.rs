@@ -2,7 +2,7 @@
 //! what the nodes tell each other.
 
 use crate::{Config, Hello, Posture, Refusal, ResyncReason, Split};
-use ids::{Epoch, Lsn, NodeName};
+use ids::{BaseLimits, Epoch, Lsn, NodeName};
 
 /// What a node that wants to follow has to do with its log.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -14,7 +14,13 @@ pub(crate) enum Meeting {
 }
 
 /// Refuses a node that can not be the partner.
-pub(crate) fn refuse(config: &Config, ours: &Hello, theirs: &Hello) -> Result<(), Refusal> {
+/// `granted` is what this node's clients were, so that the tree may hold it.
+pub(crate) fn refuse(
+    config: &Config,
+    granted: Option<BaseLimits>,
+    ours: &Hello,
+    theirs: &Hello,
+) -> Result<(), Refusal> {
     if theirs.log.volume != ours.log.volume {
         return Err(Refusal::Volume { ours: ours.log.volume, theirs: theirs.log.volume });
     }
@@ -27,13 +33,14 @@ pub(crate) fn refuse(config: &Config, ours: &Hello, theirs: &Hello) -> Result<()
             theirs_bytes: theirs.log.capacity_bytes,
         });
     }
-    if theirs.base_filesystem != ours.base_filesystem {
-        return Err(Refusal::BaseFilesystem {
-            ours: ours.base_filesystem.clone(),
-            theirs: theirs.base_filesystem.clone(),
-        });
+    match granted.and_then(|granted| theirs.base_limits.lacks_of(&granted)) {
+        None => Ok(()),
+        Some(holds) => Err(Refusal::BaseFilesystem {
+            node: theirs.node.clone(),
+            filesystem: theirs.base_filesystem.clone(),
+            holds,
+        }),
     }
-    Ok(())
 }
 
 /// Where `joiner`'s log and that of the `primary` of `epoch` part.

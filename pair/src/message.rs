@@ -7,7 +7,7 @@
 use crate::durable::LogSummary;
 use crate::witness::Register;
 use crate::{MonoMs, Refusal};
-use ids::{Epoch, LogPoint, Lsn, NodeName};
+use ids::{BaseLimits, Epoch, LogPoint, Lsn, NodeName};
 use serde::{Deserialize, Serialize};
 
 /// Version of the messages (and of the rules behind them).
@@ -80,6 +80,8 @@ pub struct Hello {
     pub origin_empty: bool,
     /// See [`Config::base_filesystem`](crate::Config::base_filesystem).
     pub base_filesystem: String,
+    /// See [`Config::base_limits`](crate::Config::base_limits).
+    pub base_limits: BaseLimits,
 }
 
 /// Why a primary does not let a node join.

@@ -92,16 +92,18 @@ pub enum Refusal {
         /// The other's.
         theirs_bytes: u64,
     },
-    /// Its base filesystem can hold other things than ours.
+    /// A base holds less than what clients were granted, so that it may not be able to hold the volume.
     #[error(
-        "the partner's base directory lies on {theirs}, ours on {ours}; what the one can hold the other must: use \
-         the same kind of filesystem on both nodes"
+        "the base directory of {node} lies on {filesystem}, which holds {holds}: give it a filesystem that holds as \
+         much as those that the volume began on"
     )]
     BaseFilesystem {
-        /// This node's.
-        ours: String,
-        /// The other's.
-        theirs: String,
+        /// Whose.
+        node: NodeName,
+        /// Its kind.
+        filesystem: String,
+        /// What it holds, and what was granted.
+        holds: String,
     },
     /// It is not the configured partner.
     #[error("node {0} is not the configured partner; check the names on both nodes")]

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
-use ids::{Epoch, VolumeId};
+use ids::{BaseLimits, Epoch, VolumeId};
 use pair::witness::{Mode, Register};
 use pair::{DurableState, MAX_STATE_BYTES, Message, MessageError, MonoMs, StateError, Vitals};
 use proptest::prelude::*;
@@ -25,17 +25,21 @@ fn largest_state() -> DurableState {
         resync: true,
         compare_all: true,
         tree_differs: true,
+        granted: Some(BaseLimits::LINUX),
     }
 }
 
 /// What an older program stored is read; what it did not know was not so.
 #[test]
 fn states_of_older_versions_are_read() {
-    let mut bytes = largest_state().encode();
-    for (version, resync, compare_all) in [(3, true, true), (2, true, false), (1, false, false)] {
+    let known = DurableState { granted: None, ..largest_state() };
+    let mut bytes = known.encode();
+    for (version, resync, compare_all, tree_differs) in
+        [(4, true, true, true), (3, true, true, false), (2, true, false, false), (1, false, false, false)]
+    {
         bytes.pop();
         bytes[0] = version;
-        let expected = DurableState { resync, compare_all, tree_differs: false, ..largest_state() };
+        let expected = DurableState { resync, compare_all, tree_differs, ..known.clone() };
         assert_eq!(DurableState::decode(&bytes), Ok(expected), "version {version}");
     }
 }

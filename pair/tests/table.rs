@@ -4,7 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use ids::{
-    AckRule, ChainCrc, Durability, Epoch, EpochHistory, EpochStart, LogPoint, Lsn, NodeName, VolumeId,
+    AckRule, BaseLimits, ChainCrc, Durability, Epoch, EpochHistory, EpochStart, LogPoint, Lsn, NodeName,
+    VolumeId,
 };
 use pair::witness::{Mode, Register};
 use pair::*;
@@ -50,6 +51,7 @@ fn hello(number: u64, posture: Posture, log: LogSummary) -> Event {
         solo: None,
         origin_empty: true,
         base_filesystem: BASE.to_owned(),
+        base_limits: BaseLimits::LINUX,
     })))
 }
 
@@ -291,24 +293,43 @@ fn a_switchover_that_the_register_announces_first_is_still_one() {
     assert_eq!(partner.pair.status(partner.now).epoch, Epoch(4));
 }
 
-/// What the one base filesystem can hold the other must: both apply the same records.
+/// Both apply the same records: clients are granted what both bases hold, over restarts too.
 #[test]
-fn a_partner_on_another_kind_of_filesystem_is_refused() {
+fn the_weaker_of_two_bases_counts() {
+    let weaker = BaseLimits { max_symlink_bytes: 1023, ..BaseLimits::LINUX };
     let mut bench = Bench::new(true, log(&[(2, 0)], 640), in_sync(2));
+    assert_eq!(bench.pair.client_limits(), BaseLimits::LINUX);
     bench.give(Event::LinkUp { link: LINK, log: bench.log.clone() });
-    let mut other = hello(1, Posture::Waiting, log(&[(2, 0)], 640));
-    if let Event::Message { message: Message::Hello(hello), .. } = &mut other {
-        hello.base_filesystem = "xfs".to_owned();
-    }
-    let commands = bench.give(other);
-    // Told to the other in its own view.
-    let told = Refusal::BaseFilesystem { ours: "xfs".to_owned(), theirs: BASE.to_owned() };
-    let message = Message::Refused(told);
-    assert!(commands.contains(&Command::Send { link: LINK, message }), "{commands:?}");
-    assert!(commands.contains(&Command::DropLink { link: LINK }), "{commands:?}");
+    let commands = bench.give(with_limits(hello(1, Posture::Waiting, log(&[(2, 0)], 640)), "xfs", weaker));
+    let stored =
+        |command: &Command| matches!(command, Command::Store(state) if state.granted == Some(weaker));
+    assert!(commands.iter().any(stored), "{commands:?}");
+    assert_eq!((bench.pair.client_limits(), bench.pair.status(bench.now).refusal), (weaker, None));
+}
+
+/// What was answered may be in the tree: a base that cannot hold it must not become the other half.
+#[test]
+fn a_base_that_holds_less_than_was_granted_is_refused() {
+    let state = DurableState { granted: Some(BaseLimits::LINUX), ..in_sync(2) };
+    let mut bench = Bench::new(true, log(&[(2, 0)], 640), state);
+    bench.give(Event::LinkUp { link: LINK, log: bench.log.clone() });
+    let weaker = BaseLimits { max_symlink_bytes: 1023, ..BaseLimits::LINUX };
+    let commands = bench.give(with_limits(hello(1, Posture::Waiting, log(&[(2, 0)], 640)), "xfs", weaker));
     let refusal = bench.pair.status(bench.now).refusal.expect("told to the operator");
-    assert!(refusal.to_string().contains("lies on xfs, ours on ext4"), "{refusal}");
-    assert!(refusal.to_string().contains("same kind of filesystem"), "{refusal}");
+    let message = Message::Refused(refusal.clone());
+    assert!(commands.contains(&Command::Send { link: LINK, message }), "and to the other: {commands:?}");
+    assert!(commands.contains(&Command::DropLink { link: LINK }), "{commands:?}");
+    let text = refusal.to_string();
+    assert!(text.contains("of b lies on xfs") && text.contains("at most 1023 bytes, and 4095"), "{text}");
+    assert_eq!(bench.pair.client_limits(), BaseLimits::LINUX);
+}
+
+fn with_limits(mut event: Event, filesystem: &str, limits: BaseLimits) -> Event {
+    if let Event::Message { message: Message::Hello(hello), .. } = &mut event {
+        hello.base_filesystem = filesystem.to_owned();
+        hello.base_limits = limits;
+    }
+    event
 }
 
 /// A partner whose ring holds bytes that break the chain, while its primary may have acknowledged them.

@@ -20,7 +20,7 @@ use super::{Base, OpenError, TreeError, examine, is_reserved_in_root};
 use crate::attributes::{ObjectKind, Timestamp};
 
 /// Generation of objects that were there before the volume.
-const ADOPTED_GENERATION: u64 = 1;
+pub const ADOPTED_GENERATION: u64 = 1;
 /// Link count that POSIX wants for a directory without subdirectories.
 const EMPTY_DIRECTORY_NLINK: u32 = 2;
 

@@ -124,6 +124,14 @@ pub enum OpenError {
         /// What it lacks.
         missing: &'static str,
     },
+    /// The filesystem cannot hold what a volume's clients rely on.
+    #[error("the filesystem of {} cannot hold a volume: {lack}; {}", path.display(), lack.remedy())]
+    Lacks {
+        /// The directory.
+        path: PathBuf,
+        /// What it lacks, and the remedy.
+        lack: super::limits::Lack,
+    },
     /// A mount point inside the tree.
     #[error("{path} is another filesystem: unmount it, or keep it outside of the volume")]
     MountPoint {

@@ -20,6 +20,8 @@ use super::{HIDDEN_NAME, OpenError};
 const MAX_TEXT_BYTES: u64 = 64 << 10;
 /// What only others than the owner may do.
 const OTHERS: u32 = 0o077;
+/// What a filesystem can hold is tried here; a process may have died in it (`super::limits`).
+pub(super) const PROBE: &str = "probe";
 /// Directories that a volume begins with, empty.
 pub(super) const STAGING: &str = "staging";
 pub(super) const ORPHANS: &str = "orphans";
@@ -72,7 +74,7 @@ impl Hidden {
                 Err(Errno::NOENT) => continue,
                 found => check_owner(&found.map_err(at(&path))?, &path)?,
             };
-            if fresh && kind == FileType::Directory {
+            if fresh && kind == FileType::Directory && name != PROBE.as_bytes() {
                 let known = [STAGING, ORPHANS].iter().any(|known| known.as_bytes() == name);
                 let inside = open_directory(self.directory.as_fd(), os(&name), &path)?;
                 if !known || !list_names(inside.as_fd()).map_err(at(&path))?.is_empty() {
@@ -81,6 +83,21 @@ impl Hidden {
             }
         }
         Ok(())
+    }
+
+    /// The directory itself.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+
+    /// Takes away what [`Hidden::make`] made, as far as it is empty.
+    pub(super) fn unmake(&self, root: BorrowedFd<'_>) {
+        let in_hidden = [STAGING, ORPHANS].map(|name| (self.directory.as_fd(), name));
+        for (directory, name) in in_hidden.into_iter().chain([(root, HIDDEN_NAME)]) {
+            if let Err(errno) = rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR) {
+                tracing::debug!(%errno, name, "not taken away");
+            }
+        }
     }
 
     /// One of its directories.

@@ -18,6 +18,20 @@ use crate::attributes::{ObjectKind, Timestamp};
 /// Largest list of xattr names and largest value that Linux gives.
 const MAX_XATTR_BYTES: usize = 64 << 10;
 
+/// Namespaces that a volume keeps.
+const NAMESPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
+const ACLS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
+/// What XFS shows of ACLs once more, in its own words: setting one would change the ACL behind Twinfiler's back.
+const ALIASES: [&[u8]; 2] = [b"trusted.SGI_ACL_FILE", b"trusted.SGI_ACL_DEFAULT"];
+
+/// Whether an xattr of this name is a part of a volume: not Twinfiler's own, not one under which a filesystem shows
+/// something else, not one that only some filesystem knows (`btrfs.compression`, `system.nfs4_acl`).
+pub fn is_xattr_of_clients(name: &[u8]) -> bool {
+    let named = NAMESPACES.iter().any(|space| name.len() > space.len() && name.starts_with(space));
+    let kept = named || ACLS.contains(&name);
+    kept && !name.starts_with(LABEL_XATTR.as_bytes()) && !ALIASES.contains(&name)
+}
+
 /// `/proc/self/fd/N`: the inode itself, for calls that want a path.
 pub(crate) fn proc_path(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
@@ -51,6 +65,18 @@ pub(crate) fn read_label(fd: BorrowedFd<'_>) -> Result<Result<Option<Label>, Lab
 /// Writes the label of the inode behind a descriptor.
 pub(crate) fn write_label(fd: BorrowedFd<'_>, label: &Label) -> Result<(), Errno> {
     rustix::fs::setxattr(proc_path(fd), LABEL_XATTR, &label.encode(), rustix::fs::XattrFlags::empty())
+}
+
+/// Labels what has just been born. What it inherited from its directory is not the volume's, and would take the place in
+/// the inode that the label is counted to have (`ids::XattrRoom`).
+pub(crate) fn write_first_label(fd: BorrowedFd<'_>, label: &Label) -> Result<(), Errno> {
+    for acl in ACLS {
+        match rustix::fs::removexattr(proc_path(fd), acl) {
+            Ok(()) | Err(Errno::NODATA | Errno::NOTSUP) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    write_label(fd, label)
 }
 
 /// The entries of a directory, `.` and `..` included. Leaves no trace in its atime.
@@ -174,19 +200,19 @@ impl Inode {
         rustix::fs::open(proc_path(self.fd()).as_str(), flags, Mode::empty())
     }
 
-    /// Names of all xattrs, the label hidden.
+    /// Names of all xattrs that are the clients'.
     pub(crate) fn xattr_names(&self) -> Result<Vec<Vec<u8>>, Errno> {
         let mut buffer = vec![0; MAX_XATTR_BYTES];
         let len = match rustix::fs::listxattr(proc_path(self.fd()), &mut buffer[..]) {
             Err(Errno::NOTSUP) => 0,
             other => other?,
         };
-        let hidden = |name: &&[u8]| name.is_empty() || *name == LABEL_XATTR.as_bytes();
-        Ok(buffer[..len].split(|b| *b == 0).filter(|name| !hidden(name)).map(<[u8]>::to_vec).collect())
+        let names = buffer[..len].split(|b| *b == 0).filter(|name| is_xattr_of_clients(name));
+        Ok(names.map(<[u8]>::to_vec).collect())
     }
 
     pub(crate) fn xattr(&self, name: &[u8]) -> Result<Option<Vec<u8>>, Errno> {
-        if name == LABEL_XATTR.as_bytes() {
+        if !is_xattr_of_clients(name) {
             return Ok(None);
         }
         let mut buffer = vec![0; MAX_XATTR_BYTES];
@@ -200,8 +226,14 @@ impl Inode {
         }
     }
 
+    /// btrfs wants room for the old value beside the new one, ext4 keeps the old one until the new one is there: what fits
+    /// alone must not fail for what it replaces.
     pub(crate) fn set_xattr(&self, name: &[u8], value: &[u8]) -> Result<(), Errno> {
-        rustix::fs::setxattr(proc_path(self.fd()), name, value, rustix::fs::XattrFlags::empty())
+        let set = || rustix::fs::setxattr(proc_path(self.fd()), name, value, rustix::fs::XattrFlags::empty());
+        match set() {
+            Err(Errno::NOSPC | Errno::OVERFLOW) => self.remove_xattr(name).and_then(|()| set()),
+            other => other,
+        }
     }
 
     /// Removing what is not there is fine.

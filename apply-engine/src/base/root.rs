@@ -3,7 +3,7 @@
 //! The label file is written last and atomically: a root without it holds no volume, whatever else is there.
 //! Nothing is written into a directory that is not known to be ours or empty.
 
-use ids::{ChainCrc, LogPoint, Lsn, Oid, VolumeId};
+use ids::{BaseLimits, ChainCrc, LogPoint, Lsn, Oid, VolumeId};
 use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -17,7 +17,7 @@ use super::hidden::{Hidden, ORPHANS, STAGING};
 use super::index::Index;
 use super::{
     APPLIED_XATTR, Base, INDEX_NAME, INDEX_XATTR, Local, NEXT_OID_XATTR, OpenError, Store, TreeError, inode,
-    is_reserved_in_root, private_mount,
+    is_reserved_in_root, limits, private_mount,
 };
 use crate::attributes::Timestamp;
 
@@ -106,6 +106,7 @@ impl Base {
             Some((_, Stage::Complete)) => {}
         }
         let label_file = lock_label_file(&hidden, path)?;
+        let limits = limits::measure_or_recall(path, root.as_fd(), hidden.fd(), label_file.as_fd())?;
         let expected = commits_of(&label_file);
         let opened = match hidden.file(INDEX_NAME)? {
             None => Err("it was removed".to_owned()),
@@ -130,7 +131,7 @@ impl Base {
                 });
             }
         };
-        let base = assemble(path, volume, root, hidden, label_file, index, next_oid)?;
+        let base = assemble(path, volume, (root, hidden), label_file, index, next_oid, limits)?;
         if let Some(why) = trouble {
             tracing::warn!(path = %path.display(), why, "rebuilding the index by a walk");
             adopt::rebuild_index(&base)?;
@@ -149,16 +150,19 @@ impl Base {
         let next_oid = adopt::check(root.as_fd(), resumed)?;
         let before = rustix::fs::fstat(&root).map_err(root_error(path))?;
         let hidden = Hidden::make(root.as_fd(), path)?;
+        let measured = limits::measure(root.as_fd(), hidden.fd());
+        let limits = measured.map_err(|why| why.at(path)).inspect_err(|_| hidden.unmake(root.as_fd()))?;
         write_label_file(&hidden, &root, volume, Stage::Adopting)?;
         let label_file = lock_label_file(&hidden, path)?;
         let index = fresh_index(&hidden, 0)?;
-        let base = assemble(path, volume, root, hidden, label_file, index, next_oid.0)?;
+        let base = assemble(path, volume, (root, hidden), label_file, index, next_oid.0, limits)?;
         let report = adopt::adopt(&base, &before)?;
         base.sync()?;
         // The name is replaced, so the lock moves to the new file.
         let hidden = &base.local().hidden;
         write_label_file(hidden, &base.local().root, volume, Stage::Complete)?;
         let relocked = lock_label_file(hidden, path)?;
+        limits::keep(path, relocked.as_fd(), limits);
         let mut base = base;
         base.relock(relocked);
         base.sync()?;
@@ -188,11 +192,11 @@ fn open_root(path: &Path) -> Result<OwnedFd, OpenError> {
 fn assemble(
     path: &Path,
     volume: VolumeId,
-    root: OwnedFd,
-    hidden: Hidden,
+    (root, hidden): (OwnedFd, Hidden),
     label_file: OwnedFd,
     index: Index,
     next_oid: u64,
+    limits: BaseLimits,
 ) -> Result<Base, OpenError> {
     let root = private_mount::clone_without_atime(root.as_fd()).map_err(root_error(path))?;
     // Renames work within one mount: these come from the private one, as the whole tree does.
@@ -215,6 +219,7 @@ fn assemble(
         index_inode,
         index_trouble,
         cache,
+        limits,
     };
     let (next_oid, applied) = (AtomicU64::new(next_oid), Mutex::new(applied_of(&local.label_file)));
     Ok(Base { path: path.into(), volume, next_oid, applied, store: Store::Local(Box::new(local)) })

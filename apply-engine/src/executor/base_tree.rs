@@ -155,7 +155,7 @@ impl<S: PayloadSource> Tree for BaseTree<'_, S> {
     fn create(&self, at: &Place, birth: &Birth, label: &Label) -> Result<(), TreeError> {
         let directory = self.directory(&at.parent)?;
         let fd = self.make(directory.as_fd(), at, birth).map_err(TreeError::at("create", at))?;
-        inode::write_label(fd.as_fd(), label).map_err(TreeError::at("label", at))?;
+        inode::write_first_label(fd.as_fd(), label).map_err(TreeError::at("label", at))?;
         let stat = rustix::fs::fstat(&fd).map_err(TreeError::at("stat", at))?;
         let inode = match birth.kind {
             ObjectKind::File => Inode::new_open(fd, &stat, label.oid),
@@ -166,7 +166,7 @@ impl<S: PayloadSource> Tree for BaseTree<'_, S> {
 
     fn adopt(&self, at: &Place, label: &Label) -> Result<(), TreeError> {
         let fd = self.open_existing(at)?;
-        inode::write_label(fd.as_fd(), label).map_err(TreeError::at("label", at))?;
+        inode::write_first_label(fd.as_fd(), label).map_err(TreeError::at("label", at))?;
         self.bind(label.oid, at)
     }
 
@@ -240,7 +240,10 @@ impl<S: PayloadSource> Tree for BaseTree<'_, S> {
                 other => other,
             },
             Fill::Zero => match allocate(inode, FallocateFlags::ZERO_RANGE | keep) {
-                Err(Errno::OPNOTSUPP) => allocate(inode, punch).and_then(|()| allocate(inode, keep)),
+                Err(Errno::OPNOTSUPP) => allocate(inode, punch).and_then(|()| match allocate(inode, keep) {
+                    Err(Errno::OPNOTSUPP) => Ok(()),
+                    other => other,
+                }),
                 other => other,
             },
         })

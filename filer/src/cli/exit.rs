@@ -192,14 +192,16 @@ fn of_storage(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
     error.downcast_ref::<apply_engine::base::OpenError>().map(of_base)
 }
 
-fn of_base(error: &apply_engine::base::OpenError) -> ExitCode {
-    use apply_engine::base::OpenError;
+pub(super) fn of_base(error: &apply_engine::base::OpenError) -> ExitCode {
+    use apply_engine::base::{OpenError, limits::Lack};
     match error {
         OpenError::NotRoot => ExitCode::NoPermission,
         OpenError::Root { errno, .. } => of_io(&io::Error::from(*errno)),
         OpenError::NotEmpty { .. } | OpenError::Exists { .. } => ExitCode::Exists,
         OpenError::Locked { .. } => ExitCode::TryAgain,
-        OpenError::Unsuitable { .. } => ExitCode::Config,
+        OpenError::Lacks { lack: Lack::Busy, .. } => ExitCode::TryAgain,
+        OpenError::Lacks { lack: Lack::Room, .. } => ExitCode::Unavailable,
+        OpenError::Unsuitable { .. } | OpenError::Lacks { .. } => ExitCode::Config,
         OpenError::NotEnclosed(_) | OpenError::NotOurs { .. } => ExitCode::NoPermission,
         _ => ExitCode::Data,
     }

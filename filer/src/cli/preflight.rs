@@ -8,7 +8,7 @@ mod rdma;
 
 use super::exit::ExitCode;
 use crate::config::{LogKind, NodeConfig, TransportKind, VolumeConfig};
-use apply_engine::base::EnclosureError;
+use apply_engine::base::{EnclosureError, OpenError};
 use std::fmt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
@@ -70,6 +70,7 @@ pub fn preflight(config: &NodeConfig) -> Result<(), Preflight> {
         }
         check_directory(&mut found, volume, "base directory", &volume.base);
         check_enclosed(&mut found, volume);
+        check_limits(&mut found, volume);
         if let Some(mount) = &volume.fuse.mount {
             check_mount_point(&mut found, volume, mount);
         }
@@ -134,6 +135,20 @@ fn check_enclosed(found: &mut Preflight, volume: &VolumeConfig) {
                 ),
             );
         }
+    }
+}
+
+/// What a start would refuse. Whether a volume is there at all is for who opens it.
+fn check_limits(found: &mut Preflight, volume: &VolumeConfig) {
+    if let Err(error @ OpenError::Lacks { .. }) = apply_engine::base::limits::check(&volume.base)
+        && let OpenError::Lacks { path, lack } = &error
+    {
+        let what = format!(
+            "volume {}: the filesystem of {} cannot hold a volume: {lack}",
+            volume.name,
+            path.display()
+        );
+        found.add(super::exit::of_base(&error), what, lack.remedy());
     }
 }
 

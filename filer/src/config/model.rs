@@ -5,7 +5,7 @@
 use super::link::{LinkConfig, Persistence, RdmaConfig};
 use super::units::AddressPrefix;
 use crate::witness::etcd::EtcdSettings;
-use ids::{NodeName, VolumeId};
+use ids::{BaseLimits, NodeName, VolumeId};
 pub use rdma_transport::TransportKind;
 use rdma_transport::tls::PublicKey;
 use std::fmt;
@@ -260,8 +260,14 @@ impl VolumeConfig {
     }
 
     /// What the pair's state machine is configured with, on the node called `me` whose base lies on
-    /// `base_filesystem`.
-    pub fn pair(&self, me: &NodeName, witness: bool, base_filesystem: String) -> pair::Config {
+    /// `base_filesystem` and holds so much.
+    pub fn pair(
+        &self,
+        me: &NodeName,
+        witness: bool,
+        base_filesystem: String,
+        base_limits: BaseLimits,
+    ) -> pair::Config {
         let whole_ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let timers = pair::Timers {
             heartbeat_ms: whole_ms(self.timers.heartbeat),
@@ -276,6 +282,7 @@ impl VolumeConfig {
             witness,
             preferred: self.preferred_primary.clone(),
             base_filesystem,
+            base_limits,
             timers,
         }
     }

@@ -136,8 +136,11 @@ fn every_key_is_read() {
     assert_eq!(volume.hooks.on_primary.as_ref().unwrap().arguments, ["up"]);
     assert_eq!(volume.hooks.time_limit, Duration::from_secs(3));
     assert_eq!(volume.floating_ip.as_ref().unwrap().address.to_string(), "10.0.0.9/24");
-    assert_eq!(volume.pair(&config.name, true, String::new()).check(), Ok(()));
-    assert_eq!(volume.pair(&config.name, true, String::new()).timers.failure_timeout_ms, 200);
+    assert_eq!(volume.pair(&config.name, true, String::new(), ids::BaseLimits::LINUX).check(), Ok(()));
+    assert_eq!(
+        volume.pair(&config.name, true, String::new(), ids::BaseLimits::LINUX).timers.failure_timeout_ms,
+        200
+    );
     let tuning = volume.link.tuning(volume.timers.peer_timeout);
     assert_eq!((tuning.spin, tuning.handshake_timeout), (Duration::from_micros(50), Duration::from_secs(3)));
     assert_eq!(tuning.dead_peer_timeout, Duration::from_secs(4));
@@ -150,7 +153,7 @@ fn little_is_needed_and_the_defaults_suit_the_pair() {
     assert_eq!(config.witness, None);
     let volume = &config.volumes[0];
     assert_eq!(volume.timers, TimerConfig::default());
-    let pair = volume.pair(&config.name, false, String::new());
+    let pair = volume.pair(&config.name, false, String::new(), ids::BaseLimits::LINUX);
     assert_eq!(pair.check(), Ok(()));
     let defaults = pair::Timers::default();
     assert_eq!(pair.timers, defaults, "the defaults here are those of the pair");

@@ -333,7 +333,7 @@ impl Executor {
                 shared.gate.set_local_space(shared.path.cursors().applied(), shared.local_space());
                 shared.path.open();
                 shared.metrics.takeovers.add(u64::from(began));
-                self.front.serve(epoch, takeover);
+                self.front.serve(epoch, self.pair.client_limits(), takeover);
             }
             Command::StopServing { reason } => self.stop_serving(reason)?,
             Command::TruncateLog { to } => {

@@ -13,7 +13,7 @@ use crate::runtime::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use crate::runtime::{self, Instant, JoinHandle};
 use crate::status::{Role, TakeoverTiming};
 use crate::volume::Volume;
-use ids::Epoch;
+use ids::{BaseLimits, Epoch};
 use pair::{StopReason, TakeoverTimes};
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +31,7 @@ const FAULT_PREFIX: &str = "the volume can not be mounted";
 type Takeover = (TakeoverTimes, &'static str);
 
 enum Order {
-    Serve { epoch: Epoch, since: Instant, takeover: Option<Takeover> },
+    Serve { epoch: Epoch, limits: BaseLimits, since: Instant, takeover: Option<Takeover> },
     Leave { reason: StopReason },
     End,
 }
@@ -58,9 +58,9 @@ impl Front {
         Ok(Front { orders, thread: Some(thread) })
     }
 
-    /// Serve in `epoch`.
-    pub fn serve(&self, epoch: Epoch, takeover: Option<Takeover>) {
-        self.order(Order::Serve { epoch, since: Instant::now(), takeover });
+    /// Serve in `epoch`; clients may do what keeps within `limits`.
+    pub fn serve(&self, epoch: Epoch, limits: BaseLimits, takeover: Option<Takeover>) {
+        self.order(Order::Serve { epoch, limits, since: Instant::now(), takeover });
     }
 
     /// Serve no more.
@@ -88,14 +88,14 @@ impl Door {
         loop {
             let retry = if self.wanted.is_some() { RETRY } else { Duration::from_secs(3600) };
             match inbox.recv_timeout(retry) {
-                Ok(Order::Serve { epoch, since, takeover }) => {
+                Ok(Order::Serve { epoch, limits, since, takeover }) => {
                     self.epoch = epoch;
                     if self.shared.volume.lock().is_some() {
                         // Serves already: a new epoch of the same primary changes nothing for clients.
                         continue;
                     }
                     self.wanted = Some((since, takeover));
-                    let volume = Arc::new(self.make_volume());
+                    let volume = Arc::new(self.make_volume(limits));
                     *self.shared.volume.lock() = Some(volume);
                     self.open();
                 }
@@ -109,9 +109,8 @@ impl Door {
         }
     }
 
-    fn make_volume(&self) -> Volume {
+    fn make_volume(&self, limits: BaseLimits) -> Volume {
         let shared = &self.shared;
-        let limits = shared.base_filesystem.limits();
         let journal: Arc<dyn Journal> = shared.path.clone();
         Volume::new(shared.stack.clone(), journal, limits, shared.next_oid())
     }

@@ -3,7 +3,6 @@
 use super::NodeError;
 use super::rdma::Rdma;
 use crate::config::{NodeConfig, VolumeConfig};
-use crate::volume::Limits;
 use apply_engine::Base;
 use apply_engine::base::OpenError;
 use nvlog::{Log, OpenMode, RecoveryReport};
@@ -17,38 +16,22 @@ pub(super) struct Opened {
     pub recovery: RecoveryReport,
     pub rdma: Option<Rdma>,
     pub base: Base,
-    pub base_filesystem: BaseFilesystem,
+    /// What the base lies on, in words.
+    pub base_filesystem: String,
     pub role_state: DurableState,
 }
 
-/// What a base tree lies on.
-#[derive(Clone, Copy)]
-pub(super) struct BaseFilesystem {
-    magic: u64,
-    block_bytes: u64,
-}
-
-impl BaseFilesystem {
-    fn of(base: &Path) -> std::io::Result<BaseFilesystem> {
-        let found = rustix::fs::statfs(base)?;
-        Ok(BaseFilesystem { magic: found.f_type as u64, block_bytes: found.f_bsize as u64 })
-    }
-
-    /// As this says.
-    #[cfg(feature = "simulation")]
-    pub fn given(magic: u64, block_bytes: u64) -> BaseFilesystem {
-        BaseFilesystem { magic, block_bytes }
-    }
-
-    /// What it can hold.
-    pub fn limits(self) -> Limits {
-        Limits::of_filesystem(self.magic, self.block_bytes)
-    }
-
-    /// In words that both nodes must agree on.
-    pub fn describe(self) -> String {
-        Limits::describe(self.magic, self.block_bytes)
-    }
+/// What a base tree lies on, in words.
+fn describe(base: &Path) -> std::io::Result<String> {
+    let (ext4, xfs, btrfs, tmpfs) = (0xEF53, 0x5846_5342, 0x9123_683E, libc::TMPFS_MAGIC as u64);
+    let found = rustix::fs::statfs(base)?;
+    Ok(match found.f_type as u64 {
+        kind if kind == ext4 => format!("ext4 with blocks of {} bytes", found.f_bsize),
+        kind if kind == xfs => "XFS".to_owned(),
+        kind if kind == btrfs => "btrfs".to_owned(),
+        kind if kind == tmpfs => "tmpfs".to_owned(),
+        other => format!("a filesystem of type {other:#x}"),
+    })
 }
 
 /// Opens all volumes, or none.
@@ -81,7 +64,7 @@ fn one(config: &VolumeConfig) -> Result<Opened, NodeError> {
         volume, tail = %recovery.tail, end = %recovery.end, records = recovery.records,
         cut = %recovery.cut, memory_lost = recovery.memory_lost, "log opened"
     );
-    let base_filesystem = BaseFilesystem::of(&config.base)
+    let base_filesystem = describe(&config.base)
         .map_err(|source| NodeError::Statfs { volume: config.name.to_string(), source })?;
     let rdma = Rdma::open(config, log.memory())?;
     Ok(Opened { config: config.clone(), log, recovery, rdma, base, base_filesystem, role_state })

@@ -3,7 +3,6 @@
 use super::applier::ApplierState;
 use super::event::NodeEvent;
 use super::follower::Follower;
-use super::open::BaseFilesystem;
 use super::rdma::Rdma;
 use super::resync::state::ResyncState;
 use super::split::talk::SplitState;
@@ -45,7 +44,6 @@ pub(super) struct Shared {
     /// With the log's ring registered.
     pub rdma: Option<Rdma>,
     pub base: Arc<Base>,
-    pub base_filesystem: BaseFilesystem,
     pub stack: Arc<DeltaStack>,
     pub path: Arc<CommitPath>,
     pub gate: Arc<Gate>,

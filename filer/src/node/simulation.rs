@@ -6,7 +6,7 @@
 
 use super::NodeError;
 use super::link::{LinkSource, Source};
-use super::open::{BaseFilesystem, Opened};
+use super::open::Opened;
 use super::shared::Shared;
 use super::volume::VolumeNode;
 use crate::commit::Journal;
@@ -23,9 +23,6 @@ use nvlog::{CutReason, Log};
 use pair::{DurableState, Operator, PairStatus};
 use rdma_transport::LinkParams;
 use std::sync::Arc;
-
-/// `f_type` of ext4: what it can hold is what the simulated disk can hold.
-const EXT4_MAGIC: u64 = 0xEF53;
 
 /// What a node is made of.
 pub struct SimParts {
@@ -105,7 +102,7 @@ impl SimNode {
             log,
             recovery,
             rdma: None,
-            base_filesystem: BaseFilesystem::given(EXT4_MAGIC, apply_engine::simulation::BLOCK_BYTES),
+            base_filesystem: "a simulated disk".to_owned(),
             role_state,
         };
         let source = |_: &Shared, _: &LinkParams| Ok(Source::Given(links));

@@ -96,7 +96,6 @@ impl VolumeNode {
             log,
             rdma,
             base,
-            base_filesystem,
             stack,
             path: Arc::new(path),
             gate,
@@ -142,11 +141,15 @@ impl VolumeNode {
                 source: error.into(),
             })?;
         }
+        if let Some(holds) = role_state.granted.and_then(|granted| shared.base.limits().lacks_of(&granted)) {
+            let what = format!("the base filesystem holds less than before: {holds}");
+            shared.report(&what, "was it mounted or made anew with other options? Give it those from before");
+        }
         shared.hooks.clear_leftovers();
         let volume_name = shared.name().to_owned();
         let pair_error = |why: String| NodeError::Pair { volume: volume_name.clone(), why };
         let (pair, first) = Pair::new(
-            shared.config.pair(&node.name, node.witness.is_some(), base_filesystem.describe()),
+            shared.config.pair(&node.name, node.witness.is_some(), base_filesystem, shared.base.limits()),
             role_state,
             shared.log_summary(),
             MonoMs(shared.now_ms()),

@@ -86,6 +86,11 @@ impl Acl {
         if sorted && base && masked && plain { Ok(()) } else { Err(Errno::EINVAL) }
     }
 
+    /// How many entries it has.
+    pub fn entries(&self) -> usize {
+        self.0.len()
+    }
+
     /// The xattr value.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut value = Vec::with_capacity(HEADER_BYTES + self.0.len() * ENTRY_BYTES);

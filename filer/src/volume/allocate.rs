@@ -12,7 +12,7 @@ use super::transaction::Transaction;
 use super::{Volume, WriteAt};
 use crate::commit::Ask;
 use apply_engine::Operation;
-use ids::Oid;
+use ids::{BaseLimits, Oid};
 
 /// Payload of the records of one fallocate.
 const PAYLOAD_BYTES: usize = 512;
@@ -72,7 +72,7 @@ impl Volume {
     /// fallocate(2).
     ///
     /// # Errors
-    /// EINVAL, EFBIG, ENOSPC, EISDIR.
+    /// EINVAL, EFBIG, ENOSPC, EISDIR, EOPNOTSUPP where a base cannot.
     pub fn allocate(
         &self,
         who: &dyn Principal,
@@ -85,8 +85,17 @@ impl Volume {
         if len_bytes == 0 {
             return Err(Errno::EINVAL);
         }
-        if end > self.limits.max_file_bytes {
+        if end > self.limits.max_allocate_bytes {
             return Err(Errno::EFBIG);
+        }
+        let BaseLimits { allocates, punches, .. } = self.limits;
+        let possible = match mode {
+            AllocateMode::PunchHole => punches,
+            AllocateMode::Zero { .. } => allocates && punches,
+            AllocateMode::Reserve { .. } => allocates,
+        };
+        if !possible {
+            return Err(Errno::EOPNOTSUPP);
         }
         let ask = match mode {
             AllocateMode::PunchHole => Ask::keeping(PAYLOAD_BYTES),

@@ -39,7 +39,6 @@ pub use attributes::{SetAttributes, SetTime};
 pub use data::{Access, WriteAt};
 pub use directory::DirectoryStream;
 pub use errno::{Errno, Result};
-pub use limits::Limits;
 pub use namespace::{Node, NodeKind};
 pub use principal::{Principal, Root};
 pub use rename::RenameMode;
@@ -49,7 +48,7 @@ use crate::commit::{Journal, SpaceBudget};
 use crate::runtime::RwLock;
 use crate::stack::DeltaStack;
 use apply_engine::{Attributes, ObjectKind, ViewError};
-use ids::{Lsn, Oid};
+use ids::{BaseLimits, Lsn, Oid};
 use state::{Inode, State, gate_of};
 use std::sync::Arc;
 
@@ -64,7 +63,7 @@ pub struct Volume {
     stack: Arc<DeltaStack>,
     journal: Arc<dyn Journal>,
     state: RwLock<State>,
-    limits: Limits,
+    limits: BaseLimits,
     max_data_bytes: usize,
     attributes_watch: RwLock<Option<AttributesWatch>>,
 }
@@ -76,9 +75,14 @@ impl std::fmt::Debug for Volume {
 }
 
 impl Volume {
-    /// A volume over `stack` whose records become durable through `journal`. `limits` are those of the weaker
-    /// base filesystem; `next_oid` must be past every OID ever given, in the base and in the log.
-    pub fn new(stack: Arc<DeltaStack>, journal: Arc<dyn Journal>, limits: Limits, next_oid: Oid) -> Volume {
+    /// A volume over `stack` whose records become durable through `journal`. `limits` are what both base filesystems
+    /// hold; `next_oid` must be past every OID ever given, in the base and in the log.
+    pub fn new(
+        stack: Arc<DeltaStack>,
+        journal: Arc<dyn Journal>,
+        limits: BaseLimits,
+        next_oid: Oid,
+    ) -> Volume {
         let end = stack.snapshot().active.read().end();
         let payload = journal.log().max_payload_bytes() as usize;
         let largest = payload.saturating_sub(apply_engine::op::codec::WRITE_HEAD_BYTES);

@@ -141,10 +141,17 @@ impl Volume {
         check_new_name(parent, name)?;
         let target_bytes = match node.kind {
             NodeKind::Symlink(b"") => return Err(Errno::ENOENT),
-            NodeKind::Symlink(target) if target.len() > self.limits.max_symlink_bytes => {
+            NodeKind::Symlink(target) if target.len() > self.limits.max_symlink_bytes as usize => {
                 return Err(Errno::ENAMETOOLONG);
             }
             NodeKind::Symlink(target) => target.len(),
+            NodeKind::CharDevice(device) | NodeKind::BlockDevice(device) => {
+                let (major, minor) = self.limits.max_device;
+                if rustix::fs::major(device) > major || rustix::fs::minor(device) > minor {
+                    return Err(Errno::EINVAL);
+                }
+                0
+            }
             _ => 0,
         };
         self.warm(parent)?;
@@ -160,6 +167,9 @@ impl Volume {
             let made = transaction.make(who, parent, &node)?;
             let parent_inode = transaction.directory(parent)?;
             let parent_nlink = parent_inode.attributes.nlink + u32::from(node.kind == NodeKind::Directory);
+            if node.kind == NodeKind::Directory {
+                transaction.require_subdirectory(parent_nlink)?;
+            }
             let at = transaction.at;
             let object = made.object(&node);
             let operation = Operation::Create { parent, name, object, parent_nlink, at };
@@ -196,7 +206,7 @@ impl Volume {
             if object.nlink == 0 {
                 return Err(Errno::ENOENT);
             }
-            if object.nlink >= transaction.max_links() {
+            if object.nlink >= transaction.limits().max_links {
                 return Err(Errno::EMLINK);
             }
             let at = transaction.at;
@@ -321,6 +331,7 @@ impl Transaction<'_> {
                 mode = inherited.mode;
                 acls.extend(inherited.access.map(|access| (acl::ACCESS, access.to_bytes())));
                 acls.extend(is_directory.then(|| (acl::DEFAULT, default.to_bytes())));
+                self.require_room_for_inherited(&acls)?;
             }
         }
         let mut gid = who.gid();

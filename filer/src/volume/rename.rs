@@ -136,6 +136,9 @@ impl Transaction<'_> {
             from_nlink = start.saturating_sub(replaced);
             to_nlink = from_nlink;
         }
+        if moved.kind.is_directory() && from.parent != to.parent {
+            self.require_subdirectory(to_nlink)?;
+        }
         let moved_nlink = self.inode(moved.oid)?.attributes.nlink;
         let whiteout_node = Node { kind: NodeKind::CharDevice(0), mode: 0, umask: 0, open: false };
         let made = match mode.leaves_whiteout() {

@@ -4,7 +4,7 @@
 //! that makes consistency points. No recovery, no partner, no promise beyond the process: the log is anonymous
 //! memory, so whatever was not applied when the process died is gone.
 
-use super::{Limits, Volume};
+use super::Volume;
 use crate::commit::{Admission, Ask, Journal, Needs, NotServing, Refused, SpaceBudget};
 use crate::runtime::{self, Instant, JoinHandle, Mutex};
 use crate::stack::DeltaStack;
@@ -153,8 +153,7 @@ impl Solo {
             true => Base::open(base, volume)?,
             false => Base::create(base, volume)?,
         });
-        let stat = rustix::fs::statfs(base.path())?;
-        let limits = Limits::of_filesystem(stat.f_type as u64, stat.f_bsize as u64);
+        let limits = base.limits();
         let layers =
             Layers::new(Delta::new(log.end().lsn, Vanished::Forget), Vec::new(), base.clone(), log.clone());
         let stack = Arc::new(DeltaStack::new(layers));

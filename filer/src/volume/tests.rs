@@ -1,5 +1,6 @@
 //! The volume over a real base directory and a log in memory that commits at once.
 
+mod bases;
 mod contents;
 mod differential;
 mod gates;

@@ -26,6 +26,8 @@ thread_local! {
     static HEADS: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
+/// Links of a directory that holds none.
+const EMPTY_DIRECTORY_NLINK: u32 = 2;
 /// Heads longer than this are not kept for the next transaction.
 const MAX_KEPT_HEAD_BYTES: usize = 4096;
 
@@ -222,17 +224,18 @@ impl<'a> Transaction<'a> {
 
 impl Transaction<'_> {
     /// What the weaker base filesystem can hold.
-    pub fn limits(&self) -> &super::Limits {
+    pub fn limits(&self) -> &ids::BaseLimits {
         &self.volume.limits
     }
 
-    /// Hard links to one object.
-    pub fn max_links(&self) -> u32 {
-        self.volume.limits.max_links
+    /// One more directory comes into one that has `nlink` links then.
+    pub fn require_subdirectory(&self, nlink: u32) -> Result<()> {
+        let most = self.limits().max_subdirectories.saturating_add(EMPTY_DIRECTORY_NLINK);
+        if nlink > most { Err(Errno::EMLINK) } else { Ok(()) }
     }
 
     /// The nearest timestamp that both bases can hold.
     pub fn clamp(&self, at: Timestamp) -> Timestamp {
-        self.volume.limits.clamp(at)
+        super::limits::clamp(self.limits(), at)
     }
 }

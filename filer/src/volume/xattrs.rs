@@ -6,10 +6,11 @@
 use super::Volume;
 use super::acl::{self, Acl};
 use super::errno::{Errno, Result};
-use super::limits::{MAX_XATTR_LIST_BYTES, MAX_XATTR_NAME_BYTES, MAX_XATTR_VALUE_BYTES, xattr_cost_bytes};
+use super::limits::{MAX_XATTR_LIST_BYTES, MAX_XATTR_NAME_BYTES, MAX_XATTR_VALUE_BYTES};
 use super::principal::Principal;
 use super::transaction::Transaction;
 use crate::commit::Ask;
+use apply_engine::base::{LABEL_BYTES, LABEL_XATTR};
 use apply_engine::{AttrPatch, ObjectKind, Operation};
 use ids::Oid;
 
@@ -44,9 +45,14 @@ impl XattrMode {
     }
 }
 
-/// Our label, and whatever else begins with its name.
+/// Room in a base's list of xattr names for those that no client sees: the label, what XFS shows of each ACL beside its
+/// own name, and what a security module may add.
+const HIDDEN_LIST_BYTES: usize = 128;
+
+/// Our label and whatever else begins with its name; and what a base shows of other things, an ACL, under a name of its
+/// own.
 fn is_hidden(name: &[u8]) -> bool {
-    name.starts_with(apply_engine::base::LABEL_XATTR.as_bytes())
+    !apply_engine::base::is_xattr_of_clients(name)
 }
 
 fn is_acl(name: &[u8]) -> bool {
@@ -121,9 +127,11 @@ impl Volume {
         if value.len() > MAX_XATTR_VALUE_BYTES {
             return Err(Errno::E2BIG);
         }
-        let largest =
-            self.limits.max_xattr_value_bytes.min(self.max_data_bytes.saturating_sub(PAYLOAD_BYTES));
-        if value.len() > largest {
+        let record = self.max_data_bytes.saturating_sub(PAYLOAD_BYTES);
+        let largest = record.min(self.limits.max_xattr_value_bytes as usize);
+        // An ACL is kept in other words than its value; its entries are counted below.
+        let fits = value.len() <= largest && name.len() + value.len() <= self.limits.max_xattr_bytes as usize;
+        if !fits && !is_acl(name) {
             return Err(Errno::ENOSPC);
         }
         self.warm(oid)?;
@@ -223,6 +231,9 @@ impl Transaction<'_> {
             }
             return Ok(());
         };
+        if stored.entries() > self.limits().max_acl_entries as usize {
+            return Err(Errno::ENOSPC);
+        }
         let value = stored.to_bytes();
         self.require_xattr_room(oid, name, value.len())?;
         let operation = Operation::SetXattr { oid, name, value: &value, mode: changed_mode, at };
@@ -238,16 +249,36 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// Where the base keeps all xattrs of an object in one block, there must be room in it.
+    /// A new object takes its directory's default ACL, a directory twice.
+    pub(super) fn require_room_for_inherited(&self, acls: &[(&'static [u8], Vec<u8>)]) -> Result<()> {
+        let Some(room) = self.limits().xattr_room else { return Ok(()) };
+        let costs = acls.iter().map(|(name, value)| room.cost_bytes(name, value.len()));
+        let (total_bytes, largest_bytes) =
+            costs.fold((0, 0), |(sum, most), cost| (sum + cost, most.max(cost)));
+        if room.holds(total_bytes, largest_bytes) { Ok(()) } else { Err(Errno::ENOSPC) }
+    }
+
+    /// The list of names must stay readable, and where a base keeps all xattrs of an object in one place, there must be
+    /// room in it.
     fn require_xattr_room(&self, oid: Oid, name: &[u8], value_bytes: usize) -> Result<()> {
-        let Some(limit) = self.limits().max_xattrs_bytes else { return Ok(()) };
-        let mut total = xattr_cost_bytes(name.len(), value_bytes);
-        for other in self.layers().xattr_names(oid)? {
-            if other != name && !is_hidden(&other) {
-                let len = self.layers().xattr(oid, &other)?.map_or(0, |value| value.len());
-                total += xattr_cost_bytes(other.len(), len);
-            }
+        let others = self.layers().xattr_names(oid)?;
+        let listed: usize = others.iter().filter(|other| *other != name).map(|other| other.len() + 1).sum();
+        if listed + name.len() + 1 + HIDDEN_LIST_BYTES > MAX_XATTR_LIST_BYTES {
+            return Err(Errno::ENOSPC);
         }
-        if total > limit { Err(Errno::ENOSPC) } else { Ok(()) }
+        let Some(room) = self.limits().xattr_room else { return Ok(()) };
+        let cost_bytes = room.cost_bytes(name, value_bytes);
+        // In a tree that was adopted the label came last, so it may have found its place beside the others.
+        let adopted = self.layers().attributes(oid)?.generation == apply_engine::base::ADOPTED_GENERATION;
+        let label_bytes = room.cost_bytes(LABEL_XATTR.as_bytes(), LABEL_BYTES);
+        let mut total_bytes = cost_bytes + if adopted { label_bytes } else { 0 };
+        let mut largest_bytes = cost_bytes;
+        for other in others.iter().filter(|other| *other != name && !is_hidden(other)) {
+            let len = self.layers().xattr(oid, other)?.map_or(0, |value| value.len());
+            let cost_bytes = room.cost_bytes(other, len);
+            total_bytes += cost_bytes;
+            largest_bytes = largest_bytes.max(cost_bytes);
+        }
+        if room.holds(total_bytes, largest_bytes) { Ok(()) } else { Err(Errno::ENOSPC) }
     }
 }

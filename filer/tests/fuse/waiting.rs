@@ -7,7 +7,7 @@ use filer::commit::{CommitEvents, CommitPath, Gate, Journal, SpaceBudget};
 use filer::fuse::{MountHandle, MountOptions, mount};
 use filer::metrics::Metrics;
 use filer::stack::DeltaStack;
-use filer::volume::{Limits, Volume};
+use filer::volume::Volume;
 use ids::{AckRule, Cursors, VolumeId};
 use nvlog::{FormatOptions, Log};
 use std::fs::{self, File};
@@ -79,7 +79,7 @@ fn mounted() -> Mounted {
     path.set_lease(u64::MAX);
     path.open();
     let layers = Layers::new(Delta::new(end, Vanished::Forget), Vec::new(), base.clone(), log);
-    let limits = Limits::of_filesystem(0xEF53, 4096);
+    let limits = base.limits();
     let stack = Arc::new(DeltaStack::new(layers));
     let volume = Arc::new(Volume::new(stack, path.clone(), limits, base.next_oid()));
     let drives = path.clone();

@@ -21,13 +21,23 @@ impl Image {
 
     /// The same with a size.
     pub(crate) fn with_size(filesystem: &str, len_bytes: u64) -> Image {
+        Image::with(filesystem, len_bytes, &[], "")
+    }
+
+    /// Made with more arguments of mkfs, and mounted with more options.
+    pub(crate) fn made(filesystem: &str, arguments: &[&str], options: &str) -> Image {
+        Image::with(filesystem, IMAGE_BYTES, arguments, options)
+    }
+
+    fn with(filesystem: &str, len_bytes: u64, arguments: &[&str], options: &str) -> Image {
         assert!(rustix::process::geteuid().is_root(), "this test mounts filesystems: run it as root");
         let directory = tempfile::tempdir().expect("a temporary directory");
         let image = directory.path().join("image");
         std::fs::File::create(&image).and_then(|file| file.set_len(len_bytes)).expect("a sparse file");
         std::fs::create_dir(directory.path().join("mounted")).expect("a mount point");
-        run(Command::new(format!("mkfs.{filesystem}")).arg("-q").arg(&image));
-        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(directory.path().join("mounted")));
+        run(Command::new(format!("mkfs.{filesystem}")).arg("-q").args(arguments).arg(&image));
+        let options = ["loop", options].join(",");
+        run(Command::new("mount").args(["-o", &options]).arg(&image).arg(directory.path().join("mounted")));
         Image { directory }
     }
 
@@ -45,9 +55,15 @@ impl Image {
 
     /// Mounts the same image again, with nothing cached.
     pub(crate) fn remount(&self) {
+        self.remount_with("");
+    }
+
+    /// The same with other options.
+    pub(crate) fn remount_with(&self, options: &str) {
         unmount(&self.path());
         let image = self.directory.path().join("image");
-        run(Command::new("mount").args(["-o", "loop"]).arg(image).arg(self.path()));
+        let options = ["loop", options].join(",");
+        run(Command::new("mount").args(["-o", &options]).arg(image).arg(self.path()));
     }
 }
 
