@@ -19,6 +19,12 @@ pub use server::{BoundSocket, ControlServer, SocketError};
 use crate::status::{ConsistencyPointStatus, NodeStatus, SplitReport};
 use std::time::Duration;
 
+/// Who waits for a command's answer.
+pub trait Caller {
+    /// Nobody waits any more: the command was interrupted, or its own time is over.
+    fn is_gone(&self) -> bool;
+}
+
 /// What the control socket commands; the node's runtime implements it.
 ///
 /// Calls come from several threads and may block for as long as their own limit says.
@@ -30,14 +36,15 @@ pub trait ControlTarget: Send + Sync + 'static {
     ///
     /// # Errors
     /// `Refused` when this node is not primary or the partner is not mirrored, `TimedOut` when it took too
-    /// long and this node serves on.
-    fn switchover(&self, volume: &str, timeout: Duration) -> Result<(), ControlError>;
+    /// long and this node serves on. The order ends with the call, and when its `caller` is gone.
+    fn switchover(&self, volume: &str, timeout: Duration, caller: &dyn Caller) -> Result<(), ControlError>;
 
     /// Makes this node primary of `volume`: through the witness, or with `force` without anybody's consent.
     ///
     /// # Errors
-    /// `Refused` with the reason (no witness, partner alive, outdated without `force`).
-    fn takeover(&self, volume: &str, force: bool) -> Result<(), ControlError>;
+    /// `Refused` with the reason (no witness, partner alive, outdated without `force`). The order ends with the call,
+    /// and when its `caller` is gone.
+    fn takeover(&self, volume: &str, force: bool, caller: &dyn Caller) -> Result<(), ControlError>;
 
     /// Compares the whole tree of `volume` on this node with the primary's by content.
     ///

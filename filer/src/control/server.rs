@@ -1,7 +1,7 @@
 //! The daemon's side of the control socket.
 
-use super::ControlTarget;
 use super::protocol::{Answer, ControlError, ErrorKind, MAX_ANSWER_BYTES, MAX_REQUEST_BYTES, Request};
+use super::{Caller, ControlTarget};
 use crate::shutdown::Shutdown;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -191,7 +191,7 @@ impl Drop for Leave {
 fn serve_one(stream: &UnixStream, target: &dyn ControlTarget, shutdown: &Shutdown) {
     let result = check_caller(stream).and_then(|()| read_request(stream)).and_then(|request| {
         tracing::debug!(?request, "control command");
-        carry_out(request, target, shutdown)
+        carry_out(request, target, shutdown, &Connection(stream))
     });
     answer(stream, &result.unwrap_or_else(Answer::Error));
 }
@@ -248,18 +248,31 @@ impl Read for Deadline<'_> {
     }
 }
 
+/// A caller waits as long as its end of the connection is open.
+struct Connection<'s>(&'s UnixStream);
+
+impl Caller for Connection<'_> {
+    fn is_gone(&self) -> bool {
+        let hung_up = PollFlags::HUP | PollFlags::RDHUP | PollFlags::ERR;
+        let mut fds = [PollFd::new(self.0, PollFlags::RDHUP)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().intersects(hung_up)
+    }
+}
+
 fn carry_out(
     request: Request,
     target: &dyn ControlTarget,
     shutdown: &Shutdown,
+    caller: &dyn Caller,
 ) -> Result<Answer, ControlError> {
     match request {
         Request::Status => Ok(Answer::Status(Box::new(target.status()))),
         Request::Switchover { volume, timeout_ms } => {
             let timeout = Duration::from_millis(timeout_ms).min(MAX_COMMAND_TIMEOUT);
-            target.switchover(&volume, timeout).map(|()| Answer::Done)
+            target.switchover(&volume, timeout, caller).map(|()| Answer::Done)
         }
-        Request::Takeover { volume, force } => target.takeover(&volume, force).map(|()| Answer::Done),
+        Request::Takeover { volume, force } => target.takeover(&volume, force, caller).map(|()| Answer::Done),
         Request::ConsistencyPoint { volume } => {
             target.consistency_point(&volume).map(Answer::ConsistencyPoint)
         }

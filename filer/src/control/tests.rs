@@ -19,11 +19,16 @@ impl ControlTarget for Target {
     fn status(&self) -> NodeStatus {
         crate::status::sample()
     }
-    fn switchover(&self, volume: &str, timeout: Duration) -> Result<(), ControlError> {
+    fn switchover(&self, volume: &str, timeout: Duration, _: &dyn Caller) -> Result<(), ControlError> {
         self.0.lock().push(format!("switchover {volume} {timeout:?}"));
         if volume == "home" { Ok(()) } else { Err(ControlError::unknown_volume(volume, &["home"])) }
     }
-    fn takeover(&self, volume: &str, force: bool) -> Result<(), ControlError> {
+    fn takeover(&self, volume: &str, force: bool, caller: &dyn Caller) -> Result<(), ControlError> {
+        if volume == "until it is gone" {
+            while !caller.is_gone() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
         self.0.lock().push(format!("takeover {volume} {force}"));
         Err(ControlError::new(ErrorKind::Refused, "the partner is alive"))
     }
@@ -166,4 +171,20 @@ fn only_root_and_the_daemons_user_may_command() {
     assert!(server::may_command(0, 1000).is_ok() && server::may_command(1000, 1000).is_ok());
     assert_eq!(server::may_command(1001, 1000).unwrap_err().kind, ErrorKind::NotAllowed);
     assert_eq!(server::may_command(1001, 0).unwrap_err().kind, ErrorKind::NotAllowed);
+}
+
+#[test]
+fn a_command_knows_when_its_caller_is_gone() {
+    let served = served();
+    let mut stream = UnixStream::connect(&served.path).unwrap();
+    let request = Request::Takeover { volume: "until it is gone".to_owned(), force: true };
+    let mut line = serde_json::to_vec(&request).unwrap();
+    line.push(b'\n');
+    stream.write_all(&line).unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(served.target.0.lock().is_empty(), "the caller still waits");
+    drop(stream);
+    while served.target.0.lock().is_empty() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }

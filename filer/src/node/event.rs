@@ -2,6 +2,7 @@
 
 use super::split::talk::Talk;
 use crate::control::ControlError;
+use crate::runtime::Instant;
 use crate::runtime::channel::Sender;
 use ids::{LogPoint, Lsn};
 use pair::witness::Request;
@@ -24,8 +25,10 @@ pub(super) enum NodeEvent {
     ReceivedWrong { id: u64, reason: String },
     /// The witness answered, or did not.
     Witness { request: RequestId, outcome: WitnessOutcome },
-    /// An operator's wish; whether it can be met is answered at once.
+    /// An operator's wish; whether it can be met is answered at once. Nothing is done once nobody waits for that.
     Operator { wish: Operator, answer: Sender<Result<(), ControlError>> },
+    /// The command with this wish has ended.
+    Withdrawn(Operator),
     /// Applying fails.
     Fault(LocalFault),
     /// Applying works again.
@@ -36,8 +39,8 @@ pub(super) enum NodeEvent {
     ResyncEnded { link: u64, result: Result<LogPoint, String> },
     /// What only this node held is kept aside, as its log stood at `end`: may the tree change?
     Salvaged { link: u64, session: u32, end: LogPoint },
-    /// The operator asks what each side of a split changed.
-    SplitTalk { talk: SplitAsk, answer: Sender<Talk> },
+    /// The operator asks what each side of a split changed, or gives the partner's up; for nobody after `until`.
+    SplitTalk { talk: SplitAsk, answer: Sender<Talk>, until: Instant },
     /// An answer for the partner is ready.
     SplitAnswer { link: u64, talk: Talk },
     /// The thread that answers the partner's resync has ended.

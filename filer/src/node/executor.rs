@@ -196,7 +196,10 @@ impl Executor {
             NodeEvent::LinkRefused { reason } => self.apply(Event::LinkRefused { reason }),
             NodeEvent::Message { id, bytes } if Resync::is_about(&bytes) => self.heard_resync(id, bytes),
             NodeEvent::Message { id, bytes } if Talk::is_about(&bytes) => self.heard_split(id, &bytes),
-            NodeEvent::SplitTalk { talk, answer } => self.ask_split(talk, answer),
+            NodeEvent::SplitTalk { talk, answer, until } if Instant::now() < until => {
+                self.ask_split(talk, answer);
+            }
+            NodeEvent::SplitTalk { .. } => {}
             NodeEvent::SplitAnswer { link, talk } => self.answer_split(link, &talk),
             NodeEvent::Salvaged { link, session, end } => self.salvaged(link, session, end),
             NodeEvent::Message { id, bytes } if verify::is_about(&bytes) => {
@@ -232,11 +235,12 @@ impl Executor {
             NodeEvent::Operator { wish, answer } => {
                 let possible = self.pair.can(wish).map_err(|why| ControlError::new(ErrorKind::Refused, why));
                 let go = possible.is_ok();
-                let _caller_left = answer.send(possible);
-                if go {
+                let somebody_waits = answer.send(possible).is_ok();
+                if go && somebody_waits {
                     self.apply(Event::Operator(wish));
                 }
             }
+            NodeEvent::Withdrawn(wish) => self.apply(Event::Withdrawn(wish)),
             NodeEvent::Fault(fault) => self.apply(Event::LocalFault(fault)),
             NodeEvent::Healed => self.apply(Event::LocalHealed),
             NodeEvent::LogFailed(error) => self.apply(Event::CommandFailed { error }),

@@ -36,7 +36,7 @@ mod witness;
 pub use link::LinkSource;
 
 use crate::config::NodeConfig;
-use crate::control::{ControlError, ControlTarget, ErrorKind};
+use crate::control::{Caller, ControlError, ControlTarget, ErrorKind};
 use crate::metrics::Metrics;
 use crate::runtime::{self, Instant};
 use crate::status::{ConsistencyPointStatus, NodeStatus, SplitReport};
@@ -250,12 +250,12 @@ impl ControlTarget for Inner {
         }
     }
 
-    fn switchover(&self, volume: &str, timeout: Duration) -> Result<(), ControlError> {
-        self.volume(volume)?.switchover(timeout)
+    fn switchover(&self, volume: &str, timeout: Duration, caller: &dyn Caller) -> Result<(), ControlError> {
+        self.volume(volume)?.switchover(timeout, caller)
     }
 
-    fn takeover(&self, volume: &str, force: bool) -> Result<(), ControlError> {
-        self.volume(volume)?.takeover(force, TAKEOVER_LIMIT)
+    fn takeover(&self, volume: &str, force: bool, caller: &dyn Caller) -> Result<(), ControlError> {
+        self.volume(volume)?.takeover(force, TAKEOVER_LIMIT, caller)
     }
 
     fn resync(&self, volume: &str) -> Result<(), ControlError> {

@@ -14,7 +14,7 @@ use super::verify::{self, VerifyState};
 use super::{NodeError, applier, report, witness};
 use crate::commit::{CommitEvents, CommitPath, Gate};
 use crate::config::NodeConfig;
-use crate::control::{ControlError, ErrorKind};
+use crate::control::{Caller, ControlError, ErrorKind};
 use crate::hooks::RoleHooks;
 use crate::metrics::{LinkMetrics, Metrics};
 use crate::runtime::channel::{Sender, bounded, unbounded};
@@ -23,7 +23,7 @@ use crate::stack::DeltaStack;
 use crate::status::{ConsistencyPointStatus, VolumeStatus};
 use crate::witness::Asker;
 use ids::{Cursors, LogPoint};
-use pair::{MonoMs, Operator, Pair, RoleName};
+use pair::{MonoMs, Operator, Pair, PairStatus, RoleName};
 use rdma_transport::tls::LinkKeys;
 use rdma_transport::{Counters, LinkError, LinkParams};
 use std::sync::Arc;
@@ -45,6 +45,16 @@ pub(super) struct VolumeNode {
     shared: Arc<Shared>,
     witness_address: Option<String>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// What an operator ordered, and for how long.
+struct Order<'a> {
+    /// `None`: nothing had to be asked for.
+    wish: Option<Operator>,
+    timeout: Duration,
+    caller: &'a dyn Caller,
+    /// How many switchovers had been called off when this was asked for.
+    before: u64,
 }
 
 struct ToExecutor(Sender<NodeEvent>, Arc<ApplierState>);
@@ -235,7 +245,7 @@ impl VolumeNode {
         }
     }
 
-    /// Tells the pair what an operator wants.
+    /// Tells the pair what an operator wants. One that it did not take up in time it will not take up later.
     pub fn wish(&self, wish: Operator) -> Result<(), ControlError> {
         let stopped = || ControlError::new(ErrorKind::Failed, "the volume has stopped");
         let (answer, answered) = bounded(1);
@@ -244,49 +254,62 @@ impl VolumeNode {
     }
 
     /// Gives the primary's place to the partner, and waits until it has it or that is called off.
-    pub fn switchover(&self, timeout: Duration) -> Result<(), ControlError> {
+    pub fn switchover(&self, timeout: Duration, caller: &dyn Caller) -> Result<(), ControlError> {
         if self.role() != Some(RoleName::Primary) {
             let text = "this node is not the primary: `twinfiler takeover` here would make it so";
             return Err(ControlError::new(ErrorKind::Failed, text));
         }
         let before = self.shared.called_off.lock().0;
         self.wish(Operator::Switchover)?;
-        self.wait(timeout, |status| status.role == RoleName::Partner && !status.serving, Some(before))
+        let handed_over = |status: &PairStatus| status.role == RoleName::Partner && !status.serving;
+        self.wait(Order { wish: Some(Operator::Switchover), timeout, caller, before }, handed_over)
     }
 
     /// Makes this node primary, with the primary's consent unless `force` is set, and waits until it is or the primary
     /// refuses. A node that serves already is what was asked for.
-    pub fn takeover(&self, force: bool, timeout: Duration) -> Result<(), ControlError> {
-        let serves = |status: &pair::PairStatus| status.role == RoleName::Primary && status.serving;
+    pub fn takeover(&self, force: bool, timeout: Duration, caller: &dyn Caller) -> Result<(), ControlError> {
+        let serves = |status: &PairStatus| status.role == RoleName::Primary && status.serving;
         let before = self.shared.called_off.lock().0;
-        match (force, self.role()) {
-            (true, _) => self.wish(Operator::ForceTakeover)?,
-            (false, Some(RoleName::Primary)) => {}
-            (false, _) => self.wish(Operator::Switchover)?,
-        }
-        self.wait(timeout, serves, (!force).then_some(before))
+        let wish = match (force, self.role()) {
+            (true, _) => Some(Operator::ForceTakeover),
+            (false, Some(RoleName::Primary)) => None,
+            (false, _) => Some(Operator::Switchover),
+        };
+        wish.map_or(Ok(()), |wish| self.wish(wish))?;
+        self.wait(Order { wish, timeout, caller, before }, serves)
     }
 
     fn role(&self) -> Option<RoleName> {
         self.shared.pair.lock().as_ref().map(|status| status.role)
     }
 
-    /// `called_off`: how many switchovers had been called off when this one was asked for.
-    fn wait(
-        &self,
-        timeout: Duration,
-        reached: impl Fn(&pair::PairStatus) -> bool,
-        called_off: Option<u64>,
-    ) -> Result<(), ControlError> {
-        let deadline = Instant::now() + timeout;
+    /// Waits until what was ordered has come about. An order ends with the command that gave it: whatever made it take
+    /// too long, it does not happen later, when nobody expects it.
+    fn wait(&self, order: Order<'_>, reached: impl Fn(&PairStatus) -> bool) -> Result<(), ControlError> {
+        let deadline = Instant::now() + order.timeout;
         while !self.shared.pair.lock().as_ref().is_some_and(&reached) {
             let (times, why) = self.shared.called_off.lock().clone();
-            if called_off.is_some_and(|before| times > before) {
-                let text = format!("the switchover was called off: {why}");
-                return Err(ControlError::new(ErrorKind::Failed, text));
+            if order.wish.is_some() && times > order.before {
+                let what = match order.wish {
+                    Some(Operator::ForceTakeover) => "takeover",
+                    _ => "switchover",
+                };
+                return Err(ControlError::new(
+                    ErrorKind::Failed,
+                    format!("the {what} was called off: {why}"),
+                ));
             }
-            if Instant::now() > deadline {
-                let text = "not reached in time; see `twinfiler status` for what the volume is doing";
+            if Instant::now() > deadline || order.caller.is_gone() {
+                if let Some(wish) = order.wish {
+                    tracing::info!(
+                        volume = self.shared.name(),
+                        ?wish,
+                        "an operator's order has ended with its command"
+                    );
+                    self.shared.tell(NodeEvent::Withdrawn(wish));
+                }
+                let text =
+                    "not reached in time, and withdrawn; see `twinfiler status` for what the volume is doing";
                 return Err(ControlError::new(ErrorKind::TimedOut, text));
             }
             runtime::sleep(LOOK);

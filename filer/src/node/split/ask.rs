@@ -4,6 +4,7 @@ use super::talk::{ANSWER_LIMIT, Talk, side};
 use crate::control::{ControlError, ErrorKind};
 use crate::node::event::{NodeEvent, SplitAsk};
 use crate::node::volume::VolumeNode;
+use crate::runtime::Instant;
 use crate::runtime::channel::bounded;
 use crate::status::SplitReport;
 use pair::Operator;
@@ -21,7 +22,8 @@ impl VolumeNode {
         };
         let since = split.common_end;
         let (answer, answered) = bounded(1);
-        shared.tell(NodeEvent::SplitTalk { talk: SplitAsk::Show { since, rows }, answer });
+        let until = Instant::now() + ANSWER_LIMIT;
+        shared.tell(NodeEvent::SplitTalk { talk: SplitAsk::Show { since, rows }, answer, until });
         let here = side(shared, since, rows as usize)
             .map_err(|error| ControlError::new(ErrorKind::Failed, error.to_string()))?;
         let there = match answered.recv_timeout(ANSWER_LIMIT) {
@@ -41,7 +43,8 @@ impl VolumeNode {
             return self.wish(Operator::DiscardLocal);
         }
         let (answer, answered) = bounded(1);
-        self.shared().tell(NodeEvent::SplitTalk { talk: SplitAsk::Discard, answer });
+        let until = Instant::now() + ANSWER_LIMIT;
+        self.shared().tell(NodeEvent::SplitTalk { talk: SplitAsk::Discard, answer, until });
         match answered.recv_timeout(ANSWER_LIMIT) {
             Ok(Talk::Discarded { result, .. }) => {
                 result.map_err(|why| ControlError::new(ErrorKind::Refused, why))

@@ -231,6 +231,16 @@ impl Cluster {
         self.witness.take().unwrap().kill();
     }
 
+    /// The witness's process.
+    pub fn witness(&mut self) -> &mut Process {
+        self.witness.as_mut().expect("the test has not killed it")
+    }
+
+    /// What the built-in witness keeps.
+    pub fn witness_state(&self) -> PathBuf {
+        self.dir.path().join("witness/registers.json")
+    }
+
     pub fn start_node(&mut self, side: Side) {
         let config = self.config(side).display().to_string();
         self.nodes[side.index()] = Some(Process::start(&["--config", &config, "serve"], &self.output(side)));
