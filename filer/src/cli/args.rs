@@ -172,6 +172,9 @@ pub struct VerifyArguments {
     /// right is then what this node holds. If the partner's are right, `switchover` first
     #[arg(long)]
     pub repair: bool,
+    /// With --repair: do not ask whether this node's objects are the right ones
+    #[arg(long, requires = "repair")]
+    pub yes: bool,
     /// Bytes per second that each side reads at most [default: `max_rate` of volume.resync]
     #[arg(long)]
     pub max_rate: Option<ByteSize>,

@@ -18,6 +18,9 @@ const LOOK: Duration = Duration::from_millis(200);
 
 pub(super) fn verify(config: &Path, arguments: &VerifyArguments) -> anyhow::Result<()> {
     let volume = &arguments.volume;
+    if arguments.repair && !arguments.yes {
+        confirm_repair(config, volume)?;
+    }
     let request = Request::Verify {
         volume: volume.clone(),
         repair: arguments.repair,
@@ -47,6 +50,29 @@ pub(super) fn verify(config: &Path, arguments: &VerifyArguments) -> anyhow::Resu
         eprintln!();
     }
     tell(volume, &result)
+}
+
+/// A repair the wrong way round copies bad over good: it says which way it goes, and asks.
+fn confirm_repair(config: &Path, volume: &str) -> anyhow::Result<()> {
+    let status = get_status(config)?;
+    let partner = status.volumes.iter().find(|found| found.name == volume).map(|found| &found.partner.name);
+    let partner = partner.map_or_else(|| "the partner".to_owned(), ToString::to_string);
+    let source = &status.node;
+    let way = format!(
+        "what differs on {partner} is replaced by what {source} (this node) holds. If what {partner} holds is right, do \
+         not go on: `twinfiler switchover {volume}` first, then repair there"
+    );
+    if !std::io::stdin().is_terminal() {
+        let message = format!("--repair needs --yes where nobody can be asked: {way}");
+        return Err(Failure::new(ExitCode::Usage, message).into());
+    }
+    eprint!("{volume}: {way}.\nRepair {partner} from {source}? [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(Failure::new(ExitCode::Usage, "nothing was compared or changed").into()),
+    }
 }
 
 fn show_progress(verify: &VerifyStatus) {

@@ -128,7 +128,7 @@ fn what_was_changed_behind_the_partner_s_back_is_named_and_repaired() {
         let volume = pair.wait_volume(side, "the fault", |volume| has_fault(volume, "verify found"));
         assert!(has_fault(&volume, "/tree/content") && volume.mode == Mode::Mirrored, "{:?}", volume.faults);
     }
-    let repaired = run(&pair, &["--repair"], 0);
+    let repaired = run(&pair, &["--repair", "--yes"], 0);
     assert_eq!((repaired.differing, repaired.repaired), (0, 7), "{repaired:?}");
     for side in Side::BOTH {
         pair.wait_volume(side, "no fault", |volume| volume.faults.is_empty());
@@ -157,7 +157,7 @@ fn what_was_changed_behind_the_primary_s_back_is_named_and_the_partner_s_can_be_
     assert_eq!(pair.wait_mirrored(), Side::B);
     let refused = verify(&pair, Side::A, &[]);
     assert_eq!(refused.status.code(), Some(75), "only the primary compares");
-    let repaired = verify(&pair, Side::B, &["--repair"]);
+    let repaired = verify(&pair, Side::B, &["--repair", "--yes"]);
     assert_eq!(repaired.status.code(), Some(0), "{repaired:?}\n{}", pair.diagnosis());
     assert_eq!(pair.wait_mirrored(), Side::B);
     pair.check_trees_equal();
@@ -193,7 +193,7 @@ fn an_apply_fault_is_told_at_once_and_its_node_does_not_take_over() {
     assert!(volume.mounted_at.is_none() && volume.detail.contains("differ"), "{volume:?}");
     pair.start_node(Side::A);
     assert_eq!(pair.wait_mirrored(), Side::A);
-    let repaired = run(&pair, &["--repair"], 0);
+    let repaired = run(&pair, &["--repair", "--yes"], 0);
     assert_eq!((repaired.differing, repaired.repaired), (0, 1), "{repaired:?}");
     pair.wait_volume(Side::B, "an eligible partner", |volume| volume.eligible && volume.faults.is_empty());
     pair.check_trees_equal();
@@ -223,7 +223,7 @@ fn an_object_touched_after_it_was_changed_behind_our_back_is_told_and_not_spread
     }
     assert_eq!(std::fs::metadata(mount.join("file")).unwrap().permissions().mode(), before);
     assert_eq!(std::fs::metadata(pair.base(Side::A).join("file")).unwrap().permissions().mode(), before);
-    assert_eq!(run(&pair, &["--repair"], 0).repaired, 1);
+    assert_eq!(run(&pair, &["--repair", "--yes"], 0).repaired, 1);
     pair.check_trees_equal();
 }
 
@@ -270,7 +270,7 @@ fn what_was_changed_while_a_node_was_down_is_named_not_spread_and_repaired() {
         let mount = pair.mount(primary).join("tree");
         assert_eq!(std::fs::read(mount.join("gone")).unwrap(), "gone".repeat(3_000).into_bytes());
         assert_eq!(std::fs::read_dir(mount.join("directory")).unwrap().count(), 0);
-        let repaired = run_on(&pair, primary, &["--repair"], 0);
+        let repaired = run_on(&pair, primary, &["--repair", "--yes"], 0);
         assert_eq!((repaired.differing, repaired.repaired), (0, 4), "{repaired:?}");
         for side in Side::BOTH {
             pair.wait_volume(side, "no fault", |volume| {
