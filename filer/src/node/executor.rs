@@ -26,7 +26,8 @@ use crate::runtime::channel::{Receiver, RecvTimeoutError, Sender};
 use crate::runtime::{self, Instant, mark};
 use ids::Lsn;
 use pair::{
-    Command, Event, Lease, LinkId, LogSummary, Message, MonoMs, Operator, Pair, PairMode, PointVerdict,
+    Command, Event, Lease, LinkId, LogSummary, Message, MonoMs, Operator, Pair, PairMode, PairStatus,
+    PointVerdict,
 };
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -159,10 +160,29 @@ impl Executor {
                 self.shared.healed(NO_PAIR);
             }
         }
+        self.report_register(&after);
         self.carry_out(commands);
         // A failed pair says no more; there is nothing to hand over.
         self.stopped |= self.stop_wanted && after.mode == PairMode::Failed;
         *self.shared.pair.lock() = Some(after);
+    }
+
+    /// A witness that was rolled back has to be told of before it is needed, also by a pair that lives without it.
+    fn report_register(&self, now: &PairStatus) {
+        let told = self.shared.has_fault(ROLLED_BACK);
+        match &now.register_stale {
+            Some(register) if !told => self.shared.report(
+                &format!(
+                    "{ROLLED_BACK}: it tells of epoch {} ({} {:?}), and this node knows epoch {}: its state came from a \
+                     backup, or was rolled back; it does not decide",
+                    register.epoch, register.primary, register.mode, now.epoch
+                ),
+                "a node that serves, or the pair once it is mirrored, writes it anew by itself; otherwise bring the other \
+                 node back, or, if that is gone for good: `twinfiler takeover --force`",
+            ),
+            None if told && now.witness_reachable == Some(true) => self.shared.healed(ROLLED_BACK),
+            _ => {}
+        }
     }
 
     fn carry_out(&mut self, commands: Vec<Command>) {
@@ -414,6 +434,8 @@ impl Executor {
 }
 
 const FORCED: &str = "forced";
+/// What a fault begins with that is over once the witness tells the newest register again.
+const ROLLED_BACK: &str = "the witness's register is older than what was granted";
 /// Faults that begin so are over when the pair is mirrored again.
 const WRONG_BYTES: &str = "what the primary wrote does not continue this log";
 

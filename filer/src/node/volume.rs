@@ -23,6 +23,7 @@ use crate::stack::DeltaStack;
 use crate::status::{ConsistencyPointStatus, VolumeStatus};
 use crate::witness::Asker;
 use ids::{Cursors, LogPoint};
+use nvlog::SuperblockHealth;
 use pair::{MonoMs, Operator, Pair, PairStatus, RoleName};
 use rdma_transport::tls::LinkKeys;
 use rdma_transport::{Counters, LinkError, LinkParams};
@@ -132,16 +133,29 @@ impl VolumeNode {
         });
         shared.resync.set_replacing(role_state.resync);
         shared.gate.set_local_space(tail.lsn, shared.local_space());
+        if let SuperblockHealth::OneBad { copy, why } = &recovery.superblock {
+            let what = format!("{COPY_BAD}: copy {copy} ({why}); it was written anew from the other one");
+            shared.report(
+                &what,
+                "check the log's medium; this is told until the next start that finds both copies good",
+            );
+        }
         if recovery.memory_lost {
-            let what = format!("{NO_PAIR}: the log's memory did not survive a restart of the machine");
-            shared.report(&what, RESYNC_COMES);
+            let why = recovery.lost.map_or_else(|| LOST_BEFORE.to_owned(), |lost| lost.to_string());
+            shared.report(&format!("{NO_PAIR}: {why}"), RESYNC_COMES);
         }
         let stands = shared.base.applied().filter(|stands| is_another(&shared.log, *stands));
         if let Some(stands) = stands.filter(|_| !shared.resync.is_replacing()) {
-            let what = format!(
-                "{NO_PAIR}: the tree stands at {stands} of a log, this log begins at {tail}: an older tree was brought \
-                 back (a backup, a snapshot, another disk), or the log of another tree"
-            );
+            let what = match stands.lsn > end.lsn {
+                true => format!(
+                    "{NO_PAIR}: the tree stands at {stands} of a log, this log ends at {end}: an older log was brought \
+                     back, or its medium has lost what it had flushed"
+                ),
+                false => format!(
+                    "{NO_PAIR}: the tree stands at {stands} of a log, this log begins at {tail}: an older tree was \
+                     brought back (a backup, a snapshot, another disk), or the log of another tree"
+                ),
+            };
             mark!("tree of another log");
             shared.report(&what, RESYNC_COMES);
             let lose = |superblock: &mut nvlog::SuperblockDraft| superblock.memory_lost = true;
@@ -342,11 +356,14 @@ pub(super) const NO_PAIR: &str = "the log and the tree of this node do not go to
 const RESYNC_COMES: &str = "this node gets a resync as soon as the other one is primary; if that is gone for good: \
                             `twinfiler takeover --force` serves what is here";
 
+/// A copy of the log's superblock could not be read.
+pub(super) const COPY_BAD: &str = "the log's superblock was damaged";
+const LOST_BEFORE: &str = "the log lacks what it once held, as an earlier start found";
+
 /// Is the tree that stands there not the one to which this log's records before its tail were applied? A tree may be
-/// ahead of a tail that a crash did not let move.
+/// ahead of a tail that a crash did not let move, but never of the log's end: only what is durable is applied.
 fn is_another(log: &nvlog::Log, stands: LogPoint) -> bool {
-    let end = log.end().lsn;
-    stands.lsn < log.tail().lsn || (stands.lsn <= end && log.point_at(stands.lsn) != Some(stands))
+    stands.lsn < log.tail().lsn || log.point_at(stands.lsn) != Some(stands)
 }
 
 /// Longest time that a clean stop applies what is left.

@@ -13,10 +13,20 @@ use std::sync::Arc;
 /// Runs until the executor is gone.
 pub(super) fn run(shared: &Arc<Shared>, asker: &mut Asker, questions: &Receiver<WitnessQuestion>) {
     runtime::be_vital();
+    let mut answered = true;
     for WitnessQuestion { request, ask } in questions.iter() {
         let outcome = asker.ask(&ask);
         let reached = !matches!(outcome, WitnessOutcome::Unreachable { .. });
-        *shared.witness_error.lock() = (!reached).then(|| "it did not answer the last request".to_owned());
+        let why = (!reached).then(|| asker.why().unwrap_or("it did not answer the last request").to_owned());
+        match &why {
+            Some(why) if answered => {
+                tracing::warn!(volume = shared.name(), why, "the witness does not answer")
+            }
+            None if !answered => tracing::info!(volume = shared.name(), "the witness answers again"),
+            _ => {}
+        }
+        answered = reached;
+        *shared.witness_error.lock() = why;
         shared.tell(NodeEvent::Witness { request, outcome });
     }
 }

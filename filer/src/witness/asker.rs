@@ -16,6 +16,7 @@ use std::time::Duration;
 pub struct Asker {
     keeper: Keeper,
     timeout: Duration,
+    why: Option<String>,
 }
 
 /// Answers, or does not, in the stead of a witness that is reached over a network.
@@ -41,7 +42,7 @@ impl Asker {
     /// A file of certificates or keys can not be used.
     pub fn new(config: Option<&WitnessConfig>, own: Option<&PrivateKey>) -> Result<Asker, EtcdError> {
         let Some(config) = config else {
-            return Ok(Asker { keeper: Keeper::None, timeout: Duration::ZERO });
+            return Ok(Asker { keeper: Keeper::None, timeout: Duration::ZERO, why: None });
         };
         let keeper = match &config.keeper {
             WitnessKeeper::BuiltIn(addresses) => {
@@ -51,37 +52,60 @@ impl Asker {
             }
             WitnessKeeper::Etcd(settings) => Keeper::Etcd(Box::new(Etcd::new(settings)?)),
         };
-        Ok(Asker { keeper, timeout: config.timeout })
+        Ok(Asker { keeper, timeout: config.timeout, why: None })
     }
 
     /// Asks `keeper` each time.
     #[cfg(feature = "simulation")]
     pub fn given(keeper: Box<dyn Ask>, timeout: Duration) -> Asker {
-        Asker { keeper: Keeper::Given(keeper), timeout }
+        Asker { keeper: Keeper::Given(keeper), timeout, why: None }
     }
 
     /// Asks, and waits no longer than the configured time for each address.
     pub fn ask(&mut self, request: &Request) -> WitnessOutcome {
         let unreachable = WitnessOutcome::Unreachable { maybe_applied: false };
+        self.why = None;
         match &mut self.keeper {
             Keeper::None => unreachable,
             #[cfg(feature = "simulation")]
             Keeper::Given(keeper) => keeper.ask(request, self.timeout),
             Keeper::BuiltIn(clients) => {
-                let mut outcomes = clients.iter_mut().map(|client| client.ask(request, self.timeout));
-                outcomes.find(|outcome| *outcome != unreachable).unwrap_or(unreachable)
+                let mut reasons = Vec::new();
+                for client in clients {
+                    let outcome = client.ask(request, self.timeout);
+                    if outcome != unreachable {
+                        self.why = client.why().map(str::to_owned);
+                        return outcome;
+                    }
+                    reasons.extend(client.why().map(str::to_owned));
+                }
+                self.why = Some(reasons.join("; "));
+                unreachable
             }
             Keeper::Etcd(etcd) => match etcd.request(request, self.timeout) {
-                Ok(answer) => outcome_of(answer),
+                Ok(answer) => {
+                    self.why = refusal(&answer);
+                    outcome_of(answer)
+                }
                 Err(failed) => {
-                    tracing::debug!(error = %failed.error, "no answer from the witness");
-                    if matches!(failed.error, EtcdError::Foreign { .. }) {
-                        tracing::error!(error = %failed.error, "the witness is not usable");
-                    }
+                    self.why = Some(failed.error.to_string());
                     WitnessOutcome::Unreachable { maybe_applied: failed.maybe_applied }
                 }
             },
         }
+    }
+
+    /// Why the last request had no answer that is one; `None` when it had.
+    pub fn why(&self) -> Option<&str> {
+        self.why.as_deref()
+    }
+}
+
+/// Why a witness did not do what was asked, and will not when it is asked again.
+pub(super) fn refusal(answer: &Answer) -> Option<String> {
+    match answer {
+        Answer::Refused { reason } => Some(format!("it refuses: {reason}")),
+        _ => None,
     }
 }
 
@@ -91,9 +115,6 @@ pub(super) fn outcome_of(answer: Answer) -> WitnessOutcome {
         Answer::Is { register } => WitnessOutcome::Is(register),
         Answer::Swapped { register } => WitnessOutcome::Swapped(register),
         Answer::Conflict { register } => WitnessOutcome::Conflict(register),
-        Answer::Refused { reason } => {
-            tracing::error!(%reason, "the witness refuses a request");
-            WitnessOutcome::Unreachable { maybe_applied: false }
-        }
+        Answer::Refused { .. } => WitnessOutcome::Unreachable { maybe_applied: false },
     }
 }

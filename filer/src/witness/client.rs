@@ -3,7 +3,7 @@
 //! What can go wrong: anything between here and there. The one thing that must be right is whether the
 //! request may have arrived: [`WitnessError::maybe_applied`] is false only when it certainly did not.
 
-use super::asker::outcome_of;
+use super::asker::{outcome_of, refusal};
 use super::stream::{Stream, Timed, left};
 use super::{read_frame, write_frame};
 use pair::WitnessOutcome;
@@ -79,13 +79,15 @@ pub struct Client {
     address: String,
     keys: Option<LinkKeys>,
     stream: Option<Stream>,
+    /// Why the last request had no answer.
+    why: Option<String>,
 }
 
 impl Client {
     /// A client for `address` (`host:port`); connects with the first request. With keys it proves its own and wants
     /// the witness's.
     pub fn new(address: impl Into<String>, keys: Option<LinkKeys>) -> Client {
-        Client { address: address.into(), keys, stream: None }
+        Client { address: address.into(), keys, stream: None, why: None }
     }
 
     /// Asks, and waits no longer than `timeout` (name resolution excepted).
@@ -107,12 +109,20 @@ impl Client {
     /// The same, in the words of the pair's event.
     pub fn ask(&mut self, request: &Request, timeout: Duration) -> WitnessOutcome {
         match self.request(request, timeout) {
-            Ok(answer) => outcome_of(answer),
+            Ok(answer) => {
+                self.why = refusal(&answer).map(|reason| format!("witness {}: {reason}", self.address));
+                outcome_of(answer)
+            }
             Err(error) => {
-                tracing::debug!(%error, "no answer from the witness");
+                self.why = Some(error.to_string());
                 WitnessOutcome::Unreachable { maybe_applied: error.maybe_applied() }
             }
         }
+    }
+
+    /// Why the last request had no answer that is one.
+    pub fn why(&self) -> Option<&str> {
+        self.why.as_deref()
     }
 
     fn connect(&self, limit: Instant) -> Result<Stream, WitnessError> {

@@ -130,10 +130,23 @@ struct Kept {
     mod_revision: u64,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct RangeAnswer {
     #[serde(default)]
     kvs: Vec<KeyValue>,
+}
+
+/// To a transaction whose last part is a range.
+#[derive(Deserialize)]
+struct ReadAnswer {
+    #[serde(default)]
+    responses: Vec<ReadResponse>,
+}
+
+#[derive(Deserialize)]
+struct ReadResponse {
+    #[serde(default)]
+    response_range: RangeAnswer,
 }
 
 #[derive(Deserialize)]
@@ -197,18 +210,26 @@ impl Etcd {
         Ok(Answer::Conflict { register: kept.register })
     }
 
-    /// Reads the register from the first member that answers.
+    /// Reads the register from the first member that answers, by a transaction that would write if a revision were
+    /// negative: it changes nothing, and a cluster that could not write now (no space, no quorum) says so before it has
+    /// to decide. A plain range is answered all the same.
     fn read(&mut self, key: &str, request: &Request, limit: Instant) -> Result<Kept, EtcdError> {
-        let question = json!({ "key": BASE64_STANDARD.encode(key) });
+        let key_in_base64 = BASE64_STANDARD.encode(key);
+        let question = json!({
+            "compare": [{ "key": key_in_base64, "target": "MOD", "result": "LESS", "mod_revision": "0" }],
+            "success": [{ "request_put": { "key": key_in_base64, "value": "" } }],
+            "failure": [{ "request_range": { "key": key_in_base64 } }],
+        });
         let mut first = None;
         for at in 0..self.endpoints.len() {
             // A member that says nothing must leave time for the others.
             let others = u32::try_from(self.endpoints.len() - at).unwrap_or(u32::MAX);
             let wait = limit.saturating_duration_since(Instant::now()) / others;
-            match self.post::<RangeAnswer>(at, "range", &question, wait) {
+            match self.post::<ReadAnswer>(at, "txn", &question, wait) {
                 Ok(answer) => {
                     self.endpoints[..=at].rotate_right(1);
-                    return kept(key, request, answer);
+                    let range = answer.responses.into_iter().next().map(|response| response.response_range);
+                    return kept(key, request, range.unwrap_or_default());
                 }
                 Err(error) => first = first.or(Some(error)),
             }

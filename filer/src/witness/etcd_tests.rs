@@ -275,3 +275,20 @@ fn unusable_pem_files_are_named() {
         assert!(error.contains(&ca.display().to_string()), "{error}");
     }
 }
+
+/// As after a month without compaction: it answers every range, and nothing can be written.
+#[test]
+fn a_cluster_without_space_says_so_to_who_only_reads() {
+    let cluster = Cluster::start(1, false);
+    let mut client = cluster.client();
+    let second = lives(&mut client);
+    let alarm = |action: &str| {
+        let url = format!("{}/v3/maintenance/alarm", cluster.endpoints[0]);
+        ureq::post(url).send_json(serde_json::json!({ "action": action, "alarm": "NOSPACE" })).unwrap();
+    };
+    alarm("ACTIVATE");
+    let failed = client.request(&READ, TIMEOUT).unwrap_err();
+    assert!(!failed.maybe_applied && failed.error.to_string().contains("space"), "{}", failed.error);
+    alarm("DEACTIVATE");
+    assert_eq!(client.request(&READ, TIMEOUT).unwrap(), Answer::Is { register: Some(second) });
+}

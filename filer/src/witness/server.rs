@@ -32,6 +32,8 @@ pub(super) const OPENING_LIMIT: Duration = Duration::from_secs(2);
 const EXCHANGE_LIMIT: Duration = Duration::from_secs(5);
 /// How soon a wish to stop is noticed.
 const STOP_CHECK: Duration = Duration::from_millis(100);
+/// How often it is tried whether a register could be written.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// Pause of the accept loop while nobody comes; bounds the delay of a first request.
 const ACCEPT_CHECK: Duration = Duration::from_millis(2);
 
@@ -56,6 +58,8 @@ pub enum ServeError {
 
 struct Shared<'a> {
     store: Mutex<Store>,
+    /// When it was last seen that a register could be written.
+    probed: Mutex<Option<Instant>>,
     access: Access,
     tls: Option<Arc<ServerConfig>>,
     openings: Openings,
@@ -90,6 +94,7 @@ pub fn serve(
     };
     let shared = Shared {
         store: Mutex::new(store),
+        probed: Mutex::new(None),
         access,
         tls,
         openings: Openings::default(),
@@ -220,6 +225,19 @@ impl Shared<'_> {
         Ok(false)
     }
 
+    /// A witness that can only read helps nobody, and its nodes should know before they need it. Tried now and then,
+    /// and with each question while it fails.
+    fn could_write(&self, store: &Store) -> Result<(), String> {
+        let mut probed = self.probed.lock();
+        if probed.is_some_and(|at| at.elapsed() < PROBE_INTERVAL) {
+            return Ok(());
+        }
+        *probed = None;
+        store.probe().map_err(|error| format!("it can not write its state: {error}"))?;
+        *probed = Some(Instant::now());
+        Ok(())
+    }
+
     /// `None`: no answer may be given, the disk failed.
     fn answer(&self, request: Request) -> Option<Answer> {
         let mut store = self.store.lock();
@@ -227,7 +245,12 @@ impl Shared<'_> {
             return None;
         }
         let (expected, new) = match request {
-            Request::Read { volume } => return Some(Answer::Is { register: store.get(volume).cloned() }),
+            Request::Read { volume } => {
+                return Some(match self.could_write(&store) {
+                    Ok(()) => Answer::Is { register: store.get(volume).cloned() },
+                    Err(reason) => Answer::Refused { reason },
+                });
+            }
             Request::CompareAndSwap { expected, new } => (expected, new),
         };
         let register = match swap(store.get(new.volume), expected.as_ref(), &new) {

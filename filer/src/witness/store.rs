@@ -118,19 +118,34 @@ impl Store {
         self.write().inspect_err(|_| self.poisoned = true)
     }
 
+    /// Could a register be written now? Does all that a change would do up to the moment in which it counts.
+    ///
+    /// # Errors
+    /// `Io`. Nothing has changed, and the store stays usable.
+    pub fn probe(&self) -> Result<(), StoreError> {
+        let path = self.directory.join(NEW_FILE_NAME);
+        let tried = self.write_new(&path).and_then(|()| fs::remove_file(&path));
+        tried.map_err(|source| StoreError::Io { path, source })
+    }
+
     fn write(&self) -> Result<(), StoreError> {
         let path = self.directory.join(NEW_FILE_NAME);
-        let registers: Vec<Register> = self.registers.values().cloned().collect();
-        let checksum = checksum(&registers);
         let replace = || -> io::Result<()> {
-            let contents = Contents { format: FORMAT, registers, checksum };
-            let mut file = File::create(&path)?;
-            file.write_all(&serde_json::to_vec_pretty(&contents)?)?;
-            file.sync_all()?;
+            self.write_new(&path)?;
             fs::rename(&path, self.directory.join(FILE_NAME))?;
             File::open(&self.directory)?.sync_all()
         };
         replace().map_err(|source| StoreError::Io { path: path.clone(), source })
+    }
+
+    /// Everything, durable, beside what counts.
+    fn write_new(&self, path: &Path) -> io::Result<()> {
+        let registers: Vec<Register> = self.registers.values().cloned().collect();
+        let checksum = checksum(&registers);
+        let contents = Contents { format: FORMAT, registers, checksum };
+        let mut file = File::create(path)?;
+        file.write_all(&serde_json::to_vec_pretty(&contents)?)?;
+        file.sync_all()
     }
 }
 

@@ -208,3 +208,22 @@ fn a_client_reconnects_after_the_server_was_restarted() {
         server.join().unwrap().unwrap();
     });
 }
+
+#[test]
+fn a_witness_that_cannot_write_says_so_to_who_only_reads() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join("state");
+    let read = Request::Read { volume: VOLUME };
+    with_server(&state, |address| {
+        std::fs::remove_dir_all(&state).unwrap();
+        let mut client = Client::new(address.to_string(), None);
+        let outcome = client.ask(&read, TIMEOUT);
+        assert_eq!(outcome, WitnessOutcome::Unreachable { maybe_applied: false });
+        let why = client.why().unwrap().to_owned();
+        assert!(why.contains("can not write its state"), "{why}");
+        // As soon as it can, it answers; it has lost nothing by that.
+        std::fs::create_dir(&state).unwrap();
+        assert_eq!(client.ask(&read, TIMEOUT), WitnessOutcome::Is(None));
+        assert_eq!(client.why(), None);
+    });
+}

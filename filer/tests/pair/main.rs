@@ -20,5 +20,6 @@ mod refusals;
 mod resync;
 mod split;
 mod takeover;
+mod trust;
 mod verify;
 mod witness;
