@@ -53,12 +53,17 @@ const GAUGES: &[(&str, &str, Read)] = &[
     }),
     ("faults", "Things that are wrong now", |v| Some(v.faults.len() as f64)),
     ("resync_round", "Round of the resync that is under way", |v| Some(f64::from(v.resync.as_ref()?.round))),
-    ("resync_objects", "Objects of the round", |v| Some(v.resync.as_ref()?.objects_total as f64)),
-    ("resync_done_bytes", "File content of the round, compared or sent", |v| {
-        Some(v.resync.as_ref()?.bytes_done as f64)
+    ("resync_done_objects", "Objects that the resync has brought", |v| {
+        Some(v.resync.as_ref()?.objects_done as f64)
     }),
-    ("resync_total_bytes", "File content of the round", |v| Some(v.resync.as_ref()?.bytes_total as f64)),
-    ("resync_eta_seconds", "Time until the round ends", |v| Some(v.resync.as_ref()?.eta_s? as f64)),
+    ("resync_objects", "Objects that it is about", |v| Some(v.resync.as_ref()?.objects_total as f64)),
+    ("resync_done_bytes", "File content compared or sent", |v| Some(v.resync.as_ref()?.bytes_done as f64)),
+    ("resync_total_bytes", "File content that it is about, without holes", |v| {
+        Some(v.resync.as_ref()?.bytes_total as f64)
+    }),
+    ("resync_eta_seconds", "Time until that is brought, by the pace of late", |v| {
+        Some(v.resync.as_ref()?.eta_s? as f64)
+    }),
     ("resync_compressed", "1 while what a resync sends is compressed", |v| {
         Some(f64::from(u8::from(v.resync.as_ref()?.compressed)))
     }),

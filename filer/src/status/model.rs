@@ -175,17 +175,17 @@ pub struct ResyncStatus {
     pub doing: String,
     /// Which round it is; each is about what changed in the one before.
     pub round: u32,
-    /// Objects of this round that are whole.
+    /// Objects that are whole, of all rounds so far. All of these numbers are the receiver's, on both nodes.
     pub objects_done: u64,
-    /// Objects of this round.
+    /// Objects of all rounds so far.
     pub objects_total: u64,
-    /// File content of this round that was compared or sent.
+    /// File content that was compared or sent.
     pub bytes_done: u64,
-    /// File content of this round, holes included.
+    /// File content of all rounds so far, holes left out.
     pub bytes_total: u64,
-    /// Compared or sent in this round, per second.
+    /// Compared or sent lately, per second.
     pub bytes_per_s: u64,
-    /// Seconds until the round ends at that rate; `None` when nothing moves.
+    /// Seconds until that is done at the pace of late; `None` when nobody knows, or nothing is left.
     pub eta_s: Option<u64>,
     /// What is sent is being compressed.
     #[serde(default)]

@@ -251,22 +251,25 @@ fn render_resync(page: &mut Page, resync: &ResyncStatus) {
             ResyncSide::Receiving => "from the primary",
             ResyncSide::Sending => "to the partner",
         };
-        let eta =
-            resync.eta_s.map_or(String::new(), |eta_s| format!(", {} left", duration_us(eta_s as f64 * 1e6)));
-        page.line(
-            "resync",
-            &format!("{from}: {}, round {}, {} objects", resync.doing, resync.round, resync.objects_total),
-        );
-        page.line(
-            "",
-            &format!(
-                "{} of {} at {}/s{}{eta}",
-                bytes(resync.bytes_done),
-                bytes(resync.bytes_total),
-                bytes(resync.bytes_per_s),
-                if resync.compressed { ", compressed" } else { "" }
-            ),
-        );
+        let objects = match resync.objects_total {
+            0 => String::new(),
+            total => format!(", {} of {total} objects", resync.objects_done),
+        };
+        page.line("resync", &format!("{from}: {}, round {}{objects}", resync.doing, resync.round));
+        if resync.objects_total > 0 {
+            let left = resync.eta_s.map(|eta_s| format!(", about {} left", duration_us(eta_s as f64 * 1e6)));
+            page.line(
+                "",
+                &format!(
+                    "{} of {} of content, {}/s{}{}",
+                    bytes(resync.bytes_done),
+                    bytes(resync.bytes_total),
+                    bytes(resync.bytes_per_s),
+                    if resync.compressed { ", compressed" } else { "" },
+                    left.unwrap_or_default()
+                ),
+            );
+        }
     }
     if let Some(error) = &resync.error {
         page.line("resync, last try", &format!("{error}; it is tried again"));

@@ -67,7 +67,7 @@ pub(crate) fn sample() -> NodeStatus {
                 side: Some(ResyncSide::Sending),
                 doing: "sending".into(),
                 round: 2,
-                objects_done: 0,
+                objects_done: 300,
                 objects_total: 1200,
                 bytes_done: 3 << 20,
                 bytes_total: 12 << 20,

@@ -2,7 +2,7 @@
 
 use crate::harness::{Cluster, Load, Side, Spec, check_all, twinfiler};
 use filer::control::{Answer, Request};
-use filer::status::{Mode, ResyncSide, Role, VolumeStatus};
+use filer::status::{Mode, ResyncSide, ResyncStatus, Role, VolumeStatus};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -72,6 +72,52 @@ fn a_partner_away_for_longer_than_the_log_reaches_comes_back_under_load() {
     pair.kill(Side::A);
     pair.wait_serving(Side::B);
     check_all(&pair.mount(Side::B), &outcomes);
+}
+
+#[test]
+fn both_nodes_show_the_same_progress_and_it_never_goes_back() {
+    const FILES: u64 = 1_000;
+    let mut pair = Cluster::start(slow());
+    pair.kill(Side::B);
+    pair.wait_mode(Side::A, Mode::Solo);
+    let mount = pair.mount(Side::A);
+    write_files(&mount.join("small"), FILES as usize, 100);
+    write_files(&mount.join("large"), 1, 2 << 20);
+    let sparse = std::fs::File::create(mount.join("sparse")).unwrap();
+    sparse.set_len(64 << 20).unwrap();
+    sparse.write_all_at(&[7; 100_000], 32 << 20).unwrap();
+    go_once_around(&mut pair);
+    pair.start_node(Side::B);
+    let (mut last, mut alike, mut estimated) = ([(0, 0); 2], false, false);
+    pair.wait("a resync whose progress both nodes show alike", |pair| {
+        let shown = Side::BOTH.map(|side| pair.volume(side).and_then(|volume| volume.resync));
+        for resync in shown.iter().flatten().filter(|resync| resync.side.is_some()) {
+            assert!(resync.objects_done <= resync.objects_total && resync.bytes_done <= resync.bytes_total);
+            assert_ne!(resync.eta_s, Some(0), "{resync:?}");
+        }
+        let [Some(a), Some(b)] = &shown else {
+            return pair.volume(Side::A).filter(|volume| alike && volume.mode == Mode::Mirrored);
+        };
+        if a.round == 0 || b.round == 0 {
+            return None;
+        }
+        for (side, resync) in [a, b].into_iter().enumerate() {
+            let done = (resync.objects_done, resync.bytes_done);
+            assert!(done.0 >= last[side].0 && done.1 >= last[side].1, "{:?}, then {resync:?}", last[side]);
+            last[side] = done;
+        }
+        estimated |= a.eta_s.is_some() && b.eta_s.is_some();
+        let numbers = |resync: &ResyncStatus| (resync.objects_total, resync.bytes_total, resync.objects_done);
+        alike |= numbers(a) == numbers(b) && a.objects_done > 0;
+        // No hole counts, nor does what the filesystem allocates for 100 bytes.
+        assert!(a.bytes_total < 4 << 20 && a.objects_total >= FILES, "{a:?}");
+        None
+    });
+    assert!(estimated, "nobody said how long it takes");
+    pair.check_trees_equal();
+    for side in Side::BOTH {
+        assert_eq!(pair.volume(side).unwrap().resync, None, "it is over on {}", side.name());
+    }
 }
 
 #[test]

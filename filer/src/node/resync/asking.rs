@@ -4,9 +4,11 @@
 //! before it is kept. What can go wrong: silence, the link's end, and whatever a source may send instead of an answer.
 
 use super::error::ReceiveError;
+use super::progress::TELL_EVERY;
 use super::receive::Receive;
 use super::wire::{self, Answer, MAX_RANGES, Question, Tag};
 use crate::node::shared::MAX_REASON_CHARS;
+use crate::runtime::Instant;
 use apply_engine::resync::Surveyed;
 use ids::Oid;
 use std::sync::atomic::Ordering;
@@ -25,7 +27,7 @@ impl Receive {
         for some in oids.chunks(MAX_RANGES) {
             left -= some.len();
             let question = Question::Describe { oids: some.to_vec(), more: left > 0 };
-            let (objects, _) = self.ask_surveyed(&question)?;
+            let objects = self.ask_surveyed(&question)?;
             if objects == 0 && !some.is_empty() {
                 return Err(ReceiveError::Answer);
             }
@@ -47,9 +49,9 @@ impl Receive {
         Ok(survey)
     }
 
-    pub(super) fn ask_surveyed(&self, question: &Question) -> Result<(u64, u64), ReceiveError> {
+    pub(super) fn ask_surveyed(&self, question: &Question) -> Result<u64, ReceiveError> {
         self.ask_one(question, |answer| match answer {
-            Answer::Surveyed { objects, content_bytes } => Some((objects, content_bytes)),
+            Answer::Surveyed { objects } => Some(objects),
             _ => None,
         })
     }
@@ -83,10 +85,24 @@ impl Receive {
 
     pub(super) fn send(&self, question: &Question) -> Result<(), ReceiveError> {
         self.check_alive()?;
+        self.tell_progress();
         let number = self.asked.get().wrapping_add(1);
         self.asked.set(number);
         let bytes = question.encode(Tag { session: self.session, number });
         self.control.send(&bytes).map_err(|_| ReceiveError::Ended)
+    }
+
+    /// Tells the source how far this node is, if that was not done a moment ago.
+    fn tell_progress(&self) {
+        let now = Instant::now();
+        if self.told.get().is_some_and(|told| now.duration_since(told) < TELL_EVERY) {
+            return;
+        }
+        self.told.set(Some(now));
+        self.shared.resync.note(|progress| {
+            // One that is lost is followed by another, or by the end of the link.
+            let _lost = self.control.send(&wire::encode_told(self.session, &progress.told(now)));
+        });
     }
 
     pub(super) fn answer(&self) -> Result<Answer, ReceiveError> {

@@ -103,7 +103,7 @@ impl Receive {
                     }
                     _ => return Err(ReceiveError::Answer),
                 }
-                self.shared.resync.note(|progress| progress.bytes_done += piece.len_bytes);
+                self.shared.resync.done(0, piece.len_bytes);
             }
         }
     }

@@ -18,6 +18,7 @@ mod compare;
 mod contents;
 mod error;
 mod packing;
+mod progress;
 mod receive;
 mod salvage;
 mod source;
@@ -120,6 +121,7 @@ impl Resync {
             stop: stop.clone(),
             leave: salvages.then_some(waits),
             judge: RefCell::default(),
+            told: Cell::new(None),
             asked: Cell::new(0),
             answered: Cell::new(0),
         };
@@ -180,6 +182,15 @@ impl Resync {
     /// A message of a resync came over `link`. `serves`: this node may be a source.
     pub fn heard(&mut self, link: u64, bytes: Vec<u8>, control: Option<Arc<dyn Control>>, serves: bool) {
         let Some(envelope) = wire::envelope(&bytes) else { return };
+        if envelope.is_told {
+            let is_ours = |running: &Running| running.link == link && running.session == envelope.tag.session;
+            if let (Some(told), true) =
+                (wire::decode_told(&bytes), self.sending.as_ref().is_some_and(is_ours))
+            {
+                self.shared.resync.note(|progress| progress.heard(told));
+            }
+            return;
+        }
         if !envelope.is_question {
             return pass_on(self.receiving.as_mut(), link, envelope.tag.session, bytes);
         }

@@ -14,7 +14,7 @@
 use super::asking::ANSWER_LIMIT;
 use super::error::ReceiveError;
 use super::packing::Judge;
-use super::state::Progress;
+use super::progress::{Doing, Progress};
 use super::wire::{Answer, Finished, MAX_RANGES, Question};
 use crate::node::event::NodeEvent;
 use crate::node::shared::Shared;
@@ -66,6 +66,8 @@ pub(super) struct Receive {
     pub leave: Option<Receiver<bool>>,
     /// What is to be packed.
     pub judge: RefCell<Judge>,
+    /// When the source was last told how far this node is.
+    pub told: Cell<Option<Instant>>,
     /// Questions that were asked, and answers that came.
     pub asked: Cell<u32>,
     pub answered: Cell<u32>,
@@ -135,7 +137,7 @@ impl Receive {
             Answer::Finished(finished) => Some(finished),
             _ => None,
         })?;
-        self.shared.resync.note(|progress| progress.doing = "checking");
+        self.shared.resync.note(|progress| progress.doing(Doing::Checking));
         while !sums.step(base)? {
             self.check_alive()?;
         }
@@ -176,19 +178,12 @@ impl Receive {
 
     /// Is there room for what is to come? What is here and makes way counts.
     fn weigh(&self, suspects: &[Oid]) -> Result<(), ReceiveError> {
-        let (mut theirs, mut ours) = ((0_u64, 0_u64), (0_u64, 0_u64));
-        for some in suspects.chunks(MAX_RANGES) {
-            let (objects, content_bytes) =
-                self.ask_one(&Question::Weigh { oids: some.to_vec() }, |answer| match answer {
-                    Answer::Surveyed { objects, content_bytes } => Some((objects, content_bytes)),
-                    _ => None,
-                })?;
-            theirs = (theirs.0.saturating_add(objects), theirs.1.saturating_add(content_bytes));
-            for attributes in some.iter().filter_map(|oid| self.shared.base.attributes(*oid).ok()) {
-                ours = (ours.0 + 1, ours.1.saturating_add(attributes.blocks_bytes));
-            }
+        let (theirs, content_bytes) = self.ask_weight(suspects)?;
+        let mut ours = (0_u64, 0_u64);
+        for attributes in suspects.iter().filter_map(|oid| self.shared.base.attributes(*oid).ok()) {
+            ours = (ours.0 + 1, ours.1.saturating_add(attributes.blocks_bytes));
         }
-        self.shared.resync.note(|progress| progress.begin_round(suspects.len() as u64, theirs.1));
+        self.shared.resync.note(|progress| progress.begin_round(suspects.len() as u64, content_bytes));
         let space = self.shared.local_space();
         let new_objects = theirs.0.saturating_sub(ours.0);
         let needed_bytes =
@@ -205,6 +200,23 @@ impl Receive {
         }
     }
 
+    /// How many of these objects the source has, and what they take there; and how much of that is content.
+    fn ask_weight(&self, oids: &[Oid]) -> Result<((u64, u64), u64), ReceiveError> {
+        let (mut all, mut all_bytes) = ((0_u64, 0_u64), 0_u64);
+        for some in oids.chunks(MAX_RANGES) {
+            let (objects, allocated_bytes, content_bytes) =
+                self.ask_one(&Question::Weigh { oids: some.to_vec() }, |answer| match answer {
+                    Answer::Weighed { objects, allocated_bytes, content_bytes } => {
+                        Some((objects, allocated_bytes, content_bytes))
+                    }
+                    _ => None,
+                })?;
+            all = (all.0.saturating_add(objects), all.1.saturating_add(allocated_bytes));
+            all_bytes = all_bytes.saturating_add(content_bytes);
+        }
+        Ok((all, all_bytes))
+    }
+
     /// A round over what changed at the source since it was last asked, and what is left.
     fn next_round(
         &self,
@@ -212,7 +224,7 @@ impl Receive {
         left: Vec<Oid>,
         last: bool,
     ) -> Result<Round, ReceiveError> {
-        let objects = self.ask_surveyed(&Question::Changed { last })?.0;
+        let objects = self.ask_surveyed(&Question::Changed { last })?;
         if objects > MAX_CHANGED {
             return Err(ReceiveError::Answer);
         }
@@ -227,10 +239,9 @@ impl Receive {
         let mut oids: Vec<Oid> = changed.chain(left).collect();
         oids.sort_unstable();
         oids.dedup();
-        self.shared.resync.note(|progress| {
-            progress.begin_round(oids.len() as u64, 0);
-            progress.doing = if last { "last round" } else { "receiving" };
-        });
+        // In the last round the source stands still, and what there is to do is little.
+        let bytes = if last { 0 } else { self.ask_weight(&oids)?.1 };
+        self.shared.resync.note(|progress| progress.begin_round(oids.len() as u64, bytes));
         let changed = oids.clone();
         let round = self.round(oids, waits, last)?;
         if let Some(sums) = sums {
@@ -242,7 +253,9 @@ impl Receive {
     /// Names and contents of these objects; `gradually`, however few they are.
     fn round(&self, oids: Vec<Oid>, gradually: bool, last: bool) -> Result<Round, ReceiveError> {
         let base = &self.shared.base;
-        self.shared.resync.note(|progress| progress.doing = if last { "last round" } else { "receiving" });
+        self.shared
+            .resync
+            .note(|progress| progress.doing(if last { Doing::LastRound } else { Doing::Bringing }));
         let mut round = Round { objects: oids.len(), bytes: 0, left: Vec::new() };
         if oids.len() <= OBJECTS_AT_ONCE && !gradually {
             let survey = self.describe(&oids)?;
@@ -303,11 +316,11 @@ impl Receive {
         let labels =
             |captures: &[&Capture]| captures.iter().map(|capture| capture.label()).collect::<Vec<_>>();
         resync::seal(base, &labels(&others))?;
-        self.shared.resync.note(|progress| progress.objects_done += others.len() as u64);
+        self.shared.resync.done(others.len() as u64, 0);
         let (mut unflushed, mut unflushed_bytes): (Vec<ObjectLabel>, u64) = (Vec::new(), 0);
         for batch in files.chunks(FILES_AT_ONCE) {
             self.contents(batch)?;
-            self.shared.resync.note(|progress| progress.objects_done += batch.len() as u64);
+            self.shared.resync.done(batch.len() as u64, 0);
             unflushed.extend(labels(batch));
             unflushed_bytes = unflushed_bytes.saturating_add(content_bytes(batch));
             if unflushed.len() >= FILES_PER_FLUSH || unflushed_bytes >= BYTES_PER_FLUSH {
@@ -339,7 +352,10 @@ impl Receive {
 
     /// All labels on both sides, in steps.
     fn sum_up(&self) -> Result<LabelSums, ReceiveError> {
-        self.shared.resync.note(|progress| progress.doing = "summing labels up");
+        self.shared.resync.note(|progress| {
+            progress.end_round();
+            progress.doing(Doing::SummingUp);
+        });
         let mut sums = LabelSums::default();
         self.sum(&mut sums)?;
         Ok(sums)

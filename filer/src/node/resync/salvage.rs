@@ -5,6 +5,7 @@
 //! what the source had a moment ago, is kept or not.
 
 use super::error::ReceiveError;
+use super::progress::Doing;
 use super::receive::Receive;
 use super::wire::{Answer, MAX_CONTENT_BYTES, Piece, PieceAnswer, Question};
 use crate::node::split::changes::{Changes, ChangesError, Entry, Removed};
@@ -18,7 +19,7 @@ impl Receive {
     /// Keeps aside what was changed here at or after `trusted_below`, or everything that the source has not.
     pub(super) fn keep_aside(&self, trusted_below: Lsn) -> Result<(), ReceiveError> {
         let shared = &self.shared;
-        shared.resync.note(|progress| progress.doing = "keeping aside what only this node holds");
+        shared.resync.note(|progress| progress.doing(Doing::KeepingAside));
         let since = (trusted_below > Lsn::ZERO).then_some(trusted_below);
         let layers = Arc::new(shared.whole_log_layers());
         let go_on = || self.check_alive().is_ok();
@@ -29,7 +30,7 @@ impl Receive {
         let salvage =
             Salvage { volume: shared.config.id, node: &shared.me, at: &at, since, log_end: shared.log.end() };
         let mut asking = Asking { receive: self, since };
-        let progress = |bytes| shared.resync.note(|progress| progress.bytes_done += bytes);
+        let progress = |bytes| shared.resync.done(0, bytes);
         match salvage.keep(&changes, removed, &mut asking, &go_on, &progress)? {
             None => tracing::info!(volume = shared.name(), "the primary has all that this node holds"),
             Some(Kept { at, objects, bytes, removed }) => {

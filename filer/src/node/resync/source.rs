@@ -11,7 +11,7 @@
 //! (the session ends, and everything it kept), the end of this node's role or link (likewise).
 
 use super::packing::{Packing, Wish};
-use super::state::Progress;
+use super::progress::Progress;
 use super::throttle::Throttle;
 use super::wire::{
     self, Answer, Finished, MAX_CHUNK_BYTES, MAX_ITEMS, MAX_MAP_RANGES, MAX_RANGES, Piece, PieceAnswer,
@@ -23,8 +23,8 @@ use crate::node::shared::Shared;
 use crate::runtime::channel::Receiver;
 use crate::runtime::{self, Instant};
 use crate::status::ResyncSide;
-use apply_engine::BaseReader;
-use apply_engine::resync::{self, LabelSums, ObjectLabel, Surveyed};
+use apply_engine::resync::{self, LabelSums, ObjectLabel};
+use apply_engine::{Attributes, BaseReader, ObjectKind};
 use ids::{EpochHistory, Lsn, Oid};
 use rdma_transport::Control;
 use std::sync::Arc;
@@ -88,6 +88,10 @@ impl Source {
                 false => Err("a question of the resync was lost or came twice; it is tried again".to_owned()),
             };
             let refused = answer.as_ref().err().cloned();
+            if matches!(answer, Ok(Answer::Finished(_))) {
+                // The receiver has all of it. This thread waits on only to hold the log until it joins.
+                *shared.resync.progress.lock() = None;
+            }
             let answer = answer.unwrap_or_else(|why| Answer::Refused { why });
             let bytes = answering.packing.encode(&answer, tag);
             shared.resync.note_sent(bytes.len(), answering.packing.is_on());
@@ -233,13 +237,10 @@ impl<'a> Answering<'a> {
         if self.frozen.is_none() {
             self.frozen = Some(self.freeze()?);
         }
-        let (mut survey, mut content_bytes) = (Vec::new(), 0);
+        let mut survey = Vec::new();
         for &oid in oids {
             self.check()?;
             let surveyed = resync::capture(&self.shared.base, oid).map_err(|error| error.to_string())?;
-            if let Surveyed::Here(capture) = &surveyed {
-                content_bytes += capture.size;
-            }
             survey = postcard::to_extend(&surveyed, survey).map_err(|error| error.to_string())?;
             if survey.len() > MAX_SURVEY_BYTES {
                 let limit = MAX_SURVEY_BYTES >> 20;
@@ -250,15 +251,31 @@ impl<'a> Answering<'a> {
         if !more && !self.last {
             self.frozen = None;
         }
-        Ok(Answer::Surveyed { objects: oids.len() as u64, content_bytes })
+        Ok(Answer::Surveyed { objects: oids.len() as u64 })
     }
 
     fn weigh(&self, oids: &[Oid]) -> Answer {
         // What can not be read is met again where it is described.
         let found = oids.iter().filter_map(|oid| self.shared.base.attributes(*oid).ok());
-        let (objects, content_bytes) =
-            found.fold((0, 0), |(objects, bytes), found| (objects + 1, bytes + found.blocks_bytes));
-        Answer::Surveyed { objects, content_bytes }
+        let (mut objects, mut allocated_bytes, mut content_bytes) = (0, 0_u64, 0_u64);
+        for attributes in found {
+            objects += 1;
+            allocated_bytes = allocated_bytes.saturating_add(attributes.blocks_bytes);
+            if attributes.kind == ObjectKind::File {
+                content_bytes = content_bytes.saturating_add(self.content_bytes(&attributes));
+            }
+        }
+        Answer::Weighed { objects, allocated_bytes, content_bytes }
+    }
+
+    /// What a file holds without its holes, as far as that can be told quickly.
+    fn content_bytes(&self, file: &Attributes) -> u64 {
+        if file.blocks_bytes >= file.size {
+            return file.size;
+        }
+        // Sparse, or compressed by the filesystem.
+        let map = resync::data_map(&self.shared.base, file.oid, 0, MAX_MAP_RANGES).unwrap_or_default();
+        map.data.iter().map(|(_, len_bytes)| len_bytes).sum::<u64>() + map.size.saturating_sub(map.end)
     }
 
     fn changed(&mut self, last: bool) -> Result<Answer, String> {
@@ -270,12 +287,7 @@ impl<'a> Answering<'a> {
         self.given = 0;
         self.frozen = last.then_some(frozen);
         self.last = last;
-        let objects = changed.len() as u64;
-        self.shared.resync.note(|progress| {
-            progress.begin_round(objects, 0);
-            progress.doing = if last { "last round" } else { "sending" };
-        });
-        Ok(Answer::Surveyed { objects, content_bytes: 0 })
+        Ok(Answer::Surveyed { objects: changed.len() as u64 })
     }
 
     /// Sums labels up for at most so long; true when nothing is left to do.
@@ -307,7 +319,6 @@ impl<'a> Answering<'a> {
             }
         }
         self.shared.resync.sent_bytes.fetch_add(sent, Ordering::Relaxed);
-        self.shared.resync.note(|progress| progress.bytes_done += looked_at);
         // In the last round everything waits for its end.
         if !self.last {
             let cost = sent + (looked_at - sent.min(looked_at)) / READ_SHARE;

@@ -1,8 +1,9 @@
 //! What the threads of a volume share about a resync: what changed meanwhile, whether the base tree is being replaced,
 //! and how far it is.
 
+use super::progress::Progress;
 use crate::runtime::{Instant, Mutex};
-use crate::status::{ResyncSide, ResyncStatus};
+use crate::status::ResyncStatus;
 use apply_engine::Delta;
 use ids::Oid;
 use std::collections::BTreeSet;
@@ -62,6 +63,11 @@ impl ResyncState {
         }
     }
 
+    /// So much more of it is done.
+    pub fn done(&self, objects: u64, bytes: u64) {
+        self.note(|progress| progress.done(objects, bytes, Instant::now()));
+    }
+
     /// For status and metrics. `None` when nothing is under way and nothing went wrong.
     pub fn status(&self) -> Option<ResyncStatus> {
         let progress = self.progress.lock().clone();
@@ -69,65 +75,10 @@ impl ResyncState {
         match (progress, error) {
             (Some(progress), error) => {
                 let compressed = self.packs.load(Ordering::Relaxed);
-                Some(ResyncStatus { compressed, ..progress.status(error) })
+                Some(ResyncStatus { compressed, ..progress.status(error, Instant::now()) })
             }
             (None, Some(error)) => Some(ResyncStatus { error: Some(error), ..ResyncStatus::default() }),
             (None, None) => None,
-        }
-    }
-}
-
-/// How far a session is.
-#[derive(Clone, Debug)]
-pub(in crate::node) struct Progress {
-    pub side: ResyncSide,
-    pub doing: &'static str,
-    pub round: u32,
-    pub objects_done: u64,
-    pub objects_total: u64,
-    pub bytes_done: u64,
-    pub bytes_total: u64,
-    pub since: Instant,
-}
-
-impl Progress {
-    pub fn new(side: ResyncSide) -> Progress {
-        Progress {
-            side,
-            doing: "comparing labels",
-            round: 0,
-            objects_done: 0,
-            objects_total: 0,
-            bytes_done: 0,
-            bytes_total: 0,
-            since: Instant::now(),
-        }
-    }
-
-    /// A round begins, over so much.
-    pub fn begin_round(&mut self, objects: u64, bytes: u64) {
-        self.round += 1;
-        (self.objects_done, self.objects_total) = (0, objects);
-        (self.bytes_done, self.bytes_total) = (0, bytes);
-        self.since = Instant::now();
-    }
-
-    fn status(&self, error: Option<String>) -> ResyncStatus {
-        let seconds = self.since.elapsed().as_secs_f64();
-        let rate = if seconds > 0.0 { self.bytes_done as f64 / seconds } else { 0.0 };
-        let left = self.bytes_total.saturating_sub(self.bytes_done) as f64;
-        ResyncStatus {
-            side: Some(self.side),
-            doing: self.doing.to_owned(),
-            round: self.round,
-            objects_done: self.objects_done,
-            objects_total: self.objects_total,
-            bytes_done: self.bytes_done,
-            bytes_total: self.bytes_total,
-            bytes_per_s: rate as u64,
-            eta_s: (rate >= 1.0).then_some((left / rate) as u64),
-            compressed: false,
-            error,
         }
     }
 }

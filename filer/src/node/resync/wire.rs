@@ -11,6 +11,7 @@
 //!
 //! What can go wrong: bytes that are no message ([`WireError`]); the session ends then, not the link.
 
+use super::progress::Told;
 use apply_engine::ObjectKind;
 use apply_engine::resync::{FileMap, ObjectLabel};
 use ids::{EpochHistory, LogPoint, Lsn, Oid};
@@ -18,12 +19,13 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// Version of these messages and of the rules behind them.
-pub(super) const VERSION: u16 = 3;
+pub(super) const VERSION: u16 = 4;
 /// How each of these messages begins; none of the pair's does.
 const MAGIC: &[u8; 4] = b"TwRs";
 const HEAD_BYTES: usize = 13;
 const QUESTION: u8 = b'Q';
 const ANSWER: u8 = b'A';
+const TOLD: u8 = b'T';
 /// Enough for most messages without content.
 const SHORT_BYTES: usize = 4 << 10;
 /// Longest message.
@@ -113,7 +115,7 @@ pub(super) enum Question {
     Labels { range: u64, from: Oid },
     /// Describe these objects, and those of the next such question while `more`, as of one moment.
     Describe { oids: Vec<Oid>, more: bool },
-    /// How many of these objects there are, and how much room their contents take.
+    /// How many of these objects there are, how much room their contents take, and how much that is without holes.
     Weigh { oids: Vec<Oid> },
     /// What these objects are: many of them are to be installed, and what another object has the OID of makes way first.
     Identities { oids: Vec<Oid> },
@@ -145,8 +147,10 @@ pub(super) enum Answer {
     Labels { labels: Vec<ObjectLabel>, next: Option<Oid> },
     /// Heard.
     Noted,
-    /// So many objects are described, with so much content, or so many changed.
-    Surveyed { objects: u64, content_bytes: u64 },
+    /// So many objects are described, or so many changed.
+    Surveyed { objects: u64 },
+    /// So many objects are there; on disk, and by what there is to read, their contents take so much.
+    Weighed { objects: u64, allocated_bytes: u64, content_bytes: u64 },
     /// Kind and generation, in the order of the question; `None`: there is no such object.
     Identities { known: Vec<Option<(ObjectKind, u64)>> },
     /// All labels are summed up as of now, or there is more to do.
@@ -205,6 +209,8 @@ pub(super) struct Envelope {
     pub tag: Tag,
     /// From a receiver to a source.
     pub is_question: bool,
+    /// How far the receiver is; nobody answers, and it may be lost.
+    pub is_told: bool,
 }
 
 /// What kind of message of a resync these bytes are, if they are one.
@@ -212,7 +218,11 @@ pub(super) fn envelope(bytes: &[u8]) -> Option<Envelope> {
     let head = bytes.get(..HEAD_BYTES)?;
     let number = |at: usize| Some(u32::from_le_bytes(head[at..at + 4].try_into().ok()?));
     let tag = Tag { session: number(5)?, number: number(9)? };
-    (head.starts_with(MAGIC)).then_some(Envelope { tag, is_question: head[4] == QUESTION })
+    (head.starts_with(MAGIC)).then_some(Envelope {
+        tag,
+        is_question: head[4] == QUESTION,
+        is_told: head[4] == TOLD,
+    })
 }
 
 /// `content_bytes`: what the message carries of files, and is long by.
@@ -235,6 +245,16 @@ fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, WireError> {
     let body = bytes.get(HEAD_BYTES..).filter(|_| bytes.len() <= MAX_MESSAGE_BYTES);
     let body = body.ok_or_else(|| WireError(format!("{} bytes", bytes.len())))?;
     postcard::from_bytes(body).map_err(|error| WireError(error.to_string()))
+}
+
+/// How far a receiver is, for its source.
+pub(super) fn encode_told(session: u32, told: &Told) -> Vec<u8> {
+    encode(TOLD, Tag { session, number: 0 }, told, 0)
+}
+
+/// What [`encode_told`] has made. `None`: not that.
+pub(super) fn decode_told(bytes: &[u8]) -> Option<Told> {
+    decode(bytes).ok()
 }
 
 impl Question {
@@ -337,6 +357,10 @@ mod tests {
         let bytes = question.encode(tag(7));
         assert!(envelope(&bytes).is_some_and(|envelope| envelope.tag == tag(7) && envelope.is_question));
         assert_eq!(Question::decode(&bytes), Ok(question));
+        let told = Told { objects_done: 7, eta_s: Some(9), ..Told::default() };
+        let bytes = encode_told(7, &told);
+        assert!(envelope(&bytes).is_some_and(|envelope| envelope.is_told && !envelope.is_question));
+        assert_eq!(decode_told(&bytes), Some(told));
         let answer = Answer::Noted.encode(tag(u32::MAX));
         assert!(
             envelope(&answer).is_some_and(|envelope| envelope.tag == tag(u32::MAX) && !envelope.is_question)
