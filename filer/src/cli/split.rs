@@ -115,8 +115,15 @@ fn page(report: &SplitReport) -> String {
         (Some(there), _) => side(&mut page, there),
         (None, error) => {
             let why = error.as_deref().unwrap_or("unknown");
-            let _ = writeln!(page, "\nthe other side could not be asked: {why}");
+            let _ = writeln!(
+                page,
+                "\nthe other side could not be asked: {why}; so what both changed is not marked"
+            );
         }
+    }
+    let both = |side: &SplitSide| side.changed.iter().any(|object| object.on_both_sides);
+    if both(&report.here) || report.there.as_ref().is_some_and(both) {
+        page.push_str("\n! changed on both sides: whichever side is discarded, its version is kept in the salvage directory only\n");
     }
     page
 }
@@ -125,21 +132,35 @@ fn side(page: &mut String, side: &SplitSide) {
     let serves = if side.serves { "serves clients" } else { "serves nobody" };
     let _ = writeln!(
         page,
-        "\n{} ({serves}): {} objects changed, {} in files; {} names removed",
+        "\n{} ({serves}): {} objects changed, {} in files; {}",
         side.node,
         side.changed_objects,
         bytes(side.changed_bytes),
-        side.removed_names
+        removed(side)
     );
     for object in &side.changed {
         let size = if object.kind == "file" { bytes(object.size_bytes) } else { String::new() };
-        let _ = writeln!(page, "  {:<10} {size:>10}  {}", object.kind, object.path);
+        let mark = if object.on_both_sides { '!' } else { ' ' };
+        let _ = writeln!(page, "{mark} {:<10} {size:>10}  {}", object.kind, object.path);
     }
     more(page, side.changed_objects, side.changed.len());
     for name in &side.removed {
         let _ = writeln!(page, "  {:<10} {:>10}  {name}", "removed", "");
     }
     more(page, side.removed_names, side.removed.len());
+}
+
+/// Names that are gone, as far as the log still tells.
+fn removed(side: &SplitSide) -> String {
+    match (side.removed_is_all, side.removed_names) {
+        (true, names) => format!("{names} names removed"),
+        (false, 0) => "which names it removed its log tells no more: what only the other side has may have been removed here"
+            .to_owned(),
+        (false, names) => format!(
+            "at least {names} names removed, of others its log tells no more: what only the other side has may have been \
+             removed here"
+        ),
+    }
 }
 
 fn more(page: &mut String, all: u64, shown: usize) {

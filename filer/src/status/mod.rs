@@ -21,7 +21,7 @@ pub use model::{
     VerifyStatus, VolumeStatus, WitnessStatus, role_name,
 };
 pub use render::render;
-pub use split::{ChangedObject, SplitReport, SplitSide};
+pub use split::{ChangedObject, DIRECTORY, SplitReport, SplitSide, mark_both};
 
 #[cfg(test)]
 pub(crate) use tests::sample;

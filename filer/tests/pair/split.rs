@@ -121,7 +121,17 @@ fn both_sides_of_a_split_are_shown_and_the_discarded_one_is_kept_aside() {
             assert!(!paths(report).contains(&path), "{path}: {report:?}");
         }
         assert_eq!((b.removed.as_slice(), b.removed_names), (&["dir/gone".to_owned()][..], 1));
+        assert!(b.removed_is_all, "its log holds all that it did alone");
+        let both: Vec<&str> = [a, b]
+            .iter()
+            .flat_map(|side| &side.changed)
+            .filter(|o| o.on_both_sides)
+            .map(|o| o.path.as_str())
+            .collect();
+        assert_eq!(both, ["common", "common"], "{report:?}");
     }
+    let (_, page, _) = run(&pair, Side::A, &["split", "show", "v"]);
+    assert!(page.lines().any(|line| line.starts_with("! file") && line.ends_with("  common")), "{page}");
     let (_, few, _) = run(&pair, Side::A, &["split", "show", "v", "--limit", "1"]);
     assert!(few.contains("more (--limit)"), "{few}");
 
@@ -167,6 +177,36 @@ fn both_sides_of_a_split_are_shown_and_the_discarded_one_is_kept_aside() {
     assert_eq!(volume.salvaged, Some(salvage.display().to_string()));
     // As good as any partner.
     pair.wait_volume(Side::B, "an eligible partner", |volume| volume.eligible);
+}
+
+/// Consistency points have let go of the records that said what was removed.
+#[test]
+fn a_split_says_where_a_log_no_longer_tells_what_was_removed() {
+    let mut pair = part(
+        spec(),
+        |mount| {
+            for name in ["gone", "old name"] {
+                std::fs::write(mount.join(name), name).unwrap();
+            }
+        },
+        |mount| {
+            std::fs::remove_file(mount.join("gone")).unwrap();
+            std::fs::rename(mount.join("old name"), mount.join("new name")).unwrap();
+        },
+        |_| {},
+    );
+    pair.start_node(Side::B);
+    pair.wait_volume(Side::B, "a split", |volume| volume.mode == Mode::Split);
+    // It serves, applies, and trims.
+    takeover(&pair, Side::B);
+    pair.wait_serving(Side::B);
+    consistency_point(&pair, Side::B);
+    pair.wait_volume(Side::A, "a split", |volume| volume.mode == Mode::Split);
+    let told = shown(&pair, Side::A).there.unwrap();
+    assert!(!told.removed_is_all, "{told:?}");
+    let (_, page, _) = run(&pair, Side::A, &["split", "show", "v"]);
+    let b = page.lines().find(|line| line.starts_with("b (serves clients)")).unwrap_or_default();
+    assert!(b.contains("its log tells no more") && !b.contains("0 names removed"), "{page}");
 }
 
 /// The other choice: the side that waited serves, and the one that served gives up its own.

@@ -1,12 +1,12 @@
 //! The operator's commands on a split, as the control socket brings them.
 
-use super::talk::{ANSWER_LIMIT, Talk, side};
+use super::talk::{ANSWER_LIMIT, MAX_ROWS, Talk, side};
 use crate::control::{ControlError, ErrorKind};
 use crate::node::event::{NodeEvent, SplitAsk};
 use crate::node::volume::VolumeNode;
 use crate::runtime::Instant;
 use crate::runtime::channel::bounded;
-use crate::status::SplitReport;
+use crate::status::{SplitReport, mark_both};
 use pair::Operator;
 
 const NO_ANSWER: &str = "the partner does not answer; is it linked, and does it run the same program?";
@@ -22,18 +22,26 @@ impl VolumeNode {
         };
         let since = split.common_end;
         let (answer, answered) = bounded(1);
+        // As many rows as there may be: what both sides changed is looked for among them.
+        let talk = SplitAsk::Show { since, rows: MAX_ROWS as u32 };
         let until = Instant::now() + ANSWER_LIMIT;
-        shared.tell(NodeEvent::SplitTalk { talk: SplitAsk::Show { since, rows }, answer, until });
-        let here = side(shared, since, rows as usize)
+        shared.tell(NodeEvent::SplitTalk { talk, answer, until });
+        let mut here = side(shared, since, MAX_ROWS)
             .map_err(|error| ControlError::new(ErrorKind::Failed, error.to_string()))?;
         let there = match answered.recv_timeout(ANSWER_LIMIT) {
             Ok(Talk::Shown { result, .. }) => result,
             Ok(_) | Err(_) => Err(NO_ANSWER.to_owned()),
         };
-        let (there, there_error) = match there {
+        let (mut there, there_error) = match there {
             Ok(side) => (Some(side), None),
             Err(why) => (None, Some(why)),
         };
+        if let Some(there) = &mut there {
+            mark_both(&mut here, there);
+        }
+        for side in std::iter::once(&mut here).chain(&mut there) {
+            side.shorten(rows as usize);
+        }
         Ok(SplitReport { volume: self.name().to_owned(), common_end: since, here, there, there_error })
     }
 

@@ -11,7 +11,7 @@ use crate::node::shared::Shared;
 use crate::runtime;
 use crate::runtime::Mutex;
 use crate::runtime::channel::Sender;
-use crate::status::{ChangedObject, SplitSide};
+use crate::status::{ChangedObject, DIRECTORY, SplitSide};
 use apply_engine::ObjectKind;
 use ids::Lsn;
 use serde::{Deserialize, Serialize};
@@ -23,7 +23,7 @@ use std::time::Duration;
 /// How each of these messages begins; none of the pair's or of a resync's does.
 const MAGIC: &[u8; 4] = b"TwSp";
 /// Version of these messages.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Longest list in one message, by the length of its names.
 const MAX_LIST_BYTES: usize = 512 << 10;
 /// Most rows that are told.
@@ -139,6 +139,7 @@ pub(in crate::node) fn side(
         changed: Vec::new(),
         removed: Vec::new(),
         removed_names: 0,
+        removed_is_all: since.is_some_and(|since| shared.log.tail().lsn <= since),
     };
     let (mut paths, mut listed_bytes) = (HashMap::new(), 0);
     changes.walk::<ChangesError>(&go_on, &removed.parents(), &mut paths, |layers, entry| {
@@ -153,7 +154,15 @@ pub(in crate::node) fn side(
             && let Some(path) = Some(shown(&entry.path)).filter(fits)
         {
             listed_bytes += path.len() + 32;
-            told.changed.push(ChangedObject { path, kind: kind_name(entry.kind).to_owned(), size_bytes });
+            // What went away meanwhile has no generation any more, and is like nothing of the other side.
+            let generation = layers.attributes(entry.oid).map_or(0, |attributes| attributes.generation);
+            told.changed.push(ChangedObject {
+                path,
+                kind: kind_name(entry.kind).to_owned(),
+                size_bytes,
+                object: (entry.oid.0, generation),
+                on_both_sides: false,
+            });
         }
         Ok(())
     })?;
@@ -173,7 +182,7 @@ pub(in crate::node) fn side(
 pub(in crate::node) fn kind_name(kind: ObjectKind) -> &'static str {
     match kind {
         ObjectKind::File => "file",
-        ObjectKind::Directory => "directory",
+        ObjectKind::Directory => DIRECTORY,
         ObjectKind::Symlink => "symlink",
         ObjectKind::Fifo => "fifo",
         ObjectKind::Socket => "socket",
