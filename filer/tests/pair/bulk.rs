@@ -4,6 +4,8 @@ use crate::harness::{Cluster, Side, Spec, twinfiler};
 use filer::control::{Answer, Request};
 use filer::status::Mode;
 use std::fs::{self, File};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// The timers of the product, not those that are patient with a busy test machine.
 const SHIPPED: &str = "";
@@ -85,4 +87,46 @@ fn what_keeps_the_pair_alive_goes_before_bulk_work() {
         let strangers: Vec<_> = real_time.filter(|(name, ..)| !allowed.contains(&name.as_str())).collect();
         assert!(strangers.is_empty(), "inherited by accident: {strangers:?}");
     }
+}
+
+#[test]
+fn a_busy_machine_costs_no_pair_its_mirror() {
+    const BUSY_THREADS: usize = 20;
+    const FILES: usize = 4;
+    const FILE_BYTES: usize = 64 << 20;
+    const SPELL: Duration = Duration::from_secs(10);
+    let pair = Cluster::start(Spec { timers: SHIPPED, capacity: "128MiB", ..Spec::default() });
+    let mount = pair.mount(Side::A);
+    for number in 0..FILES {
+        fs::write(mount.join(format!("dense-{number}")), vec![number as u8 + 1; FILE_BYTES]).unwrap();
+    }
+    let before = ties(&pair);
+    let (over, busy) = (AtomicBool::new(false), || std::hint::spin_loop());
+    let verified = std::thread::scope(|scope| {
+        for _ in 0..BUSY_THREADS {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    busy();
+                }
+            });
+        }
+        let verify = scope.spawn(|| {
+            let (mut verified, config) = (0, pair.config(Side::A).display().to_string());
+            while !over.load(Ordering::Relaxed) {
+                let output = twinfiler(&["--config", &config, "verify", "v"]);
+                verified += usize::from(output.status.success());
+            }
+            verified
+        });
+        let until = Instant::now() + SPELL;
+        let mut written = 0;
+        while Instant::now() < until {
+            written += 1;
+            fs::write(mount.join("small"), format!("{written}")).unwrap();
+        }
+        over.store(true, Ordering::Relaxed);
+        verify.join().unwrap()
+    });
+    assert_eq!(ties(&pair), before, "{}", pair.diagnosis());
+    assert!(verified > 0, "{}", pair.diagnosis());
 }
