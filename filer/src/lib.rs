@@ -10,6 +10,7 @@ pub mod config;
 pub mod control;
 pub mod fuse;
 pub mod hooks;
+mod memory;
 pub mod metrics;
 pub mod node;
 pub mod rights;

@@ -8,6 +8,8 @@ mod rdma;
 
 use super::exit::ExitCode;
 use crate::config::{LogKind, NodeConfig, TransportKind, VolumeConfig};
+use crate::memory;
+use crate::status::bytes;
 use apply_engine::base::{EnclosureError, OpenError};
 use std::fmt;
 use std::os::unix::fs::FileTypeExt;
@@ -91,7 +93,26 @@ pub fn preflight(config: &NodeConfig) -> Result<(), Preflight> {
     if config.volumes.iter().any(|volume| volume.fuse.mount.is_some()) {
         check_fuse_device(&mut found);
     }
+    let images = config.volumes.iter().filter(|volume| volume.log.kind == LogKind::Block);
+    check_memory(
+        &mut found,
+        images.map(|volume| volume.log.capacity_bytes).fold(0, u64::saturating_add),
+        memory::available_bytes(),
+    );
     if found.problems.is_empty() { Ok(()) } else { Err(found) }
+}
+
+/// A log of the kind `block` has an image of its whole capacity in memory.
+fn check_memory(found: &mut Preflight, image_bytes: u64, available_bytes: Option<u64>) {
+    if let Some(available) = available_bytes.filter(|available| *available < image_bytes) {
+        let what = format!(
+            "logs of the kind `block` are kept in memory too: they take {}, and {} are available",
+            bytes(image_bytes),
+            bytes(available)
+        );
+        let remedy = "make the logs shorter on both nodes (docs/operations.md, \"another length for the logs\"), or give this machine or its service more memory";
+        found.add(ExitCode::Unavailable, what, remedy);
+    }
 }
 
 fn check_fuse_device(found: &mut Preflight) {
@@ -189,5 +210,25 @@ fn check_log(found: &mut Preflight, volume: &VolumeConfig) {
             };
             found.add(ExitCode::Unavailable, what, remedy);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_log_that_does_not_fit_into_memory_is_refused() {
+        let problems = |image_bytes, available_bytes| {
+            let mut found = Preflight::default();
+            check_memory(&mut found, image_bytes, available_bytes);
+            (found.code(), found.to_string())
+        };
+        assert_eq!(problems(0, Some(1)).0, ExitCode::Ok, "no such log");
+        assert_eq!(problems(64 << 20, Some(64 << 20)).0, ExitCode::Ok);
+        assert_eq!(problems(1 << 40, None).0, ExitCode::Ok, "nobody knows");
+        let (code, text) = problems(64 << 30, Some(8 << 30));
+        assert_eq!(code, ExitCode::Unavailable);
+        assert!(text.contains("64 GiB") && text.contains("8 GiB") && text.contains("remedy"), "{text}");
     }
 }
