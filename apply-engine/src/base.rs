@@ -9,6 +9,9 @@
 //! .twinfiler/staging/     objects on their way to another slot, during a consistency point only
 //! .twinfiler/probe/       what the filesystem can hold is tried here, at a start only
 //! .twinfiler/orphans/     objects without a name that somebody has open, named by OID
+//! .twinfiler/remainder/   what the filesystem has refused (see `crate::remainder`), if it has:
+//!     names/OID/          names that it refuses in the directory of that OID, and what they lead to
+//!     objects/OID         record of the values that it refuses of the object
 //! ```
 //!
 //! Invariants: nothing outside of the root is reached (one component at a time, no symlink followed, no mount
@@ -30,6 +33,7 @@ mod label;
 pub mod limits;
 mod private_mount;
 mod reader;
+pub(crate) mod remainder;
 mod root;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -58,6 +62,7 @@ use hidden::Hidden;
 use index::Index;
 use inode::Inode;
 
+use crate::remainder::Remainder;
 use crate::view::BaseReader;
 
 /// The directory in the root that holds what is ours.
@@ -111,6 +116,7 @@ struct Local {
     index_inode: Option<u64>,
     /// What happened to the index and nobody was told yet.
     index_trouble: Mutex<Option<String>>,
+    remainder: Remainder,
     cache: DescriptorCache,
     limits: BaseLimits,
 }
@@ -231,6 +237,8 @@ impl Base {
         }
         rustix::fs::syncfs(&self.local().root)
             .map_err(TreeError::at("flush the filesystem of", self.path.display()))?;
+        // After it: what a record gave up to the tree is there now.
+        self.store_remainder()?;
         self.look_at_index_file();
         Ok(())
     }

@@ -4,11 +4,10 @@
 //! and holes; then new names; then what is dead; then everything that grows. Order per object: zeros, data, final
 //! length, owner (which clears suid bits), xattrs with ACLs (those that end before those that shrink before those that
 //! grow), mode, times, label. Directories get their times when everything in
-//! them is in place. Every value is set again on a repeated run; nothing depends on what an earlier one did.
+//! them is in place. What the tree refuses is kept (`remainder`). Every value is set again on a repeated run; nothing depends on what an earlier one did.
 
 pub(crate) mod base_tree;
 pub(crate) mod uring;
-pub(crate) mod xattrs;
 
 use ids::Oid;
 use std::collections::HashSet;
@@ -21,6 +20,7 @@ use crate::delta::{Delta, ObjectDelta, ObjectState};
 use crate::extents::{Extent, Source};
 use crate::plan::{Plan, Step, junk_place};
 use crate::pool;
+use crate::remainder::tolerant::Tolerant;
 use crate::survey::final_label;
 use crate::tree::{FileWrite, Fill, LocalAttributes, Parent, Place, Tree};
 use rustix::io::Errno;
@@ -30,7 +30,7 @@ const LARGE_BYTES: u64 = 256 << 10;
 
 /// Applies.
 pub(crate) fn run(tree: &impl Tree, delta: &Delta, plan: &Plan) -> Result<ApplyReport, ApplyError> {
-    let running = Running { tree, delta, written_bytes: AtomicU64::new(0) };
+    let running = Running { tree, tolerant: Tolerant(tree), delta, written_bytes: AtomicU64::new(0) };
     let mut names = plan.stage.len() + plan.vacate.len() + plan.cleanup.len();
     let mut fresh = HashSet::new();
     let making = || plan.directories.iter().chain([&plan.place, &plan.links]);
@@ -40,6 +40,11 @@ pub(crate) fn run(tree: &impl Tree, delta: &Delta, plan: &Plan) -> Result<ApplyR
             Step::Create { oid, .. } => Some(*oid),
             _ => None,
         }));
+    }
+    if !tree.remainder().is_empty() {
+        // Those are described here completely.
+        let born = delta.objects().filter(|(_, object)| object.born.is_some());
+        born.for_each(|(oid, _)| tree.remainder().forget(oid));
     }
     pool::map(&plan.stage, |oid| tree.stage_directory(*oid))?;
     running.steps(&plan.vacate)?;
@@ -55,6 +60,11 @@ pub(crate) fn run(tree: &impl Tree, delta: &Delta, plan: &Plan) -> Result<ApplyR
     }
     let (objects, directories) = running.contents(&fresh)?;
     plan.dead.iter().try_for_each(|oid| tree.forget(*oid))?;
+    plan.dead.iter().for_each(|oid| tree.remainder().forget(*oid));
+    if !tree.remainder().is_empty() {
+        delta.directories().try_for_each(|oid| running.tolerant.try_names_again(oid))?;
+        tree.prune_refused()?;
+    }
     running.directories(&directories)?;
     Ok(ApplyReport {
         objects,
@@ -67,6 +77,7 @@ pub(crate) fn run(tree: &impl Tree, delta: &Delta, plan: &Plan) -> Result<ApplyR
 
 struct Running<'a, T> {
     tree: &'a T,
+    tolerant: Tolerant<'a, T>,
     delta: &'a Delta,
     written_bytes: AtomicU64,
 }
@@ -78,16 +89,16 @@ impl<T: Tree> Running<'_, T> {
 
     fn step(&self, step: &Step) -> Result<(), ApplyError> {
         match step {
-            Step::Rename { from, to } => match self.tree.rename(from, to) {
+            Step::Rename { from, to } => match self.tolerant.rename(from, to) {
                 Err(error) if error.errno == Errno::INVAL => Err(ApplyError::Cycle(error)),
                 other => Ok(other?),
             },
-            Step::Link { oid, to } => Ok(self.tree.link(*oid, to)?),
+            Step::Link { oid, to } => Ok(self.tolerant.link(*oid, to)?),
             Step::Remove { at, kind } => Ok(self.tree.remove(at, *kind)?),
             Step::Create { oid, at } => {
                 let object = self.delta.object(*oid).ok_or(ApplyError::Missing(*oid))?;
                 let birth = object.born.as_ref().ok_or(ApplyError::Missing(*oid))?;
-                Ok(self.tree.create(at, birth, &final_label(*oid, object, None))?)
+                Ok(self.tolerant.create(at, birth, &final_label(*oid, object, None))?)
             }
             Step::RemoveAll { at } => self.remove_all(at),
         }
@@ -150,11 +161,13 @@ impl<T: Tree> Running<'_, T> {
             if local.kind != ObjectKind::File {
                 return Ok(());
             }
-            if local.size > object.base_valid_below {
-                self.tree.truncate(*oid, object.base_valid_below)?;
+            // What is kept of it may reach beyond, also where an attempt that was cut off has shortened the tree.
+            let kept = self.tree.remainder().object(*oid).is_some_and(|refused| refused.has_content());
+            if local.size > object.base_valid_below || kept && object.base_valid_below != u64::MAX {
+                self.tolerant.truncate(*oid, object.base_valid_below)?;
             }
             for extent in object.extents.iter().filter(hole) {
-                self.tree.fill(*oid, extent.offset, extent.len_bytes, Fill::Hole)?;
+                self.tolerant.fill(*oid, extent.offset, extent.len_bytes, Fill::Hole)?;
             }
             Ok(())
         };
@@ -188,7 +201,7 @@ impl<T: Tree> Running<'_, T> {
         self.ownership(oid, object, &local, fresh)?;
         if local.kind != ObjectKind::Directory {
             if object.attrs.atime.is_some() || object.attrs.mtime.is_some() {
-                self.tree.set_times(oid, object.attrs.atime, object.attrs.mtime)?;
+                self.tolerant.set_times(oid, object.attrs.atime, object.attrs.mtime)?;
             }
             let label = final_label(oid, object, Some(local.label));
             if label != local.label {
@@ -199,7 +212,7 @@ impl<T: Tree> Running<'_, T> {
     }
 
     fn local(&self, oid: Oid) -> Result<LocalAttributes, ApplyError> {
-        match self.tree.attributes(oid) {
+        match self.tolerant.attributes(oid) {
             Err(TreeError { errno: Errno::NOENT, .. }) => Err(ApplyError::Missing(oid)),
             other => Ok(other?),
         }
@@ -215,18 +228,18 @@ impl<T: Tree> Running<'_, T> {
                     writes.push(FileWrite { offset: extent.offset, len_bytes: extent.len_bytes, from });
                 }
                 Source::Hole => {}
-                Source::Zero => self.tree.fill(oid, extent.offset, extent.len_bytes, Fill::Zero)?,
+                Source::Zero => self.tolerant.fill(oid, extent.offset, extent.len_bytes, Fill::Zero)?,
             }
         }
         for range in object.allocated.iter() {
-            self.tree.fill(oid, range.start, range.end - range.start, Fill::Allocate)?;
+            self.tolerant.fill(oid, range.start, range.end - range.start, Fill::Allocate)?;
         }
         if !writes.is_empty() {
-            self.tree.write(oid, &writes)?;
+            self.tolerant.write(oid, &writes)?;
             self.written_bytes.fetch_add(object.extents.data_bytes(), Ordering::Relaxed);
         }
         match object.attrs.size {
-            Some(wanted) if wanted != size => Ok(self.tree.truncate(oid, wanted)?),
+            Some(wanted) if wanted != size => Ok(self.tolerant.truncate(oid, wanted)?),
             _ => Ok(()),
         }
     }
@@ -240,29 +253,27 @@ impl<T: Tree> Running<'_, T> {
     ) -> Result<(), ApplyError> {
         let (uid, gid) = (object.attrs.uid.unwrap_or(local.uid), object.attrs.gid.unwrap_or(local.gid));
         if (uid, gid) != (local.uid, local.gid) {
-            self.tree.set_owner(oid, uid, gid)?;
+            self.tolerant.set_owner(oid, uid, gid)?;
         }
         if fresh || object.born.is_some() {
             // Inherited from the directory it was made in, or left by an earlier attempt.
-            for name in self.tree.xattr_names(oid)? {
+            for name in self.tolerant.xattr_names(oid)? {
                 let wanted = object.xattrs.get(name.as_slice()).is_some_and(Option::is_some);
                 if !wanted && !name.starts_with(b"security.selinux") {
-                    self.tree.remove_xattr(oid, &name)?;
+                    self.tolerant.remove_xattr(oid, &name)?;
                 }
             }
         }
         for (name, _) in object.xattrs.iter().filter(|(_, value)| value.is_none()) {
-            self.tree.remove_xattr(oid, name)?;
+            self.tolerant.remove_xattr(oid, name)?;
         }
-        xattrs::set(
-            self.tree,
-            oid,
-            object.xattrs.iter().filter_map(|(name, value)| Some((&**name, value.as_deref()?))),
-        )?;
+        let wanted = object.xattrs.iter().filter_map(|(name, value)| Some((&**name, value.as_deref()?)));
+        self.tolerant.set_xattrs(oid, wanted)?;
+        self.tolerant.try_again(oid)?;
         // A change of owner, maybe one that an earlier attempt made, has cleared suid bits.
         let owner_is_set = object.attrs.uid.is_some() || object.attrs.gid.is_some();
         match object.attrs.mode.or(owner_is_set.then_some(local.label.mode)) {
-            Some(mode) => Ok(self.tree.set_mode(oid, mode)?),
+            Some(mode) => Ok(self.tolerant.set_mode(oid, mode)?),
             None => Ok(()),
         }
     }
@@ -272,7 +283,7 @@ impl<T: Tree> Running<'_, T> {
         let work = |oid: &Oid| -> Result<(), ApplyError> {
             let object = self.delta.object(*oid).ok_or(ApplyError::Missing(*oid))?;
             let local = self.local(*oid)?;
-            self.tree.set_times(*oid, object.attrs.atime, object.attrs.mtime)?;
+            self.tolerant.set_times(*oid, object.attrs.atime, object.attrs.mtime)?;
             Ok(self.tree.set_label(*oid, &final_label(*oid, object, Some(local.label)))?)
         };
         pool::map(directories, work).map(drop)

@@ -5,6 +5,7 @@
 //! - [`view`]: reads that look through the active Delta, the sealed ones, and the base.
 //! - [`base`]: the local tree by OID.
 //! - [`consistency`]: applying a sealed Delta to the base; it looks (`survey`), decides (`plan`), acts (`executor`).
+//! - [`remainder`]: what the base refuses, kept beside it and read with it.
 //! - [`resync`]: bringing a base to the state of the partner's: compare labels, capture, install.
 //! - [`verify`]: comparing two bases that stand at the same LSN, object by object, by digest.
 //!
@@ -25,6 +26,7 @@ pub mod op;
 pub mod oracle;
 mod plan;
 mod pool;
+pub mod remainder;
 pub mod resync;
 #[cfg(any(test, feature = "simulation"))]
 #[doc(hidden)]

@@ -77,6 +77,7 @@ impl Plan {
         // Names that dead objects keep.
         let mut kept: HashMap<Oid, u64> = HashMap::new();
         for (at, slot) in &survey.slots {
+            let wanted = slot.wanted.is_some() || stands_for_another(survey, at, slot.now);
             if let Some(occupant) = slot.now {
                 match occupant.label.map(|label| label.oid) {
                     None => plan.discard(at, occupant),
@@ -84,7 +85,7 @@ impl Plan {
                         let names = if occupant.kind.is_directory() { 1 } else { occupant.local_nlink };
                         let kept = kept.entry(oid).or_insert(names);
                         *kept = kept.saturating_sub(1);
-                        dead_directories.extend(plan.bury(at, slot.wanted.is_some(), occupant, oid));
+                        dead_directories.extend(plan.bury(at, wanted, occupant, oid));
                     }
                     Some(oid) => {
                         let object = objects.entry(oid).or_default();
@@ -92,7 +93,7 @@ impl Plan {
                         object.local_nlink = occupant.local_nlink;
                         match slot.wanted == Some(oid) {
                             true => object.keeps += 1,
-                            false => object.loses.push((at.clone(), slot.wanted.is_some())),
+                            false => object.loses.push((at.clone(), wanted)),
                         }
                     }
                 }
@@ -224,6 +225,14 @@ impl Plan {
         self.links.extend(gains.map(|to| Step::Link { oid, to }));
         Ok(())
     }
+}
+
+/// Whether another object may have to stand here, because the tree refuses it in the slot that this stands for.
+fn stands_for_another(survey: &Survey, at: &Place, now: Option<Occupant>) -> bool {
+    let Parent::Refused(directory) = at.parent else { return false };
+    let slot = survey.slots.get(&Place::new(Parent::Object(directory), at.name.clone()));
+    let wanted = slot.and_then(|slot| slot.wanted);
+    wanted.is_some() && wanted != now.and_then(|occupant| occupant.label).map(|label| label.oid)
 }
 
 fn is_dead(delta: &Delta, oid: Oid) -> bool {

@@ -3,8 +3,9 @@
 //! Fault model: after the last barrier or flush every single effect survives a power cut or not, independently; one
 //! whose ground did not survive (its directory, its inode, a slot that should have been emptied) is lost too. That
 //! is harsher than ext4, xfs and btrfs, which keep namespace changes in order. The index survives as of the last
-//! flush, so it does not know later inodes, and knows some that are gone. A disk can also be full, fail, and take
-//! its time ([`SimDisk::set_pace`]).
+//! flush, so it does not know later inodes, and knows some that are gone; likewise the records of what was refused. A disk
+//! can also be full, fail, take its time ([`SimDisk::set_pace`]), and refuse some of what it is asked
+//! ([`SimDisk::set_refusing`]).
 //!
 //! Invariant: a crash makes a disk of its own, so what a dying node still does to the old one changes nothing.
 //! For tests of this crate and of others; nothing in production uses it.
@@ -30,11 +31,15 @@ use self::state::{Effect, Node, State};
 use self::tree::SimTree;
 use crate::attributes::{ObjectKind, Timestamp};
 use crate::base::{BaseSpace, Label, TreeError};
+use crate::remainder::Remainder;
+use crate::remainder::refused::Refused;
 use crate::view::LogBytes;
 
 const ROOT: u64 = 1;
 const STAGING: u64 = 2;
 const ORPHANS: u64 = 3;
+/// Holds a directory of refused names for each directory, named by OID.
+const REFUSED: u64 = 4;
 /// What an inode takes, and the granularity of contents.
 pub const BLOCK_BYTES: u64 = 4096;
 /// What a simulated disk can hold: as much as ext4 with blocks of that size.
@@ -94,11 +99,46 @@ struct Sim {
     total_bytes: u64,
     /// Every change and flush fails with it.
     failing: Option<Errno>,
+    /// What it refuses for good.
+    refusing: Option<Refusing>,
+    /// Records of what was refused, as of the last flush.
+    records: BTreeMap<Oid, Refused>,
+}
+
+/// What a disk refuses: decided by a seed for each object, slot and sort of change, so that it is the same every time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Refusing {
+    /// Decides.
+    pub seed: u64,
+    /// One in so many.
+    pub one_in: u64,
+}
+
+impl Refusing {
+    /// What real filesystems answer.
+    const ERRNOS: [Errno; 7] = [
+        Errno::NOSPC,
+        Errno::FBIG,
+        Errno::OPNOTSUPP,
+        Errno::TOOBIG,
+        Errno::PERM,
+        Errno::NAMETOOLONG,
+        Errno::MLINK,
+    ];
+
+    fn answer(&self, about: &[u8]) -> Result<(), Errno> {
+        let hash = xxhash_rust::xxh3::xxh3_64_with_seed(about, self.seed);
+        match hash.is_multiple_of(self.one_in) {
+            true => Err(Refusing::ERRNOS[(hash >> 32) as usize % Refusing::ERRNOS.len()]),
+            false => Ok(()),
+        }
+    }
 }
 
 struct Shared {
     sim: Mutex<Sim>,
     pace: Mutex<Option<Pace>>,
+    remainder: Remainder,
 }
 
 /// See the module. Clones are the same disk.
@@ -126,7 +166,8 @@ impl SimDisk {
         root.label =
             Some(Label { oid: Oid::ROOT, generation: 0, nlink: 2, mode: 0o755, ctime, last_lsn: Lsn::ZERO });
         let hidden = || Node::new(ObjectKind::Directory);
-        let nodes = BTreeMap::from([(ROOT, root), (STAGING, hidden()), (ORPHANS, hidden())]);
+        let nodes =
+            BTreeMap::from([(ROOT, root), (STAGING, hidden()), (ORPHANS, hidden()), (REFUSED, hidden())]);
         let next_oid = Oid::FIRST_FREE.0;
         let now = State { nodes, index: BTreeMap::from([(Oid::ROOT, ROOT)]), next_oid, applied: None };
         SimDisk::with(Sim {
@@ -137,11 +178,39 @@ impl SimDisk {
             fuse: None,
             total_bytes: ROOMY_BYTES,
             failing: None,
+            refusing: None,
+            records: BTreeMap::new(),
         })
     }
 
     fn with(sim: Sim) -> SimDisk {
-        SimDisk(Arc::new(Shared { sim: Mutex::new(sim), pace: Mutex::new(None) }))
+        let remainder = Remainder::stored(sim.now.refused_names(), sim.records.clone());
+        SimDisk(Arc::new(Shared { sim: Mutex::new(sim), pace: Mutex::new(None), remainder }))
+    }
+
+    /// What this disk has refused.
+    pub(crate) fn remainder(&self) -> &Remainder {
+        &self.0.remainder
+    }
+
+    /// From now on it refuses this, or nothing.
+    pub fn set_refusing(&self, refusing: Option<Refusing>) {
+        self.0.sim.lock().refusing = refusing;
+    }
+
+    /// Whether it refuses a sort of change of an object.
+    fn refuses(&self, sort: &str, oid: Oid, about: &[u8]) -> Result<(), TreeError> {
+        let Some(refusing) = self.0.sim.lock().refusing else { return Ok(()) };
+        let all = [sort.as_bytes(), &oid.0.to_le_bytes(), about].concat();
+        refusing.answer(&all).map_err(TreeError::at("do what is refused to", oid))
+    }
+
+    pub(crate) fn is_refusal(&self, error: &TreeError, needs_bytes: u64) -> bool {
+        crate::remainder::is_refusal(error.errno, || {
+            let sim = self.0.sim.lock();
+            let free = sim.total_bytes.saturating_sub(sim.now.used_bytes());
+            free > needs_bytes.saturating_add(sim.total_bytes / 64)
+        })
     }
 
     /// Who decides how long things take.
@@ -179,8 +248,10 @@ impl SimDisk {
                 (state.clone(), state, Vec::new())
             }
         };
-        let (next_inode, total_bytes) = (sim.next_inode, sim.total_bytes);
-        SimDisk::with(Sim { now, durable, since, next_inode, fuse: None, total_bytes, failing: None })
+        let (next_inode, total_bytes, refusing) = (sim.next_inode, sim.total_bytes, sim.refusing);
+        let records = sim.records.clone();
+        let (fuse, failing) = (None, None);
+        SimDisk::with(Sim { now, durable, since, next_inode, fuse, total_bytes, failing, refusing, records })
     }
 
     /// Number of objects that the index knows.
@@ -227,6 +298,9 @@ impl SimDisk {
         let sim = &mut *self.0.sim.lock();
         sim.check("flush")?;
         sim.make_durable();
+        // Only now: what a record gave up to the tree is durable there.
+        sim.burn().map_err(TreeError::at("store records on", "the simulated disk"))?;
+        sim.store(&self.0.remainder);
         Ok(())
     }
 
@@ -250,7 +324,8 @@ impl SimDisk {
     /// Every inode that has a name, with its OID.
     pub fn oids(&self) -> Vec<Option<Oid>> {
         let sim = self.0.sim.lock();
-        let hidden = [STAGING, ORPHANS];
+        let holders = sim.now.nodes[&REFUSED].children.values();
+        let hidden: Vec<u64> = holders.copied().chain([STAGING, ORPHANS, REFUSED]).collect();
         let shown = sim.now.nodes.iter().filter(|(inode, _)| !hidden.contains(inode));
         shown.map(|(_, node)| node.label.map(|label| label.oid)).collect()
     }
@@ -285,11 +360,7 @@ impl SimDisk {
             if grows > 0 && sim.now.used_bytes() + grows > sim.total_bytes {
                 return Err(TreeError::at("find room for", at.to_string())(Errno::NOSPC));
             }
-            match &mut sim.fuse {
-                Some(0) => return Err(TreeError::at("go on after the crash at", at.to_string())(Errno::IO)),
-                Some(left) => *left -= 1,
-                None => {}
-            }
+            sim.burn().map_err(|errno| TreeError::at("go on after the crash at", at.to_string())(errno))?;
             let performed = sim.now.perform(&effect);
             performed.map_err(|error| TreeError::at("perform", format!("{effect:?}"))(error))?;
             sim.since.push(effect);
@@ -303,6 +374,27 @@ impl SimDisk {
 }
 
 impl Sim {
+    /// One step nearer to the crash.
+    fn burn(&mut self) -> Result<(), Errno> {
+        match &mut self.fuse {
+            Some(0) => return Err(Errno::IO),
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn store(&mut self, remainder: &Remainder) {
+        let unstored = remainder.unstored();
+        remainder.stored_now(unstored.iter().map(|(oid, _)| *oid));
+        for (oid, refused) in unstored {
+            match refused {
+                Some(refused) => drop(self.records.insert(oid, Refused::clone(&refused))),
+                None => drop(self.records.remove(&oid)),
+            }
+        }
+    }
+
     fn check(&self, doing: &'static str) -> Result<(), TreeError> {
         self.failing.map_or(Ok(()), |errno| Err(TreeError::at(doing, "the simulated disk")(errno)))
     }
@@ -330,7 +422,9 @@ impl Sim {
 impl SimDisk {
     /// Everything so far is durable, whatever fails from now on.
     pub(crate) fn sync(&self) {
-        self.0.sim.lock().make_durable();
+        let sim = &mut *self.0.sim.lock();
+        sim.make_durable();
+        sim.store(&self.0.remainder);
     }
 
     /// Everything after `effects` more effects fails.
@@ -346,5 +440,6 @@ impl SimDisk {
         sim.now = state.clone();
         sim.durable = state;
         sim.fuse = None;
+        self.0.remainder.load(sim.now.refused_names(), sim.records.clone());
     }
 }

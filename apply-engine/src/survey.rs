@@ -23,7 +23,7 @@ use crate::tree::{Occupant, Parent, Place, Tree, oid_of_name};
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Survey {
-    /// Touched slots, everything in staging, and the orphans that the Delta knows.
+    /// Touched slots and what stands for them, everything in staging, and the orphans that the Delta knows.
     pub slots: BTreeMap<Place, Standing>,
     /// Objects that exist although no surveyed slot holds them, by handle.
     pub elsewhere: HashMap<Oid, Occupant>,
@@ -101,9 +101,25 @@ impl<T: Tree> Taking<'_, T> {
             let wanted = (object.state != ObjectState::Dead).then_some(oid);
             self.record(Place::new(Parent::Orphans, name), wanted)?;
         }
+        self.refused()?;
         for (oid, _) in self.delta.objects().filter(|(_, object)| object.state == ObjectState::Orphan) {
             let slot = self.survey.slots.entry(Place::orphan(oid));
             slot.or_insert(Standing { now: None, wanted: None }).wanted = Some(oid);
+        }
+        Ok(())
+    }
+
+    /// What stands for touched slots that the tree has refused goes to the slot itself, as from any other place: so it is
+    /// tried again. Of a directory that is described completely, or is dead, that is everything.
+    fn refused(&mut self) -> Result<(), ApplyError> {
+        for directory in self.tree.remainder().directories() {
+            let object = self.delta.object(directory);
+            let all = object.is_some_and(|object| object.born.is_some() || object.state == ObjectState::Dead);
+            for name in self.tree.list(&Parent::Refused(directory))? {
+                if all || self.delta.slot(directory, name.as_ref()).is_some() {
+                    self.record(Place::new(Parent::Refused(directory), name), None)?;
+                }
+            }
         }
         Ok(())
     }

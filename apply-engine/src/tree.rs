@@ -12,6 +12,7 @@ use crate::attributes::{ObjectKind, Timestamp};
 use crate::base::{Label, TreeError};
 use crate::delta::Birth;
 use crate::name::Name;
+use crate::remainder::Remainder;
 
 /// A directory that holds slots.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -24,6 +25,8 @@ pub(crate) enum Parent {
     Orphans,
     /// A directory in staging that is to be taken apart.
     Staged(Name),
+    /// Where names live that the tree has refused in a directory of the volume.
+    Refused(Oid),
 }
 
 /// A slot.
@@ -36,6 +39,13 @@ pub(crate) struct Place {
 impl Place {
     pub fn new(parent: Parent, name: Name) -> Place {
         Place { parent, name }
+    }
+    /// What stands for a slot that the tree refuses.
+    pub fn refused(&self) -> Option<Place> {
+        match self.parent {
+            Parent::Object(directory) => Some(Place::new(Parent::Refused(directory), self.name.clone())),
+            _ => None,
+        }
     }
     /// Where an object waits for its slot.
     pub fn staged(oid: Oid) -> Place {
@@ -53,6 +63,7 @@ impl fmt::Display for Place {
             Parent::Object(oid) => write!(f, "{oid}/{:?}", self.name),
             Parent::Staging => write!(f, ".twinfiler/staging/{:?}", self.name),
             Parent::Orphans => write!(f, ".twinfiler/orphans/{:?}", self.name),
+            Parent::Refused(oid) => write!(f, ".twinfiler/remainder/names/{}/{:?}", oid.0, self.name),
             Parent::Staged(above) => write!(f, ".twinfiler/staging/{above:?}/{:?}", self.name),
         }
     }
@@ -87,6 +98,8 @@ pub(crate) struct LocalAttributes {
     pub size: u64,
     pub uid: u32,
     pub gid: u32,
+    pub atime: Timestamp,
+    pub mtime: Timestamp,
     pub label: Label,
 }
 
@@ -111,7 +124,7 @@ pub(crate) enum Fill {
 
 type Done<T = ()> = Result<T, TreeError>;
 
-/// See the module. Effects on an object that is not there fail with `ENOENT`.
+/// See the module. The tree itself, without what it has refused, but for what says otherwise. Effects on an object that is not there fail with `ENOENT`.
 pub(crate) trait Tree: Sync {
     /// What stands in a slot; `None` also when the directory is not there.
     fn occupant(&self, at: &Place) -> Done<Option<Occupant>>;
@@ -150,8 +163,44 @@ pub(crate) trait Tree: Sync {
     fn set_xattr(&self, oid: Oid, name: &[u8], value: &[u8]) -> Done;
     /// Removing what is not there is fine.
     fn remove_xattr(&self, oid: Oid, name: &[u8]) -> Done;
+    /// Writes bytes into a file.
+    fn write_bytes(&self, oid: Oid, offset: u64, bytes: &[u8]) -> Done;
+    /// The bytes at an LSN, which lie in one payload.
+    fn log_bytes(&self, from: Lsn, len_bytes: usize) -> Done<Vec<u8>>;
     fn set_owner(&self, oid: Oid, uid: u32, gid: u32) -> Done;
     fn set_mode(&self, oid: Oid, mode: u32) -> Done;
     fn set_times(&self, oid: Oid, atime: Option<Timestamp>, mtime: Option<Timestamp>) -> Done;
     fn set_label(&self, oid: Oid, label: &Label) -> Done;
+
+    /// What the tree has refused.
+    fn remainder(&self) -> &Remainder;
+    /// Whether this is for good, and not because the disk is full (it has to have so much room beside) or fails.
+    fn is_refusal(&self, error: &TreeError, needs_bytes: u64) -> bool;
+    /// Notes which refused names there are, and takes away what held those that are gone.
+    fn prune_refused(&self) -> Done;
+
+    /// What stands in a slot as readers see it; and what carries no label, where nothing does that.
+    fn seen(&self, at: &Place) -> Done<Option<Occupant>> {
+        let kept = match (&at.parent, at.refused()) {
+            (Parent::Object(directory), Some(kept)) if self.remainder().has_names(*directory) => {
+                self.occupant(&kept)?
+            }
+            _ => None,
+        };
+        match kept {
+            Some(occupant) if occupant.label.is_some() => Ok(kept),
+            _ => Ok(self.occupant(at)?.or(kept)),
+        }
+    }
+
+    /// Names in a directory of the volume likewise.
+    fn seen_names(&self, directory: Oid) -> Done<Vec<Name>> {
+        let mut names = self.list(&Parent::Object(directory))?;
+        if self.remainder().has_names(directory) {
+            names.extend(self.list(&Parent::Refused(directory))?);
+            names.sort_unstable();
+            names.dedup();
+        }
+        Ok(names)
+    }
 }

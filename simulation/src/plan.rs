@@ -1,6 +1,7 @@
 //! What a seed decides before anything happens: what the pair is like, what its clients do, and the faults.
 
 use crate::schedule::{self, Fault, Kinds};
+use apply_engine::simulation::Refusing;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -80,6 +81,12 @@ impl Plan {
             latency_us: [20, slowest],
             flush_us: [500, 5_000, 40_000][rng.random_range(0..3)],
         }
+    }
+
+    /// What a host's disk refuses for good: in one seed of four, one change in so many, on each host others.
+    pub fn refusing(&self, host: usize) -> Option<Refusing> {
+        let one_in = 24;
+        (self.seed % 4 == 3).then_some(Refusing { seed: self.seed ^ host as u64, one_in })
     }
 
     /// Whether power takes the logs away.

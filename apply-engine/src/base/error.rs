@@ -156,6 +156,17 @@ pub enum OpenError {
         /// What is wrong.
         why: LabelError,
     },
+    /// What the filesystem refused of an object, and was kept beside it, cannot be read.
+    #[error(
+        ".twinfiler/remainder/objects/{}: {why}; parts of that object are nowhere else on this node: restore the file, or remove it and resync this node",
+        oid.0
+    )]
+    Remainder {
+        /// The object.
+        oid: ids::Oid,
+        /// What is wrong.
+        why: &'static str,
+    },
     /// An object without a label.
     #[error(
         "{path} has no label: it was put there behind Twinfiler's back; move it away and copy it in through a mount"

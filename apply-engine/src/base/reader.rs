@@ -3,15 +3,17 @@
 //!
 //! An inode without a label was put there behind our back, or by a consistency point that is under way (a Delta
 //! then hides it): it is not listed, and a look-up that gets as far as here fails with EIO, so that nothing is
-//! ever made in its place.
+//! ever made in its place. What the filesystem has refused is read with it ([`crate::remainder`]).
 
 use ids::Oid;
 use rustix::fs::{Advice, SeekFrom};
 use rustix::io::Errno;
+use std::collections::HashSet;
 use std::io;
 use std::num::NonZeroU64;
 use std::ops::ControlFlow;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 
 use super::inode::{self, Inode, open_child, os};
 use super::label::{LABEL_BYTES, LABEL_XATTR, Label};
@@ -19,6 +21,7 @@ use super::{Base, MetadataSpace, TreeError, btrfs, examine, is_reserved_in_root}
 use crate::attributes::{Attributes, ObjectKind, Timestamp};
 use crate::delta::Target;
 use crate::name::NameRef;
+use crate::remainder::refused::Refused;
 use crate::view::{BaseEntry, BaseReader};
 
 /// Room in the filesystem that holds the base.
@@ -73,6 +76,43 @@ impl Base {
         Ok(act(&*self.inode(oid)?)?)
     }
 
+    /// What the tree has refused of an object's content.
+    fn refused_content(&self, oid: Oid) -> Option<Arc<Refused>> {
+        self.remainder().object(oid).filter(|refused| refused.has_content())
+    }
+
+    /// Content as `read` reads it, and what the tree has refused of it.
+    fn read_with(
+        &self,
+        oid: Oid,
+        offset: u64,
+        buf: &mut [u8],
+        read: impl FnOnce(&Inode, &mut [u8]) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let inode = self.inode(oid)?;
+        let Some(refused) = self.refused_content(oid) else { return read(&inode, buf) };
+        let size = u64::try_from(inode.stat()?.st_size).unwrap_or(0);
+        refused.read(size, offset, buf, |buf| if offset < size { read(&inode, buf) } else { Ok(0) })
+    }
+
+    fn tree_size(&self, oid: Oid) -> io::Result<u64> {
+        self.on(oid, |inode| Ok(u64::try_from(inode.stat()?.st_size).unwrap_or(0)))
+    }
+
+    /// What stands under a name that the tree has refused.
+    fn lookup_refused(&self, parent: Oid, name: NameRef<'_>) -> io::Result<Option<Target>> {
+        let found =
+            self.refused_fd(parent).and_then(|directory| open_child(directory.as_fd(), name.as_bytes()));
+        let fd = match found {
+            Err(Errno::NOENT) => return Ok(None),
+            other => other?,
+        };
+        let (stat, label) = examine(fd.as_fd(), &format_args!("{parent}/{name:?}"))?;
+        let Some(label) = label else { return Ok(None) };
+        let inode = self.keep(fd, &stat, label)?;
+        Ok(Some(Target { oid: label.oid, kind: inode.kind() }))
+    }
+
     fn seek(&self, oid: Oid, to: SeekFrom) -> io::Result<Option<u64>> {
         self.on(oid, |inode| match rustix::fs::seek(inode.file()?, to) {
             Ok(at) => Ok(Some(at)),
@@ -102,6 +142,11 @@ impl BaseReader for Base {
             Err(TreeError { errno: Errno::NOENT, .. }) => return Ok(None),
             other => other?,
         };
+        if self.remainder().has_names(parent)
+            && let Some(found) = self.lookup_refused(parent, name)?
+        {
+            return Ok(Some(found));
+        }
         let fd = match open_child(directory.fd(), name.as_bytes()) {
             Err(Errno::NOENT) => return Ok(None),
             other => other?,
@@ -121,7 +166,7 @@ impl BaseReader for Base {
         let (stat, label) = (inode.stat()?, inode.label()?);
         let time = |secs: i64, nanos| Timestamp { secs, nanos };
         let is_directory = inode.kind().is_directory();
-        Ok(Attributes {
+        let mut attributes = Attributes {
             oid,
             kind: inode.kind(),
             mode: stat.st_mode & 0o7777,
@@ -139,7 +184,11 @@ impl BaseReader for Base {
                 _ => 0,
             },
             generation: label.generation,
-        })
+        };
+        if let Some(refused) = self.remainder().object(oid) {
+            refused.patch(&mut attributes);
+        }
+        Ok(attributes)
     }
 
     fn parent(&self, directory: Oid) -> io::Result<Oid> {
@@ -151,30 +200,34 @@ impl BaseReader for Base {
         let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
         let above = rustix::fs::openat(inode.fd(), c"..", flags, rustix::fs::Mode::empty())?;
         let (_, label) = examine(above.as_fd(), &format_args!("the parent of {directory}"))?;
-        label.map(|label| label.oid).ok_or_else(|| Errno::NOENT.into())
+        match label {
+            Some(label) => Ok(label.oid),
+            None => self.refused_by(above.as_fd())?.ok_or_else(|| Errno::NOENT.into()),
+        }
     }
 
     fn read_at(&self, oid: Oid, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         if_simulated!(self, disk => BaseReader::read_at(disk, oid, offset, buf));
-        Ok(inode::read(self.inode(oid)?.file()?, offset, buf)?)
+        self.read_with(oid, offset, buf, |inode, buf| Ok(inode::read(inode.file()?, offset, buf)?))
     }
 
     fn read_once(&self, oid: Oid, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         if_simulated!(self, disk => BaseReader::read_at(disk, oid, offset, buf));
-        let inode = self.inode(oid)?;
-        let last = offset.saturating_add((buf.len() as u64).saturating_sub(1));
-        if inode::is_cached(inode.file()?, last) {
-            return Ok(inode::read(inode.file()?, offset, buf)?);
-        }
-        // A descriptor of its own, so that nothing is read ahead for it that would have to be dropped again later.
-        let file = inode.open_once()?;
-        let _not_advised = rustix::fs::fadvise(&file, 0, None, Advice::Random);
-        let filled = inode::read(file.as_fd(), offset, buf)?;
-        if let Some(len) = NonZeroU64::new(filled as u64) {
-            // Advice: a filesystem that does not take it keeps what it likes.
-            let _kept = rustix::fs::fadvise(&file, offset, Some(len), Advice::DontNeed);
-        }
-        Ok(filled)
+        self.read_with(oid, offset, buf, |inode, buf| {
+            let last = offset.saturating_add((buf.len() as u64).saturating_sub(1));
+            if inode::is_cached(inode.file()?, last) {
+                return Ok(inode::read(inode.file()?, offset, buf)?);
+            }
+            // A descriptor of its own, so that nothing is read ahead for it that would have to be dropped again later.
+            let file = inode.open_once()?;
+            let _not_advised = rustix::fs::fadvise(&file, 0, None, Advice::Random);
+            let filled = inode::read(file.as_fd(), offset, buf)?;
+            if let Some(len) = NonZeroU64::new(filled as u64) {
+                // Advice: a filesystem that does not take it keeps what it likes.
+                let _kept = rustix::fs::fadvise(&file, offset, Some(len), Advice::DontNeed);
+            }
+            Ok(filled)
+        })
     }
 
     fn readdir(
@@ -184,34 +237,27 @@ impl BaseReader for Base {
     ) -> io::Result<()> {
         if_simulated!(self, disk => BaseReader::readdir(disk, directory, visit));
         let inode = self.inode(directory)?;
-        let prefix = inode::proc_path(inode.fd());
-        for entry in inode::read_directory(inode.fd())? {
-            let entry = entry?;
-            let Ok(name) = NameRef::new(entry.file_name().to_bytes()) else { continue };
-            if directory == Oid::ROOT && is_reserved_in_root(name.as_bytes()) {
-                continue;
-            }
-            // One component below a descriptor, not followed: this can not leave the directory.
-            let path = std::path::Path::new(&prefix).join(os(name.as_bytes()));
-            let mut bytes = [0; LABEL_BYTES];
-            let label = match rustix::fs::lgetxattr(&path, LABEL_XATTR, &mut bytes[..]) {
-                Ok(len) => Label::decode(&bytes[..len]).map_err(io::Error::other)?,
-                Err(Errno::NODATA | Errno::NOENT) => continue,
-                Err(errno) => return Err(errno.into()),
+        let mut elsewhere = HashSet::new();
+        if self.remainder().has_names(directory) {
+            let refused = self.refused_fd(directory).map(Some).or_else(|errno| match errno {
+                Errno::NOENT => Ok(None),
+                errno => Err(errno),
+            })?;
+            let mut keep = |entry: BaseEntry<'_>| {
+                elsewhere.insert(entry.name.as_bytes().to_vec());
+                visit(entry)
             };
-            let kind = match ObjectKind::from_st_mode(entry.file_type().as_raw_mode()) {
-                Some(kind) => kind,
-                None => match rustix::fs::lstat(&path) {
-                    Ok(stat) => inode::kind_of(&stat)?,
-                    Err(Errno::NOENT) => continue,
-                    Err(errno) => return Err(errno.into()),
-                },
-            };
-            if visit(BaseEntry { name, oid: label.oid, kind }).is_break() {
-                break;
+            if let Some(refused) = refused
+                && read_entries(refused.as_fd(), &|_| false, &mut keep)?.is_break()
+            {
+                return Ok(());
             }
         }
-        Ok(())
+        let hidden = |name: &[u8]| {
+            directory == Oid::ROOT && is_reserved_in_root(name)
+                || !elsewhere.is_empty() && elsewhere.contains(name)
+        };
+        read_entries(inode.fd(), &hidden, visit).map(drop)
     }
 
     fn readlink(&self, oid: Oid) -> io::Result<Vec<u8>> {
@@ -221,22 +267,40 @@ impl BaseReader for Base {
 
     fn xattr(&self, oid: Oid, name: &[u8]) -> io::Result<Option<Vec<u8>>> {
         if_simulated!(self, disk => BaseReader::xattr(disk, oid, name));
+        if let Some(value) =
+            self.remainder().object(oid).and_then(|refused| refused.xattrs.get(name).cloned())
+        {
+            return Ok(value);
+        }
         self.on(oid, |inode| inode.xattr(name))
     }
 
     fn xattr_names(&self, oid: Oid) -> io::Result<Vec<Vec<u8>>> {
         if_simulated!(self, disk => BaseReader::xattr_names(disk, oid));
-        self.on(oid, Inode::xattr_names)
+        let mut names = self.on(oid, Inode::xattr_names)?;
+        if let Some(refused) = self.remainder().object(oid) {
+            refused.patch_names(&mut names);
+        }
+        Ok(names)
     }
 
     fn seek_data(&self, oid: Oid, offset: u64) -> io::Result<Option<u64>> {
         if_simulated!(self, disk => BaseReader::seek_data(disk, oid, offset));
-        self.seek(oid, SeekFrom::Data(offset))
+        let found = self.seek(oid, SeekFrom::Data(offset))?;
+        match self.refused_content(oid) {
+            None => Ok(found),
+            Some(refused) => Ok(refused.seek_data(self.tree_size(oid)?, offset, found)),
+        }
     }
 
     fn seek_hole(&self, oid: Oid, offset: u64) -> io::Result<Option<u64>> {
         if_simulated!(self, disk => BaseReader::seek_hole(disk, oid, offset));
-        self.seek(oid, SeekFrom::Hole(offset))
+        match self.refused_content(oid) {
+            None => self.seek(oid, SeekFrom::Hole(offset)),
+            Some(refused) => {
+                refused.seek_hole(self.tree_size(oid)?, offset, |at| self.seek(oid, SeekFrom::Hole(at)))
+            }
+        }
     }
 
     fn orphans(&self) -> io::Result<Vec<Oid>> {
@@ -244,4 +308,40 @@ impl BaseReader for Base {
         let names = inode::list_names(self.orphans_fd())?;
         Ok(names.iter().filter_map(|name| std::str::from_utf8(name).ok()?.parse().ok().map(Oid)).collect())
     }
+}
+
+/// Shows `visit` the labelled entries of a directory.
+fn read_entries(
+    directory: BorrowedFd<'_>,
+    hidden: &dyn Fn(&[u8]) -> bool,
+    visit: &mut dyn FnMut(BaseEntry<'_>) -> ControlFlow<()>,
+) -> io::Result<ControlFlow<()>> {
+    let prefix = inode::proc_path(directory);
+    for entry in inode::read_directory(directory)? {
+        let entry = entry?;
+        let Ok(name) = NameRef::new(entry.file_name().to_bytes()) else { continue };
+        if hidden(name.as_bytes()) {
+            continue;
+        }
+        // One component below a descriptor, not followed: this can not leave the directory.
+        let path = std::path::Path::new(&prefix).join(os(name.as_bytes()));
+        let mut bytes = [0; LABEL_BYTES];
+        let label = match rustix::fs::lgetxattr(&path, LABEL_XATTR, &mut bytes[..]) {
+            Ok(len) => Label::decode(&bytes[..len]).map_err(io::Error::other)?,
+            Err(Errno::NODATA | Errno::NOENT) => continue,
+            Err(errno) => return Err(errno.into()),
+        };
+        let kind = match ObjectKind::from_st_mode(entry.file_type().as_raw_mode()) {
+            Some(kind) => kind,
+            None => match rustix::fs::lstat(&path) {
+                Ok(stat) => inode::kind_of(&stat)?,
+                Err(Errno::NOENT) => continue,
+                Err(errno) => return Err(errno.into()),
+            },
+        };
+        if visit(BaseEntry { name, oid: label.oid, kind }).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+    }
+    Ok(ControlFlow::Continue(()))
 }

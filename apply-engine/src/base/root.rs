@@ -137,6 +137,7 @@ impl Base {
             adopt::rebuild_index(&base)?;
             base.index_trouble(&format!("it was missing or could not be used, and was rebuilt: {why}"));
         }
+        base.try_remainder_again();
         Ok(base)
     }
 
@@ -208,6 +209,7 @@ fn assemble(
     let index_inode = hidden.inode_of(INDEX_NAME);
     let index_trouble = Mutex::new(None);
     let index_failed = AtomicBool::new(false);
+    let remainder = super::remainder::load(root.as_fd())?;
     let local = Local {
         staging,
         orphans,
@@ -218,6 +220,7 @@ fn assemble(
         index_failed,
         index_inode,
         index_trouble,
+        remainder,
         cache,
         limits,
     };

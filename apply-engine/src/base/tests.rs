@@ -5,6 +5,7 @@
 mod adoption;
 mod applying;
 mod opening;
+mod remainder;
 pub(crate) mod room;
 mod strangers;
 mod volume_image;

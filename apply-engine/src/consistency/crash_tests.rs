@@ -12,8 +12,9 @@ use rand::{Rng, SeedableRng};
 use super::{ApplyError, apply_to};
 use crate::delta::{Delta, RecordPosition, Vanished};
 use crate::oracle::{Generator, MemoryLog, Step, difference};
-use crate::simulation::SimDisk;
+use crate::remainder::tolerant::Tolerant;
 use crate::simulation::tree::SimTree;
+use crate::simulation::{Refusing, SimDisk};
 use crate::view::Layers;
 
 /// Crashes in a row before a run may come to its end.
@@ -64,9 +65,10 @@ impl World {
 
 /// Several consistency points, each cut short by crashes; recovery runs over all records since the last one
 /// that ended, as many as were committed by then.
-fn survive(seed: u64, points: usize, records: usize) {
+fn survive(seed: u64, points: usize, records: usize, refusing: Option<Refusing>) -> World {
     let mut rng = StdRng::seed_from_u64(seed ^ 0x5eed);
     let mut world = World::new(seed);
+    world.tree.set_refusing(refusing);
     for _ in 0..points {
         let mut steps = world.steps(rng.random_range(1..=records));
         let mut vanished = Vanished::Forget;
@@ -90,6 +92,24 @@ fn survive(seed: u64, points: usize, records: usize) {
         world.check();
         world.tree.sync();
     }
+    world
+}
+
+/// The same on a tree that refuses some of it for good. Then it refuses nothing any more, and takes all that was kept.
+fn survive_refusals(seed: u64, points: usize, records: usize, one_in: u64) -> usize {
+    let world = survive(seed, points, records, Some(Refusing { seed, one_in }));
+    let (_, kept) = world.tree.remainder().held(0);
+    world.tree.restart(&mut StdRng::seed_from_u64(seed), 1.0);
+    world.check();
+    assert_eq!(world.tree.remainder().held(0).1, kept, "a restart finds all that was kept");
+    world.tree.set_refusing(None);
+    Tolerant(&world.tree).try_all_again().expect("nothing is refused any more");
+    assert!(world.tree.remainder().is_empty(), "{:?}", world.tree.remainder().held(9));
+    world.check();
+    // What the records gave up to the tree was not flushed: a crash must find it in one of both.
+    world.tree.restart(&mut StdRng::seed_from_u64(seed ^ 1), 0.5);
+    world.check();
+    kept
 }
 
 proptest! {
@@ -99,14 +119,27 @@ proptest! {
     fn a_crash_anywhere_with_any_surviving_effects_is_repaired(
         seed: u64, points in 1..4usize, records in 1..60usize,
     ) {
-        survive(seed, points, records);
+        survive(seed, points, records, None);
     }
+
+    #[test]
+    fn what_is_refused_is_kept_whatever_a_crash_leaves(
+        seed: u64, points in 1..4usize, records in 1..60usize, one_in in 1..12u64,
+    ) {
+        survive_refusals(seed, points, records, one_in);
+    }
+}
+
+#[test]
+fn much_is_refused_and_all_of_it_is_kept() {
+    let kept: usize = (0..20).map(|seed| survive_refusals(seed, 2, 50, 3)).sum();
+    assert!(kept > 200, "only {kept} refusals: the tree takes nearly everything");
 }
 
 /// A directory that lost its label in a crash, with what was made in it, stands where another one is wanted.
 #[test]
 fn an_adopted_directory_brings_nothing_with_it() {
-    survive(8_056_702_502_401_702_802, 1, 47);
+    survive(8_056_702_502_401_702_802, 1, 47, None);
 }
 
 /// The same, one effect further each time, for one busy Delta: no crash point is left to luck.

@@ -1,6 +1,6 @@
 //! The primitive effects of a consistency point on the real base, as system calls.
 
-use ids::Oid;
+use ids::{Lsn, Oid};
 use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -9,9 +9,11 @@ use std::sync::Arc;
 use super::uring::{self, PayloadSource};
 use crate::attributes::{ObjectKind, Timestamp};
 use crate::base::inode::{self, Inode, open_child};
+use crate::base::remainder::has_room;
 use crate::base::{Base, Label, TreeError, examine};
 use crate::delta::Birth;
 use crate::name::Name;
+use crate::remainder::{Remainder, is_refusal};
 use crate::resync::ResyncError;
 use crate::resync::site::Site;
 use crate::tree::{FileWrite, Fill, LocalAttributes, Occupant, Parent, Place, Tree};
@@ -50,9 +52,26 @@ impl<'a, S> BaseTree<'a, S> {
             Parent::Object(oid) => Ok(Directory::Object(self.base.inode(*oid)?)),
             Parent::Staging => Ok(Directory::Hidden(self.base.staging_fd())),
             Parent::Orphans => Ok(Directory::Hidden(self.base.orphans_fd())),
+            Parent::Refused(oid) => self
+                .base
+                .refused_fd(*oid)
+                .map(Directory::Staged)
+                .map_err(TreeError::at("open the refused names of", oid)),
             Parent::Staged(name) => open_child(self.base.staging_fd(), name.as_bytes())
                 .map(Directory::Staged)
                 .map_err(TreeError::at("open", format_args!(".twinfiler/staging/{name:?}"))),
+        }
+    }
+
+    /// For a new name in it.
+    fn directory_for_new(&self, parent: &Parent) -> Result<Directory<'_>, TreeError> {
+        match parent {
+            Parent::Refused(oid) => self
+                .base
+                .make_refused_fd(*oid)
+                .map(Directory::Staged)
+                .map_err(TreeError::at("make room for the refused names of", oid)),
+            parent => self.directory(parent),
         }
     }
 
@@ -123,7 +142,11 @@ impl<S: PayloadSource> Tree for BaseTree<'_, S> {
 
     fn list(&self, parent: &Parent) -> Result<Vec<Name>, TreeError> {
         let named = |errno| TreeError { doing: "list", at: format!("{parent:?}"), errno };
-        let names = inode::list_names(self.directory(parent)?.as_fd()).map_err(named)?;
+        let directory = match (self.directory(parent), parent) {
+            (Err(TreeError { errno: Errno::NOENT, .. }), Parent::Refused(_)) => return Ok(Vec::new()),
+            (other, _) => other?,
+        };
+        let names = inode::list_names(directory.as_fd()).map_err(named)?;
         names.iter().map(|name| Name::new(name).map_err(|_| named(Errno::INVAL))).collect()
     }
 
@@ -153,9 +176,14 @@ impl<S: PayloadSource> Tree for BaseTree<'_, S> {
     }
 
     fn create(&self, at: &Place, birth: &Birth, label: &Label) -> Result<(), TreeError> {
-        let directory = self.directory(&at.parent)?;
+        let directory = self.directory_for_new(&at.parent)?;
         let fd = self.make(directory.as_fd(), at, birth).map_err(TreeError::at("create", at))?;
-        inode::write_first_label(fd.as_fd(), label).map_err(TreeError::at("label", at))?;
+        if let Err(errno) = inode::write_first_label(fd.as_fd(), label) {
+            // Nothing may stand there without a label when this is refused and goes elsewhere.
+            let flags = if birth.kind.is_directory() { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+            let _gone = rustix::fs::unlinkat(directory.as_fd(), at.name.as_bytes(), flags);
+            return Err(TreeError::at("label", at)(errno));
+        }
         let stat = rustix::fs::fstat(&fd).map_err(TreeError::at("stat", at))?;
         let inode = match birth.kind {
             ObjectKind::File => Inode::new_open(fd, &stat, label.oid),
@@ -171,14 +199,14 @@ impl<S: PayloadSource> Tree for BaseTree<'_, S> {
     }
 
     fn rename(&self, from: &Place, to: &Place) -> Result<(), TreeError> {
-        let (old, new) = (self.directory(&from.parent)?, self.directory(&to.parent)?);
+        let (old, new) = (self.directory(&from.parent)?, self.directory_for_new(&to.parent)?);
         let (old_name, new_name) = (from.name.as_bytes(), to.name.as_bytes());
         rustix::fs::renameat_with(old.as_fd(), old_name, new.as_fd(), new_name, RenameFlags::NOREPLACE)
             .map_err(TreeError::at("rename", format_args!("{from} to {to}")))
     }
 
     fn link(&self, oid: Oid, to: &Place) -> Result<(), TreeError> {
-        let (inode, directory) = (self.base.inode(oid)?, self.directory(&to.parent)?);
+        let (inode, directory) = (self.base.inode(oid)?, self.directory_for_new(&to.parent)?);
         rustix::fs::linkat(inode.fd(), c"", directory.as_fd(), to.name.as_bytes(), AtFlags::EMPTY_PATH)
             .map_err(TreeError::at("link", format_args!("{oid} to {to}")))
     }
@@ -215,11 +243,14 @@ impl<S: PayloadSource> Tree for BaseTree<'_, S> {
     fn attributes(&self, oid: Oid) -> Result<LocalAttributes, TreeError> {
         self.on(oid, "stat", |inode| {
             let stat = inode.stat()?;
+            let time = |secs, nanos| Timestamp { secs, nanos: u32::try_from(nanos).unwrap_or(0) };
             Ok(LocalAttributes {
                 kind: inode.kind(),
                 size: u64::try_from(stat.st_size).unwrap_or(0),
                 uid: stat.st_uid,
                 gid: stat.st_gid,
+                atime: time(stat.st_atime, stat.st_atime_nsec),
+                mtime: time(stat.st_mtime, stat.st_mtime_nsec),
                 label: inode.label()?,
             })
         })
@@ -289,19 +320,23 @@ impl<S: PayloadSource> Tree for BaseTree<'_, S> {
     fn set_label(&self, oid: Oid, label: &Label) -> Result<(), TreeError> {
         self.on(oid, "label", |inode| inode.set_label(label))
     }
-}
 
-impl<S: PayloadSource> Site for BaseTree<'_, S> {
-    fn reader(&self) -> &dyn BaseReader {
+    fn log_bytes(&self, from: Lsn, len_bytes: usize) -> Result<Vec<u8>, TreeError> {
+        self.log.copy(from, len_bytes).map_err(TreeError::at("read the log at", from))
+    }
+
+    fn remainder(&self) -> &Remainder {
+        self.base.remainder()
+    }
+
+    fn is_refusal(&self, error: &TreeError, needs_bytes: u64) -> bool {
+        is_refusal(error.errno, || has_room(self.base, needs_bytes))
+    }
+
+    fn prune_refused(&self) -> Result<(), TreeError> {
         self.base
-    }
-
-    fn known(&self, from: Oid, max: usize) -> Result<Vec<Oid>, ResyncError> {
-        Ok(self.base.known(from, max)?)
-    }
-
-    fn renumber(&self, from: Oid, to: Oid) -> Result<(), TreeError> {
-        self.base.renumber(from, to)
+            .prune_refused()
+            .map_err(TreeError::at("look at the refused names of", self.base.path().display()))
     }
 
     fn write_bytes(&self, oid: Oid, offset: u64, bytes: &[u8]) -> Result<(), TreeError> {
@@ -317,5 +352,23 @@ impl<S: PayloadSource> Site for BaseTree<'_, S> {
             }
             Ok(())
         })
+    }
+}
+
+impl<S: PayloadSource> Site for BaseTree<'_, S> {
+    fn reader(&self) -> &dyn BaseReader {
+        self.base
+    }
+
+    fn known(&self, from: Oid, max: usize) -> Result<Vec<Oid>, ResyncError> {
+        Ok(self.base.known(from, max)?)
+    }
+
+    fn move_refused(&self, from: Oid, to: Oid) -> Result<(), TreeError> {
+        self.base.move_refused(from, to).map_err(TreeError::at("move the refused names of", from))
+    }
+
+    fn renumber(&self, from: Oid, to: Oid) -> Result<(), TreeError> {
+        self.base.renumber(from, to)
     }
 }

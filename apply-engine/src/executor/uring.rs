@@ -50,6 +50,8 @@ pub(crate) trait PayloadSource: Sync {
     type Bytes: PinnedBytes;
     /// The bytes at an LSN, which lie in one payload.
     fn bytes(&self, from: Lsn, len_bytes: usize) -> Result<Self::Bytes, Errno>;
+    /// A copy of them.
+    fn copy(&self, from: Lsn, len_bytes: usize) -> Result<Vec<u8>, Errno>;
 }
 
 impl PayloadSource for nvlog::Log {
@@ -59,6 +61,11 @@ impl PayloadSource for nvlog::Log {
             tracing::error!(%from, len_bytes, ?trimmed, "a record was trimmed before it was applied");
             Errno::STALE
         })
+    }
+    fn copy(&self, from: Lsn, len_bytes: usize) -> Result<Vec<u8>, Errno> {
+        let mut bytes = vec![0; len_bytes];
+        self.copy_out(from, &mut bytes).map_err(|_| Errno::STALE)?;
+        Ok(bytes)
     }
 }
 

@@ -11,8 +11,8 @@ use std::io;
 use super::ResyncError;
 use super::capture::Capture;
 use super::site::Site;
-use crate::executor::xattrs;
 use crate::holes::{self, next_data};
+use crate::remainder::tolerant::Tolerant;
 use crate::tree::Fill;
 use crate::view::BaseReader;
 
@@ -83,6 +83,7 @@ pub(super) fn read(
 
 /// See [`super::shrink_file`].
 pub(super) fn shrink(site: &impl Site, file: &Capture) -> Result<(), ResyncError> {
+    let site = Tolerant(site);
     match site.attributes(file.oid)?.size > file.size {
         true => Ok(site.truncate(file.oid, file.size)?),
         false => Ok(()),
@@ -92,24 +93,25 @@ pub(super) fn shrink(site: &impl Site, file: &Capture) -> Result<(), ResyncError
 /// See [`super::punch`].
 pub(super) fn punch(site: &impl Site, oid: Oid, offset: u64, len_bytes: u64) -> Result<(), ResyncError> {
     if len_bytes > 0 {
-        site.fill(oid, offset, len_bytes, Fill::Hole)?;
+        Tolerant(site).fill(oid, offset, len_bytes, Fill::Hole)?;
     }
     Ok(())
 }
 
 /// See [`super::write`].
 pub(super) fn write(site: &impl Site, oid: Oid, offset: u64, bytes: &[u8]) -> Result<(), ResyncError> {
-    Ok(site.write_bytes(oid, offset, bytes)?)
+    Ok(Tolerant(site).write_bytes(oid, offset, bytes)?)
 }
 
 /// See [`super::finish_file`].
 pub(super) fn finish(site: &impl Site, file: &Capture) -> Result<(), ResyncError> {
+    let site = Tolerant(site);
     if site.attributes(file.oid)?.size != file.size {
         site.truncate(file.oid, file.size)?;
     }
     // A write takes file capabilities away.
     let wanted = file.xattrs.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
-    xattrs::set(site, file.oid, wanted)?;
+    site.set_xattrs(file.oid, wanted)?;
     site.set_mode(file.oid, file.mode)?;
     Ok(site.set_times(file.oid, Some(file.atime), Some(file.mtime))?)
 }

@@ -31,6 +31,7 @@ use crate::delta::{Birth, Delta, Slot, Target, Vanished};
 use crate::name::Name;
 use crate::plan::junk_place;
 use crate::pool;
+use crate::remainder::tolerant::Tolerant;
 use crate::tree::{Occupant, Parent, Place, oid_of_name};
 
 /// The directory in which objects wait for their slot.
@@ -95,8 +96,8 @@ fn name_parked(site: &impl Site) -> Result<(), ResyncError> {
     for name in site.list(&Parent::Object(PARKING))? {
         let at = Place::new(Parent::Object(PARKING), name);
         let Some(label) = site.occupant(&at)?.and_then(|occupant| occupant.label) else { continue };
-        if at != parked(label.oid) && site.occupant(&parked(label.oid))?.is_none() {
-            site.rename(&at, &parked(label.oid))?;
+        if at != parked(label.oid) && site.seen(&parked(label.oid))?.is_none() {
+            Tolerant(site).rename(&at, &parked(label.oid))?;
         }
     }
     Ok(())
@@ -119,8 +120,8 @@ fn empty_junk(site: &impl Site, at: Place) -> Result<(), ResyncError> {
             let child = Place::new(above.clone(), name);
             let Some(occupant) = site.occupant(&child)? else { continue };
             match occupant.label {
-                Some(label) if site.occupant(&parked(label.oid))?.is_none() => {
-                    site.rename(&child, &parked(label.oid))?;
+                Some(label) if site.seen(&parked(label.oid))?.is_none() => {
+                    Tolerant(site).rename(&child, &parked(label.oid))?;
                 }
                 None if occupant.kind.is_directory() => waiting.push(staged(child, occupant.inode)?),
                 _ => site.remove(&child, occupant.kind)?,
@@ -238,7 +239,7 @@ impl Gradual {
             }
             for capture in directories.iter().filter_map(|oid| work.wanted.get(oid)) {
                 let times = (Some(capture.atime), Some(capture.mtime));
-                site.set_times(capture.oid, times.0, times.1).map_err(ResyncError::from)?;
+                Tolerant(site).set_times(capture.oid, times.0, times.1).map_err(ResyncError::from)?;
             }
             directories = std::mem::take(&mut work.next);
         }
@@ -263,13 +264,15 @@ impl Gradual {
     ) -> Result<(), E> {
         // Other slots of the same call may have moved what was here, or given it more names.
         let place = |item: &Item| Place::new(Parent::Object(item.directory), item.name.clone());
-        let now = pool::map(items, |item| site.occupant(&place(item)).map_err(ResyncError::from))?;
+        let now = pool::map(items, |item| site.seen(&place(item)).map_err(ResyncError::from))?;
         let looked = |(item, now): (&Item, _)| Item { name: item.name.clone(), now, ..*item };
         let items: Vec<Item> = items.iter().zip(now).map(looked).collect();
         let items = items.as_slice();
         for item in items {
             if item.now.is_some_and(|now| now.label.is_none() && now.kind.is_directory()) {
-                empty_junk(site, place(item))?;
+                let at = place(item);
+                let kept = at.refused().filter(|_| matches!(site.occupant(&at), Ok(None)));
+                empty_junk(site, kept.unwrap_or(at))?;
             }
         }
         let children = work.missing_children(site, items, describe)?;
@@ -311,7 +314,7 @@ impl Gradual {
         self.losers(&accepted, &mut making, describe)?;
         for (item, target) in accepted {
             if let Some(target) = target
-                && site.occupant(&parked(target.oid)).map_err(ResyncError::from)?.is_some()
+                && site.seen(&parked(target.oid)).map_err(ResyncError::from)?.is_some()
             {
                 let slot = Slot { target: None, occupied_below: true };
                 making.delta.describe_slot(PARKING, parked(target.oid).name, slot);
@@ -390,9 +393,9 @@ impl Gradual {
             }
         }
         let (mut left, mut making) = (Vec::new(), Making { site, delta: empty_delta() });
-        for name in site.list(&Parent::Object(PARKING)).map_err(ResyncError::from)? {
+        for name in site.seen_names(PARKING).map_err(ResyncError::from)? {
             let at = Place::new(Parent::Object(PARKING), name);
-            let Some(occupant) = site.occupant(&at).map_err(ResyncError::from)? else { continue };
+            let Some(occupant) = site.seen(&at).map_err(ResyncError::from)? else { continue };
             match occupant.kind.is_directory() || occupant.local_nlink < 2 {
                 true => left.extend(oid_of_name(&at.name)),
                 false => {
@@ -427,7 +430,7 @@ impl Gradual {
         let (mut making, mut any) = (Making { site, delta: empty_delta() }, false);
         for oid in dead {
             let Some(found) = site.find(*oid).map_err(ResyncError::from)? else { continue };
-            let waits = site.occupant(&parked(*oid)).map_err(ResyncError::from)?.is_some();
+            let waits = site.seen(&parked(*oid)).map_err(ResyncError::from)?.is_some();
             if !waits && !work.orphans.contains(oid) {
                 continue;
             }
@@ -499,10 +502,10 @@ impl Work {
             let name = Name::new(&entry.name).map_err(|_| ResyncError::Contradiction(directory))?;
             wanted.insert(name, Target { oid: entry.oid, kind: entry.kind });
         }
-        let parent = Parent::Object(directory);
         let hidden = |name: &Name| directory == Oid::ROOT && is_reserved_in_root(name.as_bytes());
-        let here: Vec<Name> = site.list(&parent)?.into_iter().filter(|name| !hidden(name)).collect();
-        let found = pool::map(&here, |name| site.occupant(&Place::new(parent.clone(), name.clone())))?;
+        let here: Vec<Name> = site.seen_names(directory)?.into_iter().filter(|name| !hidden(name)).collect();
+        let place = |name: &Name| Place::new(Parent::Object(directory), name.clone());
+        let found = pool::map(&here, |name| site.seen(&place(name)))?;
         let mut items = Vec::new();
         for (name, now) in here.into_iter().zip(found) {
             let target = wanted.remove(&name);

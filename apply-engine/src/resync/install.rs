@@ -20,7 +20,9 @@ use crate::consistency::{ApplyReport, apply_to};
 use crate::delta::{Birth, Delta, ObjectDelta, ObjectState, Slot, Target};
 use crate::executor::uring::PayloadSource;
 use crate::name::Name;
+use crate::plan::junk_place;
 use crate::pool;
+use crate::remainder::tolerant::Tolerant;
 use crate::tree::{Parent, Place, oid_of_name};
 
 /// Captures point to no log.
@@ -36,6 +38,9 @@ impl crate::view::LogBytes for NoPayload {
 impl PayloadSource for NoPayload {
     type Bytes = nvlog::LogSlice;
     fn bytes(&self, _from: Lsn, _len_bytes: usize) -> Result<nvlog::LogSlice, Errno> {
+        Err(Errno::STALE)
+    }
+    fn copy(&self, _from: Lsn, _len_bytes: usize) -> Result<Vec<u8>, Errno> {
         Err(Errno::STALE)
     }
 }
@@ -148,6 +153,7 @@ pub(super) fn check(wanted: &BTreeMap<Oid, &Capture>) -> Result<(), ResyncError>
 /// Objects without a name, each under the name that its label says: an object that was being cast out when a crash
 /// came may have only one of both.
 pub(super) fn orphans(site: &impl Site) -> Result<HashSet<Oid>, ResyncError> {
+    refused(site)?;
     let mut orphans = HashSet::new();
     for name in site.list(&Parent::Orphans)? {
         let at = Place::new(Parent::Orphans, name);
@@ -163,6 +169,35 @@ pub(super) fn orphans(site: &impl Site) -> Result<HashSet<Oid>, ResyncError> {
         orphans.insert(label.oid);
     }
     Ok(orphans)
+}
+
+/// Names that were refused in a directory that was being cast out when a crash came are those of the OID that it has.
+/// Those of one that a crash has taken away wait in staging.
+fn refused(site: &impl Site) -> Result<(), ResyncError> {
+    if site.remainder().is_empty() {
+        return Ok(());
+    }
+    for directory in site.remainder().directories() {
+        if site.find(directory)?.is_some() {
+            continue;
+        }
+        let other = Oid(directory.0 ^ FIRST_CAST_OUT.0);
+        if site.find(other)?.is_some() && !site.remainder().has_names(other) {
+            site.move_refused(directory, other)?;
+            continue;
+        }
+        for name in site.list(&Parent::Refused(directory))? {
+            let at = Place::new(Parent::Refused(directory), name);
+            let Some(occupant) = site.occupant(&at)? else { continue };
+            match occupant.label.map(|label| Place::staged(label.oid)) {
+                Some(staged) if site.occupant(&staged)?.is_none() => site.rename(&at, &staged)?,
+                None if occupant.kind.is_directory() => site.rename(&at, &junk_place(occupant.inode))?,
+                // Without a label, or with a name elsewhere.
+                _ => site.remove(&at, occupant.kind)?,
+            }
+        }
+    }
+    Ok(site.prune_refused()?)
 }
 
 /// What the receiver has under an OID.
@@ -216,7 +251,9 @@ impl<S: Site> Making<'_, S> {
             to = Oid(to.0.checked_add(1).ok_or(ResyncError::Contradiction(oid))?);
         }
         let kind = self.site.find(oid)?.ok_or(ResyncError::Contradiction(oid))?.kind;
+        self.site.move_refused(oid, to)?;
         self.site.renumber(oid, to)?;
+        self.site.remainder().forget(oid);
         if orphan {
             self.site.rename(&Place::orphan(oid), &Place::orphan(to))?;
         }
@@ -251,7 +288,7 @@ impl<S: Site> Making<'_, S> {
                 object.base_valid_below = 0;
             }
             false => {
-                for name in self.site.xattr_names(capture.oid)? {
+                for name in Tolerant(self.site).xattr_names(capture.oid)? {
                     object.xattrs.insert(name.into(), None);
                 }
             }
@@ -284,11 +321,10 @@ impl<S: Site> Making<'_, S> {
     /// The slots in which a directory that is here differs from what it should hold. What carries no label goes too:
     /// an interrupted attempt made it, and left there it would make its name unusable.
     fn slots(&mut self, oid: Oid, wanted: &BTreeMap<Name, Target>) -> Result<(), ResyncError> {
-        let parent = Parent::Object(oid);
         let hidden = |name: &Name| oid == Oid::ROOT && is_reserved_in_root(name.as_bytes());
-        let here: Vec<Name> = self.site.list(&parent)?.into_iter().filter(|name| !hidden(name)).collect();
-        let place = |name: &Name| Place::new(parent.clone(), name.clone());
-        let found = pool::map(&here, |name| self.site.occupant(&place(name)))?;
+        let here: Vec<Name> = self.site.seen_names(oid)?.into_iter().filter(|name| !hidden(name)).collect();
+        let place = |name: &Name| Place::new(Parent::Object(oid), name.clone());
+        let found = pool::map(&here, |name| self.site.seen(&place(name)))?;
         let mut right = HashSet::new();
         for (name, occupant) in here.into_iter().zip(found) {
             let now = occupant.and_then(|occupant| occupant.label).map(|label| label.oid);

@@ -14,10 +14,10 @@ pub(crate) trait Site: Tree {
     fn reader(&self) -> &dyn BaseReader;
     /// OIDs that the index knows, ascending from `from` on, at most `max`. Some may not be there any more.
     fn known(&self, from: Oid, max: usize) -> Result<Vec<Oid>, ResyncError>;
+    /// The refused names of one directory are from now on those of another one. There may be none.
+    fn move_refused(&self, from: Oid, to: Oid) -> Result<(), TreeError>;
     /// The object gets another OID.
     fn renumber(&self, from: Oid, to: Oid) -> Result<(), TreeError>;
-    /// Writes bytes into a file.
-    fn write_bytes(&self, oid: Oid, offset: u64, bytes: &[u8]) -> Result<(), TreeError>;
 }
 
 /// See [`super::labels`].

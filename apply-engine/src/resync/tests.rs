@@ -20,8 +20,8 @@ use crate::attributes::ObjectKind;
 use crate::consistency::{ApplyError, apply_to};
 use crate::delta::{Delta, Vanished};
 use crate::oracle::{Generator, MemoryLog, Model, difference};
-use crate::simulation::SimDisk;
 use crate::simulation::tree::SimTree;
+use crate::simulation::{Refusing, SimDisk};
 use crate::tree::Tree as _;
 use crate::view::Layers;
 
@@ -241,8 +241,22 @@ fn check_like(tree: &SimTree<Arc<MemoryLog>>, source: &Side) {
 /// Two sides with a common past (maybe none) and a different present; the receiver is cut off again and again while
 /// the source goes on.
 fn bring_together(seed: u64, common: usize, ours: usize, theirs: usize, at_once: Option<usize>) {
+    bring_together_on([None, None], seed, common, ours, theirs, at_once);
+}
+
+/// The same on disks that refuse some of it for good, each something else.
+fn bring_together_on(
+    refusing: [Option<Refusing>; 2],
+    seed: u64,
+    common: usize,
+    ours: usize,
+    theirs: usize,
+    at_once: Option<usize>,
+) {
     let mut rng = StdRng::seed_from_u64(seed ^ 0x5eed);
     let (mut source, mut receiver) = (Side::new(seed), Side::new(if common > 0 { seed } else { !seed }));
+    source.tree.set_refusing(refusing[0]);
+    receiver.tree.set_refusing(refusing[1]);
     source.steps(common);
     receiver.steps(common);
     let trusted_below = if common > 0 { source.end() } else { Lsn::ZERO };
@@ -359,6 +373,14 @@ proptest! {
         seed: u64, common in 1..80usize, ours in 0..40usize, theirs in 0..40usize, at_once in 1..12usize
     ) {
         bring_together(seed, common, ours, theirs, Some(at_once));
+    }
+
+    #[test]
+    fn trees_of_which_each_has_refused_something_else_are_brought_together(
+        seed: u64, common in 0..60usize, ours in 0..30usize, theirs in 0..30usize, at_once in 0..12usize, one_in in 2..10u64,
+    ) {
+        let refusing = [seed, !seed].map(|seed| Some(Refusing { seed, one_in }));
+        bring_together_on(refusing, seed, common, ours, theirs, (at_once > 0).then_some(at_once));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ids::{Lsn, Oid};
 
 use super::state::{Node, State};
-use super::{ORPHANS, SimDisk};
+use super::{ORPHANS, REFUSED, SimDisk};
 use crate::attributes::{Attributes, ObjectKind, Timestamp};
 use crate::base::Label;
 use crate::delta::Target;
@@ -75,10 +75,33 @@ impl SimDisk {
         };
         let shown = |node: &Node| {
             let label = node.label?;
-            let (content, target, xattrs) = (node.content.clone(), node.target.clone(), node.xattrs.clone());
-            let entries = node.children.iter().map(entry).collect();
-            let (kind, rdev, mode, owner) = (node.kind, node.rdev, node.mode, node.owner);
-            let times = (node.atime, node.mtime);
+            let (mut content, target) = (node.content.clone(), node.target.clone());
+            let mut xattrs = node.xattrs.clone();
+            let mut entries: BTreeMap<Name, Option<Oid>> = node.children.iter().map(entry).collect();
+            let (kind, rdev, mut mode, mut owner) = (node.kind, node.rdev, node.mode, node.owner);
+            let mut times = (node.atime, node.mtime);
+            if let Some(holder) = state.holder(label.oid) {
+                entries.extend(state.nodes[&holder].children.iter().map(entry));
+            }
+            if let Some(refused) = self.remainder().object(label.oid) {
+                let len_bytes = content.len() as u64;
+                let mut whole = vec![0; refused.size.unwrap_or(len_bytes) as usize];
+                let read = refused.read(len_bytes, 0, &mut whole, |buf| {
+                    let len = buf.len().min(content.len());
+                    buf[..len].copy_from_slice(&content[..len]);
+                    Ok(len)
+                });
+                read.expect("memory can be read");
+                content = Arc::new(whole);
+                for (name, value) in &refused.xattrs {
+                    match value {
+                        Some(value) => drop(xattrs.insert(name.clone(), value.clone())),
+                        None => drop(xattrs.remove(name)),
+                    }
+                }
+                (mode, owner) = (refused.mode.unwrap_or(mode), refused.owner.unwrap_or(owner));
+                times = (refused.atime.unwrap_or(times.0), refused.mtime.unwrap_or(times.1));
+            }
             Some((
                 label.oid,
                 Shown { label, kind, content, target, rdev, xattrs, mode, owner, times, entries },
@@ -91,14 +114,19 @@ impl SimDisk {
 impl BaseReader for SimDisk {
     fn lookup(&self, parent: Oid, name: NameRef<'_>) -> io::Result<Option<Target>> {
         self.shown(parent, |state, dir| {
-            let node = &state.nodes[dir.children.get(name.as_bytes())?];
-            Some(Target { oid: node.label?.oid, kind: node.kind })
+            let in_directory = |children: &BTreeMap<Name, u64>| {
+                let node = &state.nodes[children.get(name.as_bytes())?];
+                Some(Target { oid: node.label?.oid, kind: node.kind })
+            };
+            let refused =
+                state.holder(parent).and_then(|holder| in_directory(&state.nodes[&holder].children));
+            refused.or_else(|| in_directory(&dir.children))
         })
     }
     fn attributes(&self, oid: Oid) -> io::Result<Attributes> {
         self.shown(oid, |_, node| {
             let label = node.label.expect("find() has seen it");
-            Attributes {
+            let mut attributes = Attributes {
                 oid,
                 kind: node.kind,
                 mode: node.mode,
@@ -112,7 +140,11 @@ impl BaseReader for SimDisk {
                 ctime: label.ctime,
                 rdev: node.rdev,
                 generation: label.generation,
+            };
+            if let Some(refused) = self.remainder().object(oid) {
+                refused.patch(&mut attributes);
             }
+            attributes
         })
     }
     fn parent(&self, directory: Oid) -> io::Result<Oid> {
@@ -121,17 +153,27 @@ impl BaseReader for SimDisk {
         }
         self.shown(directory, |state, _| {
             let (above, _) = state.parent(state.find(directory)?)?;
-            Some(state.nodes[&above].label?.oid)
+            match (state.nodes[&above].label, state.parent(above)) {
+                (Some(label), _) => Some(label.oid),
+                (None, Some((REFUSED, name))) => oid_of_name(&name),
+                (None, _) => None,
+            }
         })?
         .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
     fn read_at(&self, oid: Oid, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         self.shown(oid, |_, node| {
-            let rest = node.content.get(offset as usize..).unwrap_or_default();
-            let len = rest.len().min(buf.len());
-            buf[..len].copy_from_slice(&rest[..len]);
-            len
-        })
+            let read = |buf: &mut [u8]| {
+                let rest = node.content.get(offset as usize..).unwrap_or_default();
+                let len = rest.len().min(buf.len());
+                buf[..len].copy_from_slice(&rest[..len]);
+                Ok(len)
+            };
+            match self.remainder().object(oid) {
+                None => read(buf),
+                Some(refused) => refused.read(node.content.len() as u64, offset, buf, read),
+            }
+        })?
     }
     fn readdir(
         &self,
@@ -139,7 +181,11 @@ impl BaseReader for SimDisk {
         visit: &mut dyn FnMut(BaseEntry<'_>) -> ControlFlow<()>,
     ) -> io::Result<()> {
         self.shown(directory, |state, dir| {
-            for (name, inode) in &dir.children {
+            let refused = state.holder(directory).map(|holder| &state.nodes[&holder].children);
+            let mut names: BTreeMap<&Name, &u64> = dir.children.iter().collect();
+            let labelled = |inode: &u64| state.nodes[inode].label.is_some();
+            names.extend(refused.into_iter().flatten().filter(|(_, inode)| labelled(inode)));
+            for (name, inode) in names {
                 let node = &state.nodes[inode];
                 let Some(label) = node.label else { continue };
                 if visit(BaseEntry { name: name.as_ref(), oid: label.oid, kind: node.kind }).is_break() {
@@ -152,16 +198,37 @@ impl BaseReader for SimDisk {
         self.shown(oid, |_, node| node.target.clone())
     }
     fn xattr(&self, oid: Oid, name: &[u8]) -> io::Result<Option<Vec<u8>>> {
-        self.shown(oid, |_, node| node.xattrs.get(name).cloned())
+        let refused = self.remainder().object(oid).and_then(|refused| refused.xattrs.get(name).cloned());
+        self.shown(oid, |_, node| refused.unwrap_or_else(|| node.xattrs.get(name).cloned()))
     }
     fn xattr_names(&self, oid: Oid) -> io::Result<Vec<Vec<u8>>> {
-        self.shown(oid, |_, node| node.xattrs.keys().cloned().collect())
+        self.shown(oid, |_, node| {
+            let mut names = node.xattrs.keys().cloned().collect();
+            if let Some(refused) = self.remainder().object(oid) {
+                refused.patch_names(&mut names);
+            }
+            names
+        })
     }
     fn seek_data(&self, oid: Oid, offset: u64) -> io::Result<Option<u64>> {
-        self.shown(oid, |_, node| (offset < node.content.len() as u64).then_some(offset))
+        self.shown(oid, |_, node| {
+            let len_bytes = node.content.len() as u64;
+            let found = (offset < len_bytes).then_some(offset);
+            match self.remainder().object(oid) {
+                None => found,
+                Some(refused) => refused.seek_data(len_bytes, offset, found),
+            }
+        })
     }
     fn seek_hole(&self, oid: Oid, offset: u64) -> io::Result<Option<u64>> {
-        self.shown(oid, |_, node| Some(node.content.len() as u64).filter(|end| offset < *end))
+        self.shown(oid, |_, node| {
+            let len_bytes = node.content.len() as u64;
+            let find = |offset: u64| Ok(Some(len_bytes).filter(|end| offset < *end));
+            match self.remainder().object(oid) {
+                None => find(offset),
+                Some(refused) => refused.seek_hole(len_bytes, offset, find),
+            }
+        })?
     }
     fn orphans(&self) -> io::Result<Vec<Oid>> {
         Ok(self.0.sim.lock().now.nodes[&ORPHANS].children.keys().filter_map(oid_of_name).collect())

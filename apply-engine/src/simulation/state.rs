@@ -6,10 +6,11 @@ use std::sync::Arc;
 use ids::{LogPoint, Oid};
 use rustix::io::Errno;
 
-use super::{BLOCK_BYTES, ORPHANS, ROOT, STAGING};
+use super::{BLOCK_BYTES, ORPHANS, REFUSED, ROOT, STAGING};
 use crate::attributes::{ObjectKind, Timestamp};
 use crate::base::Label;
 use crate::name::Name;
+use crate::tree::{Place, oid_of_name};
 
 #[derive(Clone, Debug)]
 pub(super) struct Node {
@@ -242,13 +243,27 @@ impl State {
     /// Forgets what no name leads to.
     pub(super) fn collect_garbage(&mut self) {
         let mut reached = BTreeSet::new();
-        let mut waiting = vec![ROOT, STAGING, ORPHANS];
+        let mut waiting = vec![ROOT, STAGING, ORPHANS, REFUSED];
         while let Some(inode) = waiting.pop() {
             if reached.insert(inode) {
                 waiting.extend(self.nodes[&inode].children.values());
             }
         }
         self.nodes.retain(|inode, _| reached.contains(inode));
+    }
+
+    /// What holds the refused names of a directory.
+    pub(super) fn holder(&self, directory: Oid) -> Option<u64> {
+        self.nodes[&REFUSED].children.get(&Place::staged(directory).name).copied()
+    }
+
+    /// The names that were refused, by directory.
+    pub(super) fn refused_names(&self) -> BTreeMap<Oid, Vec<Name>> {
+        let names =
+            |inode: &u64| self.nodes.get(inode).map(|node| node.children.keys().cloned().collect::<Vec<_>>());
+        let holders = self.nodes[&REFUSED].children.iter();
+        let all = holders.filter_map(|(name, inode)| Some((oid_of_name(name)?, names(inode)?)));
+        all.filter(|(_, names)| !names.is_empty()).collect()
     }
 
     pub(super) fn find(&self, oid: Oid) -> Option<u64> {

@@ -2,15 +2,16 @@
 
 use std::ops::Deref;
 
-use ids::Oid;
+use ids::{Lsn, Oid};
 use rustix::io::Errno;
 
 use super::state::{Effect, Node, State};
-use super::{DiskWork, ORPHANS, STAGING, SimDisk};
+use super::{DiskWork, ORPHANS, REFUSED, STAGING, SimDisk};
 use crate::attributes::{ObjectKind, Timestamp};
 use crate::base::{Label, TreeError};
 use crate::delta::Birth;
 use crate::name::Name;
+use crate::remainder::Remainder;
 use crate::resync::ResyncError;
 use crate::resync::site::Site;
 use crate::tree::{FileWrite, Fill, LocalAttributes, Occupant, Parent, Place, Tree};
@@ -40,7 +41,34 @@ fn directory(state: &State, parent: &Parent) -> Result<u64, Errno> {
         Parent::Object(oid) => state.find(*oid).ok_or(Errno::NOENT),
         Parent::Staging => Ok(STAGING),
         Parent::Orphans => Ok(ORPHANS),
+        Parent::Refused(oid) => state.holder(*oid).ok_or(Errno::NOENT),
         Parent::Staged(name) => state.nodes[&STAGING].children.get(name).copied().ok_or(Errno::NOENT),
+    }
+}
+
+/// For a new name in it: what makes it if need be goes to `effects`.
+fn directory_for_new(
+    state: &State,
+    parent: &Parent,
+    next_inode: &mut u64,
+    effects: &mut Vec<Effect>,
+) -> Result<u64, Errno> {
+    match (directory(state, parent), parent) {
+        (Err(Errno::NOENT), Parent::Refused(oid)) => {
+            *next_inode += 1;
+            let (node, name) = (Box::new(Node::new(ObjectKind::Directory)), Place::staged(*oid).name);
+            effects.push(Effect::Create { dir: REFUSED, name, inode: *next_inode, node });
+            Ok(*next_inode)
+        }
+        (found, _) => found,
+    }
+}
+
+/// Whether a name may be made in a directory of the volume.
+fn may_name(disk: &SimDisk, at: &Place) -> Result<(), TreeError> {
+    match &at.parent {
+        Parent::Object(oid) => disk.refuses("name", *oid, at.name.as_bytes()),
+        _ => Ok(()),
     }
 }
 
@@ -60,7 +88,10 @@ impl<S: LogBytes> Tree for SimTree<S> {
     }
     fn list(&self, parent: &Parent) -> Result<Vec<Name>, TreeError> {
         self.read(format!("{parent:?}"), |state| {
-            let dir = directory(state, parent)?;
+            let dir = match (directory(state, parent), parent) {
+                (Err(Errno::NOENT), Parent::Refused(_)) => return Ok(Vec::new()),
+                (found, _) => found?,
+            };
             Ok(state.children(dir)?.keys().cloned().collect())
         })
     }
@@ -82,16 +113,19 @@ impl<S: LogBytes> Tree for SimTree<S> {
     }
     fn create(&self, at: &Place, birth: &Birth, label: &Label) -> Result<(), TreeError> {
         let (oid, label) = (label.oid, *label);
+        may_name(self, at)?;
         self.perform(at, |state, next_inode| {
+            let mut effects = Vec::new();
+            let dir = directory_for_new(state, &at.parent, next_inode, &mut effects)?;
             *next_inode += 1;
             let inode = *next_inode;
             let mut node = Box::new(Node::new(birth.kind));
             (node.target, node.rdev) = (birth.target.to_vec(), birth.rdev);
             // As a default ACL of the parent would do it.
             node.xattrs.insert(b"user.inherited".to_vec(), b"x".to_vec());
-            let dir = directory(state, &at.parent)?;
-            let create = Effect::Create { dir, name: at.name.clone(), inode, node };
-            Ok(vec![create, Effect::Label { inode, label }])
+            effects.push(Effect::Create { dir, name: at.name.clone(), inode, node });
+            effects.push(Effect::Label { inode, label });
+            Ok(effects)
         })?;
         self.bind(oid, at)
     }
@@ -101,16 +135,24 @@ impl<S: LogBytes> Tree for SimTree<S> {
         self.bind(label.oid, at)
     }
     fn rename(&self, from: &Place, to: &Place) -> Result<(), TreeError> {
-        self.perform(format!("{from} to {to}"), |state, _| {
+        may_name(self, to)?;
+        self.perform(format!("{from} to {to}"), |state, next_inode| {
+            let mut effects = Vec::new();
             let inode = standing(state, from)?;
-            let place = |at: &Place| Ok((directory(state, &at.parent)?, at.name.clone()));
-            Ok(vec![Effect::Rename { from: place(from)?, to: place(to)?, inode }])
+            let from = (directory(state, &from.parent)?, from.name.clone());
+            let to = (directory_for_new(state, &to.parent, next_inode, &mut effects)?, to.name.clone());
+            effects.push(Effect::Rename { from, to, inode });
+            Ok(effects)
         })
     }
     fn link(&self, oid: Oid, to: &Place) -> Result<(), TreeError> {
-        self.perform(to, |state, _| {
-            let (dir, inode) = (directory(state, &to.parent)?, state.find(oid).ok_or(Errno::NOENT)?);
-            Ok(vec![Effect::Link { dir, name: to.name.clone(), inode }])
+        may_name(self, to)?;
+        self.perform(to, |state, next_inode| {
+            let mut effects = Vec::new();
+            let inode = state.find(oid).ok_or(Errno::NOENT)?;
+            let dir = directory_for_new(state, &to.parent, next_inode, &mut effects)?;
+            effects.push(Effect::Link { dir, name: to.name.clone(), inode });
+            Ok(effects)
         })
     }
     fn stage_directory(&self, oid: Oid) -> Result<(), TreeError> {
@@ -145,14 +187,18 @@ impl<S: LogBytes> Tree for SimTree<S> {
                 size: node.content.len() as u64,
                 uid: node.owner.0,
                 gid: node.owner.1,
+                atime: node.atime,
+                mtime: node.mtime,
                 label: node.label.ok_or(Errno::IO)?,
             })
         })
     }
     fn truncate(&self, oid: Oid, size: u64) -> Result<(), TreeError> {
+        self.refuses("truncate", oid, &[])?;
         self.on(oid, |inode| vec![Effect::Truncate { inode, size }])
     }
     fn fill(&self, oid: Oid, offset: u64, len_bytes: u64, fill: Fill) -> Result<(), TreeError> {
+        self.refuses("fill", oid, &[])?;
         let size = Tree::attributes(self, oid)?.size;
         let end = offset.saturating_add(len_bytes).min(size);
         match fill {
@@ -164,6 +210,9 @@ impl<S: LogBytes> Tree for SimTree<S> {
         }
     }
     fn write(&self, oid: Oid, writes: &[FileWrite]) -> Result<(), TreeError> {
+        for write in writes {
+            self.refuses("write", oid, &(write.offset >> 12).to_le_bytes())?;
+        }
         self.perform(oid, |state, _| {
             let inode = state.find(oid).ok_or(Errno::NOENT)?;
             let effect = |write: &FileWrite| {
@@ -187,16 +236,20 @@ impl<S: LogBytes> Tree for SimTree<S> {
         })
     }
     fn set_xattr(&self, oid: Oid, name: &[u8], value: &[u8]) -> Result<(), TreeError> {
+        self.refuses("set an xattr", oid, name)?;
         let (name, value) = (name.to_vec(), Some(value.to_vec()));
         self.on(oid, |inode| vec![Effect::Xattr { inode, name, value }])
     }
     fn remove_xattr(&self, oid: Oid, name: &[u8]) -> Result<(), TreeError> {
+        self.refuses("remove an xattr", oid, name)?;
         self.on(oid, |inode| vec![Effect::Xattr { inode, name: name.to_vec(), value: None }])
     }
     fn set_owner(&self, oid: Oid, uid: u32, gid: u32) -> Result<(), TreeError> {
+        self.refuses("owner", oid, &[])?;
         self.on(oid, |inode| vec![Effect::Owner { inode, owner: (uid, gid) }])
     }
     fn set_mode(&self, oid: Oid, mode: u32) -> Result<(), TreeError> {
+        self.refuses("mode", oid, &[])?;
         self.on(oid, |inode| vec![Effect::Mode { inode, mode }])
     }
     fn set_times(
@@ -205,10 +258,44 @@ impl<S: LogBytes> Tree for SimTree<S> {
         atime: Option<Timestamp>,
         mtime: Option<Timestamp>,
     ) -> Result<(), TreeError> {
+        self.refuses("times", oid, &[])?;
         self.on(oid, |inode| vec![Effect::Times { inode, atime, mtime }])
     }
     fn set_label(&self, oid: Oid, label: &Label) -> Result<(), TreeError> {
         self.on(oid, |inode| vec![Effect::Label { inode, label: *label }])
+    }
+    fn log_bytes(&self, from: Lsn, len_bytes: usize) -> Result<Vec<u8>, TreeError> {
+        let mut bytes = vec![0; len_bytes];
+        let copied = self.log.copy_out(from, &mut bytes);
+        copied.map_err(|_| TreeError::at("read the log at", from)(Errno::STALE))?;
+        Ok(bytes)
+    }
+    fn remainder(&self) -> &Remainder {
+        self.disk.remainder()
+    }
+    fn is_refusal(&self, error: &TreeError, needs_bytes: u64) -> bool {
+        self.disk.is_refusal(error, needs_bytes)
+    }
+    fn prune_refused(&self) -> Result<(), TreeError> {
+        let names = self.read("the refused names", |state| Ok(state.refused_names()))?;
+        for directory in self.remainder().directories() {
+            self.remainder().names_are(directory, names.get(&directory).map_or(&[], Vec::as_slice));
+        }
+        self.perform("what held refused names", |state, _| {
+            let holders = state.nodes[&REFUSED].children.iter();
+            let empty = holders.filter(|(_, inode)| state.nodes[inode].children.is_empty());
+            let remove = |(name, inode): (&Name, &u64)| Effect::Remove {
+                dir: REFUSED,
+                name: name.clone(),
+                inode: *inode,
+            };
+            Ok(empty.map(remove).collect())
+        })
+    }
+    fn write_bytes(&self, oid: Oid, offset: u64, bytes: &[u8]) -> Result<(), TreeError> {
+        self.refuses("write", oid, &(offset >> 12).to_le_bytes())?;
+        let bytes = bytes.to_vec();
+        self.on(oid, |inode| vec![Effect::Write { inode, offset, bytes }])
     }
 }
 
@@ -219,6 +306,15 @@ impl<S: LogBytes> Site for SimTree<S> {
     fn known(&self, from: Oid, max: usize) -> Result<Vec<Oid>, ResyncError> {
         Ok(self.0.sim.lock().now.index.range(from..).take(max).map(|(oid, _)| *oid).collect())
     }
+    fn move_refused(&self, from: Oid, to: Oid) -> Result<(), TreeError> {
+        self.perform(from, |state, _| {
+            let Some(inode) = state.holder(from) else { return Ok(Vec::new()) };
+            let slot = |oid| (REFUSED, Place::staged(oid).name);
+            Ok(vec![Effect::Rename { from: slot(from), to: slot(to), inode }])
+        })?;
+        self.remainder().rename_directory(from, to);
+        Ok(())
+    }
     fn renumber(&self, from: Oid, to: Oid) -> Result<(), TreeError> {
         let label = Tree::attributes(self, from)?.label;
         self.set_label(from, &Label { oid: to, ..label })?;
@@ -227,9 +323,5 @@ impl<S: LogBytes> Site for SimTree<S> {
             state.index.insert(to, inode);
             Ok(())
         })
-    }
-    fn write_bytes(&self, oid: Oid, offset: u64, bytes: &[u8]) -> Result<(), TreeError> {
-        let bytes = bytes.to_vec();
-        self.on(oid, |inode| vec![Effect::Write { inode, offset, bytes }])
     }
 }

@@ -130,7 +130,7 @@ fn object(site: &impl Site, delta: &Delta, oid: Oid) -> Result<Option<u64>, Resy
         if many && !is_chosen(&[oid.0, label.last_lsn.0], name.as_bytes(), SAMPLE_OBJECTS_ONE_IN) {
             continue;
         }
-        let occupant = site.occupant(&Place::new(Parent::Object(oid), name.clone()))?;
+        let occupant = site.seen(&Place::new(Parent::Object(oid), name.clone()))?;
         if slot.target.is_some() || occupant.is_some() {
             hash.bytes(name.as_bytes());
             let now = occupant.and_then(|occupant| occupant.label).map(|label| label.oid);

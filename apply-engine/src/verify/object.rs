@@ -14,7 +14,6 @@ use crate::attributes::{Attributes, ObjectKind};
 use crate::base::{Label, is_reserved_in_root};
 use crate::resync::ResyncError;
 use crate::resync::site::Site;
-use crate::tree::Parent;
 
 /// Names of xattrs that belong to a machine and not to the volume begin so.
 const MACHINE_XATTR: &[u8] = b"security.selinux";
@@ -154,7 +153,7 @@ pub(super) fn xattrs(site: &impl Site, oid: Oid) -> Result<u64, ResyncError> {
 /// Everything in a directory by name; `None` stands for what is no object of the volume.
 pub(super) fn listing(site: &impl Site, oid: Oid) -> Result<BTreeMap<Vec<u8>, Option<Oid>>, ResyncError> {
     let mut here: BTreeMap<Vec<u8>, Option<Oid>> = BTreeMap::new();
-    for name in site.list(&Parent::Object(oid))? {
+    for name in site.seen_names(oid)? {
         if oid != Oid::ROOT || !is_reserved_in_root(name.as_bytes()) {
             here.insert(name.as_bytes().to_vec(), None);
         }

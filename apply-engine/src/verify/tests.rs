@@ -19,7 +19,7 @@ use crate::delta::{Delta, RecordPosition, Vanished};
 use crate::oracle::{Generator, MemoryLog, Step};
 use crate::resync::site::Site;
 use crate::resync::tests::real::{fill, site};
-use crate::simulation::SimDisk;
+use crate::simulation::{Refusing, SimDisk};
 use crate::tree::Tree;
 use crate::view::BaseReader;
 
@@ -48,34 +48,47 @@ fn apply(tree: &impl Site, delta: &Delta) -> Applied {
     applied::applied(tree, delta)
 }
 
+/// One node applies in other steps than its partner, crashes in between, and applies again; maybe its disk refuses some.
+fn the_same_digests(seed: u64, before: usize, count: usize, cut: usize, refusing: Option<Refusing>) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let log = Arc::new(MemoryLog::default());
+    let mut generator = Generator::new(seed);
+    let mut steps = |count: usize| -> Vec<(RecordPosition, Step)> {
+        generator.steps(count).into_iter().map(|step| (log.append(&step), step)).collect()
+    };
+    let (first, second) = (steps(before), steps(count));
+    let (straight, crashing) = (SimDisk::new().tree(log.clone()), SimDisk::new().tree(log.clone()));
+    crashing.set_refusing(refusing);
+    let (early, late) = first.split_at(cut.min(first.len()));
+    apply_to(&straight, &delta_of(&first, Vanished::Forget)).expect("nothing fails");
+    apply_to(&crashing, &delta_of(early, Vanished::Forget)).expect("nothing fails");
+    apply_to(&crashing, &delta_of(late, Vanished::Forget)).expect("nothing fails");
+    crashing.sync();
+    assert!(findings(&straight, &crashing, 1).is_empty());
+
+    let ours = apply(&straight, &delta_of(&second, Vanished::Forget));
+    crashing.crash_after(rng.random_range(0..count * 4));
+    let _cut_off = apply_to(&crashing, &delta_of(&second, Vanished::Forget));
+    crashing.restart(&mut rng, 0.5);
+    let theirs = apply(&crashing, &delta_of(&second, Vanished::Keep));
+    assert_eq!(&ours, &theirs);
+    assert!(findings(&straight, &crashing, 100_000).is_empty());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 100, max_shrink_iters: 100, ..ProptestConfig::default() })]
 
-    /// One node applies in other steps than its partner, crashes in between, and applies again.
     #[test]
     fn the_same_records_give_the_same_digests(seed: u64, before in 0..60usize, count in 1..60usize, cut in 0..60usize) {
-        let mut rng = StdRng::seed_from_u64(seed);
-        let log = Arc::new(MemoryLog::default());
-        let mut generator = Generator::new(seed);
-        let mut steps = |count: usize| -> Vec<(RecordPosition, Step)> {
-            generator.steps(count).into_iter().map(|step| (log.append(&step), step)).collect()
-        };
-        let (first, second) = (steps(before), steps(count));
-        let (straight, crashing) = (SimDisk::new().tree(log.clone()), SimDisk::new().tree(log.clone()));
-        let (early, late) = first.split_at(cut.min(first.len()));
-        apply_to(&straight, &delta_of(&first, Vanished::Forget)).expect("nothing fails");
-        apply_to(&crashing, &delta_of(early, Vanished::Forget)).expect("nothing fails");
-        apply_to(&crashing, &delta_of(late, Vanished::Forget)).expect("nothing fails");
-        crashing.sync();
-        prop_assert!(findings(&straight, &crashing, 1).is_empty());
+        the_same_digests(seed, before, count, cut, None);
+    }
 
-        let ours = apply(&straight, &delta_of(&second, Vanished::Forget));
-        crashing.crash_after(rng.random_range(0..count * 4));
-        let _cut_off = apply_to(&crashing, &delta_of(&second, Vanished::Forget));
-        crashing.restart(&mut rng, 0.5);
-        let theirs = apply(&crashing, &delta_of(&second, Vanished::Keep));
-        prop_assert_eq!(&ours, &theirs);
-        prop_assert!(findings(&straight, &crashing, 100_000).is_empty());
+    /// What one node's disk refuses is no difference.
+    #[test]
+    fn what_one_disk_refuses_is_no_difference(
+        seed: u64, before in 0..60usize, count in 1..60usize, cut in 0..60usize, one_in in 2..10u64,
+    ) {
+        the_same_digests(seed, before, count, cut, Some(Refusing { seed, one_in }));
     }
 
     /// A consistency point that leaves out, or does wrong, what one object should get is told from a right one.

@@ -38,6 +38,10 @@ const POLL: Duration = Duration::from_millis(1);
 const ABSORB_INTERVAL: Duration = Duration::from_millis(20);
 /// Faults that begin so are forgotten when applying works again.
 const FAULT_PREFIX: &str = "applying to the base filesystem fails";
+/// Begins the fault that tells what the base filesystem refuses and the engine keeps.
+const REFUSED_PREFIX: &str = "the base filesystem does not hold";
+/// So much of it is named.
+const REFUSED_NAMED: usize = 8;
 
 #[derive(Debug, Default)]
 struct Wanted {
@@ -170,6 +174,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
     let mut retry = RETRY_MIN;
     let mut mended = false;
     report_index(shared);
+    report_refused(shared);
     while !shared.is_stopping() {
         if shared.resync.is_replacing() {
             // The base tree is another node's: nothing of this log belongs there.
@@ -206,6 +211,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
                 retry = RETRY_MIN;
                 mended = false;
                 report_index(shared);
+                report_refused(shared);
                 last = Instant::now();
                 shared.applier.finished();
             }
@@ -241,6 +247,33 @@ fn report_index(shared: &Shared) {
         shared.report(
             &format!("the base's index: {trouble}"),
             "nothing is lost; if nobody touched `.twinfiler/index.redb`, check the disk",
+        );
+    }
+}
+
+/// One fault for all that the base has refused for good. Nothing of it is lost, and nothing waits for it.
+fn report_refused(shared: &Shared) {
+    let (named, count) = shared.base.held(REFUSED_NAMED);
+    if count == 0 {
+        shared.healed(REFUSED_PREFIX);
+        return;
+    }
+    let mut list: Vec<String> = named.iter().map(ToString::to_string).collect();
+    if count > list.len() {
+        list.push(format!("and {} more", count - list.len()));
+    }
+    let things = if count == 1 { "thing" } else { "things" };
+    let what = format!(
+        "{REFUSED_PREFIX} {count} {things} of this volume, which this node keeps beside it: {}",
+        list.join("; ")
+    );
+    if !shared.has_fault(&what) {
+        shared.healed(REFUSED_PREFIX);
+        shared.report(
+            &what,
+            "nothing is lost; through the mount, give what is named a shape that this filesystem holds (another name or \
+             directory, fewer or smaller xattrs, a shorter file), or move the base to another filesystem; it is tried again \
+             when it changes and at each start",
         );
     }
 }

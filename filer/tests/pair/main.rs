@@ -17,6 +17,7 @@ mod machine;
 mod operations;
 mod orphans;
 mod refusals;
+mod refused;
 mod resync;
 mod split;
 mod takeover;

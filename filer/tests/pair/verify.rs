@@ -20,7 +20,7 @@ fn run(pair: &Cluster, more: &[&str], code: i32) -> VerifyResult {
     run_on(pair, Side::A, more, code)
 }
 
-fn run_on(pair: &Cluster, side: Side, more: &[&str], code: i32) -> VerifyResult {
+pub fn run_on(pair: &Cluster, side: Side, more: &[&str], code: i32) -> VerifyResult {
     let output = verify(pair, side, more);
     let said =
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

@@ -60,7 +60,9 @@ impl Host {
         nvlog::Log::format(Box::new(region.clone()), options).expect("an empty region is formatted");
         let slow = Arc::new(AtomicU32::new(1));
         let clock = (plan.clock_ppm[host], Duration::from_secs(1_700_000_000));
-        let host = Host { region, disk: SimDisk::new(), life: None, lives: 0, slow, clock };
+        let disk = SimDisk::new();
+        disk.set_refusing(plan.refusing(host));
+        let host = Host { region, disk, life: None, lives: 0, slow, clock };
         host.pace(plan.flush_us);
         host
     }

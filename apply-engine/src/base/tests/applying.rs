@@ -36,6 +36,9 @@ impl PayloadSource for MemoryLog {
         self.copy_out(from, &mut bytes).map_err(|_| Errno::STALE)?;
         Ok(bytes)
     }
+    fn copy(&self, from: Lsn, len_bytes: usize) -> Result<Vec<u8>, Errno> {
+        self.bytes(from, len_bytes)
+    }
 }
 
 /// A volume whose root is like that of the oracle's model.

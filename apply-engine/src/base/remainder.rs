@@ -1,0 +1,242 @@
+//! Where the remainder of a tree is stored: `.twinfiler/remainder`, made when it is first needed.
+//!
+//! A record is written beside its place, flushed and renamed over the one before; so it is whole or the former one. What
+//! can go wrong: a record whose checksum is wrong. A volume is not opened over it: it would show what is not true.
+
+use ids::Oid;
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use super::inode::{self, os};
+use super::{Base, HIDDEN_NAME, OpenError, TreeError};
+use crate::executor::base_tree::BaseTree;
+use crate::name::Name;
+use crate::remainder::refused::Refused;
+use crate::remainder::tolerant::Tolerant;
+use crate::remainder::{Held, Remainder};
+use crate::resync::install::NoPayload;
+use crate::tree::oid_of_name;
+
+const DIRECTORY: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+/// A record on its way.
+const NEW: &str = "new";
+
+/// `.twinfiler/remainder/names` or `…/objects`; `ENOENT` while there is none.
+fn open(root: BorrowedFd<'_>, within: &str) -> Result<OwnedFd, Errno> {
+    let path = format!("{HIDDEN_NAME}/remainder/{within}");
+    // The hidden directory is ours and closed; no link is followed all the same.
+    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    rustix::fs::openat2(root, path, DIRECTORY, Mode::empty(), beneath | ResolveFlags::NO_XDEV)
+}
+
+/// The same, made if need be.
+fn make(root: BorrowedFd<'_>, within: &str) -> Result<OwnedFd, Errno> {
+    let mut path = format!("{HIDDEN_NAME}/remainder");
+    for part in [""].into_iter().chain(within.split('/')) {
+        if !part.is_empty() {
+            path = format!("{path}/{part}");
+        }
+        match rustix::fs::mkdirat(root, &path, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    open(root, within)
+}
+
+fn names_path(directory: Oid) -> String {
+    format!("names/{}", directory.0)
+}
+
+/// Entries that are called after an OID.
+fn numbered(fd: Result<OwnedFd, Errno>) -> Result<Vec<Oid>, Errno> {
+    let names = match fd {
+        Ok(fd) => inode::list_names(fd.as_fd())?,
+        Err(Errno::NOENT) => Vec::new(),
+        Err(errno) => return Err(errno),
+    };
+    Ok(names.iter().filter_map(|name| oid_of_name(&Name::new(name).ok()?)).collect())
+}
+
+fn names_in(directory: BorrowedFd<'_>) -> Result<Vec<Name>, Errno> {
+    let names = inode::list_names(directory)?;
+    Ok(names.iter().filter_map(|name| Name::new(name).ok()).collect())
+}
+
+/// What is stored below this root.
+pub(super) fn load(root: BorrowedFd<'_>) -> Result<Remainder, OpenError> {
+    let failed = |errno| OpenError::Tree(TreeError::at("read", ".twinfiler/remainder")(errno));
+    let mut names = BTreeMap::new();
+    for directory in numbered(open(root, "names")).map_err(failed)? {
+        let fd = open(root, &names_path(directory)).map_err(failed)?;
+        names.insert(directory, names_in(fd.as_fd()).map_err(failed)?);
+    }
+    names.retain(|_, names| !names.is_empty());
+    let mut objects = BTreeMap::new();
+    for oid in numbered(open(root, "objects")).map_err(failed)? {
+        let directory = open(root, "objects").map_err(failed)?;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&directory, oid.0.to_string(), flags, Mode::empty()).map_err(failed)?;
+        let mut bytes = Vec::new();
+        let read = std::io::Read::read_to_end(&mut std::fs::File::from(fd), &mut bytes);
+        read.map_err(|error| failed(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
+        let refused = Refused::decode(&bytes).map_err(|why| OpenError::Remainder { oid, why })?;
+        objects.insert(oid, refused);
+    }
+    Ok(Remainder::stored(names, objects))
+}
+
+impl Base {
+    /// What the filesystem has refused, at most `max` of it, and how much there is.
+    pub fn held(&self, max: usize) -> (Vec<Held>, usize) {
+        let (mut held, count) = self.remainder().held(max);
+        #[cfg(any(test, feature = "simulation"))]
+        if self.simulation().is_some() {
+            return (held, count);
+        }
+        for one in &mut held {
+            let path = self
+                .inode(one.oid)
+                .ok()
+                .and_then(|inode| rustix::fs::readlink(inode::proc_path(inode.fd()), Vec::new()).ok());
+            one.path = path.map(|path| os(path.to_bytes()).display().to_string());
+        }
+        (held, count)
+    }
+
+    pub(crate) fn remainder(&self) -> &Remainder {
+        #[cfg(any(test, feature = "simulation"))]
+        if let Some(disk) = self.simulation() {
+            return disk.remainder();
+        }
+        &self.local().remainder
+    }
+
+    /// The directory of refused names of a directory.
+    pub(crate) fn refused_fd(&self, directory: Oid) -> Result<OwnedFd, Errno> {
+        open(self.root_fd(), &names_path(directory))
+    }
+
+    /// The same, made if need be.
+    pub(crate) fn make_refused_fd(&self, directory: Oid) -> Result<OwnedFd, Errno> {
+        make(self.root_fd(), &names_path(directory))
+    }
+
+    /// The directory whose refused names an unlabelled directory holds.
+    pub(crate) fn refused_by(&self, holder: BorrowedFd<'_>) -> Result<Option<Oid>, Errno> {
+        let number = rustix::fs::fstat(holder)?.st_ino;
+        for directory in self.remainder().directories() {
+            if rustix::fs::fstat(self.refused_fd(directory)?)?.st_ino == number {
+                return Ok(Some(directory));
+            }
+        }
+        Ok(None)
+    }
+
+    pub(crate) fn prune_refused(&self) -> Result<(), Errno> {
+        for directory in self.remainder().directories() {
+            let there = match self.refused_fd(directory) {
+                Ok(fd) => names_in(fd.as_fd())?,
+                Err(Errno::NOENT) => Vec::new(),
+                Err(errno) => return Err(errno),
+            };
+            self.remainder().names_are(directory, &there);
+            if there.is_empty() {
+                let path = format!("{HIDDEN_NAME}/remainder/{}", names_path(directory));
+                match rustix::fs::unlinkat(self.root_fd(), path, AtFlags::REMOVEDIR) {
+                    Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY) => {}
+                    Err(errno) => return Err(errno),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What held the refused names of one directory holds those of another one.
+    pub(crate) fn move_refused(&self, from: Oid, to: Oid) -> Result<(), Errno> {
+        if !self.remainder().has_names(from) {
+            return Ok(());
+        }
+        let path = |directory| format!("{HIDDEN_NAME}/remainder/{}", names_path(directory));
+        match rustix::fs::renameat(self.root_fd(), path(from), self.root_fd(), path(to)) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno),
+        }
+        self.remainder().rename_directory(from, to);
+        Ok(())
+    }
+
+    /// Writes the records that have changed. What the tree has taken instead has been flushed.
+    pub(super) fn store_remainder(&self) -> Result<(), TreeError> {
+        let unstored = self.remainder().unstored();
+        if unstored.is_empty() {
+            return Ok(());
+        }
+        let failed = TreeError::at("store what was refused of objects of", self.path().display());
+        let store = || -> Result<(), Errno> {
+            let directory = make(self.root_fd(), "objects")?;
+            for (oid, refused) in &unstored {
+                let name = oid.0.to_string();
+                match refused {
+                    Some(refused) => write(directory.as_fd(), &name, &refused.encode())?,
+                    None => match rustix::fs::unlinkat(&directory, &name, AtFlags::empty()) {
+                        Ok(()) | Err(Errno::NOENT) => {}
+                        Err(errno) => return Err(errno),
+                    },
+                }
+            }
+            // The directories above it may be new.
+            rustix::fs::syncfs(&directory)
+        };
+        store().map_err(failed)?;
+        self.remainder().stored_now(unstored.into_iter().map(|(oid, _)| oid));
+        Ok(())
+    }
+
+    /// Tries everything once more that was refused: perhaps the filesystem has become another one.
+    pub(super) fn try_remainder_again(&self) {
+        if self.remainder().is_empty() {
+            return;
+        }
+        // What fails here fails in the next consistency point, and is told there.
+        if let Err(error) = Tolerant(&BaseTree::new(self, &NoPayload)).try_all_again() {
+            tracing::warn!(path = %self.path().display(), %error, "what was refused cannot be tried again");
+        }
+    }
+
+    /// Where refused names are, for a walk over all objects.
+    pub(super) fn refused_roots(&self) -> Result<Vec<OwnedFd>, TreeError> {
+        let directories = self.remainder().directories();
+        let open = |directory| {
+            self.refused_fd(directory).map_err(TreeError::at("open the refused names of", directory))
+        };
+        directories.into_iter().map(open).collect()
+    }
+}
+
+fn write(directory: BorrowedFd<'_>, name: &str, bytes: &[u8]) -> Result<(), Errno> {
+    let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat(directory, NEW, flags, Mode::RUSR | Mode::WUSR)?;
+    let mut file = std::fs::File::from(fd);
+    let written = std::io::Write::write_all(&mut file, bytes).and_then(|()| file.sync_all());
+    written.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    rustix::fs::renameat(directory, NEW, directory, os(name.as_bytes()))
+}
+
+/// Whether there is room beside `needs_bytes`, so that ENOSPC is about one object and not about the disk.
+pub(crate) fn has_room(base: &Base, needs_bytes: u64) -> bool {
+    /// Less than this share of the filesystem free, and it is full: one in so many.
+    const FULL_SHARE: u64 = 64;
+    const FULL_BYTES: u64 = 4 << 20;
+    let Ok(space) = base.space() else { return false };
+    let enough =
+        |free: u64, total: u64| free >= (total / FULL_SHARE).max(FULL_BYTES).saturating_add(needs_bytes);
+    let inodes = space.free_inodes.zip(space.total_inodes);
+    let metadata = space.metadata.is_none_or(|metadata| metadata.total_bytes() >= FULL_BYTES);
+    enough(space.free_bytes, space.total_bytes)
+        && inodes.is_none_or(|(free, total)| free > total / FULL_SHARE)
+        && metadata
+}

@@ -1,0 +1,149 @@
+//! What real filesystems refuse for good.
+
+use ids::Oid;
+
+use super::Image;
+use super::room::{NOW, VOLUME, create, point, remove, set, volume};
+use crate::attributes::ObjectKind;
+use crate::base::Base;
+use crate::name::NameRef;
+use crate::op::{NewKind, Operation, Other};
+use crate::oracle::MemoryLog;
+use crate::resync::{Surveyed, capture, data_map, install_names};
+use crate::verify;
+use crate::view::BaseReader;
+
+const FILE: Oid = Oid(20);
+const BIG: &[u8] = &[7; 3000];
+
+fn reopened(image: &Image, base: Base) -> Base {
+    drop(base);
+    image.remount();
+    Base::open(&image.path().join("volume"), VOLUME).expect("opens")
+}
+
+fn value(base: &Base, name: &[u8]) -> Option<Vec<u8>> {
+    BaseReader::xattr(base, FILE, name).expect("reads")
+}
+
+/// Two values of 3,000 bytes on ext4, which has room for one.
+#[test]
+fn an_xattr_without_room_is_kept_until_there_is_some() {
+    let image = Image::with_size("ext4", 600 << 20);
+    let (base, log) = (volume(&image), MemoryLog::default());
+    let first = [create(FILE, b"file", NewKind::File), set(FILE, b"user.a", BIG), set(FILE, b"user.b", BIG)];
+    point(&base, &log, &first.map(|operation| (operation, &[][..])));
+    assert_eq!(base.held(9).1, 1);
+    let base = reopened(&image, base);
+    assert_eq!((value(&base, b"user.a"), value(&base, b"user.b")), (Some(BIG.to_vec()), Some(BIG.to_vec())));
+    let mut names = BaseReader::xattr_names(&base, FILE).expect("reads");
+    names.sort_unstable();
+    assert_eq!(names, [b"user.a".to_vec(), b"user.b".to_vec()]);
+
+    // As a source and as a receiver of a resync, and to verify, it is the object that clients know.
+    let Surveyed::Here(file) = capture(&base, FILE).expect("reads") else { panic!("it is there") };
+    let other_image = Image::with_size("ext4", 600 << 20);
+    let other = volume(&other_image);
+    let Surveyed::Here(root) = capture(&base, Oid::ROOT).expect("reads") else { panic!("a root") };
+    install_names(&other, &[Surveyed::Here(root), Surveyed::Here(file)]).expect("installs");
+    other.sync().expect("syncs");
+    let aspects = |base| verify::aspects(base, FILE).expect("reads").expect("is there").xattrs;
+    assert_eq!(aspects(&base), aspects(&other));
+
+    point(&base, &log, &[(remove(FILE, b"user.a"), &[][..])]);
+    assert_eq!(base.held(9).1, 0, "there is room now");
+    let base = reopened(&image, base);
+    assert_eq!((value(&base, b"user.a"), value(&base, b"user.b")), (None, Some(BIG.to_vec())));
+}
+
+/// Without extents, files end at about 2 TiB.
+#[test]
+fn a_byte_beyond_the_format_of_a_base_is_kept() {
+    const FAR: u64 = 3 << 40;
+    let image = Image::with_size("ext3", 600 << 20);
+    let (base, log) = (volume(&image), MemoryLog::default());
+    let write =
+        |offset, size_after| Operation::Write { oid: FILE, offset, len_bytes: 1, size_after, at: NOW };
+    point(
+        &base,
+        &log,
+        &[
+            (create(FILE, b"file", NewKind::File), &[][..]),
+            (create(Oid(21), b"next", NewKind::File), &[][..]),
+            (write(FAR, FAR + 1), b"z"),
+            (write(5, FAR + 1), b"a"),
+        ],
+    );
+    let base = reopened(&image, base);
+    assert_eq!(base.held(9).1, 1);
+    assert_eq!(BaseReader::attributes(&base, FILE).expect("is there").size, FAR + 1);
+    let read = |at| {
+        let mut buf = [9; 4];
+        let len = base.read_at(FILE, at, &mut buf).expect("reads");
+        buf[..len].to_vec()
+    };
+    assert_eq!((read(FAR), read(FAR - 2), read(4)), (b"z".to_vec(), b"\0\0z".to_vec(), b"\0a\0\0".to_vec()));
+    let data = data_map(&base, FILE, 0, 9).expect("reads").data;
+    assert!(data.first().is_some_and(|(at, _)| *at < 5) && data.last() == Some(&(FAR, 1)), "{data:?}");
+    assert!(
+        BaseReader::lookup(&base, Oid::ROOT, NameRef::new(b"next").expect("a name"))
+            .expect("reads")
+            .is_some()
+    );
+    point(&base, &log, &[(Operation::Truncate { oid: FILE, size: 6, at: NOW }, &[][..])]);
+    assert_eq!(base.held(9).1, 0);
+    assert_eq!((BaseReader::attributes(&base, FILE).expect("is there").size, read(4)), (6, b"\0a".to_vec()));
+}
+
+fn link(name: &[u8], nlink: u64) -> Operation<'_> {
+    let object = Other { oid: FILE, kind: ObjectKind::File, nlink: nlink as u32 };
+    Operation::Link { object, parent: Oid::ROOT, name: NameRef::new(name).expect("a name"), at: NOW }
+}
+
+fn unlink(name: &[u8]) -> Operation<'_> {
+    let object = Other { oid: FILE, kind: ObjectKind::File, nlink: 9 };
+    let name = NameRef::new(name).expect("a name");
+    Operation::Unlink { parent: Oid::ROOT, name, object, reap: false, parent_nlink: 2, at: NOW }
+}
+
+/// A directory whose index cannot grow: ENOSPC in a filesystem with room for much more.
+#[test]
+fn a_name_that_its_directory_cannot_take_is_kept() {
+    const PER_POINT: u64 = 4000;
+    let image = Image::with_size("ext4", 200 << 20);
+    let (base, log) = (volume(&image), MemoryLog::default());
+    let name = |number: u64| format!("{number:0>247}").into_bytes();
+    point(&base, &log, &[(create(FILE, b"file", NewKind::File), &[][..])]);
+    let mut count = 0;
+    while base.held(1).1 == 0 {
+        assert!(count < 60_000, "this filesystem takes them all");
+        let names: Vec<Vec<u8>> = (count..count + PER_POINT).map(name).collect();
+        let links: Vec<_> = names.iter().map(|name| (link(name, count + PER_POINT + 1), &[][..])).collect();
+        point(&base, &log, &links);
+        count += PER_POINT;
+    }
+    let (_, held) = base.held(1);
+    assert!(base.space().expect("reads").free_bytes > 20 << 20, "there is room");
+    let listed = |base: &Base| {
+        let mut listed = 0;
+        let count = &mut |_: crate::view::BaseEntry<'_>| {
+            listed += 1;
+            std::ops::ControlFlow::Continue(())
+        };
+        base.readdir(Oid::ROOT, count).expect("lists");
+        listed
+    };
+    assert_eq!(listed(&base), count + 1);
+    let base = reopened(&image, base);
+    assert_eq!((listed(&base), base.held(1).1), (count + 1, held));
+    let last = name(count - 1);
+    let found = BaseReader::lookup(&base, Oid::ROOT, NameRef::new(&last).expect("a name")).expect("reads");
+    assert_eq!(found.map(|target| target.oid), Some(FILE));
+    base.mend_index().expect("walks");
+
+    // Room in nearly every block: where a name goes depends on its hash.
+    let gone: Vec<Vec<u8>> = (0..count - PER_POINT / 2).map(name).collect();
+    point(&base, &log, &gone.iter().map(|name| (unlink(name), &[][..])).collect::<Vec<_>>());
+    assert_eq!(listed(&base), count + 1 - gone.len() as u64);
+    assert!(base.held(1).1 < held, "what fits is in its directory now");
+}

@@ -1,0 +1,263 @@
+//! The remainder: what a base filesystem refuses for good, kept by the engine itself.
+//!
+//! However many limits are known, a base will refuse something: a name that its hash cannot place, an xattr without room,
+//! an offset beyond its format. One such object must not stop a consistency point, which would stop the volume. So
+//! every effect goes through [`Tolerant`]: what the tree refuses is kept here, and every reader sees the tree with it.
+//!
+//! - A refused *name* is an ordinary name elsewhere: `.twinfiler/remainder/names/<OID of the directory>/<name>`. The
+//!   object is a real, labelled inode, so its contents, its children and its other names know nothing of this.
+//! - Refused *values* (attributes, xattrs, ranges of content, a length) are a record for each object
+//!   (`refused::Refused`), in memory and as `.twinfiler/remainder/objects/<OID>`, checksummed.
+//!
+//! Invariants:
+//! - a slot of a directory holds one object, here or in the tree;
+//! - a record wins over what the tree says of the same thing, and is dropped only when the tree has taken it *and that
+//!   was flushed*: records are written after the filesystem, before the log's tail moves;
+//! - what a Delta says again is decided anew, so a consistency point stays idempotent whatever part of this survived.
+//!
+//! It is tried again when the object or the directory changes, and when the volume is opened. It may be empty on one
+//! node and not on the other: whatever compares trees reads through it.
+//!
+//! What can go wrong: more is refused than is kept ([`MAX_NAMES`], [`MAX_OBJECTS`], [`MAX_BYTES`]), or the same is refused
+//! here, too. Then the error is the consistency point's, as for a disk that fails, and nothing is lost.
+
+pub(crate) mod refused;
+pub(crate) mod tolerant;
+
+use ids::Oid;
+use parking_lot::RwLock;
+use rustix::io::Errno;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use crate::base::TreeError;
+use crate::name::Name;
+use refused::Refused;
+
+/// Refused names that are kept.
+pub const MAX_NAMES: usize = 8192;
+/// Objects of which something was refused.
+pub const MAX_OBJECTS: usize = 8192;
+/// What all their values take, in bytes, of memory too.
+pub const MAX_BYTES: u64 = 64 << 20;
+
+/// One thing that the base filesystem does not hold.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Held {
+    /// The object, or the directory of a name.
+    pub oid: Oid,
+    /// The name, if one was refused.
+    pub name: Option<Name>,
+    /// Where the object, or the directory, lies below the root, where that is known.
+    pub path: Option<String>,
+    /// What was tried, as words that fit after "cannot"; empty when it is not known any more.
+    pub doing: String,
+    /// Why not.
+    pub errno: Option<Errno>,
+}
+
+impl fmt::Display for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let oid = self.oid;
+        match (&self.name, &self.path) {
+            (None, None) => write!(f, "{oid}")?,
+            (None, Some(path)) => write!(f, "{path} ({oid})")?,
+            (Some(name), None) => write!(f, "the name {name:?} in {oid}")?,
+            (Some(name), Some(path)) => write!(f, "the name {name:?} in {path} ({oid})")?,
+        }
+        if !self.doing.is_empty() {
+            write!(f, ", refused to {} it", self.doing)?;
+        }
+        match self.errno {
+            Some(errno) => write!(f, ": {errno}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Why something was refused.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Why {
+    doing: &'static str,
+    errno: Errno,
+}
+
+#[derive(Default)]
+struct Kept {
+    names: BTreeMap<Oid, BTreeMap<Name, Option<Why>>>,
+    objects: BTreeMap<Oid, Arc<Refused>>,
+    bytes: u64,
+    /// Objects whose records differ from what is stored.
+    dirty: BTreeSet<Oid>,
+}
+
+/// See the module: what one volume's tree has refused.
+#[derive(Default)]
+pub(crate) struct Remainder(RwLock<Kept>);
+
+impl Remainder {
+    /// As it was stored.
+    pub fn stored(names: BTreeMap<Oid, Vec<Name>>, objects: BTreeMap<Oid, Refused>) -> Remainder {
+        let remainder = Remainder::default();
+        remainder.load(names, objects);
+        remainder
+    }
+
+    /// Begins anew as it was stored.
+    pub fn load(&self, names: BTreeMap<Oid, Vec<Name>>, objects: BTreeMap<Oid, Refused>) {
+        let names = names
+            .into_iter()
+            .map(|(oid, names)| (oid, names.into_iter().map(|name| (name, None)).collect()))
+            .collect();
+        let bytes = objects.values().map(Refused::cost_bytes).sum();
+        let objects = objects.into_iter().map(|(oid, refused)| (oid, Arc::new(refused))).collect();
+        *self.0.write() = Kept { names, objects, bytes, dirty: BTreeSet::new() };
+    }
+
+    /// Whether the tree holds everything.
+    pub fn is_empty(&self) -> bool {
+        let kept = self.0.read();
+        kept.names.is_empty() && kept.objects.is_empty()
+    }
+
+    /// What was refused of an object.
+    pub fn object(&self, oid: Oid) -> Option<Arc<Refused>> {
+        self.0.read().objects.get(&oid).cloned()
+    }
+
+    /// Every object with a record.
+    pub fn objects(&self) -> Vec<Oid> {
+        self.0.read().objects.keys().copied().collect()
+    }
+
+    /// Keeps what is refused of an object now. False: there is no room for it here.
+    #[must_use]
+    pub fn keep(&self, oid: Oid, refused: Refused) -> bool {
+        let kept = &mut *self.0.write();
+        let before = kept.objects.get(&oid).map_or(0, |refused| refused.cost_bytes());
+        if refused.is_empty() {
+            kept.objects.remove(&oid);
+            kept.bytes -= before;
+            kept.dirty.insert(oid);
+            return true;
+        }
+        let (cost, one_more) = (refused.cost_bytes(), !kept.objects.contains_key(&oid));
+        let grows = cost > before || one_more;
+        if grows && (kept.bytes - before + cost > MAX_BYTES || one_more && kept.objects.len() >= MAX_OBJECTS)
+        {
+            return false;
+        }
+        kept.bytes = kept.bytes - before + cost;
+        kept.objects.insert(oid, Arc::new(refused));
+        kept.dirty.insert(oid);
+        true
+    }
+
+    /// Nothing of an object is kept any more.
+    pub fn forget(&self, oid: Oid) {
+        if self.0.read().objects.contains_key(&oid) {
+            let kept = &mut *self.0.write();
+            if let Some(refused) = kept.objects.remove(&oid) {
+                kept.bytes -= refused.cost_bytes();
+            }
+            kept.dirty.insert(oid);
+        }
+    }
+
+    /// Whether names were refused in a directory.
+    pub fn has_names(&self, directory: Oid) -> bool {
+        self.0.read().names.contains_key(&directory)
+    }
+
+    /// The directories in which names were refused.
+    pub fn directories(&self) -> Vec<Oid> {
+        self.0.read().names.keys().copied().collect()
+    }
+
+    /// A name is about to be kept. False: there is no room for it here.
+    #[must_use]
+    pub fn keep_name(&self, directory: Oid, name: &Name, error: &TreeError) -> bool {
+        let kept = &mut *self.0.write();
+        let count: usize = kept.names.values().map(BTreeMap::len).sum();
+        let known = kept.names.get(&directory).is_some_and(|names| names.contains_key(name));
+        if !known && count >= MAX_NAMES {
+            return false;
+        }
+        let why = Why { doing: error.doing, errno: error.errno };
+        kept.names.entry(directory).or_default().insert(name.clone(), Some(why));
+        true
+    }
+
+    /// These are the names that are kept of a directory.
+    pub fn names_are(&self, directory: Oid, there: &[Name]) {
+        let kept = &mut *self.0.write();
+        let known = kept.names.remove(&directory).unwrap_or_default();
+        let names: BTreeMap<Name, Option<Why>> =
+            there.iter().map(|name| (name.clone(), known.get(name).cloned().flatten())).collect();
+        if !names.is_empty() {
+            kept.names.insert(directory, names);
+        }
+    }
+
+    /// The names that are kept of one directory are those of another one now.
+    pub fn rename_directory(&self, from: Oid, to: Oid) {
+        let kept = &mut *self.0.write();
+        if let Some(names) = kept.names.remove(&from) {
+            kept.names.insert(to, names);
+        }
+    }
+
+    /// The records that are not stored as they are now; `None` is none. Tell with [`Remainder::stored_now`].
+    pub fn unstored(&self) -> Vec<(Oid, Option<Arc<Refused>>)> {
+        let kept = self.0.read();
+        kept.dirty.iter().map(|oid| (*oid, kept.objects.get(oid).cloned())).collect()
+    }
+
+    /// These are stored. Nobody has changed them meanwhile.
+    pub fn stored_now(&self, oids: impl IntoIterator<Item = Oid>) {
+        let kept = &mut *self.0.write();
+        for oid in oids {
+            kept.dirty.remove(&oid);
+        }
+    }
+
+    /// Everything that is kept, at most `max`, and how much there is.
+    pub fn held(&self, max: usize) -> (Vec<Held>, usize) {
+        let kept = self.0.read();
+        let names = kept.names.iter().flat_map(|(oid, names)| {
+            names.iter().map(|(name, why)| Held {
+                oid: *oid,
+                name: Some(name.clone()),
+                path: None,
+                doing: why.as_ref().map_or(String::new(), |why| why.doing.to_owned()),
+                errno: why.as_ref().map(|why| why.errno),
+            })
+        });
+        let objects = kept.objects.iter().map(|(oid, refused)| Held {
+            oid: *oid,
+            name: None,
+            path: None,
+            doing: refused.why.0.clone(),
+            errno: Some(Errno::from_raw_os_error(refused.why.1)),
+        });
+        let count = kept.names.values().map(BTreeMap::len).sum::<usize>() + kept.objects.len();
+        (names.chain(objects).take(max).collect(), count)
+    }
+}
+
+/// Whether an error says that a tree will never take this, and not that the disk, the machine or the program has failed.
+/// `has_room` is asked whether the filesystem has space left.
+pub(crate) fn is_refusal(errno: Errno, has_room: impl FnOnce() -> bool) -> bool {
+    match errno {
+        Errno::NOSPC | Errno::DQUOT => has_room(),
+        // The disk, the filesystem's own damage, a network below it.
+        Errno::IO | Errno::ROFS | Errno::NODEV | Errno::NXIO | Errno::UCLEAN | Errno::BADMSG => false,
+        Errno::REMOTEIO | Errno::TIMEDOUT | Errno::NOLINK | Errno::SHUTDOWN | Errno::HOSTDOWN => false,
+        // The machine: it passes.
+        Errno::NOMEM | Errno::NFILE | Errno::MFILE | Errno::INTR | Errno::AGAIN | Errno::NOBUFS => false,
+        // The tree is not as it was looked at.
+        Errno::NOENT | Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR | Errno::ISDIR | Errno::STALE => false,
+        _ => true,
+    }
+}

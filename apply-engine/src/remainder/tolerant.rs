@@ -1,0 +1,351 @@
+//! The effects of a consistency point on a tree that may refuse some of them: what it refuses is kept.
+//!
+//! Everything here has the effect that it says on the tree as readers see it. Errors are those of the disk, of a tree that
+//! is not as it was looked at, and refusals for which the remainder has no room.
+
+use ids::Oid;
+use rustix::io::Errno;
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::ops::Range;
+
+use super::refused::{Piece, Refused};
+use crate::attributes::Timestamp;
+use crate::base::{Label, TreeError};
+use crate::delta::Birth;
+use crate::tree::{FileWrite, Fill, LocalAttributes, Parent, Place, Tree};
+
+/// A write takes it away.
+const CAPABILITY: &[u8] = b"security.capability";
+
+type Done<T = ()> = Result<T, TreeError>;
+
+/// See the module.
+pub(crate) struct Tolerant<'a, T>(pub &'a T);
+
+impl<T: Tree> Tolerant<'_, T> {
+    /// Attributes as readers see them.
+    pub fn attributes(&self, oid: Oid) -> Done<LocalAttributes> {
+        let mut local = self.0.attributes(oid)?;
+        if let Some(refused) = self.0.remainder().object(oid) {
+            local.size = refused.size.unwrap_or(local.size);
+            (local.uid, local.gid) = refused.owner.unwrap_or((local.uid, local.gid));
+            local.atime = refused.atime.unwrap_or(local.atime);
+            local.mtime = refused.mtime.unwrap_or(local.mtime);
+        }
+        Ok(local)
+    }
+
+    /// Likewise names of xattrs.
+    pub fn xattr_names(&self, oid: Oid) -> Done<Vec<Vec<u8>>> {
+        let mut names = self.0.xattr_names(oid)?;
+        if let Some(refused) = self.0.remainder().object(oid) {
+            refused.patch_names(&mut names);
+        }
+        Ok(names)
+    }
+
+    /// Acts on a slot, or else on the one that stands for it here. `never` is no refusal.
+    fn placed(&self, at: &Place, never: Option<Errno>, act: impl Fn(&Place) -> Done) -> Done {
+        let error = match act(at) {
+            Err(error) if Some(error.errno) != never && self.0.is_refusal(&error, 0) => error,
+            other => return other,
+        };
+        let (Some(kept), Parent::Object(directory)) = (at.refused(), &at.parent) else { return Err(error) };
+        if !self.0.remainder().keep_name(*directory, &at.name, &error) {
+            return Err(error);
+        }
+        match act(&kept) {
+            Err(again) if self.0.is_refusal(&again, 0) => Err(error),
+            other => other,
+        }
+    }
+
+    pub fn create(&self, at: &Place, birth: &Birth, label: &Label) -> Done {
+        self.placed(at, None, |at| self.0.create(at, birth, label))
+    }
+
+    pub fn link(&self, oid: Oid, to: &Place) -> Done {
+        self.placed(to, None, |to| self.0.link(oid, to))
+    }
+
+    /// `EINVAL` is a directory that would stand below itself, and no refusal.
+    pub fn rename(&self, from: &Place, to: &Place) -> Done {
+        self.placed(to, Some(Errno::INVAL), |to| match from == to {
+            true => Ok(()),
+            false => self.0.rename(from, to),
+        })
+    }
+
+    /// Changes the record of an object, because of an error or because the tree has taken something.
+    fn change(&self, oid: Oid, error: Option<TreeError>, change: impl FnOnce(&mut Refused)) -> Done {
+        let known = self.0.remainder().object(oid);
+        if known.is_none() && error.is_none() {
+            return Ok(());
+        }
+        let before = known.as_deref().cloned().unwrap_or_default();
+        let mut refused = before.clone();
+        change(&mut refused);
+        if let Some(error) = &error {
+            refused.why = (error.doing.to_owned(), error.errno.raw_os_error());
+        }
+        if refused == before || self.0.remainder().keep(oid, refused) {
+            return Ok(());
+        }
+        Err(error.unwrap_or_else(|| TreeError::at("keep what was refused of", oid)(Errno::NOSPC)))
+    }
+
+    /// What became of an effect: taken, refused and kept, or failed.
+    fn settle(
+        &self,
+        oid: Oid,
+        outcome: Done,
+        needs_bytes: u64,
+        taken: impl FnOnce(&mut Refused),
+        keep: impl FnOnce(&mut Refused),
+    ) -> Done {
+        match outcome {
+            Ok(()) => self.change(oid, None, taken),
+            Err(error) if self.0.is_refusal(&error, needs_bytes) => self.change(oid, Some(error), keep),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn tree_size(&self, oid: Oid) -> Done<u64> {
+        Ok(self.0.attributes(oid)?.size)
+    }
+
+    pub fn truncate(&self, oid: Oid, size: u64) -> Done {
+        let outcome = self.0.truncate(oid, size);
+        let tree_size = match outcome.is_err() {
+            true => self.tree_size(oid).unwrap_or(0),
+            false => size,
+        };
+        let taken = |refused: &mut Refused| {
+            refused.cut(size..u64::MAX);
+            refused.set_size(size, size);
+        };
+        self.settle(oid, outcome, 0, taken, |refused| refused.truncate(size, tree_size))
+    }
+
+    pub fn fill(&self, oid: Oid, offset: u64, len_bytes: u64, fill: Fill) -> Done {
+        let range = offset..offset.saturating_add(len_bytes);
+        match (self.0.fill(oid, offset, len_bytes, fill), fill) {
+            (Ok(()), Fill::Allocate) => Ok(()),
+            // A promise about room is all that is lost.
+            (Err(error), Fill::Allocate) if self.0.is_refusal(&error, len_bytes) => Ok(()),
+            (outcome @ Err(_), Fill::Allocate) => outcome,
+            (outcome, Fill::Hole | Fill::Zero) => {
+                let tree_size = if outcome.is_err() { self.tree_size(oid).unwrap_or(0) } else { 0 };
+                let (taken, kept) = (range.clone(), range);
+                self.settle(
+                    oid,
+                    outcome,
+                    0,
+                    |refused| refused.cut(taken),
+                    |refused| refused.zero(kept, tree_size),
+                )
+            }
+        }
+    }
+
+    /// Writes ranges that are in order and do not overlap.
+    pub fn write(&self, oid: Oid, writes: &[FileWrite]) -> Done {
+        let known = self.0.remainder().object(oid).is_some_and(|refused| refused.has_content());
+        if !known {
+            match self.0.write(oid, writes) {
+                Err(error) if self.0.is_refusal(&error, writes.iter().map(|write| write.len_bytes).sum()) => {
+                }
+                other => return other,
+            }
+        }
+        // Each for itself, so that one that is refused takes no other with it.
+        for write in writes {
+            let size = self.attributes(oid)?.size;
+            let outcome = self.0.write(oid, std::slice::from_ref(write));
+            let bytes = || self.0.log_bytes(write.from, write.len_bytes as usize);
+            self.wrote(oid, write.offset..write.offset + write.len_bytes, size, outcome, bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Writes bytes of our own.
+    pub fn write_bytes(&self, oid: Oid, offset: u64, bytes: &[u8]) -> Done {
+        let size = self.attributes(oid)?.size;
+        let outcome = self.0.write_bytes(oid, offset, bytes);
+        self.wrote(oid, offset..offset + bytes.len() as u64, size, outcome, || Ok(bytes.to_vec()))
+    }
+
+    /// `size` is how long the object was before.
+    fn wrote(
+        &self,
+        oid: Oid,
+        range: Range<u64>,
+        size: u64,
+        outcome: Done,
+        bytes: impl FnOnce() -> Done<Vec<u8>>,
+    ) -> Done {
+        let len_bytes = range.end - range.start;
+        match outcome {
+            Ok(()) if self.0.remainder().object(oid).is_none() => Ok(()),
+            Ok(()) => {
+                let tree_size = self.tree_size(oid)?;
+                self.change(oid, None, |refused| {
+                    refused.cut(range.clone());
+                    refused.set_size(size.max(range.end), tree_size);
+                })
+            }
+            Err(error) if self.0.is_refusal(&error, len_bytes) => {
+                let (bytes, tree_size) = (bytes()?, self.tree_size(oid)?);
+                self.change(oid, Some(error), |refused| refused.write(range.start, bytes, size, tree_size))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn set_xattr(&self, oid: Oid, name: &[u8], value: &[u8]) -> Done {
+        let outcome = self.0.set_xattr(oid, name, value);
+        let taken = |refused: &mut Refused| drop(refused.xattrs.remove(name));
+        self.settle(oid, outcome, 0, taken, |refused| {
+            refused.xattrs.insert(name.to_vec(), Some(value.to_vec()));
+        })
+    }
+
+    pub fn remove_xattr(&self, oid: Oid, name: &[u8]) -> Done {
+        let outcome = self.0.remove_xattr(oid, name);
+        let taken = |refused: &mut Refused| drop(refused.xattrs.remove(name));
+        self.settle(oid, outcome, 0, taken, |refused| {
+            refused.xattrs.insert(name.to_vec(), None);
+        })
+    }
+
+    /// Sets xattrs where room for them is tight: ext4 has one block for all of an object's, whatever the disk has left.
+    ///
+    /// Values that shrink are set before values that grow, so that no moment needs more room than the beginning or the
+    /// end does. How the values lie still depends on the order in which they were set: where there is no room after all,
+    /// those that change are taken away and set from the largest to the smallest. A sealed Delta hides what is between,
+    /// and sets them again after a crash.
+    pub fn set_xattrs<'v>(&self, oid: Oid, wanted: impl Iterator<Item = (&'v [u8], &'v [u8])>) -> Done {
+        let mut wanted: Vec<(&[u8], &[u8])> = wanted.collect();
+        if let [(name, value)] = wanted[..] {
+            return self.set_xattr(oid, name, value);
+        }
+        let mut grows_bytes = HashMap::new();
+        for (name, value) in &wanted {
+            let now = self.0.xattr(oid, name)?.map_or(0, |now| now.len());
+            grows_bytes.insert(*name, value.len() as i64 - now as i64);
+        }
+        wanted.sort_by_key(|(name, _)| grows_bytes.get(name).copied());
+        let set = |(name, value): &(&[u8], &[u8])| match self.0.set_xattr(oid, name, value) {
+            Ok(()) => self.change(oid, None, |refused| drop(refused.xattrs.remove(*name))),
+            Err(error) if error.is_no_space() => Err(error),
+            // Whatever else it is will be the same in another order.
+            Err(_) => self.set_xattr(oid, name, value),
+        };
+        match wanted.iter().try_for_each(set) {
+            Err(error) if error.is_no_space() => {}
+            other => return other,
+        }
+        wanted.iter().try_for_each(|(name, _)| self.remove_xattr(oid, name))?;
+        wanted.sort_by_key(|(_, value)| Reverse(value.len()));
+        wanted.iter().try_for_each(|(name, value)| self.set_xattr(oid, name, value))
+    }
+
+    /// It clears set-id bits: the caller sets the mode after it, and a record that holds an owner holds the mode, too, so
+    /// that neither is lost when a crash comes while the owner is tried again.
+    pub fn set_owner(&self, oid: Oid, uid: u32, gid: u32) -> Done {
+        let outcome = self.0.set_owner(oid, uid, gid);
+        self.settle(
+            oid,
+            outcome,
+            0,
+            |refused| refused.owner = None,
+            |refused| refused.owner = Some((uid, gid)),
+        )
+    }
+
+    pub fn set_mode(&self, oid: Oid, mode: u32) -> Done {
+        let outcome = self.0.set_mode(oid, mode);
+        let taken = |refused: &mut Refused| refused.mode = refused.owner.map(|_| mode);
+        self.settle(oid, outcome, 0, taken, |refused| refused.mode = Some(mode))
+    }
+
+    /// A write changes them: a record that holds content holds them, too, as it does the mode for an owner.
+    pub fn set_times(&self, oid: Oid, atime: Option<Timestamp>, mtime: Option<Timestamp>) -> Done {
+        let outcome = self.0.set_times(oid, atime, mtime);
+        let taken = |refused: &mut Refused| match refused.has_content() {
+            true => (refused.atime, refused.mtime) = (atime.or(refused.atime), mtime.or(refused.mtime)),
+            false => {
+                refused.atime = refused.atime.filter(|_| atime.is_none());
+                refused.mtime = refused.mtime.filter(|_| mtime.is_none());
+            }
+        };
+        let keep = |refused: &mut Refused| {
+            (refused.atime, refused.mtime) = (atime.or(refused.atime), mtime.or(refused.mtime));
+        };
+        self.settle(oid, outcome, 0, taken, keep)
+    }
+
+    /// Tries once more what was refused of an object, and leaves everything else of it as it is.
+    pub fn try_again(&self, oid: Oid) -> Done {
+        let Some(refused) = self.0.remainder().object(oid) else { return Ok(()) };
+        let before = match self.attributes(oid) {
+            Err(TreeError { errno: Errno::NOENT, .. }) => return Ok(()),
+            other => other?,
+        };
+        // A write would take them away, and a crash come before they are set again.
+        let may_write = self.0.xattr(oid, CAPABILITY)?.is_none();
+        for (at, piece) in refused.pieces.iter().filter(|_| may_write) {
+            match piece {
+                Piece::Bytes(bytes) => self.write_bytes(oid, *at, bytes)?,
+                Piece::Zeros(len_bytes) => self.fill(oid, *at, *len_bytes, Fill::Zero)?,
+            }
+        }
+        if may_write && refused.has_content() && self.attributes(oid)?.size != self.tree_size(oid)? {
+            self.truncate(oid, before.size)?;
+        }
+        if let Some((uid, gid)) = refused.owner {
+            self.set_owner(oid, uid, gid)?;
+            self.set_mode(oid, refused.mode.unwrap_or(before.label.mode))?;
+        }
+        for (name, value) in &refused.xattrs {
+            match value {
+                Some(value) => self.set_xattr(oid, name, value)?,
+                None => self.remove_xattr(oid, name)?,
+            }
+        }
+        if let Some(mode) = refused.mode {
+            self.set_mode(oid, mode)?;
+        }
+        self.set_times(oid, Some(before.atime), Some(before.mtime))
+    }
+
+    /// Likewise the names that were refused in a directory: each, because where there is room for one depends on its hash.
+    pub fn try_names_again(&self, directory: Oid) -> Done {
+        if !self.0.remainder().has_names(directory) {
+            return Ok(());
+        }
+        for name in self.0.list(&Parent::Refused(directory))? {
+            let kept = Place::new(Parent::Refused(directory), name.clone());
+            if self.0.occupant(&kept)?.is_none_or(|occupant| occupant.label.is_none()) {
+                continue;
+            }
+            match self.0.rename(&kept, &Place::new(Parent::Object(directory), name)) {
+                Ok(()) => {}
+                // Its directory is not there, or something stands there that nobody can account for.
+                Err(error) if matches!(error.errno, Errno::NOENT | Errno::EXIST | Errno::INVAL) => {}
+                Err(error) if self.0.is_refusal(&error, 0) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything that was ever refused.
+    pub fn try_all_again(&self) -> Done {
+        let remainder = self.0.remainder();
+        remainder.objects().into_iter().try_for_each(|oid| self.try_again(oid))?;
+        remainder.directories().into_iter().try_for_each(|oid| self.try_names_again(oid))?;
+        self.0.prune_refused()
+    }
+}

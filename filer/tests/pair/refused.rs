@@ -1,0 +1,79 @@
+//! What a base filesystem refuses for good, after it was answered: it is kept, shown, told, and stops nobody.
+
+use crate::harness::{Cluster, Side, Spec, within};
+use filer::control::{Answer, Request};
+use filer::status::{Mode, VolumeStatus};
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+const BATCH: usize = 4000;
+const BATCH_LIMIT: Duration = Duration::from_secs(120);
+
+fn refused(volume: &VolumeStatus) -> Option<String> {
+    let begins = |what: &str| what.starts_with("the base filesystem does not hold");
+    volume.faults.iter().map(|fault| fault.what.clone()).find(|what| begins(what))
+}
+
+fn apply_all(pair: &Cluster) {
+    for side in Side::BOTH {
+        let answer = pair.ask(side, &Request::ConsistencyPoint { volume: "v".to_owned() });
+        assert!(matches!(answer, Ok(Answer::ConsistencyPoint(_))), "{answer:?}\n{}", pair.diagnosis());
+    }
+}
+
+fn names_in(directory: &Path) -> usize {
+    fs::read_dir(directory).unwrap().map(Result::unwrap).count()
+}
+
+/// An ext4 directory with blocks of 1 KiB, whose index cannot grow any more: ENOSPC with most of the disk free.
+#[test]
+fn names_that_a_directory_cannot_take_are_kept() {
+    let small_blocks: &[&str] = &["-b", "1024"];
+    let spec =
+        Spec { disk_mib: [Some(200), Some(200)], mkfs: [small_blocks, small_blocks], ..Spec::default() };
+    let mut pair = Cluster::start(spec);
+    let directory = pair.mount(Side::A).join("d");
+    fs::create_dir(&directory).unwrap();
+    fs::write(directory.join("file"), "content").unwrap();
+    let mut count = 0;
+    let told = loop {
+        assert!(count < 60_000, "this filesystem takes them all");
+        let at = directory.clone();
+        within(BATCH_LIMIT, "links", move || {
+            (count..count + BATCH)
+                .try_for_each(|number| fs::hard_link(at.join("file"), at.join(format!("{number:0>247}"))))
+        })
+        .unwrap();
+        count += BATCH;
+        apply_all(&pair);
+        if let Some(told) = Side::BOTH.iter().find_map(|side| refused(&pair.volume(*side)?)) {
+            break told;
+        }
+    };
+    assert!(told.contains("the name \"0") && told.contains("No space left on device"), "{told}");
+    for side in Side::BOTH {
+        let volume = pair.volume(side).unwrap();
+        assert_eq!(volume.mode, Mode::Mirrored);
+        let other =
+            volume.faults.iter().find(|fault| !fault.what.starts_with("the base filesystem does not"));
+        assert!(other.is_none(), "{other:?}");
+    }
+    assert_eq!(names_in(&directory), count + 1);
+    // The two disks do not refuse the same names, and the trees are the same.
+    let result = crate::verify::run_on(&pair, Side::A, &[], 0);
+    assert_eq!((result.differing, &result.error), (0, &None), "{result:?}");
+
+    // After a takeover by the partner, and on a node that was started again.
+    pair.kill(Side::A);
+    pair.wait_serving(Side::B);
+    assert_eq!(names_in(&pair.mount(Side::B).join("d")), count + 1);
+    pair.start_node(Side::A);
+    pair.wait_mirrored();
+    let last = pair.mount(Side::B).join("d").join(format!("{:0>247}", count - 1));
+    assert_eq!(fs::read_to_string(&last).unwrap(), "content");
+    fs::remove_file(last).unwrap();
+    apply_all(&pair);
+    let result = crate::verify::run_on(&pair, Side::B, &[], 0);
+    assert_eq!((result.differing, &result.error), (0, &None), "{result:?}");
+}
