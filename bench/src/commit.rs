@@ -6,7 +6,7 @@
 use anyhow::{Context, Result, bail};
 use filer::commit::{Ask, CommitEvents, CommitPath, Gate, Journal, SpaceBudget};
 use filer::metrics::Metrics;
-use filer::runtime::Instant;
+use filer::runtime::Uptime;
 use ids::{AckRule, Cursors, LogPoint, NodeName, VolumeId};
 use nvlog::{FormatOptions, Log, format};
 use rdma_transport::tls::{LinkKeys, PrivateKey};
@@ -184,7 +184,7 @@ fn path(a: &Arc<Log>) -> Result<CommitPath> {
     };
     gate.set_local_space(end.lsn, roomy);
     let metrics = Metrics::new().volume("bench");
-    let path = CommitPath::new(a.clone(), cursors, gate, metrics, Box::new(Strict), Instant::now());
+    let path = CommitPath::new(a.clone(), cursors, gate, metrics, Box::new(Strict), Uptime::now());
     path.open();
     path.set_rule(AckRule::Both)?;
     Ok(path)

@@ -23,6 +23,7 @@ pub use queue::{MAX_PARKED, MAX_PARKED_BYTES};
 use apply_engine::{BaseSpace, MetadataSpace};
 use ids::Lsn;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// This node can not answer (any more): not primary, deposed, stopping, or frozen for longer than a client
 /// should wait.
@@ -193,6 +194,10 @@ pub trait Journal: Send + Sync {
     fn committed(&self) -> Lsn;
     /// May reads be answered now? Blocks for a bounded time while frozen.
     fn check_lease(&self) -> Result<(), NotServing>;
+    /// For how long an answer that is given now may be shown by those who keep it; `None`: without end.
+    fn lease_left(&self) -> Option<Duration> {
+        None
+    }
     /// What both nodes can still store.
     fn space(&self) -> SpaceBudget;
     /// Gives `answer` when everything before `lsn` is committed, or can not be any more. A journal that heeds no

@@ -26,7 +26,7 @@ use super::{
     Admission, Answer, Ask, Client, Denied, Gate, Journal, NotServing, Parked, Refused, SpaceBudget,
 };
 use crate::metrics::VolumeMetrics;
-use crate::runtime::{self, Instant, Mutex, mark, planted};
+use crate::runtime::{self, Instant, Mutex, Uptime, mark, planted};
 use ids::{AckRule, CursorError, Cursors, LogPoint, Lsn};
 use nvlog::{Log, Trimmed};
 use rdma_transport::{LinkError, MirrorSender};
@@ -95,7 +95,7 @@ pub struct CommitPath {
     /// `OPEN`, or why nobody is served (see [`code`]).
     closed: AtomicU8,
     rule: AtomicU8,
-    started: Instant,
+    started: Uptime,
     lease_until_ms: AtomicU64,
 }
 
@@ -107,7 +107,7 @@ impl CommitPath {
         gate: Arc<Gate>,
         metrics: Arc<VolumeMetrics>,
         events: Box<dyn CommitEvents>,
-        started: Instant,
+        started: Uptime,
     ) -> CommitPath {
         let log_end = log.end();
         CommitPath {
@@ -125,7 +125,7 @@ impl CommitPath {
             owing: Bell::new(),
             queue: Queue::default(),
             ended: AtomicBool::new(false),
-            partner: Mutex::new(Partner { holding: false, at: log_end, seen: started }),
+            partner: Mutex::new(Partner { holding: false, at: log_end, seen: Instant::now() }),
             closed: AtomicU8::new(code(NotServing::NotPrimary)),
             rule: AtomicU8::new(AckRule::Nobody as u8),
             started,
@@ -403,6 +403,11 @@ impl Journal for CommitPath {
             runtime::sleep(Duration::from_millis(2));
         }
         self.check_open()
+    }
+
+    fn lease_left(&self) -> Option<Duration> {
+        let until_ms = self.lease_until_ms();
+        (until_ms != u64::MAX).then(|| Duration::from_millis(until_ms.saturating_sub(self.now_ms())))
     }
 
     fn space(&self) -> SpaceBudget {

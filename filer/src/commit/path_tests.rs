@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::metrics::Metrics;
-use crate::runtime::Instant;
+use crate::runtime::{Instant, Uptime};
 use ids::{AckRule, Cursors, LogPoint, NodeName, VolumeId};
 use nvlog::{FormatOptions, Log};
 use parking_lot::Mutex;
@@ -49,7 +49,7 @@ fn path(log: &Arc<Log>, heard: &Arc<Heard>) -> Arc<CommitPath> {
     };
     gate.set_local_space(tail, roomy);
     let path =
-        CommitPath::new(log.clone(), cursors, gate, metrics, Box::new(Events(heard.clone())), Instant::now());
+        CommitPath::new(log.clone(), cursors, gate, metrics, Box::new(Events(heard.clone())), Uptime::now());
     path.open();
     Arc::new(path)
 }

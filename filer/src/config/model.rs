@@ -250,6 +250,16 @@ impl Default for TimerConfig {
     }
 }
 
+/// The part of a lease in which the kernel is made to forget.
+const CACHE_GUARD_SHARE: u32 = 6;
+
+impl TimerConfig {
+    /// The end of each lease, in which nothing is answered any more and the kernel forgets what it has been answered.
+    pub fn cache_guard(&self) -> Duration {
+        self.lease / CACHE_GUARD_SHARE
+    }
+}
+
 impl VolumeConfig {
     /// What makes log bytes durable at the partner.
     pub fn persistence(&self) -> Persistence {

@@ -10,6 +10,7 @@
 
 use super::convert::{Caller, attributes, client, oid, set_time, timestamp};
 use super::handles::Directories;
+use super::in_flight::InFlight;
 use super::options::MountOptions;
 use super::reply::{NOTHING, attr, empty, entry, number, xattr};
 use crate::volume::{
@@ -34,6 +35,8 @@ const MAX_WRITE_BYTES: u32 = 1 << 20;
 const MAX_READAHEAD_BYTES: u32 = 1 << 20;
 /// Requests that the kernel may have under way in the background (read-ahead, writeback).
 const MAX_BACKGROUND_REQUESTS: u16 = 64;
+/// What the kernel may be late by when an answer's time is over: a tick of the slowest usual clock.
+const KERNEL_TICK: Duration = Duration::from_millis(10);
 /// Unit of `statfs`.
 const STATFS_BLOCK_BYTES: u64 = 4096;
 
@@ -53,19 +56,37 @@ fn handle_for(access: Access) -> FileHandle {
     if access == Access::Write { WRITABLE } else { READABLE }
 }
 
+/// How long the kernel may keep an answer: not beyond the right to give it.
+#[derive(Clone)]
+pub(super) struct Lifetime {
+    volume: Arc<Volume>,
+    most: Duration,
+}
+
+impl Lifetime {
+    /// That of an answer which is given now, for it may have been waited for.
+    pub fn now(&self) -> Duration {
+        let left = self.volume.lease_left().unwrap_or(Duration::MAX);
+        self.most.min(left.saturating_sub(KERNEL_TICK))
+    }
+}
+
 /// A volume as fuser wants it.
 pub(super) struct FuseFilesystem {
     pub(super) volume: Arc<Volume>,
-    pub(super) ttl: Duration,
+    pub(super) ttl: Lifetime,
     writeback_cache: bool,
     pub(super) directories: Arc<Directories>,
+    /// Reads and writes that are under way.
+    pub(super) in_flight: Arc<InFlight>,
 }
 
 impl FuseFilesystem {
     pub fn new(volume: Arc<Volume>, options: &MountOptions) -> FuseFilesystem {
         FuseFilesystem {
+            ttl: Lifetime { volume: volume.clone(), most: options.cache_ttl },
             volume,
-            ttl: options.cache_ttl,
+            in_flight: Arc::default(),
             writeback_cache: options.writeback_cache,
             directories: Arc::default(),
         }
@@ -108,12 +129,12 @@ impl Filesystem for FuseFilesystem {
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let ttl = self.ttl;
+        let ttl = self.ttl.clone();
         let look = move |volume: &Volume, name: &[u8]| volume.lookup(oid(parent), name);
         self.named(request, name, look, move |found| match found {
             // Inode number 0 lets the kernel remember that there is nothing.
-            Err(Errno::ENOENT) => reply.entry(&ttl, &NOTHING, Generation(0)),
-            found => entry(reply, &ttl, found),
+            Err(Errno::ENOENT) => reply.entry(&ttl.now(), &NOTHING, Generation(0)),
+            found => entry(reply, &ttl.now(), found),
         });
     }
 
@@ -122,9 +143,9 @@ impl Filesystem for FuseFilesystem {
     }
 
     fn getattr(&self, request: &Request, inode: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
-        let ttl = self.ttl;
+        let ttl = self.ttl.clone();
         let get = move |volume: &Volume| volume.getattr(oid(inode));
-        self.plain(request, get, move |found| attr(reply, &ttl, found));
+        self.plain(request, get, move |found| attr(reply, &ttl.now(), found));
     }
 
     fn setattr(
@@ -157,12 +178,12 @@ impl Filesystem for FuseFilesystem {
         // Nothing to set, but for a change time that the kernel keeps: it is about to change the contents, and has
         // left to us what that takes away. Its cached mode is right then before the change is made.
         let about_to_change = SetAttributes { ctime: None, ..set } == SetAttributes::default();
-        let (ttl, who) = (self.ttl, Caller::of(request));
+        let (ttl, who) = (self.ttl.clone(), Caller::of(request));
         let act = move |volume: &Volume| match about_to_change {
             true => volume.drop_privileges(&who, oid(inode)),
             false => volume.setattr(&who, oid(inode), set),
         };
-        self.plain(request, act, move |changed| attr(reply, &ttl, changed));
+        self.plain(request, act, move |changed| attr(reply, &ttl.now(), changed));
     }
 
     fn readlink(&self, request: &Request, inode: INodeNo, reply: ReplyData) {
@@ -194,8 +215,8 @@ impl Filesystem for FuseFilesystem {
             libc::S_IFREG | 0 => NodeKind::File,
             _ => return reply.error(fuser::Errno::EINVAL),
         };
-        let (ttl, node) = (self.ttl, Node { kind, mode, umask, open: false });
-        self.make(request, parent, name, node, move |made| entry(reply, &ttl, made));
+        let (ttl, node) = (self.ttl.clone(), Node { kind, mode, umask, open: false });
+        self.make(request, parent, name, node, move |made| entry(reply, &ttl.now(), made));
     }
 
     fn mkdir(
@@ -207,8 +228,8 @@ impl Filesystem for FuseFilesystem {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        let (ttl, node) = (self.ttl, Node { kind: NodeKind::Directory, mode, umask, open: false });
-        self.make(request, parent, name, node, move |made| entry(reply, &ttl, made));
+        let (ttl, node) = (self.ttl.clone(), Node { kind: NodeKind::Directory, mode, umask, open: false });
+        self.make(request, parent, name, node, move |made| entry(reply, &ttl.now(), made));
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -223,8 +244,8 @@ impl Filesystem for FuseFilesystem {
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let kind = NodeKind::Symlink(target.as_os_str().as_bytes());
-        let (ttl, node) = (self.ttl, Node { kind, mode: 0o777, umask: 0, open: false });
-        self.make(request, parent, name, node, move |made| entry(reply, &ttl, made));
+        let (ttl, node) = (self.ttl.clone(), Node { kind, mode: 0o777, umask: 0, open: false });
+        self.make(request, parent, name, node, move |made| entry(reply, &ttl.now(), made));
     }
 
     fn rename(
@@ -245,9 +266,9 @@ impl Filesystem for FuseFilesystem {
     }
 
     fn link(&self, request: &Request, inode: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let ttl = self.ttl;
+        let ttl = self.ttl.clone();
         let act = move |volume: &Volume, name: &[u8]| volume.link(oid(inode), oid(parent), name);
-        self.named(request, name, act, move |linked| entry(reply, &ttl, linked));
+        self.named(request, name, act, move |linked| entry(reply, &ttl.now(), linked));
     }
 
     fn open(&self, request: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -272,11 +293,11 @@ impl Filesystem for FuseFilesystem {
         _flags: i32,
         reply: ReplyCreate,
     ) {
-        let (ttl, node) = (self.ttl, Node { kind: NodeKind::File, mode, umask, open: true });
+        let (ttl, node) = (self.ttl.clone(), Node { kind: NodeKind::File, mode, umask, open: true });
         self.make(request, parent, name, node, move |made| match made {
             Ok(made) => {
                 let generation = Generation(made.generation);
-                reply.created(&ttl, &attributes(&made), generation, WRITABLE, OPENED);
+                reply.created(&ttl.now(), &attributes(&made), generation, WRITABLE, OPENED);
             }
             Err(error) => reply.error(number(error)),
         });

@@ -4,7 +4,7 @@
 //! requests one to one into calls of [`crate::volume::Volume`]; `mount` owns the life of a session.
 //!
 //! Invariants: an answer leaves only after the volume gave it, so after its commit; what the kernel may answer
-//! from its own cache is bounded by a time that the caller keeps below the read lease. fsync and flush answer
+//! from its own cache ends with the read lease (`kernel_cache`). fsync and flush answer
 //! ENOSYS once: the kernel then takes them as done after it has written its own dirty pages, which is true,
 //! for every answered write is durable.
 //!
@@ -14,10 +14,13 @@ mod convert;
 mod credentials;
 mod filesystem;
 mod handles;
+mod in_flight;
+mod kernel_cache;
 mod mount;
 mod options;
 mod reply;
 mod requests;
 
+pub use kernel_cache::KernelCache;
 pub use mount::{Left, MountHandle, is_our_mount, mount};
 pub use options::{MountError, MountOptions, THREADS};

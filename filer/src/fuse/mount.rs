@@ -10,7 +10,9 @@
 
 use super::convert::ino;
 use super::filesystem::FuseFilesystem;
+use super::kernel_cache::KernelCache;
 use super::options::{MountError, MountOptions};
+use crate::runtime::JoinHandle;
 use crate::volume::Volume;
 use rustix::mount::{MountFlags, UnmountFlags};
 use std::fs::File;
@@ -48,6 +50,8 @@ pub struct MountHandle {
     mountpoint: PathBuf,
     device: u64,
     session: Option<fuser::BackgroundSession>,
+    cache: Arc<KernelCache>,
+    watcher: Option<JoinHandle<()>>,
 }
 
 /// Mounts `volume` at `mountpoint`, which must be an empty directory.
@@ -73,11 +77,14 @@ pub fn mount(
     config.clone_fd = true;
     let watched = volume.clone();
     let filesystem = FuseFilesystem::new(volume, options);
+    let in_flight = filesystem.in_flight.clone();
     let started = fuser::Session::from_fd(filesystem, fuse, fuser::SessionACL::All, config)
         .and_then(fuser::Session::spawn)
         .map_err(|source| MountError::Session { source })?;
-    attached.keep();
     let notifier = started.notifier();
+    let (cache, watcher) = KernelCache::watch(watched.clone(), started.notifier(), in_flight)
+        .map_err(|source| MountError::Session { source })?;
+    attached.keep();
     watched.watch_attributes(move |oid| {
         // Attributes only: that waits for nothing, so it may be done in the middle of a request.
         if let Err(error) = notifier.inval_inode(ino(oid), -1, 0) {
@@ -88,7 +95,7 @@ pub fn mount(
     // can not be killed, and would keep the log and the mount of a killed daemon for ever.
     let device = mounted_device(&mountpoint).unwrap_or(0);
     raise_readahead(device);
-    Ok(MountHandle { mountpoint, device, session: Some(started) })
+    Ok(MountHandle { mountpoint, device, session: Some(started), cache, watcher: Some(watcher) })
 }
 
 /// Lets the kernel read ahead as much as one request can carry: its default of 128 KiB costs half the speed of
@@ -112,9 +119,9 @@ impl MountHandle {
         self.session.as_ref().is_none_or(|session| session.guard.is_finished())
     }
 
-    /// Makes the kernel forget what it has cached of an object, for changes that came from elsewhere.
-    pub fn notifier(&self) -> Option<fuser::Notifier> {
-        self.session.as_ref().map(fuser::BackgroundSession::notifier)
+    /// What the kernel keeps of it.
+    pub fn cache(&self) -> Arc<KernelCache> {
+        Arc::clone(&self.cache)
     }
 
     /// Leaves politely: waits up to `grace` for clients to close their files, then aborts.
@@ -146,6 +153,8 @@ impl MountHandle {
             self.wait_for_threads();
             return Left::AlreadyGone;
         }
+        // Files that stay open are read from the kernel's pages also after the connection has gone.
+        self.cache.forget();
         let detached = self.detach_if_ours(UnmountFlags::FORCE | UnmountFlags::DETACH);
         if let Err(error) = detached {
             tracing::warn!(mountpoint = %self.mountpoint.display(), %error, "the mount could not be detached");
@@ -182,6 +191,14 @@ impl Drop for MountHandle {
     fn drop(&mut self) {
         if self.session.is_some() {
             self.leave_by_force();
+        }
+        // Now nothing holds a page any more, and nothing can bring one.
+        self.cache.forget();
+        self.cache.end();
+        if let Some(watcher) = self.watcher.take()
+            && watcher.join().is_err()
+        {
+            tracing::error!("the thread that watches over the kernel's pages panicked");
         }
     }
 }

@@ -14,8 +14,8 @@ pub struct MountOptions {
     pub source_name: String,
     /// Threads that serve requests; as many can wait for a commit at once, and are mirrored in one batch.
     pub threads: usize,
-    /// How long the kernel may answer lookups and attributes from its cache. Must not exceed the read lease,
-    /// for the kernel does not ask whether the lease still holds.
+    /// How long the kernel may answer lookups and attributes from its cache; never longer than the read lease has
+    /// left.
     pub cache_ttl: Duration,
     /// Let the kernel gather writes in its page cache: an answered `write` is then durable only after fsync.
     pub writeback_cache: bool,

@@ -120,9 +120,11 @@ impl FuseFilesystem {
             }
             volume.read(oid, offset, &mut buffer[..size])
         };
+        let call = self.in_flight.begin(oid, offset, size as u64);
         READ_BUFFER.with_borrow_mut(|buffer| {
             let (filled, made) = attempt(Attempt::default(), || read(&self.volume, buffer));
             if !made.must_wait() {
+                drop(call);
                 return match filled {
                     Ok(filled) => reply.data(&buffer[..filled]),
                     Err(error) => reply.error(number(error)),
@@ -135,9 +137,12 @@ impl FuseFilesystem {
                 buffer.truncate(filled);
                 Ok(buffer)
             };
-            let answer = move |read: Result<Vec<u8>, Errno>| match read {
-                Ok(data) => reply.data(&data),
-                Err(error) => reply.error(number(error)),
+            let answer = move |read: Result<Vec<u8>, Errno>| {
+                drop(call);
+                match read {
+                    Ok(data) => reply.data(&data),
+                    Err(error) => reply.error(number(error)),
+                }
             };
             self.volume.park(client(request), made, 0, again, answer);
         });
@@ -170,9 +175,13 @@ impl FuseFilesystem {
         };
         let stranger = kills.then_some(&who as &dyn Principal);
         let now = || self.volume.write(inode, WriteAt::Offset(offset), data, stranger);
-        self.volume.serve(client(request), now, later, move |written| match written {
-            Ok(written) => reply.written(written as u32),
-            Err(error) => reply.error(number(error)),
+        let call = self.in_flight.begin(inode, offset, data.len() as u64);
+        self.volume.serve(client(request), now, later, move |written| {
+            drop(call);
+            match written {
+                Ok(written) => reply.written(written as u32),
+                Err(error) => reply.error(number(error)),
+            }
         });
     }
 
@@ -216,7 +225,7 @@ impl FuseFilesystem {
             Err(error) => return reply.error(number(error)),
         };
         let (fill, page) = shared(reply);
-        let ttl = self.ttl;
+        let ttl = self.ttl.clone();
         let act = move |volume: &Volume| {
             let (mut failed, mut shown) = (Ok(()), 0);
             let filled = volume.read_directory(&stream, offset, |entry| {
@@ -230,7 +239,7 @@ impl FuseFilesystem {
                         let (found, generation) = (attributes(&found), Generation(found.generation));
                         let name = OsStr::from_bytes(entry.name);
                         let add = |reply: &mut ReplyDirectoryPlus| {
-                            reply.add(found.ino, entry.after, name, &ttl, &found, generation)
+                            reply.add(found.ino, entry.after, name, &ttl.now(), &found, generation)
                         };
                         fill.lock().as_mut().is_none_or(add)
                     }

@@ -338,7 +338,10 @@ impl Executor {
             Command::SetAckRule(rule) => self.set_rule(rule)?,
             Command::SetLease(lease) => shared.path.set_lease(match lease {
                 Lease::None => 0,
-                Lease::Until(until) => until.0,
+                // The rest of it is for what the kernel keeps of answers: to be forgotten.
+                Lease::Until(until) => {
+                    until.0.saturating_sub(shared.config.timers.cache_guard().as_millis() as u64)
+                }
                 Lease::Forever => u64::MAX,
             }),
             Command::OpenEpoch { epoch } => self.open_epoch(epoch)?,

@@ -123,6 +123,7 @@ impl Door {
         if let Some(mountpoint) = &shared.config.fuse.mount {
             match crate::fuse::mount(volume.clone(), mountpoint, &self.options()) {
                 Ok(mount) => {
+                    *shared.kernel_cache.lock() = Some(mount.cache());
                     self.mount = Some(mount);
                     *shared.mounted_at.lock() = Some(mountpoint.display().to_string());
                     shared.healed(FAULT_PREFIX);
@@ -159,7 +160,7 @@ impl Door {
             source_name: format!("twinfiler:{}", self.shared.name()),
             threads: fuse.threads,
             writeback_cache: fuse.writeback_cache,
-            // What a client's kernel keeps must not outlive the right to serve it.
+            // Each answer is kept for what the lease has left, and at most for this.
             cache_ttl: self.shared.config.timers.lease / 2,
             ..MountOptions::default()
         }
@@ -181,6 +182,7 @@ impl Door {
             };
             tracing::info!(volume = self.shared.name(), ?reason, ?left, "unmounted");
         }
+        *self.shared.kernel_cache.lock() = None;
         *self.shared.mounted_at.lock() = None;
         if served {
             let role = if reason == StopReason::HandedOver { Role::Partner } else { Role::None };

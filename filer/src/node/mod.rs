@@ -38,7 +38,7 @@ pub use link::LinkSource;
 use crate::config::NodeConfig;
 use crate::control::{Caller, ControlError, ControlTarget, ErrorKind};
 use crate::metrics::Metrics;
-use crate::runtime::{self, Instant};
+use crate::runtime::{self, Uptime};
 use crate::status::{ConsistencyPointStatus, NodeStatus, SplitReport};
 use crate::witness::Asker;
 use ids::Lsn;
@@ -181,7 +181,7 @@ pub struct Node {
 
 struct Inner {
     config: NodeConfig,
-    started: Instant,
+    started: Uptime,
     volumes: Vec<VolumeNode>,
     /// Open as long as a volume may need it.
     _listeners: Listeners,
@@ -194,7 +194,7 @@ impl Node {
     /// See [`NodeError`]. Nothing has been changed then, and nothing runs.
     pub fn start(config: NodeConfig, metrics: &Metrics) -> Result<Node, NodeError> {
         die_with_any_thread();
-        let started = Instant::now();
+        let started = Uptime::now();
         let own = config.private_key.as_deref().map(PrivateKey::load).transpose()?;
         let opened = open::all(&config)?;
         let listen = |error: rdma_transport::LinkError| NodeError::Listen {

@@ -9,10 +9,11 @@ use super::split::talk::SplitState;
 use super::verify::VerifyState;
 use crate::commit::{Ask, CommitPath, Gate, Journal, Needs, SpaceBudget};
 use crate::config::VolumeConfig;
+use crate::fuse::KernelCache;
 use crate::hooks::RoleHooks;
 use crate::metrics::VolumeMetrics;
 use crate::runtime::channel::Sender;
-use crate::runtime::{Instant, Mutex};
+use crate::runtime::{Mutex, Uptime};
 use crate::stack::DeltaStack;
 use crate::status::{ConsistencyPointStatus, Fault, FaultKind, TakeoverTiming};
 use crate::volume::Volume;
@@ -56,7 +57,7 @@ pub(super) struct Shared {
     pub resync: ResyncState,
     pub split: SplitState,
     pub verify: VerifyState,
-    pub started: Instant,
+    pub started: Uptime,
     pub stopping: AtomicBool,
     /// The volume while this node serves it.
     pub volume: Mutex<Option<Arc<Volume>>>,
@@ -67,6 +68,8 @@ pub(super) struct Shared {
     /// What the local filesystem could store when it was last asked.
     pub space: Mutex<SpaceBudget>,
     pub mounted_at: Mutex<Option<String>>,
+    /// What the kernel keeps of the mounted volume.
+    pub kernel_cache: Mutex<Option<Arc<KernelCache>>>,
     pub last_point: Mutex<Option<ConsistencyPointStatus>>,
     pub last_takeover: Mutex<Option<TakeoverTiming>>,
     pub witness_error: Mutex<Option<String>>,

@@ -12,7 +12,7 @@ use super::volume::VolumeNode;
 use crate::commit::Journal;
 use crate::config::NodeConfig;
 use crate::metrics::Metrics;
-use crate::runtime::{Instant, mark};
+use crate::runtime::{Uptime, mark};
 use crate::volume::Volume;
 use crate::witness::Asker;
 use apply_engine::Base;
@@ -106,8 +106,7 @@ impl SimNode {
             role_state,
         };
         let source = |_: &Shared, _: &LinkParams| Ok(Source::Given(links));
-        let node =
-            VolumeNode::start(opened, &config, &Metrics::new(), (source, None), asker, Instant::now())?;
+        let node = VolumeNode::start(opened, &config, &Metrics::new(), (source, None), asker, Uptime::now())?;
         Ok(SimNode { node })
     }
 

@@ -18,7 +18,7 @@ use crate::control::{Caller, ControlError, ErrorKind};
 use crate::hooks::RoleHooks;
 use crate::metrics::{LinkMetrics, Metrics};
 use crate::runtime::channel::{Sender, bounded, unbounded};
-use crate::runtime::{self, Instant, JoinHandle, Mutex, mark};
+use crate::runtime::{self, Instant, JoinHandle, Mutex, Uptime, mark};
 use crate::stack::DeltaStack;
 use crate::status::{ConsistencyPointStatus, VolumeStatus};
 use crate::witness::Asker;
@@ -80,7 +80,7 @@ impl VolumeNode {
         metrics: &Metrics,
         (links, keys): (impl FnOnce(&Shared, &LinkParams) -> Result<Source, LinkError>, Option<LinkKeys>),
         mut asker: Asker,
-        started: Instant,
+        started: Uptime,
     ) -> Result<VolumeNode, NodeError> {
         let Opened { config, log, recovery, rdma, base, base_filesystem, role_state } = opened;
         let (log, base) = (Arc::new(log), Arc::new(base));
@@ -126,6 +126,7 @@ impl VolumeNode {
             peer_durability: Mutex::new(None),
             space: Mutex::default(),
             mounted_at: Mutex::new(None),
+            kernel_cache: Mutex::new(None),
             last_point: Mutex::new(None),
             last_takeover: Mutex::new(None),
             witness_error: Mutex::new(None),

@@ -34,6 +34,24 @@ pub fn unix_time() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
+/// A moment of the clock that leases run on: nobody sets it, and it goes on while the machine is suspended.
+#[derive(Clone, Copy, Debug)]
+pub struct Uptime(Duration);
+
+impl Uptime {
+    /// Now.
+    pub fn now() -> Uptime {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        // Both count from the start of the machine.
+        Uptime(Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32))
+    }
+
+    /// How long ago it was.
+    pub fn elapsed(&self) -> Duration {
+        Uptime::now().0.saturating_sub(self.0)
+    }
+}
+
 /// Whether the caller runs under a virtual clock.
 pub const fn is_simulated() -> bool {
     false

@@ -51,6 +51,7 @@ use apply_engine::{Attributes, ObjectKind, ViewError};
 use ids::{BaseLimits, Lsn, Oid};
 use state::{Inode, State, gate_of};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// How often an object is looked at again that changes while it is being read.
 const MAX_WARM_ATTEMPTS: usize = 4;
@@ -104,6 +105,16 @@ impl Volume {
     /// How many objects are open.
     pub fn open_objects(&self) -> usize {
         self.state.read().opens.len()
+    }
+
+    /// Every file that is open.
+    pub fn open_files(&self) -> Vec<Oid> {
+        self.state.read().opens.keys().copied().collect()
+    }
+
+    /// How long what is read now may be shown; `None`: without end.
+    pub fn lease_left(&self) -> Option<Duration> {
+        self.journal.lease_left()
     }
 
     /// Could the contents of `oid` change where only the kernel of an opener knows it (a shared mapping)?

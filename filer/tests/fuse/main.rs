@@ -8,6 +8,7 @@
 mod cache;
 mod handles;
 mod holes;
+mod lease;
 mod privileges;
 mod refused;
 mod waiting;
@@ -20,6 +21,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -46,14 +48,22 @@ impl Mounted {
 }
 
 fn mounted_with(options: MountOptions) -> Mounted {
+    mounted_between(options, |journal| journal)
+}
+
+/// With something between the volume and its journal.
+fn mounted_between<J: Journal + 'static>(
+    options: MountOptions,
+    between: impl FnOnce(Arc<SoloJournal>) -> Arc<J>,
+) -> Mounted {
     assert!(rustix::process::geteuid().is_root(), "this test mounts: run it as root");
     assert!(std::path::Path::new("/dev/fuse").exists(), "this test mounts: load the module fuse");
     let dir = tempfile::tempdir().unwrap();
     let (base, mountpoint) = (dir.path().join("base"), dir.path().join("mnt"));
     fs::create_dir(&base).unwrap();
     fs::create_dir(&mountpoint).unwrap();
-    let solo =
-        Solo::start(&base, ids::VolumeId([9; 16]), LOG_BYTES, Some(Duration::from_millis(50))).unwrap();
+    let interval = Some(Duration::from_millis(50));
+    let solo = Solo::start_with(&base, ids::VolumeId([9; 16]), LOG_BYTES, interval, between).unwrap();
     let handle = mount(solo.volume.clone(), &mountpoint, &options).unwrap();
     Mounted { handle: Some(handle), solo, dir }
 }
@@ -227,13 +237,13 @@ fn with_a_writeback_cache_fsync_means_it() {
 }
 
 /// A journal that gives no read lease, as on a node that has just become primary and is frozen at once.
-struct Frozen(std::sync::Arc<SoloJournal>, std::sync::Arc<AtomicBool>);
+struct Frozen(Arc<SoloJournal>, Arc<AtomicBool>);
 
 impl Journal for Frozen {
     fn admit(&self, ask: Ask) -> Result<Admission, Refused> {
         self.0.admit(ask)
     }
-    fn log(&self) -> &std::sync::Arc<nvlog::Log> {
+    fn log(&self) -> &Arc<nvlog::Log> {
         self.0.log()
     }
     fn wait_committed(&self, lsn: ids::Lsn) -> Result<(), NotServing> {
@@ -261,8 +271,8 @@ fn mounting_a_frozen_volume_does_not_wait_for_it() {
     let (base, mountpoint) = (dir.path().join("base"), dir.path().join("mnt"));
     fs::create_dir(&base).unwrap();
     fs::create_dir(&mountpoint).unwrap();
-    let frozen = std::sync::Arc::new(AtomicBool::new(true));
-    let between = |journal| std::sync::Arc::new(Frozen(journal, frozen.clone()));
+    let frozen = Arc::new(AtomicBool::new(true));
+    let between = |journal| Arc::new(Frozen(journal, frozen.clone()));
     let solo = Solo::start_with(&base, ids::VolumeId([8; 16]), LOG_BYTES, None, between).unwrap();
     let (volume, place) = (solo.volume.clone(), mountpoint.clone());
     let (done, mounted) = std::sync::mpsc::channel();

@@ -4,6 +4,7 @@
 
 mod away;
 mod bulk;
+mod cached;
 mod disk;
 mod faults;
 mod forming;

@@ -61,6 +61,12 @@ impl Executor {
             StopReason::HandedOver | StopReason::Deposed => NotServing::NotPrimary,
         });
         let volume = shared.volume.lock().clone();
+        // Before anybody else may serve: the kernel answers from its pages without asking. Calls that waited have
+        // just been answered, so nothing holds this up for long.
+        let cache = shared.kernel_cache.lock().clone();
+        if cache.is_some_and(|cache| !cache.forget()) {
+            tracing::warn!(volume = shared.name(), "the kernel still holds pages of open files");
+        }
         self.front.leave(reason);
         let deadline = Instant::now() + LEAVE_WITHIN;
         while !shared.gate.is_empty() {

@@ -4,7 +4,7 @@ use super::*;
 use crate::commit::{CommitEvents, Gate};
 use crate::metrics::Metrics;
 use crate::node::peer::Peer;
-use crate::runtime::Instant;
+use crate::runtime::Uptime;
 use crate::runtime::channel::unbounded;
 use ids::{Cursors, VolumeId};
 use nvlog::FormatOptions;
@@ -34,7 +34,7 @@ fn landing(log: &Arc<Log>, one_sided: bool) -> (Landing, crate::runtime::channel
     let cursors = Cursors::new(CAPACITY_BYTES, tail, tail, end).unwrap();
     let gate = Gate::new(CAPACITY_BYTES, 64 << 10, tail);
     let metrics = Metrics::new().volume("v");
-    let path = CommitPath::new(log.clone(), cursors, gate, metrics.clone(), Box::new(Nobody), Instant::now());
+    let path = CommitPath::new(log.clone(), cursors, gate, metrics.clone(), Box::new(Nobody), Uptime::now());
     let (events, heard) = unbounded();
     (Landing { log: log.clone(), path: Arc::new(path), metrics, events, one_sided }, heard)
 }
