@@ -10,6 +10,7 @@
 
 use crate::runtime::{self, Mutex, MutexGuard, RwLock};
 use apply_engine::{Delta, Layers, Operation, RecordPosition};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -20,11 +21,13 @@ const RETIRED_POLL: Duration = Duration::from_micros(200);
 pub struct DeltaStack {
     current: RwLock<Arc<Layers>>,
     order: Mutex<()>,
+    base_version: AtomicU64,
 }
 
 /// The right to add records, one at a time. Keep it short: every other writer waits.
 pub struct Writer<'a> {
     layers: Arc<Layers>,
+    base_version: u64,
     _order: MutexGuard<'a, ()>,
 }
 
@@ -41,7 +44,11 @@ impl std::fmt::Debug for DeltaStack {
 impl DeltaStack {
     /// A stack that begins as `layers`.
     pub fn new(layers: Layers) -> DeltaStack {
-        DeltaStack { current: RwLock::new(Arc::new(layers)), order: Mutex::new(()) }
+        DeltaStack {
+            current: RwLock::new(Arc::new(layers)),
+            order: Mutex::new(()),
+            base_version: AtomicU64::new(0),
+        }
     }
 
     /// The state for one read. Hold it for that read and no longer.
@@ -52,7 +59,13 @@ impl DeltaStack {
     /// The right to validate against the newest state and to add to it.
     pub fn writer(&self) -> Writer<'_> {
         let order = self.order.lock();
-        Writer { layers: self.snapshot(), _order: order }
+        Writer { layers: self.snapshot(), base_version: self.base_version(), _order: order }
+    }
+
+    /// Changes whenever the base shows something that a Delta hid before. An answer of the base that no Delta has
+    /// anything to say to is right as long as this stays the same. Read it before asking.
+    pub fn base_version(&self) -> u64 {
+        self.base_version.load(Ordering::SeqCst)
     }
 
     /// Whether the active Delta spans no record.
@@ -80,12 +93,14 @@ impl DeltaStack {
     pub fn drop_oldest(&self) -> Retired {
         let _order = self.order.lock();
         let new = self.snapshot().without_oldest();
+        self.base_version.fetch_add(1, Ordering::SeqCst);
         self.publish(new)
     }
 
     /// Begins anew as `layers`: after a restart, a truncation, or being deposed.
     pub fn reset(&self, layers: Layers) -> Retired {
         let _order = self.order.lock();
+        self.base_version.fetch_add(1, Ordering::SeqCst);
         self.publish(layers)
     }
 
@@ -99,6 +114,11 @@ impl Writer<'_> {
     /// The state to validate against.
     pub fn layers(&self) -> &Arc<Layers> {
         &self.layers
+    }
+
+    /// [`DeltaStack::base_version`], which does not change meanwhile.
+    pub fn base_version(&self) -> u64 {
+        self.base_version
     }
 
     /// Adds the record at `at`.

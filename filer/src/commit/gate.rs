@@ -60,6 +60,8 @@ struct State {
     peer_applied: Lsn,
     closed: Option<NotServing>,
     paused: bool,
+    /// How often `open` was begun anew.
+    begun: u64,
 }
 
 /// What the partner tells of its filesystem.
@@ -108,6 +110,15 @@ impl Hindrance {
     }
 }
 
+/// What an admission counts for, until it is given back.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub gate: Arc<Gate>,
+    pub log_bytes: u64,
+    needs: Needs,
+    begun: u64,
+}
+
 /// How far an operation has come in front of the gate.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Progress {
@@ -141,6 +152,7 @@ impl Gate {
             peer_applied: floor,
             closed: Some(NotServing::NotPrimary),
             paused: false,
+            begun: 0,
         };
         Arc::new(Gate {
             capacity_bytes,
@@ -297,7 +309,7 @@ impl Gate {
         state.admitted_bytes += log_bytes;
         state.open.add(needs);
         state.pending.add(needs);
-        let held = Some((self.clone(), log_bytes));
+        let held = Some(Held { gate: self.clone(), log_bytes, needs, begun: state.begun });
         let slowed = progress.slowed;
         *progress = Progress::default();
         Ok(Step::In(Admission { bytes: ask.payload_bytes, slowed, held }))
@@ -340,6 +352,15 @@ impl Gate {
         Duration::from_micros(MAX_DELAY_MS * 1000 * above * above / (span * span))
     }
 
+    /// Nothing was logged under an admission: it needs no disk either.
+    pub(super) fn cancel(&self, held: &Held) {
+        let mut state = self.state.lock();
+        if state.begun == held.begun {
+            state.open.take_off(held.needs);
+            state.pending.take_off(held.needs);
+        }
+    }
+
     pub(super) fn give_back(&self, log_bytes: u64) {
         let mut state = self.state.lock();
         state.admitted_bytes = state.admitted_bytes.saturating_sub(log_bytes);
@@ -350,6 +371,7 @@ impl Gate {
     pub fn sealed(&self, end: Lsn) {
         let mut state = self.state.lock();
         let needs = std::mem::take(&mut state.open);
+        state.begun += 1;
         let full = state.spans.len() == MAX_PENDING_SPANS;
         match state.spans.back_mut() {
             Some(last) if full => {
@@ -366,6 +388,7 @@ impl Gate {
         let mut state = self.state.lock();
         if state.admitted_bytes == 0 && unchanged() {
             let nothing = std::mem::take(&mut state.open);
+            state.begun += 1;
             state.pending.take_off(nothing);
         }
         state.local = space;
@@ -384,6 +407,7 @@ impl Gate {
         state.spans.clear();
         state.spans.push_back(Span { end, needs });
         state.open = Needs::default();
+        state.begun += 1;
         state.pending = needs;
     }
 

@@ -98,7 +98,7 @@ pub struct Admission {
     pub bytes: u64,
     /// The filling log held it back.
     slowed: bool,
-    held: Option<(Arc<Gate>, u64)>,
+    held: Option<gate::Held>,
 }
 
 impl Admission {
@@ -106,12 +106,19 @@ impl Admission {
     pub fn uncounted(bytes: u64) -> Admission {
         Admission { bytes, slowed: false, held: None }
     }
+
+    /// Gives it back unused: nothing was reserved.
+    pub fn cancel(self) {
+        if let Some(held) = &self.held {
+            held.gate.cancel(held);
+        }
+    }
 }
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        if let Some((gate, log_bytes)) = self.held.take() {
-            gate.give_back(log_bytes);
+        if let Some(held) = self.held.take() {
+            held.gate.give_back(held.log_bytes);
         }
     }
 }

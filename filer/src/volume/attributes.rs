@@ -10,7 +10,7 @@ use super::errno::{Errno, Result};
 use super::principal::Principal;
 use super::transaction::Transaction;
 use crate::commit::Ask;
-use apply_engine::{AttrPatch, Attributes, ObjectKind, Operation, Timestamp};
+use apply_engine::{AttrPatch, Attributes, Layers, ObjectKind, Operation, Timestamp};
 use ids::Oid;
 
 /// Payload of the records of one change of attributes: a truncation, a patch, an ACL.
@@ -93,9 +93,13 @@ impl Volume {
             return Err(Errno::EFBIG);
         }
         self.warm(oid)?;
-        let acl_bytes = if set.mode.is_some() { self.acl_bytes(oid, acl::ACCESS)? } else { 0 };
+        let asked = self.asking();
+        let acl_bytes = match set.mode {
+            Some(_) => self.acl_bytes(&asked.under(&self.stack.snapshot()), oid, acl::ACCESS)?,
+            None => 0,
+        };
         let payload_bytes = PAYLOAD_BYTES + acl_bytes;
-        let changed = self.transact(Ask::keeping(payload_bytes), |transaction| {
+        let changed = self.transact_asked(Ask::keeping(payload_bytes), Some(asked), |transaction| {
             transaction.setattr(who, oid, set)?;
             let inode = transaction.inode(oid)?;
             Ok(inode.attributes)
@@ -122,7 +126,7 @@ impl Volume {
     }
 
     /// Room that a copy of this ACL needs in a record.
-    pub(super) fn acl_bytes(&self, oid: Oid, name: &[u8]) -> Result<usize> {
+    pub(super) fn acl_bytes(&self, layers: &Layers, oid: Oid, name: &[u8]) -> Result<usize> {
         let absent = match self.state.read().inodes.get(&oid) {
             Some(inode) if name == acl::ACCESS => inode.access_acl == Some(false),
             Some(inode) => inode.default_acl == Some(None),
@@ -131,13 +135,17 @@ impl Volume {
         if absent {
             return Ok(0);
         }
-        Ok(self.stack.snapshot().xattr(oid, name)?.map_or(0, |value| value.len()))
+        Ok(layers.xattr(oid, name)?.map_or(0, |value| value.len()))
     }
 }
 
 impl Transaction<'_> {
     fn setattr(&mut self, who: &dyn Principal, oid: Oid, set: SetAttributes) -> Result<()> {
         let before = self.inode(oid)?.attributes;
+        if set.mode.is_some() {
+            // Looked at below, when there may be a record already.
+            self.access_acl(oid)?;
+        }
         if let Some(size) = set.size {
             self.truncate(who, &before, size)?;
         }

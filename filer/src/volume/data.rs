@@ -102,7 +102,7 @@ impl Volume {
     /// When the base can not be read, or the node does not serve any more.
     pub fn reap_if_unused(&self, oid: Oid) -> Result<()> {
         let (outcome, _) =
-            self.transact_uncommitted(Ask::keeping(PRIVILEGE_PAYLOAD_BYTES), |transaction| {
+            self.transact_uncommitted(Ask::keeping(PRIVILEGE_PAYLOAD_BYTES), None, |transaction| {
                 if transaction.state.is_open(oid) || transaction.inode(oid)?.attributes.nlink > 0 {
                     return Ok(());
                 }

@@ -20,6 +20,7 @@
 
 pub mod acl;
 mod allocate;
+mod asked;
 mod attributes;
 mod data;
 mod directory;
@@ -159,12 +160,24 @@ impl Volume {
                 return Ok(());
             }
         }
-        // It changes faster than it can be read: look while nobody can change it.
-        let writer = self.stack.writer();
-        let mut state = self.state.write();
-        let attributes = writer.layers().attributes(oid)?;
-        state.remember(Inode::new(attributes, gate_of(writer.layers(), oid)));
-        Ok(())
+        // It changes faster than it can be read: ask the base before, and look at the rest while nobody can change it.
+        for _ in 0..asked::MAX_ROUNDS {
+            let asked = self.asking();
+            asked.under(&self.stack.snapshot()).attributes(oid)?;
+            asked.close();
+            let writer = self.stack.writer();
+            let mut state = self.state.write();
+            if writer.base_version() == asked.version() {
+                let attributes = match asked.under(writer.layers()).attributes(oid) {
+                    // Its Deltas say less than before: a record was undone, which only a rebuilt stack does.
+                    Err(error) if asked::is_missing_answer(&error) => continue,
+                    found => found?,
+                };
+                state.remember(Inode::new(attributes, gate_of(writer.layers(), oid)));
+                return Ok(());
+            }
+        }
+        Err(Errno::EBUSY)
     }
 
     /// What is known of `oid`, made known if need be.
@@ -218,6 +231,7 @@ impl From<ViewError> for Errno {
     fn from(error: ViewError) -> Errno {
         match error {
             ViewError::NoObject(_) => Errno::ESTALE,
+            error if asked::is_missing_answer(&error) => Errno::MUST_WAIT,
             ViewError::Base { oid, source } => {
                 tracing::error!(%oid, %source, "the base could not be read");
                 Errno::from(source)

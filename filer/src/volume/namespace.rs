@@ -5,6 +5,7 @@
 
 use super::Volume;
 use super::acl;
+use super::asked::Question;
 use super::data::Access;
 use super::errno::{Errno, Result};
 use super::limits::checked_name;
@@ -14,7 +15,7 @@ use super::transaction::Transaction;
 use crate::commit::Ask;
 use apply_engine::base::is_reserved_in_root;
 use apply_engine::{
-    Attributes, NameRef, NewKind, NewObject, ObjectKind, Operation, Other, Target, Timestamp,
+    Attributes, Layers, NameRef, NewKind, NewObject, ObjectKind, Operation, Other, Target, Timestamp,
 };
 use ids::Oid;
 
@@ -156,10 +157,13 @@ impl Volume {
         };
         self.warm(parent)?;
         // A directory inherits it twice: as its own and as its access ACL.
-        let acls = 2 * self.acl_bytes(parent, acl::DEFAULT)?;
+        let asked = self.asking();
+        let merged = asked.under(&self.stack.snapshot());
+        let acls = 2 * self.acl_bytes(&merged, parent, acl::DEFAULT)?;
+        self.ask_slot(&merged, parent, name)?;
         let payload_bytes = NAMESPACE_PAYLOAD_BYTES + target_bytes + acls;
         let ask = Ask { inodes: 1, ..Ask::growing(payload_bytes) };
-        let made = self.transact(ask, |transaction| {
+        let made = self.transact_asked(ask, Some(asked), |transaction| {
             transaction.directory(parent)?;
             if transaction.lookup(parent, name)?.is_some() {
                 return Err(Errno::EEXIST);
@@ -185,6 +189,14 @@ impl Volume {
         Ok(self.as_shown(made))
     }
 
+    /// What stands in a slot before the change; in what is no directory, nothing.
+    pub(super) fn ask_slot(&self, layers: &Layers, parent: Oid, name: NameRef<'_>) -> Result<Option<Target>> {
+        match self.known(parent)?.attributes.kind.is_directory() {
+            true => Ok(layers.lookup(parent, name)?),
+            false => Ok(None),
+        }
+    }
+
     /// Gives an object one more name.
     ///
     /// # Errors
@@ -194,7 +206,9 @@ impl Volume {
         check_new_name(parent, name)?;
         self.warm(oid)?;
         self.warm(parent)?;
-        self.transact(Ask::growing(NAMESPACE_PAYLOAD_BYTES), |transaction| {
+        let asked = self.asking();
+        self.ask_slot(&asked.under(&self.stack.snapshot()), parent, name)?;
+        self.transact_asked(Ask::growing(NAMESPACE_PAYLOAD_BYTES), Some(asked), |transaction| {
             let object = transaction.inode(oid)?.attributes;
             transaction.directory(parent)?;
             if transaction.lookup(parent, name)?.is_some() {
@@ -249,18 +263,22 @@ impl Volume {
         &self,
         parent: Oid,
         name: &[u8],
-        allowed: impl FnOnce(&mut Transaction<'_>, Target) -> Result<()>,
+        allowed: impl Fn(&mut Transaction<'_>, Target) -> Result<()>,
     ) -> Result<()> {
         let name = checked_name(name)?;
         if check_new_name(parent, name).is_err() {
             return Err(Errno::ENOENT);
         }
         self.warm(parent)?;
-        if let Some(target) = self.stack.snapshot().lookup(parent, name)? {
+        let asked = self.asking();
+        if let Some(target) = self.ask_slot(&asked.under(&self.stack.snapshot()), parent, name)? {
             // It may be gone by now; then the transaction finds out.
             let _ = self.warm(target.oid);
+            if target.kind.is_directory() {
+                self.ask(&asked, Question::Empty(target.oid))?;
+            }
         }
-        self.transact(Ask::keeping(NAMESPACE_PAYLOAD_BYTES), |transaction| {
+        self.transact_asked(Ask::keeping(NAMESPACE_PAYLOAD_BYTES), Some(asked), |transaction| {
             let mut parent_nlink = transaction.directory(parent)?.attributes.nlink;
             let target = transaction.lookup(parent, name)?.ok_or(Errno::ENOENT)?;
             allowed(transaction, target)?;
@@ -308,10 +326,7 @@ impl Transaction<'_> {
         if !target.kind.is_directory() {
             return Err(Errno::ENOTDIR);
         }
-        match self.layers().is_empty_directory(target.oid)? {
-            true => Ok(()),
-            false => Err(Errno::ENOTEMPTY),
-        }
+        self.require_empty(target.oid)
     }
 
     /// Decides all of a new object but its name.

@@ -14,9 +14,6 @@ use crate::commit::Ask;
 use apply_engine::{Displaced, NameRef, Operation, Other, Target};
 use ids::Oid;
 
-/// Directories nest no deeper than a path can be long; a walk up that takes longer found a cycle.
-const MAX_DEPTH: usize = 1 << 16;
-
 /// The flags of renameat2(2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RenameMode {
@@ -81,16 +78,19 @@ impl Volume {
         let to = End { parent: to_parent, name: checked_name(to_name)? };
         check_new_name(from.parent, from.name)?;
         check_new_name(to.parent, to.name)?;
+        let asked = self.asking();
+        let merged = asked.under(&self.stack.snapshot());
         for end in [from, to] {
             self.warm(end.parent)?;
-            if let Some(target) = self.stack.snapshot().lookup(end.parent, end.name)? {
+            if let Some(target) = self.ask_slot(&merged, end.parent, end.name)? {
                 // It may be gone by now; then the transaction finds out.
                 let _ = self.warm(target.oid);
             }
         }
+        drop(merged);
         let inodes = u64::from(mode.leaves_whiteout());
         let ask = Ask { inodes, ..Ask::growing(2 * NAMESPACE_PAYLOAD_BYTES) };
-        self.transact(ask, |transaction| transaction.rename(who, from, to, mode))
+        self.transact_asked(ask, Some(asked), |transaction| transaction.rename(who, from, to, mode))
     }
 }
 
@@ -159,6 +159,11 @@ impl Transaction<'_> {
             at,
         };
         let end = self.record(&operation, &[])?;
+        let moves_a_directory =
+            moved.kind.is_directory() || standing.is_some_and(|standing| standing.kind.is_directory());
+        if from.parent != to.parent && moves_a_directory {
+            self.state.moves += 1;
+        }
         self.update(from.parent, end, |inode| touched(inode, from_nlink, at));
         self.update(to.parent, end, |inode| touched(inode, to_nlink, at));
         self.update(moved.oid, end, |inode| relinked(inode, moved_nlink, at));
@@ -213,20 +218,5 @@ impl Transaction<'_> {
             return Err(if mode == RenameMode::Exchange { Errno::EINVAL } else { Errno::ENOTEMPTY });
         }
         Ok(())
-    }
-
-    fn is_at_or_below(&self, directory: Oid, ancestor: Oid) -> Result<bool> {
-        let mut at = directory;
-        for _ in 0..MAX_DEPTH {
-            if at == ancestor {
-                return Ok(true);
-            }
-            if at == Oid::ROOT {
-                return Ok(false);
-            }
-            at = self.layers().parent(at)?;
-        }
-        tracing::error!(%directory, "a directory has no way up to the root");
-        Err(Errno::EIO)
     }
 }

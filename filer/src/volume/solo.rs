@@ -179,6 +179,11 @@ impl Solo {
         Ok(Solo { volume, applier, thread })
     }
 
+    /// The tree below.
+    pub fn base(&self) -> &Arc<Base> {
+        &self.applier.base
+    }
+
     /// Makes a consistency point.
     ///
     /// # Errors

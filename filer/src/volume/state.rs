@@ -74,6 +74,8 @@ pub(super) struct State {
     pub next_oid: Oid,
     /// End of the last record of this volume.
     pub end: Lsn,
+    /// How often a directory was moved to another one.
+    pub moves: u64,
 }
 
 impl State {
@@ -84,6 +86,7 @@ impl State {
             ghosts: OidMap::default(),
             next_oid,
             end,
+            moves: 0,
         }
     }
 

@@ -1,12 +1,14 @@
 //! One change of the volume: validate, reserve, absorb under the lock; copy and wait without it.
 //!
 //! Invariants: records enter the log in the order in which they are absorbed (the stack's writer lock spans
-//! both); an answer, good or bad, is given only when everything it is based on is committed.
+//! both); an answer, good or bad, is given only when everything it is based on is committed; the base is not asked
+//! anything meanwhile ([`super::asked`]).
 //!
 //! What can go wrong: the log refuses a reservation in the middle of a change of two records. An admission
 //! covers all records of a change, so that is a program error; it is answered with EIO and the first record
 //! stands, which by itself is a valid state.
 
+use super::asked::{self, Answer, Asked, Question};
 use super::errno::{Errno, Result};
 use super::principal::Principal;
 use super::state::{Inode, State};
@@ -17,7 +19,7 @@ use crate::stack::Writer;
 use apply_engine::{Attributes, Layers, NameRef, Operation, RecordPosition, Target, Timestamp};
 use ids::{Lsn, Oid};
 use nvlog::Slot;
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -42,6 +44,9 @@ struct Unfilled<'a> {
 pub(super) struct Transaction<'a> {
     volume: &'a Volume,
     writer: Writer<'a>,
+    /// What the base said before, and the newest state over that.
+    asked: OnceCell<Arc<Asked>>,
+    merged: OnceCell<Layers>,
     pub state: RwLockWriteGuard<'a, State>,
     /// The time of everything in it.
     pub at: Timestamp,
@@ -57,9 +62,20 @@ impl Volume {
     pub(super) fn transact<'a, T>(
         &'a self,
         ask: Ask,
-        act: impl FnOnce(&mut Transaction<'a>) -> Result<T>,
+        act: impl Fn(&mut Transaction<'a>) -> Result<T>,
     ) -> Result<T> {
-        let (outcome, end) = self.transact_uncommitted(ask, act)?;
+        self.transact_asked(ask, None, act)
+    }
+
+    /// The same, with what the base was `asked` before. Whatever else the change has to know of it is asked as well,
+    /// without a lock, and the change begun again; `act` must find that out before it records anything.
+    pub(super) fn transact_asked<'a, T>(
+        &'a self,
+        ask: Ask,
+        asked: Option<Arc<Asked>>,
+        act: impl Fn(&mut Transaction<'a>) -> Result<T>,
+    ) -> Result<T> {
+        let (outcome, end) = self.transact_uncommitted(ask, asked, act)?;
         match outcome {
             Ok(_) => self.journal.commit(end)?,
             Err(_) => self.journal.wait_committed(end)?,
@@ -71,12 +87,32 @@ impl Volume {
     pub(super) fn transact_uncommitted<'a, T>(
         &'a self,
         ask: Ask,
-        act: impl FnOnce(&mut Transaction<'a>) -> Result<T>,
+        mut asked: Option<Arc<Asked>>,
+        act: impl Fn(&mut Transaction<'a>) -> Result<T>,
     ) -> Result<(Result<T>, Lsn)> {
+        for _ in 0..asked::MAX_ROUNDS {
+            match self.try_transact(ask, asked.take(), &act)? {
+                Tried::Done(outcome, end) => return Ok((outcome, end)),
+                Tried::Missing(missing) => asked = Some(self.ask_again(&missing)?),
+            }
+        }
+        Err(Errno::EBUSY)
+    }
+
+    fn try_transact<'a, T>(
+        &'a self,
+        ask: Ask,
+        asked: Option<Arc<Asked>>,
+        act: impl Fn(&mut Transaction<'a>) -> Result<T>,
+    ) -> Result<Tried<T>> {
         let admission = self.journal.admit(ask)?;
+        let writer = self.stack.writer();
+        let counts = |asked: &Arc<Asked>| asked.version() == writer.base_version();
         let mut transaction = Transaction {
             volume: self,
-            writer: self.stack.writer(),
+            asked: asked.filter(counts).map_or_else(OnceCell::new, OnceCell::from),
+            merged: OnceCell::new(),
+            writer,
             state: self.state.write(),
             at: crate::runtime::timestamp(),
             heads: HEADS.take(),
@@ -84,11 +120,20 @@ impl Volume {
             more: Vec::new(),
             dropped: None,
         };
-        let outcome = act(&mut transaction);
-        let Transaction { writer, state, mut heads, first, more, dropped, .. } = transaction;
+        let mut outcome = act(&mut transaction);
+        let Transaction { writer, asked, state, mut heads, first, more, dropped, .. } = transaction;
         let end = state.end;
         drop(state);
         drop(writer);
+        if let Some(asked) = asked.into_inner().filter(|asked| asked.is_missing()) {
+            if first.is_none() {
+                HEADS.set(heads);
+                admission.cancel();
+                return Ok(Tried::Missing(asked));
+            }
+            tracing::error!("a change asked the base after its first record");
+            outcome = Err(Errno::EIO);
+        }
         for record in first.into_iter().chain(more) {
             record.slot.publish(&[&heads[record.head], record.data]);
         }
@@ -100,14 +145,49 @@ impl Volume {
         if heads.capacity() <= MAX_KEPT_HEAD_BYTES {
             HEADS.set(heads);
         }
-        Ok((outcome, end))
+        Ok(Tried::Done(outcome, end))
     }
 }
 
+/// What became of a change.
+enum Tried<T> {
+    Done(Result<T>, Lsn),
+    /// Nothing was changed; this has to be asked first.
+    Missing(Arc<Asked>),
+}
+
 impl<'a> Transaction<'a> {
-    /// The newest state.
-    pub fn layers(&self) -> &Arc<Layers> {
-        self.writer.layers()
+    /// The newest state, over what the base was asked before.
+    pub fn layers(&self) -> &Layers {
+        self.merged.get_or_init(|| self.asked().under(self.writer.layers()))
+    }
+
+    fn asked(&self) -> &Arc<Asked> {
+        let asked = self.asked.get_or_init(|| self.volume.asking());
+        asked.close();
+        asked
+    }
+
+    /// Refuses a directory that is not empty.
+    pub fn require_empty(&mut self, directory: Oid) -> Result<()> {
+        let question = Question::Empty(directory);
+        match self.asked().known(&question) {
+            // It was not, at some moment of this call.
+            Some(Answer::Empty(false, _)) => Err(Errno::ENOTEMPTY),
+            Some(Answer::Empty(true, gate)) if self.inode(directory)?.gate == gate => Ok(()),
+            Some(Answer::Gone) => Err(Errno::ENOENT),
+            _ => Err(self.asked().miss(question)),
+        }
+    }
+
+    /// Does `directory` stand at or below `ancestor`?
+    pub fn is_at_or_below(&self, directory: Oid, ancestor: Oid) -> Result<bool> {
+        let question = Question::Above(directory);
+        match self.asked().known(&question) {
+            Some(Answer::Above(above, moves)) if moves == self.state.moves => Ok(above.contains(&ancestor)),
+            Some(Answer::Gone) => Err(Errno::ENOENT),
+            _ => Err(self.asked().miss(question)),
+        }
     }
 
     /// What stands in a slot.
@@ -136,13 +216,13 @@ impl<'a> Transaction<'a> {
         Ok(position.end)
     }
 
-    /// An object that must exist. Reads the base if it is not known, so callers [`Volume::warm`] it before.
+    /// An object that must exist. The base is asked if it is not known, so callers [`Volume::warm`] it before.
     pub fn inode(&mut self, oid: Oid) -> Result<&mut Inode> {
         if self.state.inodes.contains_key(&oid) {
             return self.state.inodes.get_mut(&oid).ok_or(Errno::ESTALE);
         }
         let attributes = self.layers().attributes(oid)?;
-        let gate = super::state::gate_of(self.layers(), oid);
+        let gate = super::state::gate_of(self.writer.layers(), oid);
         Ok(self.state.remember(Inode::new(attributes, gate)))
     }
 

@@ -11,7 +11,7 @@ use super::principal::Principal;
 use super::transaction::Transaction;
 use crate::commit::Ask;
 use apply_engine::base::{LABEL_BYTES, LABEL_XATTR};
-use apply_engine::{AttrPatch, ObjectKind, Operation};
+use apply_engine::{AttrPatch, Layers, ObjectKind, Operation};
 use ids::Oid;
 
 /// File capabilities, which a change of contents or owner takes away.
@@ -136,7 +136,9 @@ impl Volume {
         }
         self.warm(oid)?;
         let payload_bytes = PAYLOAD_BYTES + name.len() + value.len();
-        self.transact(Ask::growing(payload_bytes), |transaction| {
+        let asked = self.asking();
+        self.ask_xattrs(&asked.under(&self.stack.snapshot()), oid, name)?;
+        self.transact_asked(Ask::growing(payload_bytes), Some(asked), |transaction| {
             let present = transaction.layers().xattr(oid, name)?.is_some();
             match mode {
                 XattrMode::Create if present => return Err(Errno::EEXIST),
@@ -169,7 +171,9 @@ impl Volume {
             return Err(Errno::ENODATA);
         }
         self.warm(oid)?;
-        self.transact(Ask::keeping(PAYLOAD_BYTES + name.len()), |transaction| {
+        let asked = self.asking();
+        asked.under(&self.stack.snapshot()).xattr(oid, name)?;
+        self.transact_asked(Ask::keeping(PAYLOAD_BYTES + name.len()), Some(asked), |transaction| {
             if is_acl(name) {
                 return transaction.set_acl(who, oid, name, None);
             }
@@ -178,6 +182,21 @@ impl Volume {
             }
             transaction.forget_xattr(oid, name, None)
         })
+    }
+}
+
+impl Volume {
+    /// Reads what setting an xattr has to know: whether there is one, and how much room the others take.
+    fn ask_xattrs(&self, layers: &Layers, oid: Oid, name: &[u8]) -> Result<()> {
+        layers.xattr(oid, name)?;
+        let names = layers.xattr_names(oid)?;
+        if self.limits.xattr_room.is_some() {
+            layers.attributes(oid)?;
+            for other in names {
+                layers.xattr(oid, &other)?;
+            }
+        }
+        Ok(())
     }
 }
 
