@@ -162,6 +162,9 @@ fn volume(
             writeback_cache: false,
             threads: DEFAULT_FUSE_THREADS,
             allow_other: true,
+            nosuid: true,
+            nodev: true,
+            read_only: false,
         },
     };
     let timers = section.table("timers").map_or_else(TimerConfig::default, timers);
@@ -286,6 +289,9 @@ fn fuse(mut section: Section<'_, '_>, claims: &mut Claims) -> FuseConfig {
         writeback_cache: section.or("writeback_cache", false),
         threads: threads.map_or(DEFAULT_FUSE_THREADS, |located| located.value),
         allow_other: section.or("allow_other", true),
+        nosuid: section.or("nosuid", true),
+        nodev: section.or("nodev", true),
+        read_only: section.or("ro", false),
     };
     section.finish();
     fuse

@@ -220,6 +220,12 @@ pub struct FuseConfig {
     pub threads: usize,
     /// Let other users than root in.
     pub allow_other: bool,
+    /// Ignore set-user-id and set-group-id bits of programs.
+    pub nosuid: bool,
+    /// Ignore device nodes.
+    pub nodev: bool,
+    /// Refuse changes through the mount.
+    pub read_only: bool,
 }
 
 /// Heartbeats, lease and time limits of a pair.

@@ -43,6 +43,9 @@ mount = "/srv/home"
 writeback_cache = true
 threads = 8
 allow_other = false
+nosuid = false
+nodev = false
+ro = true
 
 [volume.timers]
 heartbeat = "20ms"
@@ -127,8 +130,15 @@ fn every_key_is_read() {
         (TransportKind::Tcp, "b")
     );
     assert_eq!((volume.log.kind, volume.log.capacity_bytes), (LogKind::Block, 1 << 30));
-    let fuse =
-        FuseConfig { mount: Some("/srv/home".into()), writeback_cache: true, threads: 8, allow_other: false };
+    let fuse = FuseConfig {
+        mount: Some("/srv/home".into()),
+        writeback_cache: true,
+        threads: 8,
+        allow_other: false,
+        nosuid: false,
+        nodev: false,
+        read_only: true,
+    };
     assert_eq!(volume.fuse, fuse);
     assert_eq!(volume.timers.handover, Duration::from_secs(5));
     assert_eq!(volume.consistency_point.bytes, 32 << 20);
@@ -285,7 +295,7 @@ fn bad_lines_and_their_messages() {
         (
             "writeback_cache = true",
             "colour = true",
-            "35: volume \"home\" [volume.fuse]: unknown key `colour` => remove it; known here: mount, threads, writeback_cache, allow_other",
+            "35: volume \"home\" [volume.fuse]: unknown key `colour` => remove it; known here: mount, threads, writeback_cache, allow_other, nosuid, nodev, ro",
         ),
         (
             "threads = 8",

@@ -13,6 +13,7 @@ use super::handles::Directories;
 use super::in_flight::InFlight;
 use super::options::MountOptions;
 use super::reply::{NOTHING, attr, empty, entry, number, xattr};
+use super::watch::Signal;
 use crate::volume::{
     Access, AllocateMode, Errno, Node, NodeKind, RenameMode, SeekTo, SetAttributes, Volume, XattrMode,
 };
@@ -76,18 +77,21 @@ pub(super) struct FuseFilesystem {
     pub(super) volume: Arc<Volume>,
     pub(super) ttl: Lifetime,
     writeback_cache: bool,
+    /// To be told when the session ends.
+    signal: Arc<Signal>,
     pub(super) directories: Arc<Directories>,
     /// Reads and writes that are under way.
     pub(super) in_flight: Arc<InFlight>,
 }
 
 impl FuseFilesystem {
-    pub fn new(volume: Arc<Volume>, options: &MountOptions) -> FuseFilesystem {
+    pub fn new(volume: Arc<Volume>, options: &MountOptions, signal: Arc<Signal>) -> FuseFilesystem {
         FuseFilesystem {
             ttl: Lifetime { volume: volume.clone(), most: options.cache_ttl },
             volume,
             in_flight: Arc::default(),
             writeback_cache: options.writeback_cache,
+            signal,
             directories: Arc::default(),
         }
     }
@@ -126,6 +130,7 @@ impl Filesystem for FuseFilesystem {
         for stream in self.directories.remove_all() {
             self.volume.close_directory(&stream);
         }
+        self.signal.session_ended();
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {

@@ -20,6 +20,7 @@ mod mount;
 mod options;
 mod reply;
 mod requests;
+mod watch;
 
 pub use kernel_cache::KernelCache;
 pub use mount::{Left, MountHandle, is_our_mount, mount};

@@ -12,6 +12,7 @@ use super::convert::ino;
 use super::filesystem::FuseFilesystem;
 use super::kernel_cache::KernelCache;
 use super::options::{MountError, MountOptions};
+use super::watch::{self, Signal};
 use crate::runtime::JoinHandle;
 use crate::volume::Volume;
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -24,6 +25,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const FUSE_DEVICE: &str = "/dev/fuse";
+const MOUNT_TABLE: &str = "/proc/self/mountinfo";
 /// How far the kernel reads ahead.
 const READ_AHEAD_KIB: u32 = 1024;
 /// How often a busy mount is tried again.
@@ -52,9 +54,10 @@ pub struct MountHandle {
     session: Option<fuser::BackgroundSession>,
     cache: Arc<KernelCache>,
     watcher: Option<JoinHandle<()>>,
+    signal: Arc<Signal>,
 }
 
-/// Mounts `volume` at `mountpoint`, which must be an empty directory.
+/// Mounts `volume` at `mountpoint`, over whatever the directory holds, as mount(8) does.
 ///
 /// # Errors
 /// See [`MountError`]; nothing is mounted then.
@@ -76,7 +79,8 @@ pub fn mount(
     config.n_threads = Some(options.threads);
     config.clone_fd = true;
     let watched = volume.clone();
-    let filesystem = FuseFilesystem::new(volume, options);
+    let signal = Signal::new().map_err(|source| MountError::Session { source })?;
+    let filesystem = FuseFilesystem::new(volume, options, signal.clone());
     let in_flight = filesystem.in_flight.clone();
     let started = fuser::Session::from_fd(filesystem, fuse, fuser::SessionACL::All, config)
         .and_then(fuser::Session::spawn)
@@ -95,7 +99,7 @@ pub fn mount(
     // can not be killed, and would keep the log and the mount of a killed daemon for ever.
     let device = mounted_device(&mountpoint).unwrap_or(0);
     raise_readahead(device);
-    Ok(MountHandle { mountpoint, device, session: Some(started), cache, watcher: Some(watcher) })
+    Ok(MountHandle { mountpoint, device, session: Some(started), cache, watcher: Some(watcher), signal })
 }
 
 /// Lets the kernel read ahead as much as one request can carry: its default of 128 KiB costs half the speed of
@@ -119,6 +123,19 @@ impl MountHandle {
         self.session.as_ref().is_none_or(|session| session.guard.is_finished())
     }
 
+    /// What tells this mount from those before and after it.
+    pub fn device(&self) -> u64 {
+        self.device
+    }
+
+    /// Calls `lost` once if the mount goes away before it is left through this handle.
+    ///
+    /// # Errors
+    /// No thread, or no table of mounts.
+    pub fn watch(&self, lost: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        watch::watch(self.signal.clone(), self.mountpoint.clone(), self.device, lost)
+    }
+
     /// What the kernel keeps of it.
     pub fn cache(&self) -> Arc<KernelCache> {
         Arc::clone(&self.cache)
@@ -126,6 +143,7 @@ impl MountHandle {
 
     /// Leaves politely: waits up to `grace` for clients to close their files, then aborts.
     pub fn unmount(mut self, grace: Duration) -> Left {
+        self.signal.left();
         let deadline = Instant::now() + grace;
         while !self.has_ended() {
             match self.detach_if_ours(UnmountFlags::NOFOLLOW) {
@@ -149,18 +167,31 @@ impl MountHandle {
     }
 
     fn leave_by_force(&mut self) -> Left {
-        if self.has_ended() {
+        self.signal.left();
+        let ended = self.has_ended();
+        if !ended {
+            // Files that stay open are read from the kernel's pages also after the connection has gone.
+            self.cache.forget();
+        }
+        let detached = self.detach_if_ours(UnmountFlags::FORCE | UnmountFlags::DETACH);
+        if ended {
             self.wait_for_threads();
             return Left::AlreadyGone;
         }
-        // Files that stay open are read from the kernel's pages also after the connection has gone.
-        self.cache.forget();
-        let detached = self.detach_if_ours(UnmountFlags::FORCE | UnmountFlags::DETACH);
         if let Err(error) = detached {
+            // Somebody has detached it, and clients that had files open have them still.
             tracing::warn!(mountpoint = %self.mountpoint.display(), %error, "the mount could not be detached");
+            self.abort_connection();
         }
         self.wait_for_threads();
         Left::Forced
+    }
+
+    fn abort_connection(&self) {
+        let switch = format!("/sys/fs/fuse/connections/{}/abort", libc::minor(self.device));
+        if let Err(error) = std::fs::write(&switch, "1") {
+            tracing::warn!(%switch, %error, "the connection of a detached mount could not be aborted");
+        }
     }
 
     /// Somebody may have mounted something else there meanwhile: that is not ours to remove.
@@ -256,10 +287,17 @@ fn check_mountpoint(mountpoint: &Path) -> Result<PathBuf, MountError> {
         _ => MountError::Refused { mountpoint: shown(), source },
     })?;
     match std::fs::read_dir(&mountpoint) {
-        Ok(mut entries) => match entries.next() {
-            None => Ok(mountpoint),
-            Some(_) => Err(MountError::NotEmpty { mountpoint }),
-        },
+        Ok(mut entries) => {
+            // Refusing it would leave clients without a volume for the sake of a stray file, at a takeover of all times.
+            if let Some(Ok(first)) = entries.next() {
+                tracing::warn!(
+                    mountpoint = %mountpoint.display(),
+                    example = ?first.file_name(),
+                    "the mount hides what lies in the directory below it; move that away"
+                );
+            }
+            Ok(mountpoint)
+        }
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
             Err(MountError::NotADirectory { mountpoint })
         }
@@ -287,10 +325,11 @@ fn attach(
     options: &MountOptions,
 ) -> Result<(), MountError> {
     let data = format!(
-        "fd={},rootmode={root_mode:o},user_id={},group_id={},default_permissions,allow_other",
+        "fd={},rootmode={root_mode:o},user_id={},group_id={},default_permissions{}",
         fuse.as_raw_fd(),
         rustix::process::geteuid().as_raw(),
         rustix::process::getegid().as_raw(),
+        if options.allow_other { ",allow_other" } else { "" },
     );
     let data = std::ffi::CString::new(data).map_err(|error| refused(mountpoint)(error.into()))?;
     let mut flags = MountFlags::NOATIME;
@@ -310,6 +349,15 @@ fn attach(
     })
 }
 
+/// Is the filesystem of this device number mounted there, perhaps under something else?
+pub(super) fn is_mounted(mountpoint: &Path, device: u64) -> bool {
+    let Ok(table) = std::fs::read_to_string(MOUNT_TABLE) else { return true };
+    table
+        .lines()
+        .filter_map(parse_mount)
+        .any(|(place, of, _)| of == device && place == mountpoint.as_os_str().as_encoded_bytes())
+}
+
 /// Device number of what is mounted last at `mountpoint`.
 fn mounted_device(mountpoint: &Path) -> Option<u64> {
     topmost_mount(mountpoint).map(|(device, _)| device)
@@ -318,19 +366,21 @@ fn mounted_device(mountpoint: &Path) -> Option<u64> {
 /// Device number and type of what is mounted last at `mountpoint`, from the kernel's table (proc(5)): asking
 /// the filesystem itself could hang.
 fn topmost_mount(mountpoint: &Path) -> Option<(u64, String)> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
-    table.lines().rev().find_map(|line| {
-        let (fields, kind) = line.split_once(" - ")?;
-        let mut fields = fields.split(' ');
-        let numbers = fields.nth(2)?;
-        let place = unescape(fields.nth(1)?);
-        if place.as_slice() != mountpoint.as_os_str().as_encoded_bytes() {
-            return None;
-        }
-        let (major, minor) = numbers.split_once(':')?;
-        let device = libc::makedev(major.parse().ok()?, minor.parse().ok()?);
-        Some((device, kind.split(' ').next()?.to_owned()))
-    })
+    let table = std::fs::read_to_string(MOUNT_TABLE).ok()?;
+    let mut mounts = table.lines().rev().filter_map(parse_mount);
+    let (_, device, kind) =
+        mounts.find(|(place, _, _)| place == mountpoint.as_os_str().as_encoded_bytes())?;
+    Some((device, kind.to_owned()))
+}
+
+/// Where, which device, and of what type.
+fn parse_mount(line: &str) -> Option<(Vec<u8>, u64, &str)> {
+    let (fields, kind) = line.split_once(" - ")?;
+    let mut fields = fields.split(' ');
+    let (major, minor) = fields.nth(2)?.split_once(':')?;
+    let place = unescape(fields.nth(1)?);
+    let device = libc::makedev(major.parse().ok()?, minor.parse().ok()?);
+    Some((place, device, kind.split(' ').next()?))
 }
 
 /// mountinfo writes blanks, tabs, newlines and backslashes as three octal digits.
@@ -374,6 +424,6 @@ mod tests {
         let file = dir.path().join("file");
         std::fs::write(&file, b"x").unwrap();
         assert!(matches!(check_mountpoint(&file), Err(MountError::NotADirectory { .. })));
-        assert!(matches!(check_mountpoint(dir.path()), Err(MountError::NotEmpty { .. })));
+        assert!(check_mountpoint(dir.path()).is_ok(), "what lies there is hidden, as mount(8) does");
     }
 }

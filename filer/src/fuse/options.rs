@@ -5,20 +5,22 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// Fewest and most threads that serve one mount.
-pub const THREADS: std::ops::RangeInclusive<usize> = 2..=64;
+pub const THREADS: std::ops::RangeInclusive<usize> = 1..=64;
 
 /// How a volume is mounted.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MountOptions {
     /// Shown as the source in `/proc/mounts`; the volume's name.
     pub source_name: String,
-    /// Threads that serve requests; as many can wait for a commit at once, and are mirrored in one batch.
+    /// Threads that serve requests. One that waits for the commit path holds none; one that waits for a disk does.
     pub threads: usize,
     /// How long the kernel may answer lookups and attributes from its cache; never longer than the read lease has
     /// left.
     pub cache_ttl: Duration,
     /// Let the kernel gather writes in its page cache: an answered `write` is then durable only after fsync.
     pub writeback_cache: bool,
+    /// Let others in than the user that the daemon runs as.
+    pub allow_other: bool,
     /// Honour device nodes.
     pub allow_devices: bool,
     /// Honour set-user-id bits.
@@ -34,6 +36,7 @@ impl Default for MountOptions {
             threads: 16,
             cache_ttl: Duration::from_secs(1),
             writeback_cache: false,
+            allow_other: true,
             allow_devices: true,
             allow_suid: true,
             read_only: false,
@@ -70,12 +73,6 @@ pub enum MountError {
     /// Something else than a directory.
     #[error("mount point {} is not a directory", mountpoint.display())]
     NotADirectory {
-        /// The mount point.
-        mountpoint: PathBuf,
-    },
-    /// It holds files, or something is mounted there already.
-    #[error("mount point {} is not empty: mounting would hide what is in it", mountpoint.display())]
-    NotEmpty {
         /// The mount point.
         mountpoint: PathBuf,
     },

@@ -64,10 +64,7 @@ pub(super) fn watch(
                 LIVES if is_mounted(&mountpoint, device) => {}
                 _ => return lost(),
             }
-            let mut events = [
-                PollFd::new(&table, PollFlags::PRI),
-                PollFd::new(&signal.event, PollFlags::IN),
-            ];
+            let mut events = [PollFd::new(&table, PollFlags::PRI), PollFd::new(&signal.event, PollFlags::IN)];
             if let Err(error) = poll(&mut events, None)
                 && error != rustix::io::Errno::INTR
             {

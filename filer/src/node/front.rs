@@ -24,6 +24,12 @@ const GRACE: Duration = Duration::from_secs(2);
 const HANDOVER_GRACE: Duration = Duration::from_millis(500);
 /// Pause between two attempts to mount.
 const RETRY: Duration = Duration::from_secs(1);
+/// The longest pause before a mount that goes away again and again is made anew.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// A mount that was there for so long was a good one.
+const LASTING: Duration = Duration::from_secs(60);
+/// Faults that begin so are forgotten when the volume is mounted again.
+const LOST_PREFIX: &str = "the mount went away";
 /// Faults that begin so are forgotten when the mount succeeds.
 const FAULT_PREFIX: &str = "the volume can not be mounted";
 
@@ -31,8 +37,17 @@ const FAULT_PREFIX: &str = "the volume can not be mounted";
 type Takeover = (TakeoverTimes, &'static str);
 
 enum Order {
-    Serve { epoch: Epoch, limits: BaseLimits, since: Instant, takeover: Option<Takeover> },
-    Leave { reason: StopReason },
+    /// The mount of this device went away without us.
+    MountLost(u64),
+    Serve {
+        epoch: Epoch,
+        limits: BaseLimits,
+        since: Instant,
+        takeover: Option<Takeover>,
+    },
+    Leave {
+        reason: StopReason,
+    },
     End,
 }
 
@@ -47,13 +62,28 @@ struct Door {
     epoch: Epoch,
     wanted: Option<(Instant, Option<Takeover>)>,
     mount: Option<MountHandle>,
+    mounted_since: Option<Instant>,
+    /// It serves already, and has lost its mount.
+    remounting: bool,
+    /// Before the next attempt to mount.
+    pause: Duration,
+    orders: Sender<Order>,
 }
 
 impl Front {
     /// Starts the thread.
     pub fn start(shared: Arc<Shared>) -> std::io::Result<Front> {
         let (orders, inbox) = unbounded();
-        let door = Door { shared, epoch: Epoch(0), wanted: None, mount: None };
+        let door = Door {
+            shared,
+            epoch: Epoch(0),
+            wanted: None,
+            mount: None,
+            mounted_since: None,
+            remounting: false,
+            pause: RETRY,
+            orders: orders.clone(),
+        };
         let thread = runtime::spawn("front", move || door.run(&inbox))?;
         Ok(Front { orders, thread: Some(thread) })
     }
@@ -86,7 +116,7 @@ impl Front {
 impl Door {
     fn run(mut self, inbox: &Receiver<Order>) {
         loop {
-            let retry = if self.wanted.is_some() { RETRY } else { Duration::from_secs(3600) };
+            let retry = if self.wanted.is_some() { self.pause } else { Duration::from_secs(3600) };
             match inbox.recv_timeout(retry) {
                 Ok(Order::Serve { epoch, limits, since, takeover }) => {
                     self.epoch = epoch;
@@ -100,6 +130,7 @@ impl Door {
                     self.open();
                 }
                 Ok(Order::Leave { reason }) => self.leave(reason),
+                Ok(Order::MountLost(device)) => self.mount_lost(device),
                 Ok(Order::End) | Err(RecvTimeoutError::Disconnected) => {
                     self.leave(StopReason::Stopping);
                     return;
@@ -124,9 +155,16 @@ impl Door {
             match crate::fuse::mount(volume.clone(), mountpoint, &self.options()) {
                 Ok(mount) => {
                     *shared.kernel_cache.lock() = Some(mount.cache());
+                    let (device, orders) = (mount.device(), self.orders.clone());
+                    let lost = move || drop(orders.send(Order::MountLost(device)));
+                    if let Err(error) = mount.watch(lost) {
+                        tracing::warn!(volume = shared.name(), %error, "the mount is not watched");
+                    }
                     self.mount = Some(mount);
+                    self.mounted_since = Some(Instant::now());
                     *shared.mounted_at.lock() = Some(mountpoint.display().to_string());
                     shared.healed(FAULT_PREFIX);
+                    shared.healed(LOST_PREFIX);
                 }
                 Err(error) => {
                     shared.report(&format!("{FAULT_PREFIX}: {error}"), "it is tried again every second");
@@ -134,6 +172,10 @@ impl Door {
                     return;
                 }
             }
+        }
+        if std::mem::take(&mut self.remounting) {
+            tracing::info!(volume = shared.name(), "mounted again");
+            return;
         }
         if let Some(takeover) = takeover {
             *shared.last_takeover.lock() = Some(timing(self.epoch, takeover, since.elapsed()));
@@ -160,15 +202,37 @@ impl Door {
             source_name: format!("twinfiler:{}", self.shared.name()),
             threads: fuse.threads,
             writeback_cache: fuse.writeback_cache,
+            allow_other: fuse.allow_other,
+            allow_suid: !fuse.nosuid,
+            allow_devices: !fuse.nodev,
+            read_only: fuse.read_only,
             // Each answer is kept for what the lease has left, and at most for this.
             cache_ttl: self.shared.config.timers.lease / 2,
-            ..MountOptions::default()
         }
+    }
+
+    /// The mount of `device` went away without us. Clients need it: it is made again, later each time that happens
+    /// soon after.
+    fn mount_lost(&mut self, device: u64) {
+        let Some(mount) = self.mount.take_if(|mount| mount.device() == device) else { return };
+        *self.shared.mounted_at.lock() = None;
+        *self.shared.kernel_cache.lock() = None;
+        let mountpoint = mount.mountpoint().display().to_string();
+        self.shared.report(
+            &format!("{LOST_PREFIX} at {mountpoint}: somebody has unmounted it or aborted its connection"),
+            "it is mounted again; to keep it away, stop the daemon or hand the volume over",
+        );
+        mount.abort();
+        let lasted = self.mounted_since.is_some_and(|since| since.elapsed() >= LASTING);
+        self.pause = if lasted { RETRY } else { (2 * self.pause).min(LONGEST_PAUSE) };
+        self.wanted = Some((Instant::now(), None));
+        self.remounting = true;
     }
 
     fn leave(&mut self, reason: StopReason) {
         let served = self.shared.volume.lock().take().is_some();
         self.wanted = None;
+        self.remounting = false;
         if served {
             // First: clients find the new primary by it, and a mount may take long to go away (somebody else has a
             // copy of it in a mount namespace of his own).

@@ -15,6 +15,7 @@ mod index;
 mod leaving;
 mod link;
 mod machine;
+mod mounts;
 mod operations;
 mod orphans;
 mod refusals;

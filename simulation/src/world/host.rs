@@ -178,7 +178,15 @@ fn config(plan: &Plan, host: usize) -> NodeConfig {
             path: "/simulated".into(),
             capacity_bytes: plan.capacity_bytes,
         },
-        fuse: FuseConfig { mount: None, writeback_cache: false, threads: 1, allow_other: false },
+        fuse: FuseConfig {
+            mount: None,
+            writeback_cache: false,
+            threads: 1,
+            allow_other: false,
+            nosuid: true,
+            nodev: true,
+            read_only: false,
+        },
         timers: TimerConfig::default(),
         consistency_point: ConsistencyPointConfig {
             interval: ms(plan.point_ms),
