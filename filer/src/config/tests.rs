@@ -43,9 +43,6 @@ mount = "/srv/home"
 writeback_cache = true
 threads = 8
 allow_other = false
-nosuid = false
-nodev = false
-ro = true
 
 [volume.timers]
 heartbeat = "20ms"
@@ -135,9 +132,9 @@ fn every_key_is_read() {
         writeback_cache: true,
         threads: 8,
         allow_other: false,
-        nosuid: false,
-        nodev: false,
-        read_only: true,
+        nosuid: true,
+        nodev: true,
+        read_only: false,
     };
     assert_eq!(volume.fuse, fuse);
     assert_eq!(volume.timers.handover, Duration::from_secs(5));

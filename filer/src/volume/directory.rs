@@ -1,16 +1,21 @@
 //! Reading directories.
 //!
-//! An open directory shows the listing of the moment of its first page, and a new one after a rewind. The
-//! position after an entry depends on its name alone, so a reader goes on where it was after a takeover, too.
+//! The position after an entry depends on its name alone: a reader goes on where it was in a newer listing, after a
+//! takeover, too, and meets every entry once that was there all the time. So a directory has one listing, however many
+//! have it open ([`Listings`]). A first page, and one after a rewind, shows the directory as it is then; a later one may
+//! show it as it was when somebody last began.
+//!
+//! Invariant: a listing is kept no longer than the directory is open, and all together hold no more than
+//! [`MAX_KEPT_ENTRIES`] beside the largest. What can go wrong: more are open; then some are read again for each page.
 
 use super::Volume;
 use super::data::Access;
 use super::errno::{Errno, Result};
 use crate::runtime::Mutex;
 use apply_engine::view::{DirCookie, Listing};
-use apply_engine::{Attributes, ObjectKind};
-use ids::Oid;
-use std::sync::Arc;
+use apply_engine::{Attributes, ObjectKind, OidMap};
+use ids::{Lsn, Oid};
+use std::sync::{Arc, Weak};
 
 const AFTER_DOT: u64 = 1;
 const AFTER_DOT_DOT: u64 = 2;
@@ -21,7 +26,60 @@ pub struct DirectoryStream {
     oid: Oid,
     /// It had been removed before it was opened: a kernel still refers to it.
     gone: bool,
-    listing: Mutex<Option<Arc<Listing>>>,
+    shared: Arc<Shared>,
+}
+
+/// Entries of all listings that are kept, at most, beside those of the one that was made last.
+const MAX_KEPT_ENTRIES: usize = 1 << 21;
+
+/// A directory's last change, and how often the volume has forgotten what it knew of all objects.
+type Version = (Lsn, u64);
+
+/// The listings of directories that are open.
+#[derive(Debug, Default)]
+pub(super) struct Listings {
+    open: Mutex<OidMap<Weak<Shared>>>,
+}
+
+/// What all have in common who have a directory open.
+#[derive(Debug, Default)]
+struct Shared {
+    kept: Mutex<Option<Kept>>,
+}
+
+#[derive(Debug, Clone)]
+struct Kept {
+    /// The directory has not changed since this.
+    version: Version,
+    /// Before this is committed it may not be shown.
+    gate: Lsn,
+    listing: Arc<Listing>,
+}
+
+impl Listings {
+    fn of(&self, oid: Oid) -> Arc<Shared> {
+        let mut open = self.open.lock();
+        if let Some(shared) = open.get(&oid).and_then(Weak::upgrade) {
+            return shared;
+        }
+        open.retain(|_, shared| shared.strong_count() > 0);
+        let shared = Arc::new(Shared::default());
+        open.insert(oid, Arc::downgrade(&shared));
+        shared
+    }
+
+    /// Forgets listings of others until what is kept is within bounds. Those in use at this moment are left alone.
+    fn make_room(&self, mine: &Arc<Shared>) {
+        let others: Vec<Arc<Shared>> = self.open.lock().values().filter_map(Weak::upgrade).collect();
+        let mut entries = 0;
+        for other in others.iter().filter(|other| !Arc::ptr_eq(other, mine)) {
+            let Some(mut kept) = other.kept.try_lock() else { continue };
+            entries += kept.as_ref().map_or(0, |kept| kept.listing.entries().len());
+            if entries > MAX_KEPT_ENTRIES {
+                *kept = None;
+            }
+        }
+    }
 }
 
 impl DirectoryStream {
@@ -51,13 +109,13 @@ impl Volume {
     /// ENOTDIR; ESTALE for a directory that is gone.
     pub fn open_directory(&self, oid: Oid) -> Result<DirectoryStream> {
         if self.state.read().ghosts.contains_key(&oid) {
-            return Ok(DirectoryStream { oid, gone: true, listing: Mutex::new(None) });
+            return Ok(DirectoryStream { oid, gone: true, shared: Arc::default() });
         }
         if !self.known(oid)?.attributes.kind.is_directory() {
             return Err(Errno::ENOTDIR);
         }
         self.open(oid, Access::Read)?;
-        Ok(DirectoryStream { oid, gone: false, listing: Mutex::new(None) })
+        Ok(DirectoryStream { oid, gone: false, shared: self.listings.of(oid) })
     }
 
     /// Closes a directory.
@@ -121,22 +179,34 @@ impl Volume {
         self.stack.snapshot().parent(oid).unwrap_or(oid)
     }
 
-    fn listing(&self, stream: &DirectoryStream, anew: bool) -> Result<Arc<Listing>> {
+    pub(super) fn listing(&self, stream: &DirectoryStream, anew: bool) -> Result<Arc<Listing>> {
         if stream.gone {
             return Ok(Arc::default());
         }
-        let mut kept = stream.listing.lock();
-        if let Some(listing) = kept.as_ref().filter(|_| !anew) {
-            return Ok(Arc::clone(listing));
-        }
-        let listing = Arc::new(match self.stack.snapshot().listing(stream.oid) {
-            Ok(listing) => listing,
+        let mut kept = stream.shared.kept.lock();
+        let version = (self.gate(stream.oid)?, self.state.read().forgotten);
+        let usable = kept.as_ref().filter(|kept| !anew || kept.version == version);
+        let shown = match usable {
+            Some(usable) => usable.clone(),
+            None => {
+                let made = Arc::new(self.merge(stream.oid)?);
+                let gate = self.gate(stream.oid)?;
+                let made = Kept { version, gate, listing: made };
+                *kept = Some(made.clone());
+                self.listings.make_room(&stream.shared);
+                made
+            }
+        };
+        drop(kept);
+        self.show(shown.gate)?;
+        Ok(shown.listing)
+    }
+
+    fn merge(&self, oid: Oid) -> Result<Listing> {
+        match self.stack.snapshot().listing(oid) {
             // Removed while open.
-            Err(apply_engine::ViewError::NoObject(_)) => Listing::default(),
-            Err(error) => return Err(error.into()),
-        });
-        self.show(self.gate(stream.oid)?)?;
-        *kept = Some(Arc::clone(&listing));
-        Ok(listing)
+            Err(apply_engine::ViewError::NoObject(_)) => Ok(Listing::default()),
+            listing => Ok(listing?),
+        }
     }
 }

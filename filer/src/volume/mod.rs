@@ -49,6 +49,7 @@ use crate::commit::{Journal, SpaceBudget};
 use crate::runtime::RwLock;
 use crate::stack::DeltaStack;
 use apply_engine::{Attributes, ObjectKind, ViewError};
+use directory::Listings;
 use ids::{BaseLimits, Lsn, Oid};
 use state::{Inode, State, gate_of};
 use std::sync::Arc;
@@ -67,6 +68,7 @@ pub struct Volume {
     state: RwLock<State>,
     limits: BaseLimits,
     max_data_bytes: usize,
+    listings: Listings,
     attributes_watch: RwLock<Option<AttributesWatch>>,
 }
 
@@ -94,6 +96,7 @@ impl Volume {
             state: RwLock::new(State::new(next_oid.max(Oid::FIRST_FREE), end)),
             limits,
             max_data_bytes: largest.min(apply_engine::op::MAX_WRITE_BYTES),
+            listings: Listings::default(),
             attributes_watch: RwLock::new(None),
         }
     }

@@ -76,6 +76,8 @@ pub(super) struct State {
     pub end: Lsn,
     /// How often a directory was moved to another one.
     pub moves: u64,
+    /// How often all inodes were forgotten.
+    pub forgotten: u64,
 }
 
 impl State {
@@ -87,12 +89,14 @@ impl State {
             next_oid,
             end,
             moves: 0,
+            forgotten: 0,
         }
     }
 
     pub fn remember(&mut self, inode: Inode) -> &mut Inode {
         if self.inodes.len() >= MAX_INODES {
             self.inodes.clear();
+            self.forgotten += 1;
         }
         match self.inodes.entry(inode.attributes.oid) {
             std::collections::hash_map::Entry::Occupied(mut known) => {

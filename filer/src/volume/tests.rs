@@ -3,6 +3,7 @@
 mod bases;
 mod contents;
 mod differential;
+mod directories;
 mod disks;
 mod gates;
 mod names;

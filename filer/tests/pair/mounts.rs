@@ -11,7 +11,7 @@ fn write(path: PathBuf) -> std::io::Result<()> {
 
 #[test]
 fn a_mount_that_somebody_takes_away_is_a_fault_and_comes_back() {
-    let pair = Cluster::start(Spec::default());
+    let mut pair = Cluster::start(Spec::default());
     let mount = pair.mount(Side::A);
     write(mount.join("before")).unwrap();
     unmount(&mount, UnmountFlags::DETACH).unwrap();
