@@ -47,7 +47,6 @@ pub enum Left {
 }
 
 /// A mounted volume. Dropping it aborts the mount.
-#[derive(Debug)]
 pub struct MountHandle {
     mountpoint: PathBuf,
     device: u64,
@@ -109,6 +108,12 @@ fn raise_readahead(device: u64) {
     let setting = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
     if let Err(error) = std::fs::write(&setting, READ_AHEAD_KIB.to_string()) {
         tracing::debug!(%setting, %error, "read-ahead stays as it is");
+    }
+}
+
+impl std::fmt::Debug for MountHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MountHandle").field("mountpoint", &self.mountpoint).finish_non_exhaustive()
     }
 }
 
