@@ -102,7 +102,10 @@ impl Pair {
                 // the witness itself says that there is none, or an older one: that is what it has lost, said with
                 // each `Hello`.
                 let lost = matches!(self.known(), Known::Absent | Known::Stale(_));
-                if stored.is_none_or(|ours| ours < register.epoch || ours == register.epoch && !lost) {
+                // Nor is what the partner says of an epoch of this node, once the witness itself has spoken.
+                let own = register.primary == self.config.me && self.desk.answered_at.is_some();
+                let again = |ours| ours == register.epoch && !lost && !own;
+                if stored.is_none_or(|ours| ours < register.epoch || again(ours)) {
                     self.desk.observe(register);
                 }
             } else if stored.is_none_or(|ours| ours < register.epoch) {
