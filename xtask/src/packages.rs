@@ -54,6 +54,9 @@ pub const BUILD: &[Need] = &[
 pub const TESTS: &[Need] =
     &[program("etcd", "etcd-server"), program("ip", "iproute2"), program("script", "bsdutils")];
 
+/// What makes disks hang.
+pub const FAULTS: &[Need] = &[program("qemu-storage-daemon", "qemu-utils")];
+
 /// What the guests of `soft-roce-ci` are made of. Their root is this machine's, so what runs in them is here.
 pub const GUESTS: &[Need] = &[
     program("qemu-system-x86_64", "qemu-system-x86"),

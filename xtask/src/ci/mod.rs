@@ -134,6 +134,7 @@ fn scenario_steps(workspace: &Workspace, report: &mut Report, program: &Path, wa
             let arguments = soak::Arguments {
                 kills: SOAK_KILLS,
                 faults,
+                only: None,
                 seed: None,
                 seconds: None,
                 fs: Filesystem::REAL.to_vec(),
@@ -162,7 +163,7 @@ fn scenario_steps(workspace: &Workspace, report: &mut Report, program: &Path, wa
 
 fn install(workspace: &Workspace) -> Result<()> {
     packages::require_root_and_fuse()?;
-    let mut needs = [packages::WORKLOAD, packages::BUILD, packages::TESTS].concat();
+    let mut needs = [packages::WORKLOAD, packages::BUILD, packages::TESTS, packages::FAULTS].concat();
     Filesystem::REAL.iter().for_each(|fs| needs.extend(packages::for_filesystem(fs.name())));
     packages::ensure(&needs, &workspace.log_dir())
 }

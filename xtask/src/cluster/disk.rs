@@ -1,5 +1,6 @@
 //! The local filesystem of a node: a plain directory, or a sparse image that is loop-mounted.
 
+use super::device::{Device, Suspended};
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use std::fs::File;
@@ -46,38 +47,59 @@ impl Filesystem {
 
 /// A mounted image; dropping it unmounts and frees the loop device.
 pub struct Disk {
-    mounted: Option<PathBuf>,
+    filesystem: Filesystem,
+    image: PathBuf,
+    at: PathBuf,
+    mounted: bool,
+    device: Option<Device>,
 }
 
 impl Disk {
-    /// Makes a filesystem in `image` and mounts it at `at`.
-    pub fn make(filesystem: Filesystem, image: &Path, at: &Path) -> Result<Disk> {
+    /// Makes a filesystem in `image` and mounts it at `at`. `suspendable`: it lies on a [`Device`].
+    pub fn make(filesystem: Filesystem, image: &Path, at: &Path, suspendable: bool) -> Result<Disk> {
+        let (image, at) = (image.to_path_buf(), at.to_path_buf());
+        let mut disk = Disk { filesystem, image, at, mounted: false, device: None };
         if filesystem == Filesystem::Dir {
-            return Ok(Disk { mounted: None });
+            return Ok(disk);
         }
+        let image = &disk.image;
         File::create(image)?.set_len(IMAGE_BYTES)?;
         let logs = image.parent().unwrap_or(Path::new("."));
         let mkfs = format!("mkfs.{}", filesystem.name());
         let Some(program) = crate::packages::find_program(&mkfs) else { bail!("{mkfs} is missing") };
         crate::steps::run(logs, "mkfs", Command::new(program).arg("-q").arg(image), LIMIT)?;
-        Disk::mount(filesystem, image, at)
+        if suspendable {
+            disk.device = Some(Device::serve(image)?);
+        }
+        disk.mount()?;
+        Ok(disk)
     }
 
-    /// Mounts the filesystem in `image` at `at`.
-    pub fn mount(filesystem: Filesystem, image: &Path, at: &Path) -> Result<Disk> {
-        if filesystem == Filesystem::Dir {
-            return Ok(Disk { mounted: None });
-        }
-        let logs = image.parent().unwrap_or(Path::new("."));
+    fn mount(&mut self) -> Result<()> {
+        let logs = self.image.parent().unwrap_or(Path::new("."));
+        let source = self.device.as_ref().map_or(self.image.as_path(), Device::path);
         // The loop device of `mount -o loop` is freed by the kernel with the last unmount.
         let mut mount = Command::new("mount");
-        mount.args(["-t", filesystem.name(), "-o", "loop"]).arg(image).arg(at);
+        mount.args(["-t", self.filesystem.name(), "-o", "loop"]).arg(source).arg(&self.at);
         crate::steps::run(logs, "mount", &mut mount, LIMIT)?;
-        Ok(Disk { mounted: Some(at.to_path_buf()) })
+        self.mounted = true;
+        Ok(())
+    }
+
+    /// Unmounts it and mounts it again, which repairs it. Nobody may use it.
+    pub fn mount_again(&mut self) -> Result<()> {
+        self.unmount();
+        if self.filesystem == Filesystem::Dir { Ok(()) } else { self.mount() }
+    }
+
+    fn unmount(&mut self) {
+        if std::mem::take(&mut self.mounted) {
+            super::unmount(&self.at);
+        }
     }
 
     fn at(&self) -> Result<&Path> {
-        self.mounted.as_deref().context("a plain directory is no filesystem of its own")
+        self.mounted.then_some(self.at.as_path()).context("a plain directory is no filesystem of its own")
     }
 
     /// Whoever writes to it from now on waits: a disk that hangs. Ends with the guard.
@@ -86,6 +108,11 @@ impl Disk {
         // On the other side of a full queue of writes it can take a while.
         fsfreeze("--freeze", &at)?;
         Ok(Frozen { at })
+    }
+
+    /// Whoever writes to it or reads what is not in memory waits: a device that hangs. Ends with the guard.
+    pub fn suspend(&self) -> Result<Suspended<'_>> {
+        self.device.as_ref().context("this disk was not made to hang")?.suspend()
     }
 
     /// Whoever uses it from now on gets EIO, until it has been mounted anew: a disk that has failed. (ext4, XFS)
@@ -114,15 +141,13 @@ impl Disk {
 
     /// Leaves it mounted.
     pub fn leave_mounted(mut self) {
-        self.mounted = None;
+        self.mounted = false;
     }
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        if let Some(path) = self.mounted.take() {
-            super::unmount(&path);
-        }
+        self.unmount();
     }
 }
 
@@ -180,10 +205,38 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let at = dir.path().join("at");
             std::fs::create_dir(&at).unwrap();
-            let disk = Disk::make(filesystem, &dir.path().join("image"), &at).unwrap();
+            let mut disk = Disk::make(filesystem, &dir.path().join("image"), &at, false).unwrap();
             std::fs::write(at.join("file"), b"x").unwrap();
+            disk.mount_again().unwrap();
+            assert!(at.join("file").exists());
             drop(disk);
             assert!(!at.join("file").exists());
         }
+    }
+
+    #[test]
+    fn a_suspended_device_keeps_readers_waiting() {
+        if !rustix::process::geteuid().is_root() || !Path::new("/dev/loop-control").exists() {
+            return; // mounting needs root and loop devices
+        }
+        if crate::packages::find_program(super::super::device::PROGRAM).is_none() {
+            return; // `cargo xtask test` installs it
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().join("at");
+        std::fs::create_dir(&at).unwrap();
+        let disk = Disk::make(Filesystem::Ext4, &dir.path().join("image"), &at, true).unwrap();
+        std::fs::write(at.join("file"), b"x").unwrap();
+        std::fs::File::open(at.join("file")).unwrap().sync_all().unwrap();
+        let suspended = disk.suspend().unwrap();
+        let path = at.join("direct");
+        let writer = std::thread::spawn(move || {
+            let file = std::fs::File::create(path).unwrap();
+            file.sync_all().unwrap();
+        });
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(!writer.is_finished(), "a write reached a device that hangs");
+        drop(suspended);
+        writer.join().unwrap();
     }
 }

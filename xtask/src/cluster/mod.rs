@@ -7,6 +7,7 @@
 //! - [`config`]: the nodes' configuration files
 //! - [`process`]: one daemon
 //! - [`control`]: the control socket and what status says
+//! - [`device`]: a disk image that can hang
 //! - [`disk`]: the local filesystem of a node
 //! - [`settle`]: both local trees at the same point, and their comparison
 //! - [`wait`]: waiting for states of the pair, with a diagnosis when they do not come
@@ -14,6 +15,7 @@
 
 pub mod config;
 pub mod control;
+pub mod device;
 pub mod disk;
 pub mod process;
 pub mod settle;
@@ -105,6 +107,8 @@ pub struct Options {
     pub keep: bool,
     /// The nodes speak through a [`Wire`].
     pub wire: bool,
+    /// Local trees lie on a [`device::Device`].
+    pub suspendable: bool,
 }
 
 struct Node {
@@ -180,7 +184,8 @@ impl Cluster {
             for dir in [files.dir.clone(), files.disk(), files.mount()] {
                 fs::create_dir_all(&dir)?;
             }
-            let disk = Disk::make(self.options.filesystem, &files.dir.join("disk.img"), &files.disk())?;
+            let (image, at) = (files.dir.join("disk.img"), files.disk());
+            let disk = Disk::make(self.options.filesystem, &image, &at, self.options.suspendable)?;
             self.disks[side.index()] = Some(disk);
             fs::create_dir_all(files.base())?;
             let text = config::node(files, &keys, &self.options.transport, self.options.log_bytes);
@@ -214,6 +219,18 @@ impl Cluster {
         self.init(side)
     }
 
+    /// A copy of the log of a node that does not run; [`Cluster::bring_log_back`] takes it.
+    pub fn copy_log(&self, side: Side) -> Result<()> {
+        let log = &self.files(side).log;
+        fs::copy(log, log.with_extension("old")).map(drop).context("cannot copy a log")
+    }
+
+    /// The log of a node that does not run is replaced by the copy.
+    pub fn bring_log_back(&self, side: Side) -> Result<()> {
+        let log = &self.files(side).log;
+        fs::copy(log.with_extension("old"), log).map(drop).context("cannot bring a log back")
+    }
+
     /// The index of a node that does not run.
     pub fn index_path(&self, side: Side) -> PathBuf {
         self.files(side).base().join(crate::tree::HIDDEN).join("index.redb")
@@ -231,11 +248,7 @@ impl Cluster {
 
     /// Unmounts the local filesystem of a node that does not run, and mounts it again, which repairs it.
     pub fn mount_again(&mut self, side: Side) -> Result<()> {
-        self.disks[side.index()] = None;
-        let files = self.files(side);
-        let disk = Disk::mount(self.options.filesystem, &files.dir.join("disk.img"), &files.disk())?;
-        self.disks[side.index()] = Some(disk);
-        Ok(())
+        self.disks[side.index()].as_mut().context("the node has no disk")?.mount_again()
     }
 
     /// Sends a signal to a node that runs.

@@ -122,6 +122,7 @@ pub fn perform(workspace: &Workspace, arguments: &Arguments) -> Result<Outcome> 
         log_bytes: LOG_BYTES,
         keep: arguments.keep,
         wire: false,
+        suspendable: false,
     };
     say.line(&format!("starting two nodes and a witness ({}, {})", arguments.fs.name(), arguments.transport));
     let mut cluster = Cluster::start(options)?;

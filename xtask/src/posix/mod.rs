@@ -141,6 +141,7 @@ impl Suite {
             log_bytes: LOG_BYTES,
             keep: false,
             wire: false,
+            suspendable: false,
         };
         let mut cluster = Cluster::start(options)?;
         let outcome = self.on_cluster(&mut cluster, filesystem);

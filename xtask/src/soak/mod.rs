@@ -47,6 +47,9 @@ pub struct Arguments {
     /// Go through this many random faults of all kinds instead, in all
     #[arg(long, conflicts_with = "kills")]
     pub faults: Option<u64>,
+    /// Only faults whose name begins so (`disk hangs`, `unmounted`, …; each run prints the names)
+    #[arg(long, requires = "faults")]
+    pub only: Option<String>,
     /// Replays a plan; default: a new one
     #[arg(long)]
     pub seed: Option<u64>,
@@ -77,6 +80,9 @@ pub fn perform(workspace: &Workspace, arguments: &Arguments) -> Result<Summary> 
         bail!("name at least one filesystem");
     }
     let mut needs = packages::WORKLOAD.to_vec();
+    if arguments.faults.is_some() {
+        needs.extend(packages::FAULTS);
+    }
     arguments.fs.iter().for_each(|fs| needs.extend(packages::for_filesystem(fs.name())));
     packages::ensure(&needs, &workspace.log_dir())?;
     let program = match &arguments.program {
@@ -88,7 +94,10 @@ pub fn perform(workspace: &Workspace, arguments: &Arguments) -> Result<Summary> 
     };
     let seed = arguments.seed.unwrap_or_else(clock);
     let what = match arguments.faults {
-        Some(faults) => format!("--faults {faults}"),
+        Some(faults) => match &arguments.only {
+            Some(only) => format!("--faults {faults} --only '{only}'"),
+            None => format!("--faults {faults}"),
+        },
         None => format!("--kills {}", arguments.kills),
     };
     let on: Vec<&str> = arguments.fs.iter().map(|fs| fs.name()).collect();
@@ -111,12 +120,13 @@ pub fn perform(workspace: &Workspace, arguments: &Arguments) -> Result<Summary> 
             log_bytes: if with_faults { faults::FAULTS_LOG_BYTES } else { LOG_BYTES },
             keep: false,
             wire: with_faults,
+            suspendable: with_faults,
         };
         let (summary, random) = (&soak.summary, random.fork(number as u64));
         let outcome = match arguments.faults {
             Some(count) => {
                 let count = part(count, summary.faults.count());
-                soak.faults(options, random, count)
+                soak.faults(options, random, count, arguments.only.as_deref())
             }
             None => {
                 let kills = part(arguments.kills, summary.killed);

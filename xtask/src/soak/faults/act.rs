@@ -1,5 +1,6 @@
 //! One fault: inflicted, lasted out, taken away; then the pair must heal by itself and clients find everything.
 
+use super::intruder;
 use super::plan::{Fault, Kind, Whom};
 use crate::cluster::wire::State;
 use crate::cluster::{Cluster, Side, wait};
@@ -15,8 +16,11 @@ use std::time::Duration;
 /// How long a disk stays full, hung or broken at least: a consistency point must meet it.
 const DISK_LASTS: Duration = Duration::from_millis(1500);
 
+/// How many times longer than a frozen filesystem a device hangs.
+const SUSPENDED_TIMES: u32 = 5;
+
 /// The longest time until a partner that lost its log has the primary's tree, which yields to clients.
-const RESYNC_LIMIT: Duration = Duration::from_secs(240);
+pub const RESYNC_LIMIT: Duration = Duration::from_secs(240);
 
 /// What must fit again when a disk is not full any more.
 const ROOM_BYTES: usize = 8 << 20;
@@ -78,6 +82,17 @@ pub fn run(
             interrupt::sleep(fault.lasts.max(DISK_LASTS))?;
             drop(frozen);
         }
+        Kind::Suspended(whom) => {
+            // Who reads what is not in memory waits; some of these last longer than a hand-over takes.
+            fleet.expect_refusals(true);
+            let suspended = cluster.disk(of(whom))?.suspend()?;
+            interrupt::sleep(fault.lasts.max(DISK_LASTS) * SUSPENDED_TIMES)?;
+            drop(suspended);
+        }
+        Kind::Unmounted => intruder::unmount(cluster, fleet, primary)?,
+        Kind::Aborted => intruder::abort(cluster, fleet, primary)?,
+        Kind::Stray => intruder::stray(cluster, fleet, primary, fault.lasts)?,
+        Kind::LogOld => intruder::old_log(cluster, fleet, primary, fault.lasts)?,
         Kind::Broken(whom) => {
             // Reads of the base get EIO until the mount has moved; sqlite3 ends at the first one.
             fleet.expect_refusals(true);
@@ -123,6 +138,10 @@ pub fn run(
             | Kind::IndexLost { whom: Whom::Partner, .. }
             | Kind::WitnessStopped
             | Kind::LogLost
+            | Kind::LogOld
+            | Kind::Suspended(Whom::Partner)
+            | Kind::Unmounted
+            | Kind::Aborted
     );
     if stays && after != primary {
         bail!("node {} was primary, and its partner was touched", primary.name());

@@ -6,6 +6,7 @@
 //! What can go wrong beside the pair: the machine is too slow for the limits; then the error says which.
 
 mod act;
+mod intruder;
 mod plan;
 mod probe;
 
@@ -55,8 +56,14 @@ impl Seen {
 
 impl Soak {
     /// Goes through faults on one filesystem.
-    pub(super) fn faults(&mut self, options: Options, mut random: Random, count: u64) -> Result<()> {
-        let plan = faults(&mut random, count, options.filesystem);
+    pub(super) fn faults(
+        &mut self,
+        options: Options,
+        mut random: Random,
+        count: u64,
+        only: Option<&str>,
+    ) -> Result<()> {
+        let plan = faults(&mut random, count, options.filesystem, only)?;
         self.on_cluster(options, |soak, cluster, outside| soak.go_through(cluster, outside, &random, &plan))
     }
 

@@ -3,6 +3,7 @@
 use crate::cluster::disk::Filesystem;
 use crate::random::Random;
 use crate::soak::plan::Round;
+use anyhow::{Context, Result};
 use std::time::Duration;
 
 /// Whom a fault befalls, by its role when it begins.
@@ -35,6 +36,8 @@ pub enum Kind {
     Full(Whom),
     /// Whoever writes to a node's disk waits.
     Hangs(Whom),
+    /// Whoever reads a node's disk waits too.
+    Suspended(Whom),
     /// A node's disk answers nothing but EIO; it is repaired while the node is down.
     Broken(Whom),
     /// A node is killed, and its index removed or overwritten while it is down.
@@ -46,6 +49,14 @@ pub enum Kind {
     },
     /// The partner is killed, and its log made anew while it is down.
     LogLost,
+    /// The partner is killed, and an older copy of its log put in place of it.
+    LogOld,
+    /// Somebody unmounts the volume.
+    Unmounted,
+    /// Somebody aborts the mount's connection, under its clients.
+    Aborted,
+    /// A file lies below the partner's mount point when it takes over.
+    Stray,
 }
 
 impl Kind {
@@ -65,10 +76,15 @@ impl Kind {
             Kind::Silent => "link silent".to_owned(),
             Kind::Full(whom) => of("disk full", whom),
             Kind::Hangs(whom) => of("disk hangs", whom),
+            Kind::Suspended(whom) => of("device hangs", whom),
             Kind::Broken(whom) => of("disk broken", whom),
             Kind::IndexLost { whom, noise: true } => of("index overwritten", whom),
             Kind::IndexLost { whom, noise: false } => of("index removed", whom),
             Kind::LogLost => "log lost: partner".to_owned(),
+            Kind::LogOld => "older log: partner".to_owned(),
+            Kind::Unmounted => "unmounted".to_owned(),
+            Kind::Aborted => "mount aborted".to_owned(),
+            Kind::Stray => "stray file below the mount".to_owned(),
         }
     }
 
@@ -90,13 +106,18 @@ impl Kind {
             14 if filesystem == Filesystem::Btrfs => Kind::Hangs(whom),
             14 => Kind::Broken(whom),
             15 => Kind::IndexLost { whom, noise },
-            _ => Kind::LogLost,
+            16 => Kind::LogLost,
+            17 => Kind::LogOld,
+            18 => Kind::Suspended(whom),
+            19 => Kind::Unmounted,
+            20 => Kind::Aborted,
+            _ => Kind::Stray,
         }
     }
 }
 
 /// Into how many parts chance is divided; the first ones are kills.
-const KINDS: u64 = 17;
+const KINDS: u64 = 22;
 
 /// One fault.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -109,15 +130,25 @@ pub struct Fault {
     pub lasts: Duration,
 }
 
-/// `count` faults.
-pub fn faults(random: &mut Random, count: u64, filesystem: Filesystem) -> Vec<Fault> {
+/// How many faults are thrown away in a row before it is certain that none has the wanted name.
+const MAX_UNWANTED: usize = 10_000;
+
+/// `count` faults, those whose name begins with `only`.
+pub fn faults(
+    random: &mut Random,
+    count: u64,
+    filesystem: Filesystem,
+    only: Option<&str>,
+) -> Result<Vec<Fault>> {
     (0..count)
         .map(|_| {
-            let kind = Kind::choose(random, filesystem);
+            let wanted = |kind: &Kind| only.is_none_or(|only| kind.name().starts_with(only));
+            let mut kinds = (0..MAX_UNWANTED).map(|_| Kind::choose(random, filesystem));
+            let kind = kinds.find(wanted).with_context(|| format!("no fault is called {only:?}"))?;
             let work = Duration::from_millis(50 + random.below(700));
             // Shorter and longer than the failure timeout.
             let longest_ms = if random.chance(50) { 350 } else { 3_000 };
-            Fault { kind, work, lasts: Duration::from_millis(20 + random.below(longest_ms)) }
+            Ok(Fault { kind, work, lasts: Duration::from_millis(20 + random.below(longest_ms)) })
         })
         .collect()
 }
@@ -129,11 +160,18 @@ mod tests {
 
     #[test]
     fn a_seed_always_gives_the_same_faults_and_in_the_end_every_kind() {
-        let plan = |seed| faults(&mut Random::new(seed), 1000, Filesystem::Ext4);
+        let plan = |seed| faults(&mut Random::new(seed), 1000, Filesystem::Ext4, None).unwrap();
         assert_eq!(plan(3), plan(3));
         assert_ne!(plan(3), plan(4));
         let names: BTreeSet<String> = plan(3).iter().map(|fault| fault.kind.name()).collect();
-        // Six kinds of kills, five kinds that befall either node, two ways to lose an index, five others.
-        assert_eq!(names.len(), 6 + 2 * 5 + 2 * 2 + 5, "{names:?}");
+        // Six kinds of kills, six kinds that befall either node, two ways to lose an index, nine others.
+        assert_eq!(names.len(), 6 + 2 * 6 + 2 * 2 + 9, "{names:?}");
+    }
+
+    #[test]
+    fn only_faults_of_the_wanted_name_are_chosen() {
+        let only = |name| faults(&mut Random::new(3), 20, Filesystem::Ext4, Some(name));
+        assert!(only("disk").unwrap().iter().all(|fault| fault.kind.name().starts_with("disk ")));
+        assert!(only("no such fault").is_err());
     }
 }
