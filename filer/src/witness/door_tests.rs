@@ -31,7 +31,7 @@ fn with_server<T>(test: impl FnOnce(SocketAddr, &Keyed) -> T) -> T {
     let [witness, node, narrow] = [(); 3].map(|()| PrivateKey::generate().unwrap());
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("nodes");
-    std::fs::write(&file, format!("{}\n{} {OTHER}\n", node.public(), narrow.public())).unwrap();
+    std::fs::write(&file, format!("{} *\n{} {OTHER}\n", node.public(), narrow.public())).unwrap();
     let access = Access::Keys { own: witness.clone(), nodes: Nodes::load(&file).unwrap() };
     let (stop, keyed) = (AtomicBool::new(false), Keyed { witness, node, narrow });
     std::thread::scope(|scope| {
