@@ -2,7 +2,7 @@
 //!
 //! However many limits are known, a base will refuse something: a name that its hash cannot place, an xattr without room,
 //! an offset beyond its format. One such object must not stop a consistency point, which would stop the volume. So
-//! every effect goes through [`Tolerant`]: what the tree refuses is kept here, and every reader sees the tree with it.
+//! every effect goes through `tolerant::Tolerant`: what the tree refuses is kept here, and every reader sees the tree with it.
 //!
 //! - A refused *name* is an ordinary name elsewhere: `.twinfiler/remainder/names/<OID of the directory>/<name>`. The
 //!   object is a real, labelled inode, so its contents, its children and its other names know nothing of this.

@@ -2,7 +2,7 @@
 //!
 //! A filesystem's kind tells little of what it takes: that hangs on how it was made, on mount options, flags of
 //! directories and the kernel. So each limit is tried in a directory of its own in `.twinfiler`, which is cleared
-//! before and after. Taken from a table, because trying would take too long: link counts ([`links`]).
+//! before and after. Taken from a table, because trying would take too long: link counts (`links`).
 //!
 //! Invariants: nothing outside of the probe directory is changed; nothing found there is followed or kept; one process
 //! measures at a time. What a file program must rely on (names as they are, nanoseconds, years after 2038, ACLs, xattrs)
