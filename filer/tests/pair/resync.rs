@@ -269,14 +269,17 @@ fn a_resync_that_the_operator_wants_compares_everything_by_content() {
     assert!(code == 75 && said.contains("is primary"), "{code}: {said}");
     let (code, said) = resync(&pair, Side::B);
     assert_eq!(code, 0, "{said}");
-    let volume = pair.wait_volume(Side::B, "a resync under way", receives);
+    // At its first moment nobody knows the pace.
+    let estimated = |volume: &VolumeStatus| volume.resync.as_ref().is_some_and(|told| told.eta_s.is_some());
+    let volume = pair.wait_volume(Side::B, "a resync under way, and how long it takes", |volume| {
+        receives(volume) && estimated(volume)
+    });
     assert!(!volume.eligible && volume.mode == Mode::NeedsResync, "{volume:?}");
     assert!(
         volume.detail.contains("operator asked") && volume.detail.contains("not take over"),
         "{}",
         volume.detail
     );
-    assert!(volume.resync.unwrap().eta_s.is_some());
     let (code, said) = resync(&pair, Side::B);
     assert!(code == 75 && said.contains("under way"), "{code}: {said}");
     // Clients go on meanwhile.
