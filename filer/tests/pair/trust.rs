@@ -2,7 +2,6 @@
 //! whose command has ended.
 
 use crate::harness::{Cluster, Side, Spec, twinfiler};
-use filer::control::{Answer, Request};
 use filer::status::{Mode, Role, VolumeStatus};
 use rustix::process::Signal;
 use std::os::unix::fs::FileExt;
@@ -13,9 +12,11 @@ use std::time::Duration;
 /// Longer than all timers of these nodes: who has not served by then does not by itself.
 const LONG: Duration = Duration::from_secs(12);
 
-fn applied(pair: &Cluster, side: Side) {
-    let answer = pair.ask(side, &Request::ConsistencyPoint { volume: "v".to_owned() });
-    assert!(matches!(answer, Ok(Answer::ConsistencyPoint(_))), "{answer:?}");
+/// A partner's tree has all that its primary has committed, of which it may not have heard yet.
+fn applied(pair: &mut Cluster, partner: Side) {
+    let end = pair.volume(partner.other()).unwrap().cursors.unwrap().committed();
+    let applied = |volume: &VolumeStatus| volume.cursors.is_some_and(|cursors| cursors.applied() >= end);
+    pair.wait_volume(partner, "everything applied", applied);
 }
 
 fn write_files(mount: &Path, prefix: &str) {
@@ -46,13 +47,13 @@ fn an_older_log_that_was_brought_back_is_not_served() {
     let mut pair = Cluster::start(Spec::default());
     let mount = pair.mount(Side::A);
     write_files(&mount, "early");
-    applied(&pair, Side::B);
+    applied(&mut pair, Side::B);
     pair.terminate(Side::B);
     let copy = std::fs::read(pair.log(Side::B)).unwrap();
     pair.start_node(Side::B);
     pair.wait_mirrored();
     write_files(&mount, "late");
-    applied(&pair, Side::B);
+    applied(&mut pair, Side::B);
     pair.kill(Side::B);
     pair.kill(Side::A);
     std::fs::write(pair.log(Side::B), copy).unwrap();
