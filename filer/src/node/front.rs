@@ -25,9 +25,9 @@ const HANDOVER_GRACE: Duration = Duration::from_millis(500);
 /// Pause between two attempts to mount.
 const RETRY: Duration = Duration::from_secs(1);
 /// The longest pause before a mount that goes away again and again is made anew.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// A mount that was there for so long was a good one.
-const LASTING: Duration = Duration::from_secs(60);
+const LASTING: Duration = Duration::from_secs(10);
 /// Faults that begin so are forgotten when the volume is mounted again.
 const LOST_PREFIX: &str = "the mount went away";
 /// Faults that begin so are forgotten when the mount succeeds.
