@@ -209,10 +209,11 @@ impl Volume {
         Ok(self.as_shown(attributes))
     }
 
-    /// A file that a writer has open counts a block at least: it may have bytes that only a kernel knows, and
+    /// A file with a length that a writer has open counts a block at least: it may have bytes that only a kernel knows, and
     /// archivers take a file without blocks for zeros.
     fn as_shown(&self, attributes: Attributes) -> Attributes {
         let may_hide_bytes = attributes.blocks_bytes == 0
+            && attributes.size > 0
             && attributes.kind == ObjectKind::File
             && self.is_open_for_writing(attributes.oid);
         Attributes { blocks_bytes: if may_hide_bytes { 1 } else { attributes.blocks_bytes }, ..attributes }
