@@ -5,7 +5,7 @@
 //! filesystems refuse, and which want aligned memory.
 //!
 //! Invariant: what is not told as data reads as zeros. A filesystem may tell zeros as data, and two filesystems that
-//! hold the same bytes may tell different ranges. What can go wrong: the object goes, or can not be read.
+//! hold the same bytes may tell different ranges. What can go wrong: the object goes, or cannot be read.
 
 use ids::Oid;
 use std::io;

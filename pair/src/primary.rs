@@ -214,7 +214,7 @@ impl Pair {
                 let new = self.register_of(primary.epoch, mode, Some(&register));
                 return self.ask(Purpose::Mirror, Some((Some(register), new)));
             }
-            // The witness forgot: it can not tell whether the partner has claimed. Only the partner can.
+            // The witness forgot: it cannot tell whether the partner has claimed. Only the partner can.
             Known::Absent | Known::Stale(_) => return self.look(),
             Known::Is(register) => register,
         };

@@ -43,7 +43,7 @@ pub enum EnclosureError {
 /// above it must.
 ///
 /// # Errors
-/// It is not, or that can not be seen.
+/// It is not, or that cannot be seen.
 pub fn check_enclosed(path: &Path) -> Result<(), EnclosureError> {
     let unreadable = |errno| EnclosureError::Unreadable { path: path.to_owned(), errno };
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;

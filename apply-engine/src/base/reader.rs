@@ -323,7 +323,7 @@ fn read_entries(
         if hidden(name.as_bytes()) {
             continue;
         }
-        // One component below a descriptor, not followed: this can not leave the directory.
+        // One component below a descriptor, not followed: this cannot leave the directory.
         let path = std::path::Path::new(&prefix).join(os(name.as_bytes()));
         let mut bytes = [0; LABEL_BYTES];
         let label = match rustix::fs::lgetxattr(&path, LABEL_XATTR, &mut bytes[..]) {

@@ -5,7 +5,7 @@
 //! stands; the length of the file is among its attributes. Holes are not read: a file of a terabyte of nothing takes no
 //! longer than an empty one.
 //!
-//! What can go wrong: it can not be read ([`ResyncError::Read`]).
+//! What can go wrong: it cannot be read ([`ResyncError::Read`]).
 
 use ids::Oid;
 

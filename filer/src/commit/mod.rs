@@ -189,7 +189,7 @@ pub trait Journal: Send + Sync {
     /// Before an answer that may be given when everything before `lsn` is committed. Blocks until it is, and drives the
     /// commit path itself; in an [`attempt`] it may only note what is owed.
     fn wait_committed(&self, lsn: Lsn) -> Result<(), NotServing>;
-    /// Everything before `lsn` is committed when it returns: for what can not be read before.
+    /// Everything before `lsn` is committed when it returns: for what cannot be read before.
     fn require_committed(&self, lsn: Lsn) -> Result<(), NotServing> {
         self.wait_committed(lsn)
     }
@@ -207,7 +207,7 @@ pub trait Journal: Send + Sync {
     }
     /// What both nodes can still store.
     fn space(&self) -> SpaceBudget;
-    /// Gives `answer` when everything before `lsn` is committed, or can not be any more. A journal that heeds no
+    /// Gives `answer` when everything before `lsn` is committed, or cannot be any more. A journal that heeds no
     /// [`attempt`] waits here.
     fn when_committed(&self, lsn: Lsn, client: Client, answer: Answer) {
         let _ = client;

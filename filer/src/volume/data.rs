@@ -99,7 +99,7 @@ impl Volume {
     /// Ends `oid` if it has no name and nobody has it open: what is left of a [`Volume::release`] that had to wait.
     ///
     /// # Errors
-    /// When the base can not be read, or the node does not serve any more.
+    /// When the base cannot be read, or the node does not serve any more.
     pub fn reap_if_unused(&self, oid: Oid) -> Result<()> {
         let (outcome, _) =
             self.transact_uncommitted(Ask::keeping(PRIVILEGE_PAYLOAD_BYTES), None, |transaction| {

@@ -209,8 +209,8 @@ impl Volume {
         Ok(self.as_shown(attributes))
     }
 
-    /// A file with a length that a writer has open counts a block at least: it may have bytes that only a kernel knows, and
-    /// archivers take a file without blocks for zeros.
+    /// A file with a length that a writer has open counts a block at least: it may have bytes that only a kernel
+    /// knows, and archivers take a file without blocks for zeros.
     fn as_shown(&self, attributes: Attributes) -> Attributes {
         let may_hide_bytes = attributes.blocks_bytes == 0
             && attributes.size > 0

@@ -19,7 +19,7 @@ const MAX_SECTOR_BYTES: u32 = 4096;
 /// How many layers of devices on devices are looked through.
 const MAX_LAYERS: u32 = 8;
 
-/// Refuses a device that survives no power cut, or that can not be written in our unit.
+/// Refuses a device that survives no power cut, or that cannot be written in our unit.
 pub(crate) fn check(fd: BorrowedFd<'_>, path: &Path, dev: Dev) -> Result<(), RegionError> {
     let sector_bytes = rustix::fs::ioctl_blksszget(fd).map_err(failed(path, "asking for the sector size"))?;
     if sector_bytes > MAX_SECTOR_BYTES {

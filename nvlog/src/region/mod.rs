@@ -188,7 +188,7 @@ pub enum RegionError {
         /// What is wrong with it.
         why: String,
     },
-    /// A device that can not be written.
+    /// A device that cannot be written.
     #[error("{path}: the device can not be written; is it read-only (`blockdev --setrw {path}`)?")]
     ReadOnly {
         /// The device.
