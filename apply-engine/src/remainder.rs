@@ -33,7 +33,7 @@ use std::sync::Arc;
 
 use crate::base::TreeError;
 use crate::name::Name;
-use refused::Refused;
+use refused::{Identity, Refused};
 
 /// Refused names that are kept.
 pub const MAX_NAMES: usize = 8192;
@@ -163,6 +163,20 @@ impl Remainder {
             }
             kept.dirty.insert(oid);
         }
+    }
+
+    /// After it was loaded: drops the records of objects whose OIDs have gone to others. `who` says who has an OID now;
+    /// a record of one that nobody has may still be needed, by a consistency point that is applied again.
+    pub fn drop_strangers<E>(&self, who: impl Fn(Oid) -> Result<Option<Identity>, E>) -> Result<(), E> {
+        for oid in self.objects() {
+            let of = self.object(oid).and_then(|refused| refused.of);
+            if let (Some(of), Some(now)) = (of, who(oid)?)
+                && of != now
+            {
+                self.forget(oid);
+            }
+        }
+        Ok(())
     }
 
     /// Whether names were refused in a directory.

@@ -184,7 +184,8 @@ impl SimDisk {
     }
 
     fn with(sim: Sim) -> SimDisk {
-        let remainder = Remainder::stored(sim.now.refused_names(), sim.records.clone());
+        let remainder = Remainder::default();
+        sim.load(&remainder);
         SimDisk(Arc::new(Shared { sim: Mutex::new(sim), pace: Mutex::new(None), remainder }))
     }
 
@@ -384,6 +385,13 @@ impl Sim {
         Ok(())
     }
 
+    /// What was refused, as a restart finds it.
+    fn load(&self, remainder: &Remainder) {
+        remainder.load(self.now.refused_names(), self.records.clone());
+        let who = |oid| Ok::<_, std::convert::Infallible>(self.now.identity(oid));
+        let Ok(()) = remainder.drop_strangers(who);
+    }
+
     fn store(&mut self, remainder: &Remainder) {
         let unstored = remainder.unstored();
         remainder.stored_now(unstored.iter().map(|(oid, _)| *oid));
@@ -440,6 +448,6 @@ impl SimDisk {
         sim.now = state.clone();
         sim.durable = state;
         sim.fuse = None;
-        self.0.remainder.load(sim.now.refused_names(), sim.records.clone());
+        sim.load(&self.0.remainder);
     }
 }

@@ -9,10 +9,15 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 
-use crate::attributes::{Attributes, Timestamp};
+use crate::attributes::{Attributes, ObjectKind, Timestamp};
+use crate::base::Label;
 
 /// First bytes of a stored record: what it is, and the version of the rest.
-const MAGIC: &[u8; 8] = b"TWFREM01";
+const MAGIC: &[u8; 8] = b"TWFREM02";
+/// Those of the version before it: the same without the identity, which was added at the end.
+const MAGIC_1: &[u8; 8] = b"TWFREM01";
+/// How no identity is encoded.
+const NO_IDENTITY: &[u8] = &[0];
 /// What an entry of any kind costs beside its bytes, in bytes: so that a bound on bytes bounds entries, too.
 const ENTRY_BYTES: u64 = 64;
 
@@ -58,12 +63,27 @@ pub(crate) struct Refused {
     pub pieces: BTreeMap<u64, Piece>,
     /// What was refused last, and the number of the error: for people.
     pub why: (String, i32),
+    /// Whose values these are. An OID may get another object (a resync after a split), and a crash leave the record.
+    pub of: Option<Identity>,
+}
+
+/// Tells two objects apart that have had the same OID.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Identity {
+    pub kind: ObjectKind,
+    pub generation: u64,
+}
+
+impl Identity {
+    pub fn new(kind: ObjectKind, label: &Label) -> Identity {
+        Identity { kind, generation: label.generation }
+    }
 }
 
 impl Refused {
     /// Whether nothing is kept.
     pub fn is_empty(&self) -> bool {
-        let Refused { mode, owner, atime, mtime, xattrs, size, pieces, why: _ } = self;
+        let Refused { mode, owner, atime, mtime, xattrs, size, pieces, why: _, of: _ } = self;
         let attributes = mode.is_some() || owner.is_some() || atime.is_some() || mtime.is_some();
         !attributes && xattrs.is_empty() && size.is_none() && pieces.is_empty()
     }
@@ -89,12 +109,17 @@ impl Refused {
 
     /// Reads a record; the error says what is wrong with it.
     pub fn decode(bytes: &[u8]) -> Result<Refused, &'static str> {
-        let rest = bytes.strip_prefix(MAGIC).ok_or("it does not begin as such a record does")?;
+        let (rest, missing) = match (bytes.strip_prefix(MAGIC), bytes.strip_prefix(MAGIC_1)) {
+            (Some(rest), _) => (rest, &[][..]),
+            (None, Some(rest)) => (rest, NO_IDENTITY),
+            (None, None) => return Err("it does not begin as such a record does"),
+        };
         let (sum, body) = rest.split_first_chunk().ok_or("it is cut short")?;
         if u64::from_le_bytes(*sum) != xxhash_rust::xxh3::xxh3_64(body) {
             return Err("its checksum is wrong");
         }
-        postcard::from_bytes(body).map_err(|_| "its checksum is right, and its content makes no sense")
+        postcard::from_bytes(&[body, missing].concat())
+            .map_err(|_| "its checksum is right, and its content makes no sense")
     }
 
     /// Overwrites what it knows of an object's attributes. Those of the tree come in.
@@ -284,5 +309,14 @@ mod tests {
             Refused::decode(&damaged).expect_err("every bit counts");
         }
         Refused::decode(&bytes[..bytes.len() - 1]).expect_err("cut short");
+    }
+
+    #[test]
+    fn a_record_of_the_version_before_is_read() {
+        let refused = Refused { size: Some(9), why: ("truncate".into(), 27), ..Refused::default() };
+        let body = postcard::to_stdvec(&refused).expect("encodes");
+        let body = body.strip_suffix(NO_IDENTITY).expect("it stands at the end");
+        let before = [&MAGIC_1[..], &xxhash_rust::xxh3::xxh3_64(body).to_le_bytes(), body].concat();
+        assert_eq!(Refused::decode(&before), Ok(refused));
     }
 }

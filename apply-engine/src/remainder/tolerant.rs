@@ -9,7 +9,7 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::refused::{Piece, Refused};
+use super::refused::{Identity, Piece, Refused};
 use crate::attributes::Timestamp;
 use crate::base::{Label, TreeError};
 use crate::delta::Birth;
@@ -85,6 +85,10 @@ impl<T: Tree> Tolerant<'_, T> {
         }
         let before = known.as_deref().cloned().unwrap_or_default();
         let mut refused = before.clone();
+        if refused.of.is_none() {
+            let LocalAttributes { kind, label, .. } = self.0.attributes(oid)?;
+            refused.of = Some(Identity::new(kind, &label));
+        }
         change(&mut refused);
         if let Some(error) = &error {
             refused.why = (error.doing.to_owned(), error.errno.raw_os_error());
@@ -341,9 +345,13 @@ impl<T: Tree> Tolerant<'_, T> {
         Ok(())
     }
 
-    /// Everything that was ever refused.
+    /// Everything that was ever refused, as it was loaded.
     pub fn try_all_again(&self) -> Done {
         let remainder = self.0.remainder();
+        remainder.drop_strangers(|oid| {
+            let found = self.0.find(oid)?;
+            Ok(found.and_then(|found| Some(Identity::new(found.kind, &found.label?))))
+        })?;
         remainder.objects().into_iter().try_for_each(|oid| self.try_again(oid))?;
         remainder.directories().into_iter().try_for_each(|oid| self.try_names_again(oid))?;
         self.0.prune_refused()

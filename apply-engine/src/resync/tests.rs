@@ -391,6 +391,14 @@ proptest! {
     }
 }
 
+/// The OID of a file of which a length was refused is a symbolic link's at the source; a crash leaves the record.
+#[test]
+fn what_was_refused_of_an_object_is_not_anothers_with_its_oid() {
+    let seed = 5830972141247690251;
+    let refusing = [seed, !seed].map(|seed| Some(Refusing { seed, one_in: 3 }));
+    bring_together_on(refusing, seed, 52, 22, 29, None);
+}
+
 /// A directory that is described after it was moved to one that nobody asked for.
 #[test]
 fn a_directory_that_nobody_places_is_told() {

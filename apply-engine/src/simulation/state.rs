@@ -10,6 +10,7 @@ use super::{BLOCK_BYTES, ORPHANS, REFUSED, ROOT, STAGING};
 use crate::attributes::{ObjectKind, Timestamp};
 use crate::base::Label;
 use crate::name::Name;
+use crate::remainder::refused::Identity;
 use crate::tree::{Place, oid_of_name};
 
 #[derive(Clone, Debug)]
@@ -264,6 +265,13 @@ impl State {
         let holders = self.nodes[&REFUSED].children.iter();
         let all = holders.filter_map(|(name, inode)| Some((oid_of_name(name)?, names(inode)?)));
         all.filter(|(_, names)| !names.is_empty()).collect()
+    }
+
+    /// Who has an OID, whatever the index knows.
+    pub(super) fn identity(&self, oid: Oid) -> Option<Identity> {
+        self.nodes.values().find_map(|node| {
+            node.label.filter(|label| label.oid == oid).map(|label| Identity::new(node.kind, &label))
+        })
     }
 
     pub(super) fn find(&self, oid: Oid) -> Option<u64> {
