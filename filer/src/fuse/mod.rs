@@ -10,6 +10,7 @@
 //!
 //! What can go wrong: see [`MountError`] and [`mount()`].
 
+mod connection;
 mod convert;
 mod credentials;
 mod filesystem;
@@ -22,6 +23,7 @@ mod reply;
 mod requests;
 mod watch;
 
+pub use connection::abort_connection;
 pub use kernel_cache::KernelCache;
 pub use mount::{Left, MountHandle, is_our_mount, mount};
 pub use options::{MountError, MountOptions, THREADS};

@@ -8,6 +8,7 @@
 //! is first polite for a bounded time, then the connection is aborted (`MNT_FORCE`, which makes every waiting
 //! and later request fail) and the mount detached (`MNT_DETACH`).
 
+use super::connection::abort_connection;
 use super::convert::ino;
 use super::filesystem::FuseFilesystem;
 use super::kernel_cache::KernelCache;
@@ -186,17 +187,12 @@ impl MountHandle {
         if let Err(error) = detached {
             // Somebody has detached it, and clients that had files open have them still.
             tracing::warn!(mountpoint = %self.mountpoint.display(), %error, "the mount could not be detached");
-            self.abort_connection();
+            if let Err(error) = abort_connection(self.device) {
+                tracing::warn!(mountpoint = %self.mountpoint.display(), %error, "its connection could not be aborted");
+            }
         }
         self.wait_for_threads();
         Left::Forced
-    }
-
-    fn abort_connection(&self) {
-        let switch = format!("/sys/fs/fuse/connections/{}/abort", libc::minor(self.device));
-        if let Err(error) = std::fs::write(&switch, "1") {
-            tracing::warn!(%switch, %error, "the connection of a detached mount could not be aborted");
-        }
     }
 
     /// Somebody may have mounted something else there meanwhile: that is not ours to remove.

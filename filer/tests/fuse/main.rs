@@ -15,9 +15,10 @@ mod refused;
 mod waiting;
 
 use filer::commit::{Admission, Ask, Journal, NotServing, Refused, SpaceBudget};
-use filer::fuse::{Left, MountError, MountHandle, MountOptions, mount};
+use filer::fuse::{Left, MountError, MountHandle, MountOptions, abort_connection, mount};
 use filer::volume::solo::{Solo, SoloJournal};
 use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags, SeekFrom, XattrFlags};
+use rustix::io::Errno;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};

@@ -82,7 +82,10 @@ fn is_noticed(what: &str, take_away: impl FnOnce(&Mounted)) {
     take_away(&m);
     assert_eq!(noticed.recv_timeout(NEVER), Ok(()), "{what}");
     handle.abort();
-    drop(open);
+    if let Some(open) = open {
+        let asked = rustix::fs::fgetxattr(&open, "user.any", &mut [0; 8]);
+        assert_eq!(asked, Err(Errno::NOTCONN), "{what}: the connection goes on");
+    }
     let again = mount(m.solo.volume.clone(), &m.dir.path().join("mnt"), &MountOptions::default()).unwrap();
     assert!(fs::metadata(m.path("f")).unwrap().is_file(), "{what}");
     assert_eq!(again.unmount(GRACE), Left::Clean);
@@ -95,8 +98,7 @@ fn a_mount_that_somebody_takes_away_is_noticed() {
     is_noticed("umount", |m| unmount(place(m), UnmountFlags::empty()).unwrap());
     is_noticed("umount -l", |m| unmount(place(m), UnmountFlags::DETACH).unwrap());
     is_noticed("abort", |m| {
-        let minor = libc::minor(fs::metadata(place(m)).unwrap().dev());
-        fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1").unwrap();
+        abort_connection(fs::metadata(place(m)).unwrap().dev()).unwrap();
     });
 }
 
