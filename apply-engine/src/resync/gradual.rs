@@ -91,13 +91,17 @@ fn empty_delta() -> Delta {
     Delta::new(Lsn::ZERO, Vanished::Keep)
 }
 
-/// Everything in the parking directory is named after its label: some of it may have got another OID.
+/// Everything in the parking directory is named after its label, whether the tree has taken that name or not: some of it
+/// may have got another OID.
 fn name_parked(site: &impl Site) -> Result<(), ResyncError> {
-    for name in site.list(&Parent::Object(PARKING))? {
-        let at = Place::new(Parent::Object(PARKING), name);
-        let Some(label) = site.occupant(&at)?.and_then(|occupant| occupant.label) else { continue };
-        if at != parked(label.oid) && site.seen(&parked(label.oid))?.is_none() {
-            Tolerant(site).rename(&at, &parked(label.oid))?;
+    for parent in [Parent::Object(PARKING), Parent::Refused(PARKING)] {
+        for name in site.list(&parent)? {
+            let at = Place::new(parent.clone(), name);
+            let Some(label) = site.occupant(&at)?.and_then(|occupant| occupant.label) else { continue };
+            let wanted = parked(label.oid);
+            if at.name != wanted.name && site.seen(&wanted)?.is_none() {
+                Tolerant(site).rename(&at, &wanted)?;
+            }
         }
     }
     Ok(())
@@ -155,6 +159,8 @@ impl Gradual {
     }
 
     pub fn with(site: &impl Site, slots_at_once: usize) -> Result<Gradual, ResyncError> {
+        // Takes away what a crash left without its label, and puts into staging what was refused in directories that are gone.
+        orphans(site)?;
         // Its own removal may have been cut off on the way.
         for name in site.list(&Parent::Staging)? {
             let at = Place::new(Parent::Staging, name);
@@ -175,8 +181,6 @@ impl Gradual {
                 ctime: Timestamp::default(),
                 last_lsn: INCOMPLETE,
             };
-            // One that a crash left without its label.
-            orphans(site)?;
             site.create(&Place::orphan(PARKING), &birth, &label)?;
             site.barrier()?;
         }

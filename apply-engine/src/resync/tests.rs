@@ -399,6 +399,22 @@ fn what_was_refused_of_an_object_is_not_anothers_with_its_oid() {
     bring_together_on(refusing, seed, 52, 22, 29, None);
 }
 
+/// What waits for its slot gets another OID, and the name by which it waits is one that the tree has refused.
+#[test]
+fn what_waits_under_a_refused_name_may_get_another_oid() {
+    let seed = 5896115155689780935;
+    let refusing = [seed, !seed].map(|seed| Some(Refusing { seed, one_in: 9 }));
+    bring_together_on(refusing, seed, 19, 15, 17, Some(3));
+}
+
+/// A crash takes a directory in which names were refused; what has those names waits before anything else is done.
+#[test]
+fn what_was_refused_in_a_directory_that_a_crash_took_waits() {
+    let seed = 10276120590052950230;
+    let refusing = [seed, !seed].map(|seed| Some(Refusing { seed, one_in: 3 }));
+    bring_together_on(refusing, seed, 4, 0, 27, Some(5));
+}
+
 /// A directory that is described after it was moved to one that nobody asked for.
 #[test]
 fn a_directory_that_nobody_places_is_told() {
