@@ -177,12 +177,16 @@ fn refused(site: &impl Site) -> Result<(), ResyncError> {
     if site.remainder().is_empty() {
         return Ok(());
     }
+    let is_directory =
+        |oid| Ok::<_, ResyncError>(site.find(oid)?.is_some_and(|found| found.kind.is_directory()));
+    let mut moved = false;
     for directory in site.remainder().directories() {
-        if site.find(directory)?.is_some() {
+        if is_directory(directory)? {
             continue;
         }
-        let other = Oid(directory.0 ^ FIRST_CAST_OUT.0);
-        if site.find(other)?.is_some() && !site.remainder().has_names(other) {
+        moved = true;
+        let other = Oid(directory.0 | FIRST_CAST_OUT.0);
+        if other != directory && is_directory(other)? && !site.remainder().has_names(other) {
             site.move_refused(directory, other)?;
             continue;
         }
@@ -196,6 +200,10 @@ fn refused(site: &impl Site) -> Result<(), ResyncError> {
                 _ => site.remove(&at, occupant.kind)?,
             }
         }
+    }
+    if moved {
+        // Before that OID is given to anything else, also in a crash.
+        site.barrier()?;
     }
     Ok(site.prune_refused()?)
 }
@@ -251,8 +259,12 @@ impl<S: Site> Making<'_, S> {
             to = Oid(to.0.checked_add(1).ok_or(ResyncError::Contradiction(oid))?);
         }
         let kind = self.site.find(oid)?.ok_or(ResyncError::Contradiction(oid))?.kind;
-        self.site.move_refused(oid, to)?;
         self.site.renumber(oid, to)?;
+        if self.site.remainder().has_names(oid) {
+            // In this order, so that names are never those of a directory that comes after this one.
+            self.site.barrier()?;
+            self.site.move_refused(oid, to)?;
+        }
         self.site.remainder().forget(oid);
         if orphan {
             self.site.rename(&Place::orphan(oid), &Place::orphan(to))?;

@@ -415,6 +415,22 @@ fn what_was_refused_in_a_directory_that_a_crash_took_waits() {
     bring_together_on(refusing, seed, 4, 0, 27, Some(5));
 }
 
+/// Names that were refused in a directory go with it to another OID, before its own goes to a file.
+#[test]
+fn what_was_refused_in_a_directory_leaves_its_oid_first() {
+    let seed = 12974119926623154897;
+    let refusing = [seed, !seed].map(|seed| Some(Refusing { seed, one_in: 6 }));
+    bring_together_on(refusing, seed, 11, 23, 25, Some(1));
+}
+
+/// The same where a crash takes the directory, and a pipe has its OID.
+#[test]
+fn what_was_refused_in_a_directory_is_not_moved_below_a_pipe() {
+    let seed = 3775368926450093603;
+    let refusing = [seed, !seed].map(|seed| Some(Refusing { seed, one_in: 4 }));
+    bring_together_on(refusing, seed, 12, 8, 24, Some(1));
+}
+
 /// A directory that is described after it was moved to one that nobody asked for.
 #[test]
 fn a_directory_that_nobody_places_is_told() {
