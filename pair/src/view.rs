@@ -85,8 +85,6 @@ impl Pair {
     }
 
     fn detail(&self) -> String {
-        let witness = self.config.witness;
-        let unreachable = witness && self.desk.reachable == Some(false);
         if let Role::Failed(error) = &self.role {
             return format!("the log fails: {error}; repair it and restart this node");
         }
@@ -107,11 +105,22 @@ impl Pair {
                 ),
             };
         }
-        if let Some(refusal) = &self.reports.refusal {
-            return refusal.to_string();
+        match (self.waits_for(), &self.reports.refusal) {
+            // A node that stands still says first what would let it go on.
+            (text, Some(refusal)) if matches!(self.role, Role::Primary(_)) && !text.is_empty() => {
+                format!("{text}; of the partner: {refusal}")
+            }
+            (_, Some(refusal)) => refusal.to_string(),
+            (text, None) => text.to_owned(),
         }
+    }
+
+    /// What this node waits for, if it does.
+    fn waits_for(&self) -> &'static str {
+        let witness = self.config.witness;
+        let unreachable = witness && self.desk.reachable == Some(false);
         let stale = witness && matches!(self.known(), Known::Stale(_));
-        let text = match &self.role {
+        match &self.role {
             Role::Waiting(_) | Role::Claiming(_) if stale => {
                 "the witness's register is older than what this node knows (it was restored or rolled back), and does \
                  not decide: waits for the other node; if that is gone for good: 'twinfiler takeover --force'"
@@ -155,7 +164,6 @@ impl Pair {
                 _ => "",
             },
             _ => "",
-        };
-        text.to_owned()
+        }
     }
 }

@@ -51,6 +51,20 @@ fn the_preferred_node_begins() {
     assert_eq!(world.modes()[B], Some((RoleName::Primary, PairMode::Mirrored)));
 }
 
+/// Something else may answer at the address of a partner that is gone.
+#[test]
+fn a_frozen_primary_says_first_what_it_waits_for() {
+    let mut world = mirrored(true);
+    world.witness_up = false;
+    world.crash(B);
+    world.run_for(1_000);
+    world.apply(A, Event::LinkRefused { reason: "a stranger answers there".to_owned() });
+    assert_eq!(world.modes()[A], Some((RoleName::Primary, PairMode::Frozen)));
+    let detail = status(&world, A).detail;
+    assert!(detail.starts_with("partner lost and the witness does not answer"), "{detail}");
+    assert!(detail.ends_with("a stranger answers there"), "{detail}");
+}
+
 #[test]
 fn the_partner_takes_over_within_a_second() {
     let mut world = mirrored(true);
