@@ -8,6 +8,8 @@ use filer::control::{Answer, Request, call};
 use filer::status::{Mode, NodeStatus, Role, VolumeStatus};
 use rdma_transport::tls::{PrivateKey, PublicKey};
 use rustix::process::Signal;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -52,7 +54,7 @@ pub struct Cluster {
     nodes: [Option<Process>; 2],
     witness: Option<Process>,
     disks: [Option<Disk>; 2],
-    ports: [u16; 3],
+    ports: [Port; 3],
     /// Of both nodes and of the witness.
     keys: [PublicKey; 3],
     logs: TempDir,
@@ -151,7 +153,7 @@ impl Cluster {
 
     /// Where a node listens for its partner.
     pub fn port(&self, side: Side) -> u16 {
-        self.ports[side.index()]
+        self.ports[side.index()].number
     }
 
     pub fn config(&self, side: Side) -> PathBuf {
@@ -173,8 +175,8 @@ impl Cluster {
     /// Writes the configuration anew, after a change of the [`Spec`].
     pub fn write_config(&self, side: Side) {
         let (dir, logs) = (self.node_dir(side), self.logs.path());
-        let text =
-            config::text(&self.spec, &Places { side, dir: &dir, logs, ports: &self.ports, keys: &self.keys });
+        let ports = &self.ports.each_ref().map(|port| port.number);
+        let text = config::text(&self.spec, &Places { side, dir: &dir, logs, ports, keys: &self.keys });
         std::fs::write(self.config(side), text).unwrap();
     }
 
@@ -210,7 +212,8 @@ impl Cluster {
     // ---- processes ----
 
     pub fn start_witness(&mut self) {
-        let (listen, state) = (format!("127.0.0.1:{}", self.ports[2]), self.dir.path().join("witness"));
+        let (listen, state) =
+            (format!("127.0.0.1:{}", self.ports[2].number), self.dir.path().join("witness"));
         let (state, output) = (state.display().to_string(), self.dir.path().join("witness.output"));
         self.witness = Some(if self.spec.etcd {
             let url = format!("http://{listen}");
@@ -416,12 +419,22 @@ impl Drop for Cluster {
     }
 }
 
-/// Three ports that nobody listens at, and that no other test looks at at the same time.
-fn free_ports() -> [u16; 3] {
+/// A port that nobody listens at. For as long as this is held, no other test takes it, in whatever process.
+struct Port {
+    number: u16,
+    _claim: UnixListener,
+}
+
+fn free_ports() -> [Port; 3] {
     static USED: AtomicU32 = AtomicU32::new(0);
     let span = u32::from(PORTS.end - PORTS.start);
     let first = std::process::id().wrapping_mul(37) + USED.fetch_add(30, Ordering::Relaxed);
-    let free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    let mut ports = (0..span).map(|next| PORTS.start + ((first + next) % span) as u16).filter(free);
+    let claimed = |number: u16| {
+        let name = SocketAddr::from_abstract_name(format!("twinfiler-test-port-{number}")).unwrap();
+        let claim = UnixListener::bind_addr(&name).ok()?;
+        std::net::TcpListener::bind(("127.0.0.1", number)).ok()?;
+        Some(Port { number, _claim: claim })
+    };
+    let mut ports = (0..span).filter_map(|next| claimed(PORTS.start + ((first + next) % span) as u16));
     std::array::from_fn(|_| ports.next().expect("thousands of ports"))
 }
