@@ -94,13 +94,26 @@ pub(crate) fn parted(ours: &Hello, theirs: &Hello) -> Option<Split> {
     })
 }
 
+/// May a node that cannot serve be passed over by the other? It knows that it is behind, was granted nothing that the
+/// other does not know of, and holds nothing alone: it waits for a resync, for which the other has to serve.
+fn is_only_behind(unusable: &Hello, other: &Hello) -> bool {
+    unusable.posture == Posture::Unusable
+        && unusable.log.survived
+        && !unusable.in_sync
+        && unusable.solo.is_none()
+        && unusable.epoch_seen <= other.epoch_seen
+}
+
 /// Which of two nodes that both wait should open the first epoch, when no register can tell. Both compute
 /// the same from the same two `Hello`s; should they not (one was older), both stay frozen and the lower epoch
 /// gives way.
 pub(crate) fn who_begins(config: &Config, a: &Hello, b: &Hello) -> Option<NodeName> {
     let idle = |hello: &Hello| hello.posture == Posture::Waiting;
-    if !idle(a) || !idle(b) {
-        return None;
+    match (idle(a), idle(b)) {
+        (true, true) => {}
+        (true, false) if is_only_behind(b, a) => {}
+        (false, true) if is_only_behind(a, b) => {}
+        _ => return None,
     }
     let fresh = |hello: &Hello| {
         !hello.in_sync && hello.register.is_none() && hello.log.end.lsn == Lsn::ZERO && hello.log.survived

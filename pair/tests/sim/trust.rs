@@ -202,6 +202,41 @@ fn a_withdrawn_order_does_not_fire_later() {
     assert_eq!(world.modes()[B].unwrap().0, RoleName::None);
 }
 
+/// The other node is there, and knows of nothing newer: nobody can have been granted anything that both lack.
+#[test]
+fn beside_a_node_that_needs_a_resync_an_old_register_does_not_stop_the_other() {
+    for empty in [true, false] {
+        let mut world = mirrored(true);
+        let first = world.register.clone();
+        world.crash(A);
+        world.run_for(2_000);
+        world.start(A);
+        world.run_for(4_000);
+        world.assert_mirrored();
+        world.crash(A);
+        world.run_for(2_000);
+        assert!(progresses(&mut world));
+        world.nodes[B].retained = 20;
+        world.resyncs = false;
+        world.start(A);
+        world.run_for(2_000);
+        assert_eq!(status(&world, A).needs_resync, Some(ResyncReason::TooOld));
+        // Its tree is between two states from here on.
+        world.apply(A, Event::ResyncBegan);
+        world.crash(B);
+        roll_back(&mut world, first.filter(|_| !empty));
+        world.run_for(10_000);
+        assert_eq!(world.modes()[A].unwrap().0, RoleName::None, "it lacks what B acknowledged");
+        world.start(B);
+        world.run_for(8_000);
+        assert_eq!(world.modes()[B], SOLO, "{:?}", status(&world, B));
+        assert!(progresses(&mut world));
+        world.resyncs = true;
+        world.run_for(8_000);
+        world.assert_mirrored();
+    }
+}
+
 #[test]
 fn an_empty_node_of_an_old_volume_is_not_forced() {
     let mut world = mirrored(true);
