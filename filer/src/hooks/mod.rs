@@ -32,6 +32,8 @@ pub struct RoleHooks {
 #[derive(Default)]
 struct State {
     hooks: Vec<HookStatus>,
+    /// What it should be.
+    address_wanted: bool,
     address_held: bool,
     address_error: Option<String>,
 }
@@ -89,8 +91,20 @@ impl RoleHooks {
         })
     }
 
+    /// The address is not as it should be.
+    pub fn address_failed(&self) -> bool {
+        self.state.lock().address_error.is_some()
+    }
+
+    /// Does again what failed. From the thread that makes all other changes: none may come between.
+    pub fn try_address_again(&self) {
+        let wanted = self.state.lock().address_wanted;
+        self.change_address(wanted);
+    }
+
     fn change_address(&self, take: bool) {
         let Some(address) = &self.address else { return };
+        self.state.lock().address_wanted = take;
         let (volume, shown) = (&self.volume, address.config().address);
         let result = if take { address.take() } else { address.release() };
         let mut state = self.state.lock();
@@ -101,8 +115,12 @@ impl RoleHooks {
                 state.address_error = None;
             }
             Err(error) => {
-                tracing::error!(volume, address = %shown, taken = take, %error, "floating address failed");
-                state.address_error = Some(error.to_string());
+                let error = error.to_string();
+                // Tried again and again, and told once.
+                if state.address_error.as_ref() != Some(&error) {
+                    tracing::error!(volume, address = %shown, taken = take, error, "floating address failed");
+                }
+                state.address_error = Some(error);
             }
         }
     }

@@ -22,6 +22,8 @@ use std::time::Duration;
 const GRACE: Duration = Duration::from_secs(2);
 /// How long the answers of operations that were let in may take to reach their clients after a hand-over.
 const HANDOVER_GRACE: Duration = Duration::from_millis(500);
+/// Pause before a floating address that could not be taken, or given up, is tried again.
+const ADDRESS_RETRY: Duration = Duration::from_secs(5);
 /// Pause between two attempts to mount.
 const RETRY: Duration = Duration::from_secs(1);
 /// The longest pause before a mount that goes away again and again is made anew.
@@ -116,7 +118,11 @@ impl Front {
 impl Door {
     fn run(mut self, inbox: &Receiver<Order>) {
         loop {
-            let retry = if self.wanted.is_some() { self.pause } else { Duration::from_secs(3600) };
+            let retry = match &self.wanted {
+                Some(_) => self.pause,
+                None if self.shared.hooks.address_failed() => ADDRESS_RETRY,
+                None => Duration::from_secs(3600),
+            };
             match inbox.recv_timeout(retry) {
                 Ok(Order::Serve { epoch, limits, since, takeover }) => {
                     self.epoch = epoch;
@@ -135,7 +141,8 @@ impl Door {
                     self.leave(StopReason::Stopping);
                     return;
                 }
-                Err(RecvTimeoutError::Timeout) => self.open(),
+                Err(RecvTimeoutError::Timeout) if self.wanted.is_some() => self.open(),
+                Err(RecvTimeoutError::Timeout) => self.shared.hooks.try_address_again(),
             }
         }
     }

@@ -255,12 +255,16 @@ impl Shared {
 
     /// What was wrong of this kind is over.
     pub fn over(&self, kind: FaultKind) {
+        self.forget_faults(|fault| fault.kind == kind);
+    }
+
+    fn forget_faults(&self, over: impl Fn(&Fault) -> bool) {
         self.faults.lock().retain(|fault| {
-            let stays = fault.kind != kind;
-            if !stays {
+            let over = over(fault);
+            if over {
                 tracing::info!(volume = self.name(), what = fault.what, "fault is over");
             }
-            stays
+            !over
         });
     }
 
@@ -283,7 +287,7 @@ impl Shared {
 
     /// What was wrong is over: forgets the faults whose text begins with `prefix`.
     pub fn healed(&self, prefix: &str) {
-        self.faults.lock().retain(|fault| !fault.what.starts_with(prefix));
+        self.forget_faults(|fault| fault.what.starts_with(prefix));
     }
 }
 

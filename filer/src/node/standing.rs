@@ -134,7 +134,7 @@ impl Standing {
                 "mend the command and run it by hand as this role wants it; it runs by itself at the next change of roles only"
             }
             Standing::Address { .. } => {
-                "check the interface and `ip address`; it is changed again with the role"
+                "check the interface and `ip address`; it is tried again every five seconds"
             }
         }
     }

@@ -10,7 +10,7 @@ fn fault(volume: &VolumeStatus, kind: FaultKind) -> Option<&Fault> {
     volume.faults.iter().find(|fault| fault.kind == kind)
 }
 
-fn wait_fault(pair: &mut Cluster, side: Side, kind: FaultKind) -> Fault {
+pub fn wait_fault(pair: &mut Cluster, side: Side, kind: FaultKind) -> Fault {
     let volume = pair.wait_volume(side, kind.as_str(), |volume| fault(volume, kind).is_some());
     let found = fault(&volume, kind).expect("it was waited for").clone();
     let log = fs::read_to_string(pair.output(side)).unwrap();
@@ -19,8 +19,10 @@ fn wait_fault(pair: &mut Cluster, side: Side, kind: FaultKind) -> Fault {
     found
 }
 
-fn wait_over(pair: &mut Cluster, side: Side, kind: FaultKind) {
+/// It is over, and the log says so.
+pub fn wait_over(pair: &mut Cluster, side: Side, kind: FaultKind) {
     pair.wait_volume(side, "the fault is over", |volume| fault(volume, kind).is_none());
+    assert!(fs::read_to_string(pair.output(side)).unwrap().contains("fault is over"));
 }
 
 fn takeover(pair: &Cluster, side: Side) {

@@ -1,7 +1,8 @@
 //! What the machine below a node does to it: its log device goes, or its memory is used up.
 
+use crate::faults::wait_fault;
 use crate::harness::{ANSWER_LIMIT, Cluster, Disk, Load, Side, Spec, check_all, twinfiler, within};
-use filer::status::{Mode, Role};
+use filer::status::{FaultKind, Mode, Role};
 use rustix::process::{Resource, Rlimit, prlimit};
 use std::fs;
 use std::path::PathBuf;
@@ -56,7 +57,11 @@ fn a_log_device_that_goes_hands_over_and_comes_back_with_the_device() {
     check_all(&pair.mount(Side::B), &outcomes);
     let failed = pair.volume(Side::A).unwrap();
     assert!(failed.role == Role::None && !failed.eligible, "{failed:?}");
-    assert!(!failed.faults.is_empty() || !failed.detail.is_empty(), "it says why");
+    let fault = wait_fault(&mut pair, Side::A, FaultKind::LogFailed);
+    assert!(
+        fault.what.contains("the log failed") && fault.remedy.contains("repair the log's device"),
+        "{fault:?}"
+    );
     let more = Load::start(&pair.mount(Side::B), "m", 2);
     more.wait_for(50);
     // The operator ends it, and gives it its device back.
@@ -65,6 +70,7 @@ fn a_log_device_that_goes_hands_over_and_comes_back_with_the_device() {
     let _disk = Disk::mount("ext4", &image, &pair.node_dir(Side::A).join("log-disk"));
     pair.start_node(Side::A);
     assert_eq!(pair.wait_mirrored(), Side::B);
+    assert_eq!(pair.volume(Side::A).unwrap().faults, []);
     let outcomes: Vec<_> = outcomes.into_iter().chain(more.finish()).collect();
     check_all(&pair.mount(Side::B), &outcomes);
     pair.check_trees_equal();

@@ -22,6 +22,7 @@ mod refusals;
 mod refused;
 mod resync;
 mod split;
+mod standing;
 mod takeover;
 mod trust;
 mod verify;

@@ -1,0 +1,137 @@
+//! Faults that come from the state of a node: each is made on real nodes, told everywhere, and over by itself.
+
+use crate::faults::{wait_fault, wait_over};
+use crate::harness::{Cluster, Side, Spec, run};
+use filer::control::{Answer, Request};
+use filer::status::{FaultKind, Mode, Role};
+use std::time::Duration;
+
+/// Longer than a partner or a witness may be away without a fault.
+const NEARLY_AWAY: Duration = Duration::from_secs(50);
+
+/// Nodes whose metrics can be asked for at these ports.
+fn with_metrics(spec: Spec) -> (Spec, [u16; 2]) {
+    let ports =
+        [0, 1].map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port());
+    let node = ports.map(|port| format!("metrics_listen = \"127.0.0.1:{port}\"\n"));
+    (Spec { node, ..spec }, ports)
+}
+
+/// Waits until the metrics count so many faults of this kind.
+fn wait_metric(pair: &mut Cluster, ports: [u16; 2], side: Side, kind: FaultKind, count: u32) {
+    let line = format!("twinfiler_fault{{volume=\"v\",kind=\"{}\"}} {count}", kind.as_str());
+    let url = format!("http://127.0.0.1:{}/metrics", ports[side.index()]);
+    pair.wait(&line, |_| run("curl", &["-sS", "--max-time", "20", &url]).contains(&line).then_some(()));
+}
+
+#[test]
+fn a_lost_partner_and_a_lost_witness_are_faults() {
+    let (spec, ports) = with_metrics(Spec::default());
+    let mut pair = Cluster::start(spec);
+    pair.kill(Side::B);
+    pair.wait_mode(Side::A, Mode::Solo);
+    pair.kill_witness();
+    // For less than a restart takes it is none.
+    std::thread::sleep(NEARLY_AWAY);
+    let alone = wait_fault(&mut pair, Side::A, FaultKind::Alone);
+    assert!(alone.what.contains("on this node only") && alone.remedy.contains("partner"), "{alone:?}");
+    wait_metric(&mut pair, ports, Side::A, FaultKind::Alone, 1);
+    let unwitnessed = wait_fault(&mut pair, Side::A, FaultKind::NoWitness);
+    assert!(unwitnessed.remedy.contains("bring the witness back"), "{unwitnessed:?}");
+    wait_metric(&mut pair, ports, Side::A, FaultKind::NoWitness, 1);
+    pair.start_witness();
+    wait_over(&mut pair, Side::A, FaultKind::NoWitness);
+    wait_metric(&mut pair, ports, Side::A, FaultKind::NoWitness, 0);
+    pair.start_node(Side::B);
+    pair.wait_mirrored();
+    wait_over(&mut pair, Side::A, FaultKind::Alone);
+    wait_metric(&mut pair, ports, Side::A, FaultKind::Alone, 0);
+}
+
+#[test]
+fn a_volume_that_nobody_serves_is_a_fault() {
+    let (spec, ports) = with_metrics(Spec::default());
+    let mut pair = Cluster::prepare(spec);
+    pair.start_node(Side::B);
+    let waiting = wait_fault(&mut pair, Side::B, FaultKind::NotServed);
+    assert!(waiting.what.contains("not served") && waiting.remedy.contains("other node"), "{waiting:?}");
+    wait_metric(&mut pair, ports, Side::B, FaultKind::NotServed, 1);
+    pair.start_node(Side::A);
+    pair.wait_mirrored();
+    wait_over(&mut pair, Side::B, FaultKind::NotServed);
+    wait_metric(&mut pair, ports, Side::B, FaultKind::NotServed, 0);
+}
+
+#[test]
+fn a_partner_that_does_not_go_with_this_node_is_a_fault() {
+    let (spec, ports) = with_metrics(Spec::default());
+    let mut pair = Cluster::prepare(spec);
+    let make_log = |pair: &mut Cluster, capacity: &'static str| {
+        std::fs::remove_file(pair.log(Side::B)).unwrap();
+        pair.init(Side::B, "v", "00112233445566778899aabbccddeeff", capacity);
+        let text = std::fs::read_to_string(pair.config(Side::B)).unwrap();
+        let (old, new) = if capacity == "64MiB" { ("32MiB", "64MiB") } else { ("64MiB", "32MiB") };
+        let changed = text.replace(&format!("capacity = \"{old}\""), &format!("capacity = \"{new}\""));
+        std::fs::write(pair.config(Side::B), changed).unwrap();
+    };
+    make_log(&mut pair, "64MiB");
+    for side in Side::BOTH {
+        pair.start_node(side);
+    }
+    let refused = wait_fault(&mut pair, Side::A, FaultKind::PartnerRefused);
+    assert!(
+        refused.what.contains("refused") && refused.remedy.contains("make both nodes agree"),
+        "{refused:?}"
+    );
+    wait_metric(&mut pair, ports, Side::A, FaultKind::PartnerRefused, 1);
+    assert!(pair.terminate(Side::B).success());
+    make_log(&mut pair, "32MiB");
+    pair.start_node(Side::B);
+    pair.wait_mirrored();
+    wait_over(&mut pair, Side::A, FaultKind::PartnerRefused);
+    wait_metric(&mut pair, ports, Side::A, FaultKind::PartnerRefused, 0);
+}
+
+/// An interface of this test's own, removed at its end.
+struct Interface(String);
+
+impl Interface {
+    fn add(&self) {
+        run("ip", &["link", "add", &self.0, "type", "veth", "peer", "name", &format!("{}p", self.0)]);
+        run("ip", &["link", "set", &self.0, "up"]);
+    }
+
+    fn delete(&self) {
+        run("ip", &["link", "del", &self.0]);
+    }
+}
+
+impl Drop for Interface {
+    fn drop(&mut self) {
+        let _gone = std::process::Command::new("ip").args(["link", "del", &self.0]).output();
+    }
+}
+
+#[test]
+fn a_floating_address_without_its_interface_is_a_fault() {
+    let interface = Interface(format!("twf{}", std::process::id()));
+    interface.add();
+    let address =
+        format!("[volume.floating_ip]\naddress = \"192.0.2.9/24\"\ninterface = \"{}\"\n", interface.0);
+    let (spec, ports) = with_metrics(Spec { more: [String::new(), address], ..Spec::default() });
+    let mut pair = Cluster::start(spec);
+    interface.delete();
+    let given = pair.ask(Side::A, &Request::Switchover { volume: "v".to_owned(), timeout_ms: 60_000 });
+    assert_eq!(given, Ok(Answer::Done));
+    pair.wait_serving(Side::B);
+    let failed = wait_fault(&mut pair, Side::B, FaultKind::FloatingAddress);
+    assert!(failed.what.contains("192.0.2.9/24") && failed.what.contains(&interface.0), "{failed:?}");
+    assert!(failed.remedy.contains("tried again"), "{failed:?}");
+    wait_metric(&mut pair, ports, Side::B, FaultKind::FloatingAddress, 1);
+    assert_eq!(pair.volume(Side::B).unwrap().role, Role::Primary, "it serves all the same");
+    interface.add();
+    wait_over(&mut pair, Side::B, FaultKind::FloatingAddress);
+    wait_metric(&mut pair, ports, Side::B, FaultKind::FloatingAddress, 0);
+    let shown = run("ip", &["-oneline", "address", "show", "dev", &interface.0]);
+    assert!(shown.contains("192.0.2.9/24"), "{shown}");
+}
