@@ -27,6 +27,7 @@ mod meeting;
 pub mod message;
 mod naming;
 mod partner;
+pub mod planted;
 mod primary;
 mod rejoin;
 mod resync;

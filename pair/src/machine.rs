@@ -368,7 +368,8 @@ impl Pair {
         let became_mirrored = self.durable.register.as_ref().is_some_and(|ours| {
             ours.epoch == register.epoch && ours.mode == Mode::Mirrored && register.mode == Mode::Solo
         });
-        match register.epoch < self.granted() || became_mirrored {
+        let old = register.epoch < self.granted() || became_mirrored;
+        match old && !crate::planted::old_register_believed() {
             true if self.desk.told => Known::Stale(register.clone()),
             // Old news, perhaps.
             true => Known::Nothing,

@@ -1,9 +1,13 @@
 //! What a seed decides before anything happens: what the pair is like, what its clients do, and the faults.
 
 use crate::schedule::{self, Fault, Kinds};
+use crate::witness::Keeper;
 use apply_engine::simulation::Refusing;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+
+/// In one seed of so many the witness forgets.
+const FORGETFUL_ONE_IN: u64 = 5;
 
 /// Which faults a run is about, beside the common ones: each needs a pair and a load of its own to lead anywhere.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,14 +61,18 @@ impl Plan {
             8 => Theme::Disks,
             _ => Theme::VolatileLogs,
         };
-        let until_ms = rng.random_range(3_000..8_000);
+        let mut until_ms = rng.random_range(3_000..8_000);
         let kinds = match theme {
             Theme::Roles => Kinds::ROLES,
             Theme::Absence => Kinds::ABSENCE,
             Theme::Disks => Kinds::DISKS,
             Theme::VolatileLogs => Kinds::VOLATILE,
         };
-        let faults = schedule::draw(rng, until_ms, kinds);
+        let mut faults = schedule::draw(rng, until_ms, kinds);
+        if seed.is_multiple_of(FORGETFUL_ONE_IN) && theme != Theme::VolatileLogs {
+            // Drawn on their own: the rest of a seed is what it would be without them.
+            until_ms = schedule::add_forgetfulness(&mut faults, seed, until_ms);
+        }
         let busy = theme == Theme::Absence;
         let slowest = [200, 2_000, 20_000][rng.random_range(0..3)];
         Plan {
@@ -87,6 +95,11 @@ impl Plan {
     pub fn refusing(&self, host: usize) -> Option<Refusing> {
         let one_in = 24;
         (self.seed % 4 == 3).then_some(Refusing { seed: self.seed ^ host as u64, one_in })
+    }
+
+    /// Who keeps the register.
+    pub fn keeper(&self) -> Keeper {
+        if self.seed.is_multiple_of(3) { Keeper::Etcd } else { Keeper::BuiltIn }
     }
 
     /// Whether power takes the logs away.

@@ -1,8 +1,11 @@
 //! The faults of a run as a list that is drawn from the seed before anything happens, so that a run can be repeated
 //! with a part of it. Every fault ends by itself after its time.
 
-use rand::Rng;
 use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+/// Makes of a seed another one.
+const FORGETFUL: u64 = 0x666f_7267_6574;
 
 /// One fault.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,6 +38,11 @@ pub enum Kind {
     WitnessAway { host: usize, for_ms: u64 },
     /// Nobody can.
     WitnessGone { for_ms: u64 },
+    /// The witness comes back with the state that it had so many changes ago: one is a rolled back snapshot, more an
+    /// older backup.
+    WitnessRestored { back: usize },
+    /// The witness comes back with nothing.
+    WitnessEmptied,
     /// Messages and bytes take up to so long.
     SlowNetwork { up_to_us: u64, for_ms: u64 },
     /// Of what two nodes tell each other of their trees, one message in so many is cut short, lost, doubled or late.
@@ -194,6 +202,42 @@ impl Kinds {
         ],
         gap_ms: 2_000,
     };
+}
+
+/// A few times when the witness forgets, often soon after something that moved roles. Returns when the faults end now.
+pub fn add_forgetfulness(faults: &mut Vec<Fault>, seed: u64, until_ms: u64) -> u64 {
+    let rng = &mut StdRng::seed_from_u64(seed ^ FORGETFUL);
+    for _ in 0..rng.random_range(1..=4) {
+        let kind = match rng.random_range(0..4) {
+            0 => Kind::WitnessEmptied,
+            _ => Kind::WitnessRestored { back: rng.random_range(1..=4) },
+        };
+        let at_ms = match faults.get(rng.random_range(0..=faults.len())) {
+            Some(after) => after.at_ms + rng.random_range(0..1_500),
+            None => rng.random_range(200..until_ms),
+        };
+        faults.push(Fault { at_ms, kind });
+    }
+    let outdated = rng.random_bool(0.5);
+    let until_ms = if outdated { add_outdated_survivor(faults, rng, until_ms) } else { until_ms };
+    faults.sort_by_key(|fault| fault.at_ms);
+    until_ms
+}
+
+/// One node comes back while the other, which went on alone, is down, and a register from before their last epochs tells it
+/// that both have everything.
+fn add_outdated_survivor(faults: &mut Vec<Fault>, rng: &mut StdRng, until_ms: u64) -> u64 {
+    let (survivor, from_ms) = (host(rng), until_ms + 3_000);
+    let to_restart_ms = rng.random_range(500..1_500);
+    let (lost, killed) = (from_ms + 1_000, from_ms + 1_000 + rng.random_range(600..2_000));
+    faults.extend([
+        Fault { at_ms: from_ms, kind: Kind::Switchover { host: 0 } },
+        Fault { at_ms: from_ms, kind: Kind::Switchover { host: 1 } },
+        Fault { at_ms: lost, kind: Kind::Kill { host: survivor, for_ms: killed - lost + to_restart_ms } },
+        Fault { at_ms: killed, kind: Kind::Kill { host: 1 - survivor, for_ms: 10_000 } },
+        Fault { at_ms: killed + 1, kind: Kind::WitnessRestored { back: rng.random_range(2..=6) } },
+    ]);
+    killed + to_restart_ms + rng.random_range(3_000..6_000)
 }
 
 /// Draws a schedule.

@@ -1,5 +1,11 @@
 //! The witness: the real rule of the register, reached over a network that loses questions and answers.
 //!
+//! It is the built-in one, which carries a question out at once, or of etcd's kind: there a node first reads the key, and
+//! writes it some time later if nobody has modified it since.
+//!
+//! It forgets: what it kept some changes ago is brought back, or nothing is. With a backup of etcd its revisions begin
+//! anew from there, too, and are given a second time.
+//!
 //! Invariant: a question that may have arrived is never said not to have. A question may be carried out long after
 //! its asker gave up, or died.
 
@@ -18,30 +24,67 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 /// So many of a thousand questions are answered in vain.
 const LOST_PERMILLE: u64 = 20;
 
-struct State {
+/// Which kind of witness it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Keeper {
+    /// `twinfiler witness`.
+    BuiltIn,
+    /// A cluster of etcd.
+    Etcd,
+}
+
+/// What is kept at one moment.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+struct Kept {
     registers: BTreeMap<VolumeId, Register>,
+    /// Raised by each change.
+    revision: u64,
+}
+
+struct State {
+    keeper: Keeper,
+    kept: Kept,
+    /// What was kept after each change, oldest first.
+    backups: Vec<Kept>,
     reachable: [bool; 2],
     latency: Range<Duration>,
+    /// No question is answered in vain.
+    reliable: bool,
+}
+
+impl State {
+    fn register(&self, volume: VolumeId) -> Option<&Register> {
+        self.kept.registers.get(&volume)
+    }
+
+    fn put(&mut self, register: Register) {
+        scheduler::trace(|| format!("witness: {register:?}"));
+        self.kept.registers.insert(register.volume, register);
+        self.kept.revision += 1;
+        self.backups.push(self.kept.clone());
+    }
 }
 
 /// See the module. Clones are the same witness.
 #[derive(Clone)]
 pub struct Witness(Arc<Mutex<State>>);
 
+/// What etcd is to write, and what was read before.
+struct Second {
+    register: Register,
+    read: Kept,
+}
+
 /// An answer on its way back.
 type Reply = Arc<(Mutex<Option<Answer>>, Condvar)>;
 
-impl Default for Witness {
-    fn default() -> Witness {
-        Witness::new()
-    }
-}
-
 impl Witness {
     /// It knows nothing yet, and everybody reaches it.
-    pub fn new() -> Witness {
+    pub fn new(keeper: Keeper) -> Witness {
         let latency = Duration::from_micros(100)..Duration::from_millis(3);
-        Witness(Arc::new(Mutex::new(State { registers: BTreeMap::new(), reachable: [true; 2], latency })))
+        let (kept, backups) = (Kept::default(), Vec::new());
+        let state = State { keeper, kept, backups, reachable: [true; 2], latency, reliable: false };
+        Witness(Arc::new(Mutex::new(state)))
     }
 
     /// Asks for the process on `host`.
@@ -59,24 +102,78 @@ impl Witness {
         self.0.lock().latency = latency;
     }
 
-    /// The only volume's register.
-    pub fn register(&self) -> Option<Register> {
-        self.0.lock().registers.values().next().cloned()
+    /// Whether `host` reaches it.
+    pub fn is_reachable(&self, host: usize) -> bool {
+        self.0.lock().reachable[host]
     }
 
-    fn answer(&self, request: &Request) -> Answer {
+    /// From now on no question is answered in vain, or some are again.
+    pub fn set_reliable(&self, reliable: bool) {
+        self.0.lock().reliable = reliable;
+    }
+
+    /// The only volume's register.
+    pub fn register(&self) -> Option<Register> {
+        self.0.lock().kept.registers.values().next().cloned()
+    }
+
+    /// The only volume's register as it was so many changes ago, if there were so many.
+    pub fn backup(&self, back: usize) -> Option<Register> {
+        let state = self.0.lock();
+        let kept = state.backups.iter().rev().nth(back)?;
+        kept.registers.values().next().cloned()
+    }
+
+    /// It is as it was so many changes ago.
+    pub fn restore(&self, back: usize) {
+        let mut state = self.0.lock();
+        if let Some(kept) = state.backups.iter().rev().nth(back).cloned() {
+            state.kept = kept;
+        }
+    }
+
+    /// It knows nothing any more.
+    pub fn empty(&self) {
+        self.0.lock().kept = Kept::default();
+    }
+
+    /// Carries a question out, or its first part: etcd's second part is left then.
+    fn answer(&self, request: &Request) -> Result<Answer, Second> {
         let mut state = self.0.lock();
         let (expected, new) = match request {
-            Request::Read { volume } => return Answer::Is { register: state.registers.get(volume).cloned() },
+            Request::Read { volume } => {
+                return Ok(Answer::Is { register: state.register(*volume).cloned() });
+            }
             Request::CompareAndSwap { expected, new } => (expected, new),
         };
-        match swap(state.registers.get(&new.volume), expected.as_ref(), new) {
-            Ok(register) => {
-                scheduler::trace(|| format!("witness: {register:?}"));
-                state.registers.insert(register.volume, register.clone());
-                Answer::Swapped { register }
+        match (swap(state.register(new.volume), expected.as_ref(), new), state.keeper) {
+            (Ok(register), Keeper::BuiltIn) => {
+                state.put(register.clone());
+                Ok(Answer::Swapped { register })
             }
-            Err(answer) => answer,
+            (Ok(register), Keeper::Etcd) => Err(Second { register, read: state.kept.clone() }),
+            (Err(answer), _) => Ok(answer),
+        }
+    }
+
+    /// Writes, if the key was neither modified since it was read nor has another value.
+    fn second(&self, second: Second) -> Answer {
+        let mut state = self.0.lock();
+        if state.kept != second.read {
+            return Answer::Conflict { register: state.register(second.register.volume).cloned() };
+        }
+        state.put(second.register.clone());
+        Answer::Swapped { register: second.register }
+    }
+
+    /// Carries a question out, from its arrival on; `done` takes the answer.
+    fn carry_out(&self, request: &Request, done: impl FnOnce(Answer) + Send + 'static) {
+        match self.answer(request) {
+            Ok(answer) => done(answer),
+            Err(second) => {
+                let witness = self.clone();
+                scheduler::at(self.latency(), move || done(witness.second(second)));
+            }
         }
     }
 
@@ -108,7 +205,7 @@ impl Ask for From {
             }
             return WitnessOutcome::Unreachable { maybe_applied: false };
         }
-        let lost = scheduler::chance(LOST_PERMILLE);
+        let lost = scheduler::chance(LOST_PERMILLE) && !self.witness.0.lock().reliable;
         // A question that is answered in vain may also be late.
         let there = if lost {
             timeout.mul_f64(scheduler::random(300) as f64 / 100.0)
@@ -120,15 +217,17 @@ impl Ask for From {
         let (witness, request, replying, host) =
             (self.witness.clone(), request.clone(), reply.clone(), self.host);
         scheduler::at(there, move || {
-            let answer = witness.answer(&request);
-            if lost {
-                return;
-            }
-            scheduler::at(back, move || {
-                if witness.0.lock().reachable[host] {
-                    *replying.0.lock() = Some(answer);
-                    replying.1.notify_all();
+            let asked = witness.clone();
+            asked.carry_out(&request, move |answer| {
+                if lost {
+                    return;
                 }
+                scheduler::at(back, move || {
+                    if witness.0.lock().reachable[host] {
+                        *replying.0.lock() = Some(answer);
+                        replying.1.notify_all();
+                    }
+                });
             });
         });
         let mut answer = reply.0.lock();

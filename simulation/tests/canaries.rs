@@ -42,9 +42,10 @@ canaries! {
     a_rejoin_that_does_not_truncate_is_found: RejoinWithoutTruncation
     a_resync_that_stops_a_byte_early_is_found: ResyncCursorOffByOne
     a_tail_that_moves_before_the_flush_is_found: TailBeforeFlush
+    an_old_register_that_is_believed_is_found: OldRegisterBelieved
 }
 
 #[test]
 fn every_canary_has_its_test() {
-    assert_eq!(Canary::ALL.len(), 7, "a new canary needs a test above");
+    assert_eq!(Canary::ALL.len(), 8, "a new canary needs a test above");
 }

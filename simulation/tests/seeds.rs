@@ -16,7 +16,7 @@ const SEEDS: u64 = 120;
 const FOUND_A_BUG_ONCE: [u64; 6] = [127, 1341, 1689, 2123, 2889, 4071];
 
 /// What must have happened at least once.
-const COVERED: [&str; 16] = [
+const COVERED: [&str; 21] = [
     "takeover",
     "switchover",
     "serves after a restart",
@@ -33,6 +33,11 @@ const COVERED: [&str; 16] = [
     "log lost",
     "cut off and made",
     "cut off and not made",
+    "witness emptied",
+    "witness rolled back",
+    "witness from a backup",
+    "witness restored while its primary is down",
+    "old register told",
 ];
 /// What must not: nobody brings an older tree back there.
 const NEVER: &str = "tree of another log";

@@ -301,13 +301,8 @@ impl CommitPath {
         (records as u64, end.since(at.lsn), behind)
     }
 
-    /// Does this node commit what it alone has?
-    #[cfg(feature = "simulation")]
-    pub fn commits_alone(&self) -> bool {
-        self.rule() == AckRule::Local
-    }
-
-    fn rule(&self) -> AckRule {
+    /// The rule in force.
+    pub fn rule(&self) -> AckRule {
         match self.rule.load(Ordering::SeqCst) {
             r if r == AckRule::Both as u8 => AckRule::Both,
             r if r == AckRule::Local as u8 => AckRule::Local,

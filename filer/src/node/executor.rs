@@ -170,6 +170,9 @@ impl Executor {
     /// A witness that was rolled back has to be told of before it is needed, also by a pair that lives without it.
     fn report_register(&self, now: &PairStatus) {
         let told = self.shared.has_fault(ROLLED_BACK);
+        if now.register_stale.is_some() && !told {
+            mark!("old register told");
+        }
         match &now.register_stale {
             Some(register) if !told => self.shared.report(
                 &format!(

@@ -17,7 +17,7 @@ use crate::volume::Volume;
 use crate::witness::Asker;
 use apply_engine::Base;
 use apply_engine::simulation::SimDisk;
-use ids::{Cursors, Epoch, LogPoint, Lsn};
+use ids::{AckRule, Cursors, Epoch, LogPoint, Lsn};
 use nvlog::sim::SimRegion;
 use nvlog::{CutReason, Log};
 use pair::{DurableState, Operator, PairStatus};
@@ -53,8 +53,10 @@ pub struct Glance {
     pub half_applied: bool,
     /// The base tree belongs to no point of the log.
     pub replacing: bool,
-    /// This node commits what it alone has.
-    pub acks_alone: bool,
+    /// Whose logs an acknowledgement waits for.
+    pub rule: AckRule,
+    /// The last epoch that its log knows.
+    pub epoch: Option<Epoch>,
     /// Its log.
     pub log: Arc<Log>,
 }
@@ -129,7 +131,8 @@ impl SimNode {
             tail: shared.log.tail(),
             half_applied: shared.applier.is_half_applied(),
             replacing: shared.resync.is_replacing(),
-            acks_alone: shared.path.commits_alone(),
+            rule: shared.path.rule(),
+            epoch: self.epoch(),
             log: shared.log.clone(),
         }
     }

@@ -22,11 +22,13 @@ pub enum Canary {
     ResyncCursorOffByOne,
     /// The log's tail moves before what was applied is flushed.
     TailBeforeFlush,
+    /// A register that is older than the node's own epoch decides (planted in `pair`).
+    OldRegisterBelieved,
 }
 
 impl Canary {
     /// Every one.
-    pub const ALL: [Canary; 7] = [
+    pub const ALL: [Canary; 8] = [
         Canary::AckBeforePeerDurable,
         Canary::ApplyBeforeCommit,
         Canary::TakeoverWithoutRevoke,
@@ -34,6 +36,7 @@ impl Canary {
         Canary::RejoinWithoutTruncation,
         Canary::ResyncCursorOffByOne,
         Canary::TailBeforeFlush,
+        Canary::OldRegisterBelieved,
     ];
 }
 
@@ -44,6 +47,7 @@ thread_local! {
 /// From now on this thread's simulation has this bug and no other.
 pub fn plant(canary: Option<Canary>) {
     PLANTED.set(canary);
+    pair::planted::believe_old_registers(canary == Some(Canary::OldRegisterBelieved));
 }
 
 /// Whether this bug is planted.

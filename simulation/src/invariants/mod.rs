@@ -4,6 +4,7 @@ pub mod acknowledged_stays;
 pub mod committed_stays;
 pub mod heals;
 pub mod one_acknowledges_alone;
+pub mod one_acknowledges_in_an_epoch;
 pub mod only_committed_is_applied;
 pub mod tree_follows_log;
 pub mod trees_are_equal;

@@ -44,6 +44,8 @@ pub struct Host {
     pub lives: u64,
     /// How many times longer the disk takes than usual.
     slow: Arc<AtomicU32>,
+    /// Until then its process stands still or is stopping, if it is still the same one.
+    pub busy_until: Duration,
     /// How fast its clock runs, and what its wall clock says at virtual time zero.
     pub clock: (i64, Duration),
 }
@@ -62,7 +64,7 @@ impl Host {
         let clock = (plan.clock_ppm[host], Duration::from_secs(1_700_000_000));
         let disk = SimDisk::new();
         disk.set_refusing(plan.refusing(host));
-        let host = Host { region, disk, life: None, lives: 0, slow, clock };
+        let host = Host { region, disk, life: None, lives: 0, slow, busy_until: Duration::ZERO, clock };
         host.pace(plan.flush_us);
         host
     }
@@ -110,6 +112,7 @@ impl World {
                 return;
             }
             this.lives += 1;
+            this.busy_until = Duration::ZERO;
             let node = scheduler::add_node(&format!("{}{}", NAMES[host], this.lives));
             scheduler::set_clock(node, this.clock.0, this.clock.1);
             this.life = Some(Life { node, sim: None, number: this.lives });

@@ -6,6 +6,7 @@
 pub(crate) mod chain;
 mod clients;
 pub(crate) mod files;
+mod forgetful;
 mod host;
 mod strike;
 mod watch;
@@ -21,8 +22,9 @@ use filer::node::simulation::Observed;
 use filer::runtime::canary::{self, Canary};
 use filer::runtime::marks::{self, Marks};
 use host::Host;
-use ids::Lsn;
+use ids::{Epoch, Lsn};
 use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -46,6 +48,8 @@ pub(crate) struct World {
     compared: Mutex<Lsn>,
     /// Which hosts acknowledge alone.
     alone: Mutex<[bool; 2]>,
+    /// Which host acknowledged in which epoch.
+    acknowledged_in: Mutex<BTreeMap<Epoch, usize>>,
     counters: Counters,
 }
 
@@ -96,12 +100,13 @@ impl World {
         let followed = [chain.following(), chain.following()];
         Arc::new(World {
             network: strike::network(&plan),
-            witness: Witness::new(),
+            witness: Witness::new(plan.keeper()),
             hosts: Mutex::new(hosts),
             chain: Mutex::new(chain),
             followed: Mutex::new(followed),
             compared: Mutex::new(Lsn(u64::MAX)),
             alone: Mutex::default(),
+            acknowledged_in: Mutex::default(),
             counters: Counters::default(),
             plan,
         })

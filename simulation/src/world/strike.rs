@@ -12,6 +12,8 @@ use std::time::Duration;
 
 /// What somebody else leaves free of a disk that he fills.
 const LEFT_BYTES: u64 = 64 << 10;
+/// What a clean stop takes at most.
+const LONGEST_STOP: Duration = Duration::from_secs(12);
 /// A peer that takes no byte for so long is dead.
 const DEAD_PEER: Duration = Duration::from_millis(1_600);
 
@@ -73,6 +75,11 @@ impl World {
                 (0..2).for_each(|host| self.witness.set_reachable(host, false));
                 self.later(for_ms, |world| (0..2).for_each(|host| world.witness.set_reachable(host, true)));
             }
+            Kind::WitnessRestored { back } => self.restore_witness(back),
+            Kind::WitnessEmptied => {
+                marks::note("witness emptied");
+                self.witness.empty();
+            }
             Kind::SlowNetwork { up_to_us, for_ms } => {
                 self.network.set_latency(Duration::from_micros(20)..Duration::from_micros(up_to_us));
                 self.later(for_ms, |world| world.network.set_latency(usual_latency(&world.plan)));
@@ -82,8 +89,11 @@ impl World {
                 self.later(for_ms, |world| world.network.spoil_talk(None));
             }
             Kind::Stall { host, for_ms } => {
-                if let Some(life) = self.hosts.lock()[host].life.clone() {
-                    scheduler::stall(life.node, Duration::from_millis(for_ms));
+                let mut hosts = self.hosts.lock();
+                let stalled_for = Duration::from_millis(for_ms);
+                hosts[host].busy_until = scheduler::virtual_now() + stalled_for;
+                if let Some(life) = hosts[host].life.clone() {
+                    scheduler::stall(life.node, stalled_for);
                 }
             }
             Kind::Clock { host, ppm, jump_s } => {
@@ -160,6 +170,7 @@ impl World {
     fn stop(self: &Arc<World>, host: usize, for_ms: u64) {
         let Some(life) = self.hosts.lock()[host].life.clone() else { return };
         let Some(sim) = life.sim else { return };
+        self.hosts.lock()[host].busy_until = scheduler::virtual_now() + LONGEST_STOP;
         let world = self.clone();
         let wait = move || {
             let stopped = scheduler::spawn_on(life.node, "stop", move || sim.stop());

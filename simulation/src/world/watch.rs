@@ -2,9 +2,11 @@
 
 use super::World;
 use crate::invariants::{
-    committed_stays, one_acknowledges_alone, only_committed_is_applied, tree_follows_log, trees_are_equal,
+    committed_stays, one_acknowledges_alone, one_acknowledges_in_an_epoch, only_committed_is_applied,
+    tree_follows_log, trees_are_equal,
 };
 use filer::node::simulation::{Glance, SimNode};
+use ids::AckRule;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,8 +46,9 @@ impl World {
         }
         let disk = self.hosts.lock()[host].disk.clone();
         only_committed_is_applied::check(host, &chain, &glance, &disk);
-        self.alone.lock()[host] = glance.acks_alone;
+        self.alone.lock()[host] = glance.rule == AckRule::Local;
         one_acknowledges_alone::check(&self.alone.lock());
+        one_acknowledges_in_an_epoch::check(&mut self.acknowledged_in.lock(), host, &glance);
         if !is_settled(&glance) {
             return;
         }
