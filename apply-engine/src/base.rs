@@ -117,6 +117,8 @@ struct Local {
     /// What happened to the index and nobody was told yet.
     index_trouble: Mutex<Option<String>>,
     remainder: Remainder,
+    /// Whether the label file says that there is one.
+    marked: AtomicBool,
     cache: DescriptorCache,
     limits: BaseLimits,
 }

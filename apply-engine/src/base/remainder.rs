@@ -8,6 +8,8 @@ use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::inode::{self, os};
 use super::{Base, HIDDEN_NAME, OpenError, TreeError};
@@ -122,6 +124,7 @@ impl Base {
 
     /// The same, made if need be.
     pub(crate) fn make_refused_fd(&self, directory: Oid) -> Result<OwnedFd, Errno> {
+        self.mark(true)?;
         make(self.root_fd(), &names_path(directory))
     }
 
@@ -169,13 +172,31 @@ impl Base {
         Ok(())
     }
 
+    /// The label file says whether there is a remainder, before there is one and after it.
+    fn mark(&self, there_is: bool) -> Result<(), Errno> {
+        let local = self.local();
+        if local.marked.load(Ordering::Acquire) != there_is {
+            super::root::mark_remainder(&local.label_file, there_is)?;
+            local.marked.store(there_is, Ordering::Release);
+        }
+        Ok(())
+    }
+
     /// Writes the records that have changed. What the tree has taken instead has been flushed.
     pub(super) fn store_remainder(&self) -> Result<(), TreeError> {
+        let failed = || TreeError::at("store what was refused of objects of", self.path().display());
         let unstored = self.remainder().unstored();
-        if unstored.is_empty() {
-            return Ok(());
+        if !unstored.is_empty() {
+            self.store_records(unstored).map_err(failed())?;
         }
-        let failed = TreeError::at("store what was refused of objects of", self.path().display());
+        if self.remainder().is_empty() {
+            self.mark(false).map_err(failed())?;
+        }
+        Ok(())
+    }
+
+    fn store_records(&self, unstored: Vec<(Oid, Option<Arc<Refused>>)>) -> Result<(), Errno> {
+        self.mark(true)?;
         let store = || -> Result<(), Errno> {
             let directory = make(self.root_fd(), "objects")?;
             for (oid, refused) in &unstored {
@@ -191,7 +212,7 @@ impl Base {
             // The directories above it may be new.
             rustix::fs::syncfs(&directory)
         };
-        store().map_err(failed)?;
+        store()?;
         self.remainder().stored_now(unstored.into_iter().map(|(oid, _)| oid));
         Ok(())
     }

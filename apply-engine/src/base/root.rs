@@ -29,6 +29,8 @@ const CACHE_INODES: std::ops::RangeInclusive<u64> = 64..=8192;
 const LABEL_NAME: &str = "label";
 /// First line of a label file.
 const LABEL_HEAD: &str = "twinfiler base, version 1";
+/// The same while there is a remainder, which programs that know only version 1 would not read: they refuse the volume.
+const LABEL_HEAD_REMAINDER: &str = "twinfiler base, version 2";
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
@@ -210,6 +212,7 @@ fn assemble(
     let index_trouble = Mutex::new(None);
     let index_failed = AtomicBool::new(false);
     let remainder = super::remainder::load(root.as_fd())?;
+    let marked = AtomicBool::new(is_marked(&label_file));
     let local = Local {
         staging,
         orphans,
@@ -221,6 +224,7 @@ fn assemble(
         index_inode,
         index_trouble,
         remainder,
+        marked,
         cache,
         limits,
     };
@@ -270,7 +274,7 @@ fn read_label_file(hidden: Option<&Hidden>) -> Result<Option<(VolumeId, Stage)>,
     let text = String::from_utf8(bytes).map_err(|error| bad(error.to_string()))?;
     let mut lines = text.lines();
     match lines.next() {
-        Some(LABEL_HEAD) => {}
+        Some(LABEL_HEAD | LABEL_HEAD_REMAINDER) => {}
         other => return Err(bad(format!("its first line is {other:?}, this program knows {LABEL_HEAD:?}"))),
     }
     let volume = lines.next().and_then(|line| line.strip_prefix("volume ")).unwrap_or_default();
@@ -280,6 +284,22 @@ fn read_label_file(hidden: Option<&Hidden>) -> Result<Option<(VolumeId, Stage)>,
         Some("adopting") => Ok(Some((volume, Stage::Adopting))),
         other => Err(bad(format!("its third line is {other:?}"))),
     }
+}
+
+/// Says in the label file whether there is a remainder: one digit is rewritten, so that it is whole in every crash, and
+/// durable when this returns.
+pub(super) fn mark_remainder(label_file: &OwnedFd, there_is: bool) -> Result<(), Errno> {
+    const DIGIT_AT: usize = LABEL_HEAD.len() - 1;
+    let head = if there_is { LABEL_HEAD_REMAINDER } else { LABEL_HEAD };
+    rustix::io::pwrite(label_file, &head.as_bytes()[DIGIT_AT..], DIGIT_AT as u64)?;
+    rustix::fs::fsync(label_file)
+}
+
+/// Whether it says so.
+fn is_marked(label_file: &OwnedFd) -> bool {
+    let mut head = [0; LABEL_HEAD_REMAINDER.len()];
+    let read = rustix::io::pread(label_file, &mut head[..], 0);
+    read == Ok(head.len()) && head == LABEL_HEAD_REMAINDER.as_bytes()
 }
 
 fn write_label_file(

@@ -22,6 +22,12 @@ fn reopened(image: &Image, base: Base) -> Base {
     Base::open(&image.path().join("volume"), VOLUME).expect("opens")
 }
 
+/// What the label file begins with.
+fn head(image: &Image) -> String {
+    let label = std::fs::read_to_string(image.path().join("volume/.twinfiler/label")).expect("reads");
+    label.lines().next().unwrap_or_default().to_owned()
+}
+
 fn value(base: &Base, name: &[u8]) -> Option<Vec<u8>> {
     BaseReader::xattr(base, FILE, name).expect("reads")
 }
@@ -50,8 +56,10 @@ fn an_xattr_without_room_is_kept_until_there_is_some() {
     let aspects = |base| verify::aspects(base, FILE).expect("reads").expect("is there").xattrs;
     assert_eq!(aspects(&base), aspects(&other));
 
+    assert_eq!(head(&image), "twinfiler base, version 2", "a program that would not read it refuses it");
     point(&base, &log, &[(remove(FILE, b"user.a"), &[][..])]);
     assert_eq!(base.held(9).1, 0, "there is room now");
+    assert_eq!(head(&image), "twinfiler base, version 1");
     let base = reopened(&image, base);
     assert_eq!((value(&base, b"user.a"), value(&base, b"user.b")), (None, Some(BIG.to_vec())));
 }
