@@ -62,7 +62,7 @@ pub(crate) fn run(tree: &impl Tree, delta: &Delta, plan: &Plan) -> Result<ApplyR
     plan.dead.iter().try_for_each(|oid| tree.forget(*oid))?;
     plan.dead.iter().for_each(|oid| tree.remainder().forget(*oid));
     if !tree.remainder().is_empty() {
-        delta.directories().try_for_each(|oid| running.tolerant.try_names_again(oid))?;
+        running.try_names_again()?;
         tree.prune_refused()?;
     }
     running.directories(&directories)?;
@@ -147,6 +147,17 @@ impl<T: Tree> Running<'_, T> {
         Ok(())
     }
 
+    /// Names that were refused in directories that have lost others.
+    fn try_names_again(&self) -> Result<(), ApplyError> {
+        let remainder = self.tree.remainder();
+        for directory in remainder.directories() {
+            if self.delta.slots_of(directory).any(|(_, slot)| slot.target.is_none()) {
+                self.tolerant.try_names_again(directory, remainder.some_names(directory))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Takes away what files no longer hold, of all objects before any of them grows.
     fn shrink(&self, fresh: &HashSet<Oid>) -> Result<(), ApplyError> {
         let hole = |extent: &Extent| extent.source == Source::Hole;
@@ -205,7 +216,7 @@ impl<T: Tree> Running<'_, T> {
             }
             let label = final_label(oid, object, Some(local.label));
             if label != local.label {
-                self.tree.set_label(oid, &label)?;
+                self.tolerant.set_label(oid, &label)?;
             }
         }
         Ok(local.kind)
@@ -284,7 +295,7 @@ impl<T: Tree> Running<'_, T> {
             let object = self.delta.object(*oid).ok_or(ApplyError::Missing(*oid))?;
             let local = self.local(*oid)?;
             self.tolerant.set_times(*oid, object.attrs.atime, object.attrs.mtime)?;
-            Ok(self.tree.set_label(*oid, &final_label(*oid, object, Some(local.label)))?)
+            Ok(self.tolerant.set_label(*oid, &final_label(*oid, object, Some(local.label)))?)
         };
         pool::map(directories, work).map(drop)
     }

@@ -18,8 +18,9 @@
 //! It is tried again when the object or the directory changes, and when the volume is opened. It may be empty on one
 //! node and not on the other: whatever compares trees reads through it.
 //!
-//! What can go wrong: more is refused than is kept ([`MAX_NAMES`], [`MAX_OBJECTS`], [`MAX_BYTES`]), or the same is refused
-//! here, too. Then the error is the consistency point's, as for a disk that fails, and nothing is lost.
+//! What can go wrong: more is refused than is kept ([`Bounds`]), or the same is refused
+//! here, too. Then the error is the consistency point's, as for a disk that fails, and nothing is lost. Before it comes to
+//! that, the base says that it has no more space ([`Remainder::is_nearly_full`]), so that clients are told.
 
 pub(crate) mod refused;
 pub(crate) mod tolerant;
@@ -29,18 +30,34 @@ use parking_lot::RwLock;
 use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::base::TreeError;
 use crate::name::Name;
 use refused::{Identity, Refused};
 
-/// Refused names that are kept.
-pub const MAX_NAMES: usize = 8192;
-/// Objects of which something was refused.
-pub const MAX_OBJECTS: usize = 8192;
-/// What all their values take, in bytes, of memory too.
-pub const MAX_BYTES: u64 = 64 << 20;
+/// How much may be refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Bounds {
+    /// Names that are kept.
+    pub names: usize,
+    /// Objects of which something was refused.
+    pub objects: usize,
+    /// What all their values take, in bytes, of memory too.
+    pub bytes: u64,
+}
+
+impl Default for Bounds {
+    fn default() -> Bounds {
+        Bounds { names: 8192, objects: 8192, bytes: 64 << 20 }
+    }
+}
+
+/// Clients get no more space when less than one part in so many of a bound is left.
+const RESERVE_SHARE: u64 = 4;
+/// Names of one directory that are tried again in one consistency point: each costs a few system calls.
+const NAMES_AT_ONCE: usize = 256;
 
 /// One thing that the base filesystem does not hold.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -90,6 +107,15 @@ struct Kept {
     bytes: u64,
     /// Objects whose records differ from what is stored.
     dirty: BTreeSet<Oid>,
+    /// The name of each directory that was tried again last.
+    tried: BTreeMap<Oid, Name>,
+    bounds: Bounds,
+}
+
+impl Kept {
+    fn name_count(&self) -> usize {
+        self.names.values().map(BTreeMap::len).sum()
+    }
 }
 
 /// See the module: what one volume's tree has refused.
@@ -112,13 +138,28 @@ impl Remainder {
             .collect();
         let bytes = objects.values().map(Refused::cost_bytes).sum();
         let objects = objects.into_iter().map(|(oid, refused)| (oid, Arc::new(refused))).collect();
-        *self.0.write() = Kept { names, objects, bytes, dirty: BTreeSet::new() };
+        let kept = &mut *self.0.write();
+        *kept = Kept { names, objects, bytes, bounds: kept.bounds, ..Kept::default() };
     }
 
     /// Whether the tree holds everything.
     pub fn is_empty(&self) -> bool {
         let kept = self.0.read();
         kept.names.is_empty() && kept.objects.is_empty()
+    }
+
+    #[cfg(any(test, feature = "simulation"))]
+    pub fn set_bounds(&self, bounds: Bounds) {
+        self.0.write().bounds = bounds;
+    }
+
+    /// Whether no more should be asked of the tree than must be.
+    pub fn is_nearly_full(&self) -> bool {
+        let kept = self.0.read();
+        let full = |has: u64, bound: u64| has > bound - bound / RESERVE_SHARE;
+        full(kept.name_count() as u64, kept.bounds.names as u64)
+            || full(kept.objects.len() as u64, kept.bounds.objects as u64)
+            || full(kept.bytes, kept.bounds.bytes)
     }
 
     /// What was refused of an object.
@@ -144,8 +185,8 @@ impl Remainder {
         }
         let (cost, one_more) = (refused.cost_bytes(), !kept.objects.contains_key(&oid));
         let grows = cost > before || one_more;
-        if grows && (kept.bytes - before + cost > MAX_BYTES || one_more && kept.objects.len() >= MAX_OBJECTS)
-        {
+        let too_many = one_more && kept.objects.len() >= kept.bounds.objects;
+        if grows && (too_many || kept.bytes - before + cost > kept.bounds.bytes) {
             return false;
         }
         kept.bytes = kept.bytes - before + cost;
@@ -184,6 +225,23 @@ impl Remainder {
         self.0.read().names.contains_key(&directory)
     }
 
+    /// Some of the names that were refused in a directory, others the next time.
+    pub fn some_names(&self, directory: Oid) -> Vec<Name> {
+        let kept = &mut *self.0.write();
+        let Some(names) = kept.names.get(&directory) else { return Vec::new() };
+        let later = |last: &Name| names.range((Bound::Excluded(last.clone()), Bound::Unbounded));
+        let mut some: Vec<Name> = match kept.tried.get(&directory) {
+            Some(last) => later(last).map(|(name, _)| name.clone()).take(NAMES_AT_ONCE).collect(),
+            None => Vec::new(),
+        };
+        let left = NAMES_AT_ONCE.min(names.len()) - some.len();
+        some.extend(names.keys().take(left).cloned());
+        if let Some(last) = some.last() {
+            kept.tried.insert(directory, last.clone());
+        }
+        some
+    }
+
     /// The directories in which names were refused.
     pub fn directories(&self) -> Vec<Oid> {
         self.0.read().names.keys().copied().collect()
@@ -193,9 +251,9 @@ impl Remainder {
     #[must_use]
     pub fn keep_name(&self, directory: Oid, name: &Name, error: &TreeError) -> bool {
         let kept = &mut *self.0.write();
-        let count: usize = kept.names.values().map(BTreeMap::len).sum();
+        let count = kept.name_count();
         let known = kept.names.get(&directory).is_some_and(|names| names.contains_key(name));
-        if !known && count >= MAX_NAMES {
+        if !known && count >= kept.bounds.names {
             return false;
         }
         let why = Why { doing: error.doing, errno: error.errno };
@@ -255,7 +313,7 @@ impl Remainder {
             doing: refused.why.0.clone(),
             errno: Some(Errno::from_raw_os_error(refused.why.1)),
         });
-        let count = kept.names.values().map(BTreeMap::len).sum::<usize>() + kept.objects.len();
+        let count = kept.name_count() + kept.objects.len();
         (names.chain(objects).take(max).collect(), count)
     }
 }
@@ -273,5 +331,51 @@ pub(crate) fn is_refusal(errno: Errno, has_room: impl FnOnce() -> bool) -> bool 
         // The tree is not as it was looked at.
         Errno::NOENT | Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR | Errno::ISDIR | Errno::STALE => false,
         _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(number: usize) -> Name {
+        Name::new(format!("{number:04}").as_bytes()).expect("a name")
+    }
+
+    #[test]
+    fn every_bound_holds_and_is_told_before() {
+        let bounds = Bounds { names: 4, objects: 4, bytes: 1000 };
+        let error = TreeError { doing: "make", at: String::new(), errno: Errno::NOSPC };
+        let of_mode = || Refused { mode: Some(0), ..Refused::default() };
+        let (names, objects, bytes) = (Remainder::default(), Remainder::default(), Remainder::default());
+        [&names, &objects, &bytes].into_iter().for_each(|remainder| remainder.set_bounds(bounds));
+        for number in 0..4 {
+            assert!(!names.is_nearly_full() && !objects.is_nearly_full(), "{number}");
+            assert!(names.keep_name(Oid(number), &name(1), &error));
+            assert!(objects.keep(Oid(number), of_mode()));
+        }
+        assert!(names.is_nearly_full() && objects.is_nearly_full());
+        assert!(!names.keep_name(Oid(9), &name(1), &error) && !objects.keep(Oid(9), of_mode()));
+        assert!(names.keep_name(Oid(0), &name(1), &error) && objects.keep(Oid(0), of_mode()), "known ones");
+        let mut large = Refused::default();
+        large.write(0, vec![1; 800], 0, 0);
+        assert!(bytes.keep(Oid(1), large.clone()) && bytes.is_nearly_full());
+        assert!(!bytes.keep(Oid(2), large.clone()));
+        large.cut(100..800);
+        assert!(bytes.keep(Oid(1), large.clone()) && bytes.keep(Oid(2), large), "what shrinks makes room");
+    }
+
+    #[test]
+    fn every_name_has_its_turn() {
+        let remainder = Remainder::default();
+        let all: Vec<Name> = (0..600).map(name).collect();
+        remainder.names_are(Oid(7), &all);
+        let mut tried: Vec<Name> = (0..3).flat_map(|_| remainder.some_names(Oid(7))).collect();
+        assert_eq!(tried.len(), 3 * NAMES_AT_ONCE);
+        tried.sort_unstable();
+        tried.dedup();
+        assert_eq!(tried, all);
+        remainder.names_are(Oid(7), &all[..3]);
+        assert_eq!(remainder.some_names(Oid(7)).len(), 3);
     }
 }

@@ -124,7 +124,8 @@ pub(crate) enum Fill {
 
 type Done<T = ()> = Result<T, TreeError>;
 
-/// See the module. The tree itself, without what it has refused, but for what says otherwise. Effects on an object that is not there fail with `ENOENT`.
+/// See the module. The tree itself, without what it has refused, but for what says otherwise, and labels ([`Tree::whole_label`]) of
+/// objects that are found by OID. Effects on an object that is not there fail with `ENOENT`.
 pub(crate) trait Tree: Sync {
     /// What stands in a slot; `None` also when the directory is not there.
     fn occupant(&self, at: &Place) -> Done<Option<Occupant>>;
@@ -174,6 +175,13 @@ pub(crate) trait Tree: Sync {
 
     /// What the tree has refused.
     fn remainder(&self) -> &Remainder;
+    /// A label with what the tree has refused to write of it.
+    fn whole_label(&self, label: Label) -> Label {
+        match self.remainder().object(label.oid).and_then(|refused| refused.label) {
+            Some(kept) => kept.over(label),
+            None => label,
+        }
+    }
     /// Whether this is for good, and not because the disk is full (it has to have so much room beside) or fails.
     fn is_refusal(&self, error: &TreeError, needs_bytes: u64) -> bool;
     /// Notes which refused names there are, and takes away what held those that are gone.

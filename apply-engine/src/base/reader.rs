@@ -42,11 +42,18 @@ pub struct BaseSpace {
 }
 
 impl Base {
-    /// Room in the filesystem.
+    /// Room for more: none, whatever the filesystem has, when it has refused nearly as much as can be kept.
     ///
     /// # Errors
     /// I/O errors.
     pub fn space(&self) -> Result<BaseSpace, TreeError> {
+        let space = self.filesystem_space()?;
+        let free_bytes = if self.remainder().is_nearly_full() { 0 } else { space.free_bytes };
+        Ok(BaseSpace { free_bytes, ..space })
+    }
+
+    /// Room in the filesystem.
+    pub(super) fn filesystem_space(&self) -> Result<BaseSpace, TreeError> {
         #[cfg(any(test, feature = "simulation"))]
         if let Some(disk) = self.simulation() {
             return disk.space();

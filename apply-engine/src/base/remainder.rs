@@ -252,7 +252,7 @@ pub(crate) fn has_room(base: &Base, needs_bytes: u64) -> bool {
     /// Less than this share of the filesystem free, and it is full: one in so many.
     const FULL_SHARE: u64 = 64;
     const FULL_BYTES: u64 = 4 << 20;
-    let Ok(space) = base.space() else { return false };
+    let Ok(space) = base.filesystem_space() else { return false };
     let enough =
         |free: u64, total: u64| free >= (total / FULL_SHARE).max(FULL_BYTES).saturating_add(needs_bytes);
     let inodes = space.free_inodes.zip(space.total_inodes);

@@ -162,6 +162,7 @@ impl<S: PayloadSource> Tree for BaseTree<'_, S> {
             return Ok(None);
         }
         let (kind, fresh) = (inode.kind(), is_fresh(&stat));
+        let label = label.map(|label| self.whole_label(label));
         Ok(Some(Occupant { inode: stat.st_ino, kind, label, local_nlink: stat.st_nlink, fresh }))
     }
 
@@ -251,7 +252,7 @@ impl<S: PayloadSource> Tree for BaseTree<'_, S> {
                 gid: stat.st_gid,
                 atime: time(stat.st_atime, stat.st_atime_nsec),
                 mtime: time(stat.st_mtime, stat.st_mtime_nsec),
-                label: inode.label()?,
+                label: self.whole_label(inode.label()?),
             })
         })
     }

@@ -4,6 +4,7 @@
 //! a later write that the tree took begins. Not kept: reservations without content (a base that cannot reserve answers
 //! so to nobody).
 
+use ids::Lsn;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
@@ -14,10 +15,10 @@ use crate::base::Label;
 
 /// First bytes of a stored record: what it is, and the version of the rest.
 const MAGIC: &[u8; 8] = b"TWFREM02";
-/// Those of the version before it: the same without the identity, which was added at the end.
+/// Those of the version before it: the same without what was added at the end.
 const MAGIC_1: &[u8; 8] = b"TWFREM01";
-/// How no identity is encoded.
-const NO_IDENTITY: &[u8] = &[0];
+/// What those lack: no identity, no label.
+const MISSING_1: &[u8] = &[0, 0];
 /// What an entry of any kind costs beside its bytes, in bytes: so that a bound on bytes bounds entries, too.
 const ENTRY_BYTES: u64 = 64;
 
@@ -65,6 +66,30 @@ pub(crate) struct Refused {
     pub why: (String, i32),
     /// Whose values these are. An OID may get another object (a resync after a split), and a crash leave the record.
     pub of: Option<Identity>,
+    /// What the label should say.
+    pub label: Option<KeptLabel>,
+}
+
+/// What changes in a label; OID and generation never do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct KeptLabel {
+    nlink: u32,
+    mode: u32,
+    ctime: Timestamp,
+    last_lsn: u64,
+}
+
+impl KeptLabel {
+    pub fn new(label: &Label) -> KeptLabel {
+        let Label { oid: _, generation: _, nlink, mode, ctime, last_lsn } = *label;
+        KeptLabel { nlink, mode, ctime, last_lsn: last_lsn.0 }
+    }
+
+    /// The label that the tree should hold where it holds this one.
+    pub fn over(&self, label: Label) -> Label {
+        let KeptLabel { nlink, mode, ctime, last_lsn } = *self;
+        Label { nlink, mode, ctime, last_lsn: Lsn(last_lsn), ..label }
+    }
 }
 
 /// Tells two objects apart that have had the same OID.
@@ -83,9 +108,9 @@ impl Identity {
 impl Refused {
     /// Whether nothing is kept.
     pub fn is_empty(&self) -> bool {
-        let Refused { mode, owner, atime, mtime, xattrs, size, pieces, why: _, of: _ } = self;
+        let Refused { mode, owner, atime, mtime, xattrs, size, pieces, label, why: _, of: _ } = self;
         let attributes = mode.is_some() || owner.is_some() || atime.is_some() || mtime.is_some();
-        !attributes && xattrs.is_empty() && size.is_none() && pieces.is_empty()
+        !attributes && xattrs.is_empty() && size.is_none() && pieces.is_empty() && label.is_none()
     }
 
     /// What it takes, of memory and of the disk, to the nearest entry.
@@ -111,7 +136,7 @@ impl Refused {
     pub fn decode(bytes: &[u8]) -> Result<Refused, &'static str> {
         let (rest, missing) = match (bytes.strip_prefix(MAGIC), bytes.strip_prefix(MAGIC_1)) {
             (Some(rest), _) => (rest, &[][..]),
-            (None, Some(rest)) => (rest, NO_IDENTITY),
+            (None, Some(rest)) => (rest, MISSING_1),
             (None, None) => return Err("it does not begin as such a record does"),
         };
         let (sum, body) = rest.split_first_chunk().ok_or("it is cut short")?;
@@ -129,6 +154,9 @@ impl Refused {
         attributes.atime = self.atime.unwrap_or(attributes.atime);
         attributes.mtime = self.mtime.unwrap_or(attributes.mtime);
         attributes.size = self.size.unwrap_or(attributes.size);
+        if let Some(label) = self.label {
+            (attributes.nlink, attributes.ctime) = (label.nlink, label.ctime);
+        }
         let bytes = self.pieces.values().filter(|piece| matches!(piece, Piece::Bytes(_)));
         attributes.blocks_bytes += bytes.map(Piece::len_bytes).sum::<u64>().next_multiple_of(512);
     }
@@ -315,7 +343,7 @@ mod tests {
     fn a_record_of_the_version_before_is_read() {
         let refused = Refused { size: Some(9), why: ("truncate".into(), 27), ..Refused::default() };
         let body = postcard::to_stdvec(&refused).expect("encodes");
-        let body = body.strip_suffix(NO_IDENTITY).expect("it stands at the end");
+        let body = body.strip_suffix(MISSING_1).expect("they stand at the end");
         let before = [&MAGIC_1[..], &xxhash_rust::xxh3::xxh3_64(body).to_le_bytes(), body].concat();
         assert_eq!(Refused::decode(&before), Ok(refused));
     }

@@ -9,10 +9,11 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::refused::{Identity, Piece, Refused};
+use super::refused::{Identity, KeptLabel, Piece, Refused};
 use crate::attributes::Timestamp;
 use crate::base::{Label, TreeError};
 use crate::delta::Birth;
+use crate::name::Name;
 use crate::tree::{FileWrite, Fill, LocalAttributes, Parent, Place, Tree};
 
 /// A write takes it away.
@@ -290,6 +291,13 @@ impl<T: Tree> Tolerant<'_, T> {
         self.settle(oid, outcome, 0, taken, keep)
     }
 
+    /// What the object is called and where it stands is in its label already; this says the rest of it.
+    pub fn set_label(&self, oid: Oid, label: &Label) -> Done {
+        let outcome = self.0.set_label(oid, label);
+        let keep = |refused: &mut Refused| refused.label = Some(KeptLabel::new(label));
+        self.settle(oid, outcome, 0, |refused| refused.label = None, keep)
+    }
+
     /// Tries once more what was refused of an object, and leaves everything else of it as it is.
     pub fn try_again(&self, oid: Oid) -> Done {
         let Some(refused) = self.0.remainder().object(oid) else { return Ok(()) };
@@ -321,15 +329,15 @@ impl<T: Tree> Tolerant<'_, T> {
         if let Some(mode) = refused.mode {
             self.set_mode(oid, mode)?;
         }
+        if refused.label.is_some() {
+            self.set_label(oid, &before.label)?;
+        }
         self.set_times(oid, Some(before.atime), Some(before.mtime))
     }
 
-    /// Likewise the names that were refused in a directory: each, because where there is room for one depends on its hash.
-    pub fn try_names_again(&self, directory: Oid) -> Done {
-        if !self.0.remainder().has_names(directory) {
-            return Ok(());
-        }
-        for name in self.0.list(&Parent::Refused(directory))? {
+    /// Likewise names that were refused in a directory, whichever these are: where there is room for one depends on its hash.
+    pub fn try_names_again(&self, directory: Oid, names: Vec<Name>) -> Done {
+        for name in names {
             let kept = Place::new(Parent::Refused(directory), name.clone());
             if self.0.occupant(&kept)?.is_none_or(|occupant| occupant.label.is_none()) {
                 continue;
@@ -353,7 +361,9 @@ impl<T: Tree> Tolerant<'_, T> {
             Ok(found.and_then(|found| Some(Identity::new(found.kind, &found.label?))))
         })?;
         remainder.objects().into_iter().try_for_each(|oid| self.try_again(oid))?;
-        remainder.directories().into_iter().try_for_each(|oid| self.try_names_again(oid))?;
+        for directory in remainder.directories() {
+            self.try_names_again(directory, self.0.list(&Parent::Refused(directory))?)?;
+        }
         self.0.prune_refused()
     }
 }

@@ -101,7 +101,8 @@ pub(super) fn seal(site: &impl Site, objects: &[ObjectLabel]) -> Result<(), Resy
         if label.generation != object.generation {
             return Err(ResyncError::Contradiction(object.oid));
         }
-        Ok(site.set_label(object.oid, &crate::base::Label { last_lsn: object.last_lsn, ..label })?)
+        let label = crate::base::Label { last_lsn: object.last_lsn, ..label };
+        Ok(Tolerant(site).set_label(object.oid, &label)?)
     };
     pool::map(objects, work).map(drop)
 }

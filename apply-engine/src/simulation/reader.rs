@@ -74,7 +74,7 @@ impl SimDisk {
             (name.clone(), state.nodes.get(inode).and_then(|node| node.label).map(|label| label.oid))
         };
         let shown = |node: &Node| {
-            let label = node.label?;
+            let mut label = node.label?;
             let (mut content, target) = (node.content.clone(), node.target.clone());
             let mut xattrs = node.xattrs.clone();
             let mut entries: BTreeMap<Name, Option<Oid>> = node.children.iter().map(entry).collect();
@@ -99,6 +99,7 @@ impl SimDisk {
                         None => drop(xattrs.remove(name)),
                     }
                 }
+                label = refused.label.map_or(label, |kept| kept.over(label));
                 (mode, owner) = (refused.mode.unwrap_or(mode), refused.owner.unwrap_or(owner));
                 times = (refused.atime.unwrap_or(times.0), refused.mtime.unwrap_or(times.1));
             }

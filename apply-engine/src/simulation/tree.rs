@@ -96,7 +96,10 @@ impl<S: LogBytes> Tree for SimTree<S> {
         })
     }
     fn find(&self, oid: Oid) -> Result<Option<Occupant>, TreeError> {
-        self.read(oid, |state| Ok(state.find(oid).map(|inode| occupant(state, inode))))
+        let found = self.read(oid, |state| Ok(state.find(oid).map(|inode| occupant(state, inode))))?;
+        let whole =
+            |found: Occupant| Occupant { label: found.label.map(|label| self.whole_label(label)), ..found };
+        Ok(found.map(whole))
     }
     fn bind(&self, oid: Oid, at: &Place) -> Result<(), TreeError> {
         self.read(at, |state| {
@@ -189,7 +192,7 @@ impl<S: LogBytes> Tree for SimTree<S> {
                 gid: node.owner.1,
                 atime: node.atime,
                 mtime: node.mtime,
-                label: node.label.ok_or(Errno::IO)?,
+                label: self.whole_label(node.label.ok_or(Errno::IO)?),
             })
         })
     }
@@ -262,6 +265,7 @@ impl<S: LogBytes> Tree for SimTree<S> {
         self.on(oid, |inode| vec![Effect::Times { inode, atime, mtime }])
     }
     fn set_label(&self, oid: Oid, label: &Label) -> Result<(), TreeError> {
+        self.refuses("label", oid, &[])?;
         self.on(oid, |inode| vec![Effect::Label { inode, label: *label }])
     }
     fn log_bytes(&self, from: Lsn, len_bytes: usize) -> Result<Vec<u8>, TreeError> {
@@ -317,7 +321,7 @@ impl<S: LogBytes> Site for SimTree<S> {
     }
     fn renumber(&self, from: Oid, to: Oid) -> Result<(), TreeError> {
         let label = Tree::attributes(self, from)?.label;
-        self.set_label(from, &Label { oid: to, ..label })?;
+        self.on(from, |inode| vec![Effect::Label { inode, label: Label { oid: to, ..label } }])?;
         self.read(from, |state| {
             let inode = state.index.remove(&from).ok_or(Errno::NOENT)?;
             state.index.insert(to, inode);

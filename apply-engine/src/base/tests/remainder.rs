@@ -28,6 +28,44 @@ fn head(image: &Image) -> String {
     label.lines().next().unwrap_or_default().to_owned()
 }
 
+/// A file that nothing may be changed of, not even its label.
+#[test]
+fn a_file_that_was_made_immutable_does_not_stop_the_others() {
+    const NEXT: Oid = Oid(21);
+    let image = Image::with_size("ext4", 600 << 20);
+    let (base, log) = (volume(&image), MemoryLog::default());
+    let write = |oid| Operation::Write { oid, offset: 0, len_bytes: 3, size_after: 3, at: NOW };
+    let made = [create(FILE, b"file", NewKind::File), create(NEXT, b"next", NewKind::File)];
+    point(&base, &log, &made.map(|operation| (operation, &[][..])));
+    let chattr = |flag| {
+        let file = image.path().join("volume/file");
+        let done = std::process::Command::new("chattr").arg(flag).arg(file).status();
+        assert!(done.expect("chattr runs").success());
+    };
+    chattr("+i");
+    point(&base, &log, &[(write(FILE), b"one"), (write(NEXT), b"two")]);
+    assert_eq!(base.held(9).1, 1);
+    let read = |base: &Base, oid| {
+        let mut buf = [0; 3];
+        base.read_at(oid, 0, &mut buf).expect("reads");
+        buf
+    };
+    let seen = |base: &Base| BaseReader::attributes(base, FILE).expect("is there");
+    let before = seen(&base);
+    let labels = |base: &Base| crate::resync::labels(base, Oid(0), 9).expect("reads").0;
+    let labels_before = labels(&base);
+    let base = reopened(&image, base);
+    assert_eq!((read(&base, FILE), read(&base, NEXT)), (*b"one", *b"two"));
+    assert_eq!((seen(&base).size, seen(&base).ctime, seen(&base).mtime), (3, before.ctime, before.mtime));
+    assert_eq!(labels(&base), labels_before);
+    chattr("-i");
+    let base = reopened(&image, base);
+    base.sync().expect("syncs");
+    assert_eq!((base.held(9).1, read(&base, FILE), labels(&base)), (0, *b"one", labels_before));
+    let plain = std::fs::read(image.path().join("volume/file")).expect("reads");
+    assert_eq!(plain, b"one", "the filesystem has it all");
+}
+
 fn value(base: &Base, name: &[u8]) -> Option<Vec<u8>> {
     BaseReader::xattr(base, FILE, name).expect("reads")
 }
