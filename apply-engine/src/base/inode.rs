@@ -133,13 +133,23 @@ pub(crate) struct Inode {
     /// `path_fd` is good for contents too.
     is_open: bool,
     file: OnceLock<OwnedFd>,
+    /// What serves for reading while that cannot be had.
+    read_only: OnceLock<OwnedFd>,
 }
 
 impl Inode {
     /// Takes a descriptor whose label and `stat` have been read.
     pub(crate) fn new(path_fd: OwnedFd, stat: &Stat, oid: Oid) -> Result<Inode, Errno> {
         let kind = kind_of(stat)?;
-        Ok(Inode { path_fd, oid, number: stat.st_ino, kind, is_open: false, file: OnceLock::new() })
+        Ok(Inode {
+            path_fd,
+            oid,
+            number: stat.st_ino,
+            kind,
+            is_open: false,
+            file: OnceLock::new(),
+            read_only: OnceLock::new(),
+        })
     }
 
     /// Like [`Inode::new`] for a regular file that is open read-write.
@@ -174,24 +184,31 @@ impl Inode {
     /// A descriptor for contents: a regular file read-write (read-only where that is refused), a directory for
     /// reading.
     pub(crate) fn file(&self) -> Result<BorrowedFd<'_>, Errno> {
-        if self.is_open {
-            return Ok(self.fd());
+        match (self.writable(), self.kind) {
+            (Err(Errno::PERM | Errno::ROFS | Errno::ACCESS | Errno::TXTBSY), ObjectKind::File) => {
+                self.opened(&self.read_only, OFlags::RDONLY)
+            }
+            (other, _) => other,
         }
-        if let Some(file) = self.file.get() {
+    }
+
+    /// The same, and no less than read-write for a regular file. It is tried each time: what refuses it may end.
+    pub(crate) fn writable(&self) -> Result<BorrowedFd<'_>, Errno> {
+        match self.kind {
+            _ if self.is_open => Ok(self.fd()),
+            ObjectKind::Directory => self.opened(&self.file, OFlags::RDONLY | OFlags::DIRECTORY),
+            ObjectKind::File => self.opened(&self.file, OFlags::RDWR),
+            _ => Err(Errno::INVAL),
+        }
+    }
+
+    fn opened<'s>(&'s self, at: &'s OnceLock<OwnedFd>, flags: OFlags) -> Result<BorrowedFd<'s>, Errno> {
+        if let Some(file) = at.get() {
             return Ok(file.as_fd());
         }
         let common = OFlags::CLOEXEC | OFlags::NOATIME;
-        let path = proc_path(self.fd());
-        let open = |flags| rustix::fs::open(path.as_str(), flags | common, Mode::empty());
-        let opened = match self.kind {
-            ObjectKind::Directory => open(OFlags::RDONLY | OFlags::DIRECTORY)?,
-            ObjectKind::File => match open(OFlags::RDWR) {
-                Err(Errno::PERM | Errno::ROFS | Errno::ACCESS | Errno::TXTBSY) => open(OFlags::RDONLY)?,
-                other => other?,
-            },
-            _ => return Err(Errno::INVAL),
-        };
-        Ok(self.file.get_or_init(|| opened).as_fd())
+        let opened = rustix::fs::open(proc_path(self.fd()).as_str(), flags | common, Mode::empty())?;
+        Ok(at.get_or_init(|| opened).as_fd())
     }
 
     /// A descriptor of its own for reading the contents of a regular file.

@@ -258,11 +258,12 @@ impl<S: PayloadSource> Tree for BaseTree<'_, S> {
     }
 
     fn truncate(&self, oid: Oid, size: u64) -> Result<(), TreeError> {
-        self.on(oid, "truncate", |inode| rustix::fs::ftruncate(inode.file()?, size))
+        self.on(oid, "truncate", |inode| rustix::fs::ftruncate(inode.writable()?, size))
     }
 
     fn fill(&self, oid: Oid, offset: u64, len_bytes: u64, fill: Fill) -> Result<(), TreeError> {
-        let allocate = |inode: &Inode, flags| rustix::fs::fallocate(inode.file()?, flags, offset, len_bytes);
+        let allocate =
+            |inode: &Inode, flags| rustix::fs::fallocate(inode.writable()?, flags, offset, len_bytes);
         let keep = FallocateFlags::KEEP_SIZE;
         let punch = FallocateFlags::PUNCH_HOLE | keep;
         self.on(oid, "allocate, zero or punch", |inode| match fill {
@@ -282,7 +283,7 @@ impl<S: PayloadSource> Tree for BaseTree<'_, S> {
     }
 
     fn write(&self, oid: Oid, writes: &[FileWrite]) -> Result<(), TreeError> {
-        self.on(oid, "write", |inode| uring::write(self.log, inode.file()?, writes))
+        self.on(oid, "write", |inode| uring::write(self.log, inode.writable()?, writes))
     }
 
     fn xattr_names(&self, oid: Oid) -> Result<Vec<Vec<u8>>, TreeError> {
@@ -342,7 +343,7 @@ impl<S: PayloadSource> Tree for BaseTree<'_, S> {
 
     fn write_bytes(&self, oid: Oid, offset: u64, bytes: &[u8]) -> Result<(), TreeError> {
         self.on(oid, "write", |inode| {
-            let (file, mut done) = (inode.file()?, 0);
+            let (file, mut done) = (inode.writable()?, 0);
             while done < bytes.len() {
                 match rustix::io::pwrite(file, &bytes[done..], offset + done as u64) {
                     Ok(0) => return Err(Errno::IO),

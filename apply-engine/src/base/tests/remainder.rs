@@ -58,12 +58,20 @@ fn a_file_that_was_made_immutable_does_not_stop_the_others() {
     assert_eq!((read(&base, FILE), read(&base, NEXT)), (*b"one", *b"two"));
     assert_eq!((seen(&base).size, seen(&base).ctime, seen(&base).mtime), (3, before.ctime, before.mtime));
     assert_eq!(labels(&base), labels_before);
+    let plain = || std::fs::read(image.path().join("volume/file")).expect("reads");
+    assert_eq!(plain(), b"", "nothing of it is in the filesystem");
+    chattr("-i");
+    let last = Operation::Write { oid: FILE, offset: 3, len_bytes: 3, size_after: 6, at: NOW };
+    point(&base, &log, &[(last, b"two")]);
+    assert_eq!((base.held(9).1, plain()), (0, b"onetwo".to_vec()), "tried again when it changes");
+    chattr("+i");
+    let first = Operation::Write { oid: FILE, offset: 0, len_bytes: 3, size_after: 6, at: NOW };
+    point(&base, &log, &[(first, b"six")]);
+    assert_eq!((base.held(9).1, plain()), (1, b"onetwo".to_vec()));
     chattr("-i");
     let base = reopened(&image, base);
     base.sync().expect("syncs");
-    assert_eq!((base.held(9).1, read(&base, FILE), labels(&base)), (0, *b"one", labels_before));
-    let plain = std::fs::read(image.path().join("volume/file")).expect("reads");
-    assert_eq!(plain, b"one", "the filesystem has it all");
+    assert_eq!((base.held(9).1, plain()), (0, b"sixtwo".to_vec()), "and at each start");
 }
 
 fn value(base: &Base, name: &[u8]) -> Option<Vec<u8>> {
