@@ -21,6 +21,7 @@
 //! shown, never touched), a missing or corrupt index (rebuilt by a walk), I/O errors ([`TreeError`]).
 
 mod adopt;
+pub(crate) mod allocated;
 mod btrfs;
 mod cache;
 mod enclosure;

@@ -200,6 +200,23 @@ impl RangeSet {
         }
     }
 
+    /// The parts of a range that are in none, in order.
+    pub fn gaps_in(&self, range: Range<u64>) -> Vec<Range<u64>> {
+        let before = self.ends_by_start.range(..=range.start).next_back().map_or(0, |(_, &end)| end);
+        let mut at = before.max(range.start);
+        let mut gaps = Vec::new();
+        for (&start, &end) in self.ends_by_start.range(range.start..range.end.max(range.start)) {
+            if start > at {
+                gaps.push(at..start);
+            }
+            at = at.max(end);
+        }
+        if at < range.end {
+            gaps.push(at..range.end);
+        }
+        gaps
+    }
+
     /// Bytes in all ranges.
     pub fn total_bytes(&self) -> u64 {
         self.iter().map(|range| range.end - range.start).sum()

@@ -26,7 +26,7 @@ use crate::op::Operation;
 use ids::{Lsn, Oid};
 use parking_lot::RwLock;
 use std::io;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 /// One entry of a base directory.
@@ -73,6 +73,10 @@ pub trait BaseReader: Send + Sync {
     fn seek_data(&self, oid: Oid, offset: u64) -> io::Result<Option<u64>>;
     /// First byte at or past `offset` that is in a hole, the end of the file being one; `None` past the end.
     fn seek_hole(&self, oid: Oid, offset: u64) -> io::Result<Option<u64>>;
+    /// Have all bytes of a range blocks that a write goes to, so that it takes no room?
+    fn is_allocated(&self, _oid: Oid, _range: Range<u64>) -> io::Result<bool> {
+        Ok(false)
+    }
     /// Objects without a name that are kept because somebody had them open.
     fn orphans(&self) -> io::Result<Vec<Oid>>;
 }

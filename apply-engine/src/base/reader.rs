@@ -11,18 +11,22 @@ use rustix::io::Errno;
 use std::collections::HashSet;
 use std::io;
 use std::num::NonZeroU64;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use super::inode::{self, Inode, open_child, os};
 use super::label::{LABEL_BYTES, LABEL_XATTR, Label};
-use super::{Base, MetadataSpace, TreeError, btrfs, examine, is_reserved_in_root};
+use super::{Base, MetadataSpace, TreeError, allocated, btrfs, examine, is_reserved_in_root};
 use crate::attributes::{Attributes, ObjectKind, Timestamp};
 use crate::delta::Target;
 use crate::name::NameRef;
 use crate::remainder::refused::Refused;
 use crate::view::{BaseEntry, BaseReader};
+
+/// Room is scarce below this share of the filesystem, one in so many, or below so many bytes.
+const SCARCE_SHARE: u64 = 32;
+const SCARCE_BYTES: u64 = 64 << 20;
 
 /// Room in the filesystem that holds the base.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,10 +62,18 @@ impl Base {
         if let Some(disk) = self.simulation() {
             return disk.space();
         }
-        let vfs = rustix::fs::fstatvfs(self.root_fd())
-            .map_err(TreeError::at("get the free space of", self.path().display()))?;
+        let statvfs = || {
+            rustix::fs::fstatvfs(self.root_fd())
+                .map_err(TreeError::at("get the free space of", self.path().display()))
+        };
+        let mut vfs = statvfs()?;
         let kind = rustix::fs::fstatfs(self.root_fd())
             .map_err(TreeError::at("get the kind of filesystem of", self.path().display()))?;
+        let scarce = (vfs.f_blocks / SCARCE_SHARE).max(SCARCE_BYTES / vfs.f_frsize.max(1));
+        if kind.f_type as u64 == allocated::XFS && vfs.f_bavail < scarce {
+            allocated::give_back_what_was_not_asked_for(self.root_fd());
+            vfs = statvfs()?;
+        }
         let metadata = match kind.f_type as u64 {
             btrfs::MAGIC => Some(
                 btrfs::metadata_space(self.root_fd())
@@ -308,6 +320,16 @@ impl BaseReader for Base {
                 refused.seek_hole(self.tree_size(oid)?, offset, |at| self.seek(oid, SeekFrom::Hole(at)))
             }
         }
+    }
+
+    fn is_allocated(&self, oid: Oid, range: Range<u64>) -> io::Result<bool> {
+        if_simulated!(self, disk => BaseReader::is_allocated(disk, oid, range));
+        // What the tree does not hold would be tried again there, and takes room then.
+        if self.refused_content(oid).is_some() {
+            return Ok(false);
+        }
+        let allocates = self.limits().allocates;
+        self.on(oid, |inode| Ok(allocated::gaps(inode.file()?, range, allocates)?.is_empty()))
     }
 
     fn orphans(&self) -> io::Result<Vec<Oid>> {

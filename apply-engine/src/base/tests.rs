@@ -3,6 +3,7 @@
 //! These need root, loop devices, and the three `mkfs` programs; without them they fail and say what is missing.
 
 mod adoption;
+mod allocated;
 mod applying;
 mod opening;
 mod remainder;

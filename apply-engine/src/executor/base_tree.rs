@@ -3,11 +3,13 @@
 use ids::{Lsn, Oid};
 use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::uring::{self, PayloadSource};
 use crate::attributes::{ObjectKind, Timestamp};
+use crate::base::allocated;
 use crate::base::inode::{self, Inode, open_child};
 use crate::base::remainder::has_room;
 use crate::base::{Base, Label, TreeError, examine};
@@ -45,6 +47,17 @@ impl<'a, S> BaseTree<'a, S> {
         act: impl FnOnce(&Inode) -> Result<T, Errno>,
     ) -> Result<T, TreeError> {
         act(&*self.base.inode(oid)?).map_err(TreeError::at(doing, oid))
+    }
+
+    /// Reserves blocks where there are none.
+    fn allocate_gaps(&self, file: BorrowedFd<'_>, range: Range<u64>) -> Result<(), Errno> {
+        let gaps = allocated::gaps(file, range.clone(), self.base.limits().allocates)?;
+        if gaps.first() == Some(&range) {
+            return Err(Errno::NOSPC);
+        }
+        gaps.into_iter().try_for_each(|gap| {
+            rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, gap.start, gap.end - gap.start)
+        })
     }
 
     fn directory(&self, parent: &Parent) -> Result<Directory<'_>, TreeError> {
@@ -270,6 +283,8 @@ impl<S: PayloadSource> Tree for BaseTree<'_, S> {
             Fill::Hole => allocate(inode, punch),
             Fill::Allocate => match allocate(inode, keep) {
                 Err(Errno::OPNOTSUPP) => Ok(()),
+                // XFS asks for as much room again where the blocks are there already.
+                Err(Errno::NOSPC) => self.allocate_gaps(inode.file()?, offset..offset + len_bytes),
                 other => other,
             },
             Fill::Zero => match allocate(inode, FallocateFlags::ZERO_RANGE | keep) {

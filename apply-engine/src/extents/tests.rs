@@ -74,6 +74,14 @@ proptest! {
             shown[range.start as usize..range.end as usize].fill(true);
             last_end = Some(range.end);
         }
+        let (from, to) = (SPAN / 3, SPAN);
+        let mut in_gap = vec![false; bytes.len()];
+        for gap in set.gaps_in(from..to) {
+            prop_assert!(from <= gap.start && gap.end <= to && !gap.is_empty());
+            in_gap[gap.start as usize..gap.end as usize].fill(true);
+        }
+        let expected: Vec<bool> = (0..).zip(&bytes).map(|(at, b)| !b && (from..to).contains(&at)).collect();
+        prop_assert_eq!(in_gap, expected);
         prop_assert_eq!(set.total_bytes(), bytes.iter().filter(|b| **b).count() as u64);
         prop_assert_eq!(shown, bytes);
     }

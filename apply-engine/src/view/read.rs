@@ -4,7 +4,7 @@
 //! Invariant of a plan: its segments cover the asked range without gap or overlap, in order.
 
 use super::{Layers, ViewError};
-use crate::delta::{Delta, ObjectState};
+use crate::delta::{Delta, ObjectDelta, ObjectState};
 use crate::extents::Source;
 use ids::{Lsn, Oid};
 use std::ops::{ControlFlow, Range};
@@ -137,6 +137,39 @@ impl Layers {
         Ok(Some(found.unwrap_or(size)))
     }
 
+    /// Have all bytes of a range room already: blocks in the base, or a record that was admitted with its needs? Then
+    /// writing there needs none but what describes it.
+    ///
+    /// # Errors
+    /// When the file does not exist, or the base can not be read.
+    pub fn is_allocated(&self, oid: Oid, range: Range<u64>) -> Result<bool, ViewError> {
+        let mut open = vec![range];
+        open.retain(|range| !range.is_empty());
+        let found = self.walk(|delta| {
+            let Some(object) = delta.object(oid) else { return ControlFlow::Continue(()) };
+            if object.state == ObjectState::Dead {
+                return ControlFlow::Break(Err(ViewError::NoObject(oid)));
+            }
+            match without_allocated(object, &open) {
+                Some(rest) if rest.is_empty() => ControlFlow::Break(Ok(true)),
+                Some(rest) => {
+                    open = rest;
+                    ControlFlow::Continue(())
+                }
+                None => ControlFlow::Break(Ok(false)),
+            }
+        });
+        if let Some(answer) = found {
+            return answer;
+        }
+        for range in open {
+            if !self.base.is_allocated(oid, range).map_err(Layers::base_error(oid))? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     fn seek(
         &self,
         oid: Oid,
@@ -188,4 +221,21 @@ fn resolve(delta: &Delta, oid: Oid, range: Range<u64>, known: &mut Vec<Segment>)
     }
     gap(at..range.end, known);
     below
+}
+
+/// The parts of `ranges` whose room is decided below `object`; `None` when a part has none for certain.
+fn without_allocated(object: &ObjectDelta, ranges: &[Range<u64>]) -> Option<Vec<Range<u64>>> {
+    let mut below = Vec::new();
+    for gap in ranges.iter().flat_map(|range| object.allocated.gaps_in(range.clone())) {
+        let mut at = gap.start;
+        for extent in object.extents.within(gap.clone()) {
+            if extent.source == Source::Hole {
+                return None;
+            }
+            below.extend((at < extent.offset).then_some(at..extent.offset));
+            at = extent.end();
+        }
+        below.extend((at < gap.end).then_some(at..gap.end));
+    }
+    below.iter().all(|range| range.end <= object.base_valid_below).then_some(below)
 }
