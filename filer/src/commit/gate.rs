@@ -4,11 +4,11 @@
 //! admission waits a little, more as the log fills; when the room that is left would not hold what is already
 //! admitted, an admission waits for the next trim. Invariant 7: what is admitted is counted against the free
 //! space of both nodes in the same step, until a consistency point has put it on disk there, so that applying never
-//! meets ENOSPC. Both counts are upper bounds ([`Needs`]): an overwrite needs no new block, but may be told to wait
-//! for the consistency point that shows it.
+//! meets ENOSPC. Both counts are upper bounds ([`Needs`]): an overwrite needs no new block, and is counted as if it did.
+//! Only when there is no room for that it is found out, by whoever asks, and it is let in as what it is ([`Room`]).
 
 use super::bell::Bell;
-use super::{Admission, Ask, Needs, NotServing, Refused, SpaceBudget};
+use super::{Admission, Ask, Needs, NotServing, Refused, Room, SpaceBudget};
 use crate::runtime::{Condvar, Instant, Mutex, mark};
 use ids::Lsn;
 use std::collections::VecDeque;
@@ -95,7 +95,7 @@ pub(super) enum Hindrance {
     /// The log fills.
     SlowedDown { until: Instant },
     /// A consistency point has to show how much of the space is really used.
-    DiskFull { needs: Needs, measured_at: Lsn, until: Instant },
+    DiskFull { needs: Needs, room: Room, measured_at: Lsn, until: Instant },
 }
 
 impl Hindrance {
@@ -289,7 +289,10 @@ impl Gate {
             // Others come and go meanwhile; only a trim ends it early.
             return Ok(Step::Wait(Hindrance::SlowedDown { until: Instant::now() + delay }));
         }
-        if ask.grows && !state.budget().holds(needs) {
+        if ask.grows && !state.holds(ask.room, needs) {
+            if ask.room == Room::Perhaps {
+                return Err(Refused::NoSpace);
+            }
             // Much of what is pending may turn out to need nothing: let a consistency point show it.
             // Others may take that room again, so it takes as many as it takes, until nothing is logged any more.
             let now = Instant::now();
@@ -298,13 +301,14 @@ impl Gate {
                 Some((until, seen)) if now < until && seen < reserved => until,
                 Some(_) => return Err(Refused::NoSpace),
             };
-            if state.is_hopeless(needs) {
+            if state.is_hopeless(ask.room, needs) {
                 return Err(Refused::NoSpace);
             }
             progress.starving = Some((until, reserved));
             mark!("room on disk waited for");
             starved();
-            return Ok(Step::Wait(Hindrance::DiskFull { needs, measured_at: reserved, until }));
+            let room = ask.room;
+            return Ok(Step::Wait(Hindrance::DiskFull { needs, room, measured_at: reserved, until }));
         }
         state.admitted_bytes += log_bytes;
         state.open.add(needs);
@@ -332,8 +336,8 @@ impl Gate {
             Hindrance::SlowedDown { .. } => {
                 !state.paused && !self.delay(state.used_bytes(reserved)).is_zero()
             }
-            Hindrance::DiskFull { needs, measured_at, .. } => {
-                !state.budget().holds(needs) && state.both_applied() < measured_at
+            Hindrance::DiskFull { needs, room, measured_at, .. } => {
+                !state.holds(room, needs) && state.both_applied() < measured_at
             }
         }
     }
@@ -436,6 +440,11 @@ impl Gate {
         self.tell();
     }
 
+    /// Is there a partner that has to store what is admitted?
+    pub fn has_peer(&self) -> bool {
+        self.state.lock().peer.is_some()
+    }
+
     /// What can still be stored on both nodes.
     pub fn space(&self) -> SpaceBudget {
         self.state.lock().budget()
@@ -458,8 +467,8 @@ impl State {
 
     /// Would it not fit either if all that is logged came to nothing? What the partner has still to apply is counted in
     /// what it tells, as much as it may need.
-    fn is_hopeless(&self, needs: Needs) -> bool {
-        let too_small = |space: &SpaceBudget| !space.without_margin().holds(needs);
+    fn is_hopeless(&self, room: Room, needs: Needs) -> bool {
+        let too_small = |space: &SpaceBudget| !space.for_room(room).holds(needs);
         too_small(&self.local)
             || self
                 .peer
@@ -482,6 +491,10 @@ impl State {
             Some(peer) => self.local.smaller(peer),
             None => self.local,
         }
+    }
+
+    fn holds(&self, room: Room, needs: Needs) -> bool {
+        self.measured().after(self.pending).for_room(room).holds(needs)
     }
 
     fn budget(&self) -> SpaceBudget {

@@ -93,6 +93,31 @@ fn what_was_admitted_and_not_logged_needs_no_disk_after_all() {
 }
 
 #[test]
+fn what_has_room_already_takes_half_of_the_margin_and_no_more() {
+    let gate = open_gate(1 << 30);
+    gate.set_local_space(Lsn(0), budget(DISK_MARGIN_BYTES));
+    gate.set_peer_space(peer(Lsn(0), budget(1 << 40)));
+    let asked = std::cell::Cell::new(false);
+    let admit = |room, payload| {
+        let ask = Ask { content: true, room, ..Ask::growing(payload) };
+        gate.admit(ask, || Lsn(0), || asked.set(true)).map(drop)
+    };
+    // Nobody waits to hear that there is no room for it as something new.
+    assert_eq!(admit(Room::Perhaps, 1 << 20), Err(Refused::NoSpace));
+    assert!(!asked.get());
+    let taken = (0..10_000).take_while(|_| admit(Room::There, 1 << 20).is_ok()).count() as u64;
+    assert_eq!(taken, DISK_MARGIN_BYTES / 2 / 4096, "a block for each, whatever it brings");
+    assert_eq!(gate.space().free_bytes, 0);
+    gate.sealed(Lsn(64));
+    gate.set_local_space(Lsn(64), budget(DISK_MARGIN_BYTES));
+    assert_eq!(admit(Room::There, 1 << 20), Err(Refused::NoSpace), "the partner has not applied it");
+    gate.set_peer_space(peer(Lsn(64), budget(DISK_MARGIN_BYTES)));
+    assert_eq!(admit(Room::There, 1 << 20), Ok(()));
+    gate.set_peer_space(peer(Lsn(64), budget(DISK_MARGIN_BYTES / 2)));
+    assert_eq!(admit(Room::There, 1 << 20), Err(Refused::NoSpace), "the other half is for what gives room");
+}
+
+#[test]
 fn what_is_pending_is_the_sum_of_its_parts_whatever_happens() {
     let gate = open_gate(1 << 30);
     gate.set_peer_space(peer(Lsn(0), budget(1 << 40)));

@@ -21,7 +21,8 @@ pub use patience::{Answer, Attempt, Client, Denied, Parked, Turn, attempt, finis
 pub use queue::{MAX_PARKED, MAX_PARKED_BYTES};
 
 use apply_engine::{BaseSpace, MetadataSpace};
-use ids::Lsn;
+use ids::{Lsn, Oid};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,6 +58,18 @@ pub enum Refused {
     NoSpace,
 }
 
+/// Where what an operation writes has its place on disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Room {
+    /// Somewhere new.
+    #[default]
+    New,
+    /// Perhaps where there is room already: whoever asks wants to hear at once that there is none for it elsewhere.
+    Perhaps,
+    /// Where there is room already: content needs none, and what describes it may take some of the margin.
+    There,
+}
+
 /// What an operation asks of the log and of both disks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ask {
@@ -71,6 +84,8 @@ pub struct Ask {
     /// It may be refused for want of space. What removes or only describes is let in on a full disk too: the margin
     /// is for that.
     pub grows: bool,
+    /// Where it goes, if it grows.
+    pub room: Room,
 }
 
 impl Ask {
@@ -82,6 +97,7 @@ impl Ask {
             inodes: 0,
             content: false,
             grows: false,
+            room: Room::New,
         }
     }
 
@@ -207,6 +223,11 @@ pub trait Journal: Send + Sync {
     }
     /// What both nodes can still store.
     fn space(&self) -> SpaceBudget;
+    /// Has the partner, if there is one, blocks for a range of a file, so that writing there takes no room? Asks it, for
+    /// a bounded time.
+    fn partner_has_room(&self, _oid: Oid, _range: Range<u64>) -> bool {
+        true
+    }
     /// Gives `answer` when everything before `lsn` is committed, or cannot be any more. A journal that heeds no
     /// [`attempt`] waits here.
     fn when_committed(&self, lsn: Lsn, client: Client, answer: Answer) {

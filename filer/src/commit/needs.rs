@@ -6,7 +6,7 @@
 //! blocks, symbolic links and directories grow; btrfs puts what is short, and all names, into leaves that may be half
 //! empty (`BTRFS_MAX_INLINE_DATA_SIZE`, max_inline 2048), and 32 bytes of checksums beside each 4096 at most.
 
-use super::{Ask, SpaceBudget};
+use super::{Ask, Room, SpaceBudget};
 use apply_engine::DeltaStats;
 
 const BLOCK_BYTES: u64 = 4096;
@@ -38,6 +38,11 @@ pub struct Needs {
 impl Needs {
     /// Of one operation.
     pub fn of(ask: &Ask) -> Needs {
+        if ask.content && ask.room == Room::There {
+            // The extent trees grow: what was reserved as one piece becomes several.
+            let disk_bytes = DISK_BYTES_PER_RECORD;
+            return Needs { disk_bytes, metadata_bytes: METADATA_BYTES_PER_RECORD, inodes: 0 };
+        }
         let allocate_bytes = ask.allocate_bytes.saturating_add(BLOCK_BYTES - 1) / BLOCK_BYTES * BLOCK_BYTES;
         let content_bytes = ask.payload_bytes.saturating_add(allocate_bytes);
         Needs {
@@ -105,6 +110,20 @@ impl SpaceBudget {
             metadata_bytes: if self.metadata.is_some() { METADATA_MARGIN_BYTES } else { 0 },
             inodes: MARGIN_INODES,
         })
+    }
+
+    /// What an operation may use of it.
+    #[must_use]
+    pub fn for_room(self, room: Room) -> SpaceBudget {
+        match room {
+            Room::New | Room::Perhaps => self.without_margin(),
+            // The other half stays for what only removes or describes.
+            Room::There => self.after(Needs {
+                disk_bytes: DISK_MARGIN_BYTES / 2,
+                metadata_bytes: if self.metadata.is_some() { METADATA_MARGIN_BYTES / 2 } else { 0 },
+                inodes: MARGIN_INODES / 2,
+            }),
+        }
     }
 
     /// Is there room for all that?

@@ -27,9 +27,10 @@ use super::{
 };
 use crate::metrics::VolumeMetrics;
 use crate::runtime::{self, Instant, Mutex, Uptime, mark, planted};
-use ids::{AckRule, CursorError, Cursors, LogPoint, Lsn};
+use ids::{AckRule, CursorError, Cursors, LogPoint, Lsn, Oid};
 use nvlog::{Log, Trimmed};
 use rdma_transport::{LinkError, MirrorSender};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -49,6 +50,10 @@ pub trait CommitEvents: Send + Sync {
     fn log_failed(&self, error: String);
     /// Space runs out: a consistency point would help.
     fn want_consistency_point(&self);
+    /// Has the partner blocks for a range of a file, after what was `committed`? False also when it does not answer.
+    fn partner_has_room(&self, _committed: Lsn, _oid: Oid, _range: Range<u64>) -> bool {
+        false
+    }
 }
 
 struct Mirror {
@@ -407,6 +412,10 @@ impl Journal for CommitPath {
 
     fn space(&self) -> SpaceBudget {
         self.gate.space()
+    }
+
+    fn partner_has_room(&self, oid: Oid, range: Range<u64>) -> bool {
+        !self.gate.has_peer() || self.events.partner_has_room(self.committed(), oid, range)
     }
 
     fn when_committed(&self, lsn: Lsn, client: Client, answer: Answer) {

@@ -206,6 +206,7 @@ impl Executor {
                 self.close_peer();
                 let peer = Peer::new(id, *link, Landing::of(&self.shared));
                 self.shared.verify.set_peer(Some((id, peer.control())));
+                self.shared.room.set_peer(Some(peer.control()));
                 self.peer = Some(peer);
                 let log = self.shared.log_summary();
                 self.apply(Event::LinkUp { link: LinkId(id), log });
@@ -279,6 +280,7 @@ impl Executor {
     fn close_peer(&mut self) {
         self.resync.link_ended();
         self.shared.verify.set_peer(None);
+        self.shared.room.set_peer(None);
         let Some(peer) = self.peer.take() else { return };
         if let Err(error) = peer.close(&self.shared.path) {
             let remedy = "end the partner's process, then restart this node";

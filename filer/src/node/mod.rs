@@ -23,6 +23,7 @@ mod rdma;
 mod receiver;
 mod report;
 mod resync;
+mod room;
 mod shared;
 #[cfg(feature = "simulation")]
 pub mod simulation;

@@ -5,9 +5,10 @@ use super::event::NodeEvent;
 use super::follower::Follower;
 use super::rdma::Rdma;
 use super::resync::state::ResyncState;
+use super::room::RoomState;
 use super::split::talk::SplitState;
 use super::verify::VerifyState;
-use crate::commit::{Ask, CommitPath, Gate, Journal, Needs, SpaceBudget};
+use crate::commit::{Ask, CommitPath, Gate, Journal, Needs, Room, SpaceBudget};
 use crate::config::VolumeConfig;
 use crate::fuse::KernelCache;
 use crate::hooks::RoleHooks;
@@ -35,7 +36,7 @@ pub(super) const MAX_REASON_CHARS: usize = 1000;
 
 /// Less room than for this is scarce.
 pub(super) const SCARCE: Ask =
-    Ask { payload_bytes: 1 << 20, allocate_bytes: 0, inodes: 1, content: true, grows: true };
+    Ask { payload_bytes: 1 << 20, allocate_bytes: 0, inodes: 1, content: true, grows: true, room: Room::New };
 
 /// One volume on this node.
 pub(super) struct Shared {
@@ -57,6 +58,7 @@ pub(super) struct Shared {
     pub resync: ResyncState,
     pub split: SplitState,
     pub verify: VerifyState,
+    pub room: Arc<RoomState>,
     pub started: Uptime,
     pub stopping: AtomicBool,
     /// The volume while this node serves it.

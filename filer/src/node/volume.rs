@@ -8,6 +8,7 @@ use super::front::Front;
 use super::link::{self, Source};
 use super::open::Opened;
 use super::resync::state::ResyncState;
+use super::room::RoomState;
 use super::shared::{Shared, fresh_layers};
 use super::split::talk::SplitState;
 use super::verify::{self, VerifyState};
@@ -22,11 +23,12 @@ use crate::runtime::{self, Instant, JoinHandle, Mutex, Uptime, mark};
 use crate::stack::DeltaStack;
 use crate::status::{ConsistencyPointStatus, VolumeStatus};
 use crate::witness::Asker;
-use ids::{Cursors, LogPoint};
+use ids::{Cursors, LogPoint, Lsn, Oid};
 use nvlog::SuperblockHealth;
 use pair::{MonoMs, Operator, Pair, PairStatus, RoleName};
 use rdma_transport::tls::LinkKeys;
 use rdma_transport::{Counters, LinkError, LinkParams};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -58,7 +60,7 @@ struct Order<'a> {
     before: u64,
 }
 
-struct ToExecutor(Sender<NodeEvent>, Arc<ApplierState>);
+struct ToExecutor(Sender<NodeEvent>, Arc<ApplierState>, Arc<RoomState>);
 
 impl CommitEvents for ToExecutor {
     fn mirror_lost(&self, link: u64, error: LinkError) {
@@ -69,6 +71,9 @@ impl CommitEvents for ToExecutor {
     }
     fn want_consistency_point(&self) {
         self.1.request();
+    }
+    fn partner_has_room(&self, committed: Lsn, oid: Oid, range: Range<u64>) -> bool {
+        self.2.ask(committed, oid, range)
     }
 }
 
@@ -96,7 +101,8 @@ impl VolumeNode {
             persistence: config.persistence().to_string(),
         });
         let applier = Arc::new(ApplierState::new(end.lsn > tail.lsn));
-        let to_executor = Box::new(ToExecutor(events.clone(), applier.clone()));
+        let room = Arc::new(RoomState::default());
+        let to_executor = Box::new(ToExecutor(events.clone(), applier.clone(), room.clone()));
         let path = CommitPath::new(log.clone(), cursors, gate.clone(), metrics.clone(), to_executor, started);
         let (verify, to_verify) = VerifyState::new();
         let stack = Arc::new(DeltaStack::new(fresh_layers(&base, &log, tail.lsn)));
@@ -119,6 +125,7 @@ impl VolumeNode {
             called_off: Mutex::default(),
             split: SplitState::default(),
             verify,
+            room,
             started,
             stopping: AtomicBool::new(false),
             volume: Mutex::new(None),

@@ -97,12 +97,27 @@ impl Volume {
         if !possible {
             return Err(Errno::EOPNOTSUPP);
         }
-        let ask = match mode {
-            AllocateMode::PunchHole => Ask::keeping(PAYLOAD_BYTES),
-            _ => Ask { allocate_bytes: len_bytes, ..Ask::growing(PAYLOAD_BYTES) },
-        };
         self.warm(oid)?;
-        self.transact(ask, |transaction| transaction.allocate(who, oid, mode, offset..end))
+        let range = offset..end;
+        let ask = Ask { allocate_bytes: len_bytes, content: true, ..Ask::growing(PAYLOAD_BYTES) };
+        match mode {
+            AllocateMode::PunchHole => self.transact(Ask::keeping(PAYLOAD_BYTES), |transaction| {
+                transaction.allocate(who, oid, mode, range.clone())
+            }),
+            // Zeros are put in the place of what stands there, which not every filesystem does without room.
+            AllocateMode::Zero { .. } => {
+                self.transact(ask, |transaction| transaction.allocate(who, oid, mode, range.clone()))
+            }
+            AllocateMode::Reserve { .. } => {
+                let may = || self.has_room(oid, range.clone());
+                self.transact_in_place(ask, None, may, |transaction, in_place| {
+                    if in_place && !transaction.layers().is_allocated(oid, range.clone())? {
+                        return Ok(None);
+                    }
+                    transaction.allocate(who, oid, mode, range.clone()).map(Some)
+                })
+            }
+        }
     }
 
     /// copy_file_range(2): how many bytes were copied, fewer than asked for at the end of the source and for

@@ -17,9 +17,9 @@ use super::errno::{Errno, Result};
 use apply_engine::view::{BaseEntry, BaseReader};
 use apply_engine::{Attributes, Layers, NameRef, Target, ViewError};
 use ids::{Lsn, Oid};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -30,13 +30,15 @@ pub(super) const MAX_ROUNDS: usize = 256;
 /// Directories nest no deeper than a path can be long; a walk up that takes longer found a cycle.
 const MAX_DEPTH: usize = 1 << 16;
 
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) enum Question {
     Lookup(Oid, Box<[u8]>),
     Attributes(Oid),
     Xattr(Oid, Box<[u8]>),
     XattrNames(Oid),
     Parent(Oid),
+    /// Has the file blocks for these bytes?
+    Allocated(Oid, Range<u64>),
     /// Is the directory empty, in all layers?
     Empty(Oid),
     /// All directories above this one, and itself.
@@ -50,6 +52,7 @@ pub(super) enum Answer {
     Xattr(Option<Vec<u8>>),
     XattrNames(Vec<Vec<u8>>),
     Parent(Oid),
+    Allocated(bool),
     /// At this version of the directory.
     Empty(bool, Lsn),
     /// After so many moves.
@@ -83,7 +86,7 @@ impl Volume {
     /// Asks anew all that was asked, and what was missing.
     pub(super) fn ask_again(&self, before: &Asked) -> Result<Arc<Asked>> {
         let asked = self.asking();
-        let questions: BTreeSet<Question> = {
+        let questions: HashSet<Question> = {
             let known = before.known.lock();
             known.answers.keys().chain(&known.missing).cloned().collect()
         };
@@ -186,6 +189,9 @@ impl Asked {
             Question::Xattr(oid, name) => self.base.xattr(*oid, name).map(Answer::Xattr),
             Question::XattrNames(oid) => self.base.xattr_names(*oid).map(Answer::XattrNames),
             Question::Parent(oid) => self.base.parent(*oid).map(Answer::Parent),
+            Question::Allocated(oid, range) => {
+                self.base.is_allocated(*oid, range.clone()).map(Answer::Allocated)
+            }
             Question::Empty(_) | Question::Above(_) => Ok(Answer::Gone),
         };
         let answer = match asked {
@@ -244,6 +250,13 @@ impl BaseReader for Asked {
     fn xattr_names(&self, oid: Oid) -> io::Result<Vec<Vec<u8>>> {
         match self.answer(Question::XattrNames(oid))? {
             Answer::XattrNames(names) => Ok(names),
+            _ => not_asked(),
+        }
+    }
+
+    fn is_allocated(&self, oid: Oid, range: Range<u64>) -> io::Result<bool> {
+        match self.answer(Question::Allocated(oid, range))? {
+            Answer::Allocated(is) => Ok(is),
             _ => not_asked(),
         }
     }

@@ -14,6 +14,7 @@ use apply_engine::op::codec::WRITE_HEAD_BYTES;
 use apply_engine::view::SegmentSource;
 use apply_engine::{ObjectKind, Operation, ViewError};
 use ids::Oid;
+use std::ops::Range;
 
 /// Payload of records that may precede a write: set-id bits and capabilities that go.
 const PRIVILEGE_PAYLOAD_BYTES: usize = 256;
@@ -199,7 +200,14 @@ impl Volume {
         let max_file_bytes = self.limits.max_file_bytes;
         let payload_bytes = PRIVILEGE_PAYLOAD_BYTES + WRITE_HEAD_BYTES + data.len();
         let ask = Ask { content: true, ..Ask::growing(payload_bytes) };
-        self.transact(ask, |transaction| {
+        let may = || {
+            let start = match at {
+                WriteAt::Offset(offset) => offset,
+                WriteAt::End => self.known(oid)?.attributes.size,
+            };
+            self.has_room(oid, start..start.saturating_add(data.len() as u64))
+        };
+        self.transact_in_place(ask, None, may, |transaction, in_place| {
             let inode = transaction.inode(oid)?;
             let before = inode.attributes;
             let plain = inode.capability == Some(false) && !super::attributes::has_set_ids(before.mode);
@@ -212,11 +220,21 @@ impl Volume {
                 return Err(Errno::EFBIG);
             }
             let len = (data.len() as u64).min(max_file_bytes - offset);
+            if in_place && !transaction.layers().is_allocated(oid, offset..offset + len)? {
+                return Ok(None);
+            }
             if !plain {
                 transaction.drop_privileges(oid, stranger)?;
             }
-            transaction.write(oid, offset, &data[..len as usize])
+            transaction.write(oid, offset, &data[..len as usize]).map(Some)
         })
+    }
+
+    /// Have both nodes blocks for a range of a file, so that writing there takes no room? The partner's answer stays
+    /// right: what takes those away is a record, which the Deltas here tell of, or this base does.
+    pub(super) fn has_room(&self, oid: Oid, range: Range<u64>) -> Result<bool> {
+        let here = self.stack.snapshot().is_allocated(oid, range.clone())?;
+        Ok(here && self.journal.partner_has_room(oid, range))
     }
 
     /// Makes an answered write durable: it is already, for nothing is answered earlier.

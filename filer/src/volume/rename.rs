@@ -90,7 +90,22 @@ impl Volume {
         drop(merged);
         let inodes = u64::from(mode.leaves_whiteout());
         let ask = Ask { inodes, ..Ask::growing(2 * NAMESPACE_PAYLOAD_BYTES) };
-        self.transact_asked(ask, Some(asked), |transaction| transaction.rename(who, from, to, mode))
+        let act = |transaction: &mut Transaction<'_>| transaction.rename(who, from, to, mode);
+        if mode.leaves_whiteout() {
+            return self.transact_asked(ask, Some(asked), act);
+        }
+        // A name that stands there already needs no place in its directory.
+        self.transact_in_place(
+            ask,
+            Some(asked),
+            || Ok(true),
+            |transaction, in_place| {
+                if in_place && transaction.lookup(to.parent, to.name)?.is_none() {
+                    return Ok(None);
+                }
+                act(transaction).map(Some)
+            },
+        )
     }
 }
 

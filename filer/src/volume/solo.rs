@@ -5,7 +5,7 @@
 //! memory, so whatever was not applied when the process died is gone.
 
 use super::Volume;
-use crate::commit::{Admission, Ask, Journal, Needs, NotServing, Refused, SpaceBudget};
+use crate::commit::{Admission, Ask, Journal, Needs, NotServing, Refused, Room, SpaceBudget};
 use crate::runtime::{self, Instant, JoinHandle, Mutex};
 use crate::stack::DeltaStack;
 use apply_engine::delta::Vanished;
@@ -40,6 +40,14 @@ impl SoloJournal {
         let space = Mutex::new((Instant::now(), measured(&base)));
         SoloJournal { log, base, committed, sealing: Mutex::new(()), space }
     }
+
+    fn measured(&self) -> SpaceBudget {
+        let mut space = self.space.lock();
+        if space.0.elapsed() > SPACE_AGE {
+            *space = (Instant::now(), measured(&self.base));
+        }
+        space.1
+    }
 }
 
 fn measured(base: &Base) -> SpaceBudget {
@@ -48,7 +56,12 @@ fn measured(base: &Base) -> SpaceBudget {
 
 impl Journal for SoloJournal {
     fn admit(&self, ask: Ask) -> Result<Admission, Refused> {
-        if ask.grows && !self.space().without_margin().holds(Needs::of(&ask)) {
+        let space = match ask.room {
+            // What the log holds of these needs no room either, and is most of it.
+            Room::There => self.measured(),
+            Room::New | Room::Perhaps => self.space(),
+        };
+        if ask.grows && !space.for_room(ask.room).holds(Needs::of(&ask)) {
             return Err(Refused::NoSpace);
         }
         // A quarter of the ring is for what other threads were admitted to at the same moment.
@@ -93,12 +106,9 @@ impl Journal for SoloJournal {
     }
 
     fn space(&self) -> SpaceBudget {
-        let mut space = self.space.lock();
-        if space.0.elapsed() > SPACE_AGE {
-            *space = (Instant::now(), measured(&self.base));
-        }
         let logged = self.log.reserved().since(self.log.tail().lsn);
-        SpaceBudget { free_bytes: space.1.free_bytes.saturating_sub(logged), ..space.1 }
+        let space = self.measured();
+        SpaceBudget { free_bytes: space.free_bytes.saturating_sub(logged), ..space }
     }
 }
 

@@ -5,6 +5,7 @@ mod contents;
 mod differential;
 mod directories;
 mod disks;
+mod full;
 mod gates;
 mod names;
 mod ownership;

@@ -13,7 +13,7 @@ use super::errno::{Errno, Result};
 use super::principal::Principal;
 use super::state::{Inode, State};
 use super::{Volume, acl};
-use crate::commit::Ask;
+use crate::commit::{Ask, Room};
 use crate::runtime::RwLockWriteGuard;
 use crate::stack::Writer;
 use apply_engine::{Attributes, Layers, NameRef, Operation, RecordPosition, Target, Timestamp};
@@ -83,6 +83,34 @@ impl Volume {
         outcome
     }
 
+    /// A change that may find room where it goes, for when there is none elsewhere ([`Room`]). `may` tells so without a
+    /// lock; it is asked only then. `act` is told whether it has to go where there is room, and gives `None` when there is
+    /// none after all, before it records anything.
+    pub(super) fn transact_in_place<'a, T>(
+        &'a self,
+        ask: Ask,
+        asked: Option<Arc<Asked>>,
+        may: impl FnOnce() -> Result<bool>,
+        act: impl Fn(&mut Transaction<'a>, bool) -> Result<Option<T>>,
+    ) -> Result<T> {
+        let run = |room, asked| {
+            self.transact_asked(Ask { room, ..ask }, asked, |transaction| {
+                act(transaction, room == Room::There)
+            })
+        };
+        let mut outcome = run(Room::Perhaps, asked.clone());
+        if outcome.as_ref().is_err_and(|error| *error == Errno::ENOSPC) {
+            outcome = match may()? {
+                true => run(Room::There, asked.clone()),
+                false => Ok(None),
+            };
+        }
+        match outcome? {
+            Some(done) => Ok(done),
+            None => run(Room::New, asked)?.ok_or(Errno::ENOSPC),
+        }
+    }
+
     /// Like [`Volume::transact`] without the wait: for changes that nobody waits for.
     pub(super) fn transact_uncommitted<'a, T>(
         &'a self,
@@ -133,6 +161,11 @@ impl Volume {
             }
             tracing::error!("a change asked the base after its first record");
             outcome = Err(Errno::EIO);
+        }
+        if first.is_none() {
+            admission.cancel();
+            HEADS.set(heads);
+            return Ok(Tried::Done(outcome, end));
         }
         for record in first.into_iter().chain(more) {
             record.slot.publish(&[&heads[record.head], record.data]);

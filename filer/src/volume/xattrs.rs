@@ -138,27 +138,38 @@ impl Volume {
         let payload_bytes = PAYLOAD_BYTES + name.len() + value.len();
         let asked = self.asking();
         self.ask_xattrs(&asked.under(&self.stack.snapshot()), oid, name)?;
-        self.transact_asked(Ask::growing(payload_bytes), Some(asked), |transaction| {
-            let present = transaction.layers().xattr(oid, name)?.is_some();
-            match mode {
-                XattrMode::Create if present => return Err(Errno::EEXIST),
-                XattrMode::Replace if !present => return Err(Errno::ENODATA),
-                _ => {}
-            }
-            if is_acl(name) {
-                return transaction.set_acl(who, oid, name, Acl::parse(value)?);
-            }
-            transaction.require_xattr_room(oid, name, value.len())?;
-            let at = transaction.at;
-            let end = transaction.record(&Operation::SetXattr { oid, name, value, mode: None, at }, &[])?;
-            transaction.update(oid, end, |inode| {
-                inode.attributes.ctime = at;
-                if name == CAPABILITY {
-                    inode.capability = Some(true);
+        let ask = Ask::growing(payload_bytes);
+        self.transact_in_place(
+            ask,
+            Some(asked),
+            || Ok(true),
+            |transaction, in_place| {
+                let now = transaction.layers().xattr(oid, name)?;
+                if in_place && now.as_ref().is_none_or(|now| now.len() < value.len()) {
+                    return Ok(None);
                 }
-            });
-            Ok(())
-        })
+                let present = now.is_some();
+                match mode {
+                    XattrMode::Create if present => return Err(Errno::EEXIST),
+                    XattrMode::Replace if !present => return Err(Errno::ENODATA),
+                    _ => {}
+                }
+                if is_acl(name) {
+                    return transaction.set_acl(who, oid, name, Acl::parse(value)?).map(Some);
+                }
+                transaction.require_xattr_room(oid, name, value.len())?;
+                let at = transaction.at;
+                let end =
+                    transaction.record(&Operation::SetXattr { oid, name, value, mode: None, at }, &[])?;
+                transaction.update(oid, end, |inode| {
+                    inode.attributes.ctime = at;
+                    if name == CAPABILITY {
+                        inode.capability = Some(true);
+                    }
+                });
+                Ok(Some(()))
+            },
+        )
     }
 
     /// Removes an xattr.

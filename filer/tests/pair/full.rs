@@ -192,3 +192,102 @@ fn a_new_primary_counts_what_is_not_applied_yet() {
     pair.wait_mirrored();
     pair.check_trees_equal();
 }
+
+/// A pair of full disks: a file of 24 MiB that is reserved and not written, and one of 8 MiB that is written.
+fn full_of_promises(filesystem: &'static str, mib: u64) -> Cluster {
+    let pair = pair_of(filesystem, [Some(mib), Some(mib)]);
+    let mount = pair.mount(Side::A);
+    let reserved = File::create(mount.join("reserved")).unwrap();
+    rustix::fs::fallocate(&reserved, rustix::fs::FallocateFlags::empty(), 0, 24 << 20).unwrap();
+    fs::write(mount.join("written"), vec![1; 8 << 20]).unwrap();
+    apply_all(&pair);
+    // Much of it at once, and enough for XFS to keep some behind a file that grows.
+    let set_aside = File::create(mount.join("set-aside")).unwrap();
+    let (flags, len) = (rustix::fs::FallocateFlags::empty(), 4 << 20);
+    let reserve = |number| rustix::fs::fallocate(&set_aside, flags, number * len, len);
+    let _is_full = (0..20).try_for_each(reserve);
+    until_full("one file by large pieces", one_file(mount.join("big"), 1 << 20));
+    until_full("one file by blocks", one_file(mount.join("big"), 4096));
+    apply_all(&pair);
+    pair
+}
+
+fn open(path: &Path) -> File {
+    File::options().read(true).write(true).open(path).unwrap()
+}
+
+/// Writes pieces in place; what the first one that is refused says.
+fn overwrite(path: &Path, range: std::ops::Range<u64>, byte: u8) -> io::Result<()> {
+    let path = path.to_owned();
+    within(FILL_LIMIT, "overwriting", move || {
+        let file = open(&path);
+        for at in range.step_by(64 << 10) {
+            std::os::unix::fs::FileExt::write_all_at(&file, &vec![byte; 64 << 10], at)?;
+        }
+        file.sync_all()
+    })
+}
+
+fn what_was_promised_can_be_written(filesystem: &'static str, mib: u64) {
+    let mut pair = full_of_promises(filesystem, mib);
+    let mount = pair.mount(Side::A);
+    let (reserved, written) = (mount.join("reserved"), mount.join("written"));
+    overwrite(&reserved, 0..24 << 20, 2).unwrap();
+    overwrite(&written, 0..8 << 20, 3).unwrap();
+    let to = format!("of={}", written.display());
+    run("dd", &["if=/dev/zero", &to, "bs=64k", "count=32", "oflag=direct", "conv=notrunc", "status=none"]);
+    // posix_fallocate of what is there, and its write-back from a mapping's pages.
+    let file = open(&reserved);
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 24 << 20).unwrap();
+    run("python3", &["-c", STORE, &reserved.display().to_string()]);
+    // Nothing else has room, neither what was given up nor what is new.
+    file.set_len(20 << 20).unwrap();
+    file.set_len(24 << 20).unwrap();
+    let end = overwrite(&reserved, 20 << 20..24 << 20, 4);
+    // What was cut off is free again when it is applied.
+    assert!(end.is_ok() || is_full(end.as_ref().unwrap_err()), "{end:?}");
+    apply_all(&pair);
+    expect_no_fault(&pair);
+    let read = fs::read(&reserved).unwrap();
+    assert!(read[..4096] == [8; 4096] && read[4096..19 << 20].iter().all(|byte| *byte == 2));
+    assert!(fs::read(&written).unwrap()[2 << 20..].iter().all(|byte| *byte == 3));
+    pair.check_trees_equal();
+}
+
+/// Stores into a shared mapping.
+const STORE: &str = "
+import mmap, sys
+with open(sys.argv[1], 'r+b') as file:
+    pages = mmap.mmap(file.fileno(), 4096)
+    pages[:] = bytes([8]) * 4096
+    pages.flush()
+";
+
+#[test]
+fn ext4_full_takes_what_it_has_promised() {
+    what_was_promised_can_be_written("ext4", 96);
+}
+
+#[test]
+fn xfs_full_takes_what_it_has_promised() {
+    what_was_promised_can_be_written("xfs", 320);
+}
+
+/// The partner's blocks are not those of the primary: a resync has copied only what was written, say.
+#[test]
+fn room_that_only_the_primary_has_is_none() {
+    let mut pair = full_of_promises("ext4", 96);
+    let at_b = open(&pair.base(Side::B).join("reserved"));
+    let punch = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+    rustix::fs::fallocate(&at_b, punch, 8 << 20, 8 << 20).unwrap();
+    at_b.sync_all().unwrap();
+    let foreign = File::create(pair.disk_path(Side::B).join("foreign")).unwrap();
+    rustix::fs::fallocate(&foreign, rustix::fs::FallocateFlags::empty(), 0, 8 << 20).unwrap();
+    let reserved = pair.mount(Side::A).join("reserved");
+    overwrite(&reserved, 0..8 << 20, 2).unwrap();
+    assert!(is_full(&overwrite(&reserved, 8 << 20..9 << 20, 2).unwrap_err()));
+    overwrite(&reserved, 16 << 20..24 << 20, 2).unwrap();
+    apply_all(&pair);
+    expect_no_fault(&pair);
+    pair.check_trees_equal();
+}

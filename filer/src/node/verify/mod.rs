@@ -23,6 +23,7 @@ mod session;
 mod wire;
 
 use super::event::NodeEvent;
+use super::room;
 use super::shared::Shared;
 use crate::runtime::channel::{Receiver, Sender, bounded};
 use crate::runtime::{self, Condvar, Instant, Mutex};
@@ -35,13 +36,12 @@ use rdma_transport::Control;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use wire::Word;
 
 pub(super) use align::Seal;
 pub(super) use session::{Options, begin};
-pub(super) use wire::is_about;
 #[cfg(fuzzing)]
 pub(super) use wire::try_message;
+pub(super) use wire::{Word, is_about};
 
 /// Longest wait of a primary, before it seals, for its partner's word.
 const PAUSE_ANSWER_LIMIT: Duration = Duration::from_millis(50);
@@ -116,7 +116,7 @@ impl VerifyState {
     }
 
     /// Says something to the partner. False when nobody is there.
-    fn say(&self, word: &Word) -> bool {
+    pub fn say(&self, word: &Word) -> bool {
         let peer = self.peer.lock().as_ref().map(|(_, control)| control.clone());
         peer.is_some_and(|control| control.send(&word.encode()).is_ok())
     }
@@ -182,7 +182,7 @@ impl VerifyState {
 }
 
 /// A word came over `link`. Quick: called by the thread that owns the pair.
-pub(super) fn heard(shared: &Shared, link: u64, bytes: &[u8]) {
+pub(super) fn heard(shared: &Arc<Shared>, link: u64, bytes: &[u8]) {
     let state = &shared.verify;
     if state.peer.lock().as_ref().is_none_or(|(id, _)| *id != link) {
         return;
@@ -208,6 +208,8 @@ pub(super) fn heard(shared: &Shared, link: u64, bytes: &[u8]) {
                 let _nobody_waits = answers.try_send(word);
             }
         }
+        Word::Allocated { asked, at, oid, range } => room::answer(shared, asked, at, oid, range),
+        Word::IsAllocated { asked, is } => shared.room.answered(asked, is),
         word => {
             if state.tasks.try_send(Task::Heard(word)).is_err() {
                 tracing::debug!(volume = shared.name(), "too many words about the trees: one is passed over");

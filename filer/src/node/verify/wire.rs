@@ -7,6 +7,7 @@
 use apply_engine::verify::{Aspects, Key, Part};
 use ids::{Lsn, Oid};
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 /// How each of these messages begins; none of the pair's or a resync's does.
 const MAGIC: &[u8; 4] = b"TwVf";
@@ -67,6 +68,11 @@ pub(in crate::node) enum Word {
     Located { asked: u64, paths: Vec<(Oid, Vec<u8>)> },
     /// (to the partner) Take these from me, and while `more` those of the next such words, all at once.
     Repair { oids: Vec<Oid>, more: bool },
+    /// (to the partner) Has your tree blocks for these bytes of a file, after all before that LSN? A node that does not know this word, and the
+    /// next one, passes it over.
+    Allocated { asked: u64, at: Lsn, oid: Oid, range: Range<u64> },
+    /// (to the primary) So.
+    IsAllocated { asked: u64, is: bool },
 }
 
 /// Bytes that are no message of this kind.
@@ -97,6 +103,7 @@ impl Word {
             Word::Describe { oids, .. } => oids.len() > MAX_DESCRIBED,
             Word::Locate { oids, .. } | Word::Repair { oids, .. } => oids.len() > MAX_OBJECTS,
             Word::Named { objects, .. } => objects.len() > MAX_OBJECTS,
+            Word::Allocated { range, .. } => range.is_empty(),
             Word::Part { part, .. } => !part.seen.is_sorted_by(|one, other| one.0 < other.0),
             _ => false,
         };
@@ -128,6 +135,8 @@ mod tests {
         assert!(Word::decode(&bytes[..bytes.len() - 1]).is_err() && Word::decode(b"TwRs").is_err());
         let excess = Word::Compare { asked: 3, at: Lsn(64), from: Key::FIRST, max_objects: MAX_OBJECTS + 1 };
         assert!(Word::decode(&excess.encode()).is_err());
+        let nothing = Word::Allocated { asked: 3, at: Lsn(64), oid: Oid(5), range: 7..7 };
+        assert!(Word::decode(&nothing.encode()).is_err());
     }
 
     #[test]

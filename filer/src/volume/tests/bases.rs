@@ -12,7 +12,7 @@ use std::process::Command;
 const IMAGE_BYTES: u64 = 320 << 20;
 
 /// A mounted filesystem, with a volume and a plain directory in it.
-struct Image {
+pub(super) struct Image {
     volume: Option<Solo>,
     dir: TempDir,
 }
@@ -25,7 +25,7 @@ impl std::ops::Deref for Image {
 }
 
 impl Image {
-    fn new(kind: &str, arguments: &[&str]) -> Image {
+    pub(super) fn new(kind: &str, arguments: &[&str]) -> Image {
         let dir = tempfile::tempdir().unwrap();
         let (image, mounted) = (dir.path().join("image"), dir.path().join("mounted"));
         std::fs::File::create(&image).unwrap().set_len(IMAGE_BYTES).unwrap();
@@ -43,7 +43,7 @@ impl Image {
         self.dir.path().join("mounted").join(name)
     }
 
-    fn make(&self, name: &str, kind: NodeKind<'_>) -> Result<Oid> {
+    pub(super) fn make(&self, name: &str, kind: NodeKind<'_>) -> Result<Oid> {
         self.make_in(Oid::ROOT, name, kind)
     }
 
@@ -52,11 +52,11 @@ impl Image {
         self.create(&Root, parent, name.as_bytes(), node).map(|made| made.oid)
     }
 
-    fn set(&self, oid: Oid, name: &str, value: &[u8]) -> Result<()> {
+    pub(super) fn set(&self, oid: Oid, name: &str, value: &[u8]) -> Result<()> {
         self.set_xattr(&Root, oid, name.as_bytes(), value, XattrMode::Set)
     }
 
-    fn apply(&self) {
+    pub(super) fn apply(&self) {
         self.volume.as_ref().unwrap().checkpoint().expect("what was answered can be applied");
     }
 }
