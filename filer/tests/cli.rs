@@ -82,6 +82,38 @@ fn what_the_machine_lacks_is_told_at_once() {
 }
 
 #[test]
+fn a_log_that_is_none_or_is_in_use_is_told_by_the_check() {
+    let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+    let path = config(directory.path());
+    let check = ["--config", &path, "config", "check", "--here"];
+    let (base, log) = (directory.path().join("base"), directory.path().join("log"));
+    std::fs::create_dir(directory.path().join("mount")).unwrap();
+    std::fs::create_dir(&base).unwrap();
+    let closed = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(directory.path(), closed).unwrap();
+    std::fs::File::create(&log).unwrap().set_len(2 << 20).unwrap();
+    let (_, err) = expect(65, &check);
+    assert!(err.contains("holds no log") && err.contains("twinfiler init"), "{err}");
+    std::fs::remove_file(&log).unwrap();
+    let (base, log) = (base.display().to_string(), log.display().to_string());
+    let init = ["init", "--base", &base, "--log", &log, "--log-kind", "block", "--capacity"];
+    let other = [&init[..], &["2MiB", "--volume-id", "00112233445566778899aabbccddee00"]].concat();
+    expect(0, &other);
+    let (_, err) = expect(65, &check);
+    assert!(err.contains("belongs to volume 00112233445566778899aabbccddee00"), "{err}");
+    std::fs::remove_file(&log).unwrap();
+    std::fs::remove_dir_all(&base).unwrap();
+    expect(0, &[&init[..], &["1MiB", "--volume-id", "00112233445566778899aabbccddeeff"]].concat());
+    expect(0, &check);
+    let held = std::fs::OpenOptions::new().write(true).open(&log).unwrap();
+    held.try_lock().unwrap();
+    let (_, err) = expect(75, &check);
+    assert!(err.contains("another process uses this log"), "{err}");
+    drop(held);
+    expect(0, &check);
+}
+
+#[test]
 fn no_daemon() {
     let directory = tempfile::tempdir().unwrap();
     let path = config(directory.path());

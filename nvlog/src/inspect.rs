@@ -105,11 +105,7 @@ pub fn inspect(path: &Path) -> Result<Inspection, InspectError> {
 /// When the path can not be read at all.
 pub fn inspect_with(path: &Path, options: InspectOptions) -> Result<Inspection, InspectError> {
     let source = Source::open(path).map_err(|source| InspectError { path: path.to_owned(), source })?;
-    let copies = SUPERBLOCK_OFFSETS.map(|offset| {
-        let mut copy = [0; SUPERBLOCK_BYTES];
-        source.read(offset, &mut copy);
-        decode(&copy)
-    });
+    let copies = copies_in(&source);
     let mut inspection = Inspection {
         path: path.to_owned(),
         len_bytes: source.len_bytes(),
@@ -136,6 +132,23 @@ pub fn inspect_with(path: &Path, options: InspectOptions) -> Result<Inspection, 
     inspection.listed = list.finish();
     inspection.unreadable = source.unreadable();
     Ok(inspection)
+}
+
+/// The superblock that the log at `path` would be opened with, or why there is none. Reads no record.
+///
+/// # Errors
+/// When the path can not be read at all.
+pub fn superblock_of(path: &Path) -> Result<Result<Superblock, String>, InspectError> {
+    let source = Source::open(path).map_err(|source| InspectError { path: path.to_owned(), source })?;
+    Ok(usable(copies_in(&source), source.len_bytes()))
+}
+
+fn copies_in(source: &Source) -> [CopyState; 2] {
+    SUPERBLOCK_OFFSETS.map(|offset| {
+        let mut copy = [0; SUPERBLOCK_BYTES];
+        source.read(offset, &mut copy);
+        decode(&copy)
+    })
 }
 
 fn usable(copies: [CopyState; 2], len_bytes: u64) -> Result<Superblock, String> {

@@ -27,7 +27,9 @@ mod recovery;
 pub mod region;
 mod superblock;
 
-pub use inspect::{InspectError, InspectOptions, Inspection, ListedRecord, Walk, inspect, inspect_with};
+pub use inspect::{
+    InspectError, InspectOptions, Inspection, ListedRecord, Walk, inspect, inspect_with, superblock_of,
+};
 pub use log::{
     ChainError, FormatError, FormatOptions, Log, LogSlice, OpenError, PersistError, ReadError, Record,
     Records, ReserveError, Slot, TailError, Trimmed, TruncateError, UpdateError,

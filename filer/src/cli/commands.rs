@@ -2,7 +2,7 @@
 
 use super::args::{Arguments, Command, ConfigCommand, LogCommand, StatusArguments, WitnessArguments};
 use super::exit::{ExitCode, Failure};
-use super::preflight::preflight;
+use super::preflight::preflight_with_logs;
 use super::{init, keys, logging, release, serve, split, verify};
 use crate::config::{LogFormat, NodeConfig};
 use crate::control::{Answer, Request, call};
@@ -80,7 +80,7 @@ pub(super) fn carry_out(arguments: Arguments) -> anyhow::Result<()> {
         Command::Config(ConfigCommand::Check { here }) => {
             let checked = NodeConfig::load(config)?;
             if here {
-                preflight(&checked)?;
+                preflight_with_logs(&checked)?;
             }
             if checked.witness.is_none() {
                 eprintln!(

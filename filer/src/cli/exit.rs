@@ -159,19 +159,7 @@ fn code_of_one(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
 fn of_storage(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
     use nvlog::{FormatError, OpenError as LogError, RegionError};
     if let Some(error) = error.downcast_ref::<RegionError>() {
-        return Some(match error {
-            RegionError::Locked { .. } => ExitCode::TryAgain,
-            RegionError::Missing { .. } => ExitCode::Unavailable,
-            RegionError::Exists { .. } | RegionError::Occupied { .. } => ExitCode::Exists,
-            RegionError::InUse { .. } => ExitCode::TryAgain,
-            RegionError::ReadOnly { .. } => ExitCode::Unavailable,
-            RegionError::NotOurs { .. } => ExitCode::NoPermission,
-            RegionError::TooSmall { .. } => ExitCode::Data,
-            RegionError::WrongKind { .. }
-            | RegionError::NoMapSync { .. }
-            | RegionError::NotDurable { .. } => ExitCode::Config,
-            RegionError::Io { source, .. } => of_io(source),
-        });
+        return Some(of_region(error));
     }
     if let Some(error) = error.downcast_ref::<LogError>() {
         return Some(match error {
@@ -190,6 +178,21 @@ fn of_storage(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
         });
     }
     error.downcast_ref::<apply_engine::base::OpenError>().map(of_base)
+}
+
+pub(super) fn of_region(error: &nvlog::RegionError) -> ExitCode {
+    use nvlog::RegionError;
+    match error {
+        RegionError::Locked { .. } | RegionError::InUse { .. } => ExitCode::TryAgain,
+        RegionError::Missing { .. } | RegionError::ReadOnly { .. } => ExitCode::Unavailable,
+        RegionError::Exists { .. } | RegionError::Occupied { .. } => ExitCode::Exists,
+        RegionError::NotOurs { .. } => ExitCode::NoPermission,
+        RegionError::TooSmall { .. } => ExitCode::Data,
+        RegionError::WrongKind { .. } | RegionError::NoMapSync { .. } | RegionError::NotDurable { .. } => {
+            ExitCode::Config
+        }
+        RegionError::Io { source, .. } => of_io(source),
+    }
 }
 
 pub(super) fn of_base(error: &apply_engine::base::OpenError) -> ExitCode {

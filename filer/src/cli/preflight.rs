@@ -4,16 +4,22 @@
 //! by the crates that open, with typed errors of their own. A check here may be outrun by a change right after; then
 //! that opening fails, only less clearly.
 
+mod log;
 mod rdma;
 
 use super::exit::ExitCode;
 use crate::config::{LogKind, NodeConfig, TransportKind, VolumeConfig};
+use crate::control::Request;
 use crate::memory;
 use crate::status::bytes;
 use apply_engine::base::{EnclosureError, OpenError};
 use std::fmt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+use std::time::Duration;
+
+/// Time for a daemon to say that it is there.
+const QUICK_LIMIT: Duration = Duration::from_secs(5);
 
 /// What is missing.
 #[derive(Debug, Default)]
@@ -99,6 +105,20 @@ pub fn preflight(config: &NodeConfig) -> Result<(), Preflight> {
         images.map(|volume| volume.log.capacity_bytes).fold(0, u64::saturating_add),
         memory::available_bytes(),
     );
+    if found.problems.is_empty() { Ok(()) } else { Err(found) }
+}
+
+/// Looks also into the logs, as only somebody may who does not serve them a moment later: each is opened exclusively when
+/// no daemon of this configuration runs.
+///
+/// # Errors
+/// Everything that this machine lacks.
+pub fn preflight_with_logs(config: &NodeConfig) -> Result<(), Preflight> {
+    let mut found = preflight(config).err().unwrap_or_default();
+    let running = crate::control::call(&config.control, &Request::Status, QUICK_LIMIT).is_ok();
+    for volume in &config.volumes {
+        log::check(&mut found, volume, running);
+    }
     if found.problems.is_empty() { Ok(()) } else { Err(found) }
 }
 
