@@ -10,10 +10,13 @@
 //! <!-- not run: why -->
 //! ```
 //!
+//! Commands in prose and tables, and those that messages of the program advise, are parsed by its own command line.
+//!
 //! A document that is not run is a document that is wrong.
 #![allow(clippy::unwrap_used, reason = "tests: a failed unwrap is a failed test")]
 
 mod blocks;
+mod inline;
 mod rack;
 
 use blocks::{Block, Way, blocks_of};
