@@ -76,14 +76,26 @@ pub fn run_short(workspace: &Workspace, seconds: u64) -> Result<u64> {
     Ok(TARGETS.len() as u64)
 }
 
+/// Checks that the targets go with what they feed, without the minutes that building them takes.
+pub fn check(workspace: &Workspace) -> Result<()> {
+    cargo(workspace, "check")
+}
+
 /// Where the built targets are.
 fn build(workspace: &Workspace) -> Result<PathBuf> {
-    let target_dir = workspace.target_dir().join("fuzz");
-    let mut command = workspace.cargo(&["build", "--release", "--bins", "--locked", "--target", TRIPLE]);
+    cargo(workspace, "build")?;
+    Ok(target_dir(workspace).join(TRIPLE).join("release"))
+}
+
+fn cargo(workspace: &Workspace, action: &str) -> Result<()> {
+    let mut command = workspace.cargo(&[action, "--release", "--bins", "--locked", "--target", TRIPLE]);
     command.arg("--manifest-path").arg(workspace.root().join("fuzz/Cargo.toml"));
-    command.env("RUSTFLAGS", INSTRUMENT).env("CARGO_TARGET_DIR", &target_dir);
-    steps::run(&workspace.log_dir(), "fuzz-build", &mut command, CARGO_LIMIT)?;
-    Ok(target_dir.join(TRIPLE).join("release"))
+    command.env("RUSTFLAGS", INSTRUMENT).env("CARGO_TARGET_DIR", target_dir(workspace));
+    steps::run(&workspace.log_dir(), &format!("fuzz-{action}"), &mut command, CARGO_LIMIT).map(drop)
+}
+
+fn target_dir(workspace: &Workspace) -> PathBuf {
+    workspace.target_dir().join("fuzz")
 }
 
 fn run_one(workspace: &Workspace, programs: &Path, target: &str, seconds: u64, keep: bool) -> Result<u64> {

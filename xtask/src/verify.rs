@@ -41,6 +41,7 @@ pub fn steps(workspace: &Workspace, report: &mut Report) -> Result<()> {
         document(workspace, "doc", &packages)?;
         document(workspace, "doc-simulation", &["--package", "simulation"])
     });
+    report.step("fuzz targets", || crate::fuzz::check(workspace));
     report.step("filer builds without RDMA", || without_rdma(workspace));
     report.step("dependencies", || crate::dependencies::run(workspace));
     report.step("tidy", || tidy::run(workspace));
