@@ -113,7 +113,7 @@ fn survive_refusals(seed: u64, points: usize, records: usize, one_in: u64) -> us
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { max_shrink_iters: 200, ..ProptestConfig::default() })]
 
     #[test]
     fn a_crash_anywhere_with_any_surviving_effects_is_repaired(

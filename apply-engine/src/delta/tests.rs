@@ -164,8 +164,6 @@ fn delta_of(steps: &[Step], vanished: Vanished, twice: bool) -> Delta {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
-
     /// Records are absolute: a run absorbed twice ends as it ended the first time.
     #[test]
     fn absorbing_a_run_again_changes_nothing(seed: u64, count in 1usize..150) {

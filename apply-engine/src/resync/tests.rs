@@ -348,7 +348,7 @@ fn bring_together_meanwhile(seed: u64, common: usize, theirs: usize, rounds: &[u
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, max_shrink_iters: 100, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { max_shrink_iters: 100, ..ProptestConfig::default() })]
 
     #[test]
     fn a_source_that_goes_on_after_every_comparison_is_caught_up_with(
@@ -455,7 +455,7 @@ fn sums_of(labels: &[ObjectLabel]) -> (u64, u128) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, max_shrink_iters: 100, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { max_shrink_iters: 100, ..ProptestConfig::default() })]
 
     /// However the tree changes while its labels are walked: who tells what changed gets the sum over all.
     #[test]

@@ -76,7 +76,7 @@ fn the_same_digests(seed: u64, before: usize, count: usize, cut: usize, refusing
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, max_shrink_iters: 100, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { max_shrink_iters: 100, ..ProptestConfig::default() })]
 
     #[test]
     fn the_same_records_give_the_same_digests(seed: u64, before in 0..60usize, count in 1..60usize, cut in 0..60usize) {

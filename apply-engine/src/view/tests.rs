@@ -40,8 +40,6 @@ fn stack(seed: u64, count: usize, base: usize, first: usize, seals: &[usize], va
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
-
     #[test]
     fn deltas_over_a_base_read_as_if_all_had_been_applied(
         seed: u64, count in 1usize..260, cut in 0.0..1.0f64, seals in prop::collection::vec(0usize..260, 0..5),

@@ -397,7 +397,7 @@ fn all_problems_are_told_at_once_and_in_order() {
 #[test]
 fn any_text_is_answered() {
     use proptest::prelude::*;
-    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(200));
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::default());
     let damage = (0..GOOD.len(), "[ -~]{0,3}");
     runner
         .run(&damage, |(at, insert)| {

@@ -160,7 +160,6 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(200))]
         #[test]
         fn a_value_lies_in_its_bucket(ns in (1u64 << FIRST_OCTAVE)..(1 << (LAST_OCTAVE + 1))) {
             let index = bucket_of(ns);

@@ -165,7 +165,7 @@ fn lie_to(seed: u64, ours: usize, theirs: usize, lies: u32, at_once: Option<usiz
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { max_shrink_iters: 200, ..ProptestConfig::default() })]
 
     #[test]
     fn a_source_that_lies_is_refused_or_believed_and_the_truth_heals(

@@ -294,7 +294,13 @@ fn tree_on_disk(root: &Path) -> Tree {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        // Each makes thousands of calls on a real filesystem.
+        cases: ProptestConfig::default().cases.div_ceil(6),
+        max_shrink_iters: 400,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn a_volume_behaves_as_the_kernels_own_filesystem(calls in prop::collection::vec(call(), 1..60)) {

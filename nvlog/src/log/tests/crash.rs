@@ -46,7 +46,6 @@ impl Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
     #[test]
     fn what_was_persisted_is_recovered_and_what_is_recovered_is_a_prefix(
         steps in prop::collection::vec(step(), 1..60)

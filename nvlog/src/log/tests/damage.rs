@@ -175,7 +175,6 @@ fn a_superblock_write_that_tears_leaves_the_one_before() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
     /// Whatever rots, opening answers: an exact prefix or an error, never a panic.
     #[test]
     fn any_damage_ends_in_a_prefix_or_an_error(

@@ -75,7 +75,6 @@ fn each_lie_has_its_name_and_moves_nothing() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
     #[test]
     fn garbage_is_never_taken_over(bytes in prop::collection::vec(any::<u8>(), 64..2000), at in 0..20u64, lines in 1..60u64) {
         let (primary, _a) = new_log();
