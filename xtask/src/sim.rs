@@ -8,7 +8,7 @@ use crate::workspace::Workspace;
 use anyhow::{Result, bail};
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Longest time of a run, building not included.
 const LIMIT: Duration = Duration::from_secs(8 * 3600);
@@ -68,11 +68,22 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
 
 /// So many seeds; how many passed.
 pub fn run_short(workspace: &Workspace, seeds: u64) -> Result<Counts> {
+    run_from(workspace, 0, seeds, SHORT_LIMIT)
+}
+
+/// So many seeds that nobody ran before, and which they are; how many passed.
+pub fn run_unknown(workspace: &Workspace, seeds: u64) -> Result<Counts> {
+    let first = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() * 1000;
+    println!("          seeds from {first}");
+    run_from(workspace, first, seeds, LIMIT)
+}
+
+fn run_from(workspace: &Workspace, first: u64, seeds: u64, limit: Duration) -> Result<Counts> {
     let program = build(workspace, false)?;
     let mut command = Command::new(program);
-    command.arg("--seeds").arg(seeds.to_string());
+    command.arg("--seeds").arg(seeds.to_string()).arg("--first").arg(first.to_string());
     let mut counts = None;
-    let shown = steps::run_shown(&workspace.log_dir(), "sim", &mut command, SHORT_LIMIT, |line| {
+    let shown = steps::run_shown(&workspace.log_dir(), "sim", &mut command, limit, |line| {
         if let Some(failed) = line.strip_prefix("FAILED ") {
             println!("          {failed}");
         }

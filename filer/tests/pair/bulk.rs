@@ -91,10 +91,20 @@ fn what_keeps_the_pair_alive_goes_before_bulk_work() {
 
 #[test]
 fn a_busy_machine_costs_no_pair_its_mirror() {
+    stay_mirrored_on_a_busy_machine(Duration::from_secs(10));
+}
+
+/// `cargo xtask test --long` runs it.
+#[test]
+#[ignore = "takes an hour"]
+fn a_machine_that_is_busy_for_an_hour_costs_no_pair_its_mirror() {
+    stay_mirrored_on_a_busy_machine(Duration::from_secs(3600));
+}
+
+fn stay_mirrored_on_a_busy_machine(spell: Duration) {
     const BUSY_THREADS: usize = 20;
     const FILES: usize = 4;
     const FILE_BYTES: usize = 64 << 20;
-    const SPELL: Duration = Duration::from_secs(10);
     let pair = Cluster::start(Spec { timers: SHIPPED, capacity: "128MiB", ..Spec::default() });
     let mount = pair.mount(Side::A);
     for number in 0..FILES {
@@ -118,7 +128,7 @@ fn a_busy_machine_costs_no_pair_its_mirror() {
             }
             verified
         });
-        let until = Instant::now() + SPELL;
+        let until = Instant::now() + spell;
         let mut written = 0;
         while Instant::now() < until {
             written += 1;

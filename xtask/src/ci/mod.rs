@@ -4,6 +4,7 @@
 //! last line counts every test of the test runner and every step of the scenarios.
 
 mod guests;
+mod long;
 mod runner;
 
 use crate::cluster::disk::Filesystem;
@@ -38,6 +39,9 @@ pub struct Arguments {
     /// Leave the guests out, on a machine that cannot run them: RDMA, fencing and power cuts are not tested then
     #[arg(long)]
     pub without_guests: bool,
+    /// Instead: what takes hours (10,000 cases of each property, 2,000 seeds, an hour under load, fuzzing, 100 faults)
+    #[arg(long, conflicts_with_all = ["only", "without_guests"])]
+    pub long: bool,
 }
 
 /// A part of the tests.
@@ -65,6 +69,9 @@ pub enum Part {
 
 /// Runs everything.
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
+    if arguments.long {
+        return long::run(workspace);
+    }
     if arguments.without_guests && arguments.only.contains(&Part::Guests) {
         bail!("--only guests and --without-guests contradict each other");
     }
@@ -83,7 +90,8 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         report.counted("the simulation's own tests", || runner::simulation_tests(workspace));
         report.counted("simulated pairs", || sim::run_short(workspace, SIMULATED_PAIRS));
     }
-    if wanted(Part::Fuzz) && ready {
+    // Building the targets takes minutes: among all, they are only checked, and `--long` runs them.
+    if arguments.only.contains(&Part::Fuzz) && ready {
         report.counted("fuzzing, short", || {
             Ok(Counts { passed: fuzz::run_short(workspace, FUZZ_SECONDS)?, failed: 0 })
         });

@@ -1,20 +1,25 @@
 //! The test runners: cargo-nextest where it is installed, else cargo's own; and how many tests they ran.
 
 use crate::packages::find_program;
-use crate::steps::Counts;
+use crate::steps::{self, Counts};
 use crate::verify::WITHOUT_SIMULATION;
-use crate::workspace::Workspace;
+use crate::workspace::{CARGO_LIMIT, Workspace};
 use anyhow::{Result, bail};
 use std::fs;
+use std::process::Command;
+
+/// Cases of each property.
+const CASES: &str = "300";
 
 /// Runs every unit, property and integration test of the workspace.
 pub fn unit_tests(workspace: &Workspace) -> Result<Counts> {
-    if has_nextest(workspace) {
-        let arguments = [&["nextest", "run", "--workspace"][..], &WITHOUT_SIMULATION, &NEXTEST].concat();
-        return counted(workspace, "nextest", &arguments, nextest_counts);
-    }
-    let arguments = [&["test", "--workspace"][..], &WITHOUT_SIMULATION, &LIBTEST].concat();
-    counted(workspace, "cargo-test", &arguments, libtest_counts)
+    let (arguments, name, count): (_, _, fn(&str) -> Counts) = match has_nextest(workspace) {
+        true => ([&["nextest", "run"][..], &NEXTEST].concat(), "nextest", nextest_counts),
+        false => ([&["test"][..], &LIBTEST].concat(), "cargo-test", libtest_counts),
+    };
+    let mut command = workspace.cargo(&arguments);
+    command.arg("--workspace").args(WITHOUT_SIMULATION).env("PROPTEST_CASES", CASES);
+    counted_by(workspace, name, &mut command, count)
 }
 
 /// Runs the simulation's own tests, optimised: among them that it finds what is planted.
@@ -26,6 +31,44 @@ pub fn simulation_tests(workspace: &Workspace) -> Result<Counts> {
     }
     let arguments = [&["test"][..], &package, &LIBTEST].concat();
     counted(workspace, "cargo-test-simulation", &arguments, libtest_counts)
+}
+
+/// Runs so many cases of each property: everything that has some, optimised, with the checks of a debug build.
+pub fn properties(workspace: &Workspace, cases: u32) -> Result<Counts> {
+    const PACKAGES: [&str; 10] = [
+        "--package",
+        "ids",
+        "--package",
+        "nvlog",
+        "--package",
+        "apply-engine",
+        "--package",
+        "pair",
+        "--package",
+        "rdma-transport",
+    ];
+    need_nextest(workspace)?;
+    let mut command =
+        workspace.cargo(&["nextest", "run", "--cargo-profile", "property", "--profile", "long"]);
+    command.args(PACKAGES).args(["--package", "filer", "--lib", "--test", "codec"]).args(NEXTEST);
+    command.env("PROPTEST_CASES", cases.to_string());
+    counted_by(workspace, "properties", &mut command, nextest_counts)
+}
+
+/// Runs the tests that are left out everywhere else, because they take an hour.
+pub fn long_tests(workspace: &Workspace) -> Result<Counts> {
+    need_nextest(workspace)?;
+    let mut command =
+        workspace.cargo(&["nextest", "run", "--cargo-profile", "property", "--profile", "long"]);
+    command.args(["--workspace", "--run-ignored", "only"]).args(WITHOUT_SIMULATION).args(NEXTEST);
+    counted_by(workspace, "long-tests", &mut command, nextest_counts)
+}
+
+fn need_nextest(workspace: &Workspace) -> Result<()> {
+    if !has_nextest(workspace) {
+        bail!("this needs cargo-nextest: cargo install --locked cargo-nextest");
+    }
+    Ok(())
 }
 
 const NEXTEST: [&str; 5] = ["--no-fail-fast", "--status-level", "slow", "--color", "never"];
@@ -50,7 +93,16 @@ fn counted(
     arguments: &[&str],
     count: fn(&str) -> Counts,
 ) -> Result<Counts> {
-    let outcome = workspace.run_cargo(name, arguments);
+    counted_by(workspace, name, &mut workspace.cargo(arguments), count)
+}
+
+fn counted_by(
+    workspace: &Workspace,
+    name: &str,
+    command: &mut Command,
+    count: fn(&str) -> Counts,
+) -> Result<Counts> {
+    let outcome = steps::run(&workspace.log_dir(), name, command, CARGO_LIMIT);
     let log = workspace.log_dir().join(format!("{name}.log"));
     let counts = count(&fs::read_to_string(&log).unwrap_or_default());
     match outcome {
