@@ -26,6 +26,7 @@ mod btrfs;
 mod cache;
 mod enclosure;
 mod error;
+pub(crate) mod flags;
 pub mod handles;
 mod hidden;
 mod index;
@@ -394,7 +395,12 @@ impl Base {
     pub(crate) fn renumber(&self, from: Oid, to: Oid) -> Result<(), TreeError> {
         let inode = self.inode(from)?;
         let label = inode.label().map_err(TreeError::at("read the label of", from))?;
-        inode.set_label(&Label { oid: to, ..label }).map_err(TreeError::at("label", from))?;
+        let label = Label { oid: to, ..label };
+        match inode.set_label(&label) {
+            Err(Errno::PERM) if flags::take_away(inode.fd(), &from) == Ok(true) => inode.set_label(&label),
+            other => other,
+        }
+        .map_err(TreeError::at("label", from))?;
         let handle = FileHandle::of(inode.fd()).map_err(TreeError::at("get the handle of", from))?;
         self.forget(from)?;
         self.local().index.set(to, Some(handle)).map_err(|error| self.index_failed(&error))

@@ -11,7 +11,7 @@ use rustix::thread::{
 };
 
 /// What a node keeps, and what for.
-pub const NODE: [(CapabilitySet, &str); 17] = [
+pub const NODE: [(CapabilitySet, &str); 18] = [
     (CapabilitySet::CHOWN, "other people's files get their owners"),
     (CapabilitySet::DAC_OVERRIDE, "other people's files and directories are written"),
     (CapabilitySet::DAC_READ_SEARCH, "open_by_handle_at"),
@@ -19,6 +19,7 @@ pub const NODE: [(CapabilitySet, &str); 17] = [
     (CapabilitySet::FSETID, "set-group-ID bits stay where they are"),
     (CapabilitySet::IPC_LOCK, "the daemon stays in memory; RDMA locks the log there"),
     (CapabilitySet::KILL, "hooks that take too long, whoever they run as"),
+    (CapabilitySet::LINUX_IMMUTABLE, "flags that somebody set on a base go where they hold a name fast"),
     (CapabilitySet::MKNOD, "devices in a volume"),
     (CapabilitySet::NET_ADMIN, "the floating address"),
     (CapabilitySet::NET_BIND_SERVICE, "a port below 1024"),

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::uring::{self, PayloadSource};
 use crate::attributes::{ObjectKind, Timestamp};
 use crate::base::allocated;
+use crate::base::flags;
 use crate::base::inode::{self, Inode, open_child};
 use crate::base::remainder::has_room;
 use crate::base::{Base, Label, TreeError, examine};
@@ -101,6 +102,23 @@ impl<'a, S> BaseTree<'a, S> {
 
     fn open_existing(&self, at: &Place) -> Result<OwnedFd, TreeError> {
         self.open(at)?.ok_or_else(|| TreeError::at("open", at)(Errno::NOENT))
+    }
+
+    /// Does something that takes a name away. Where flags hold that fast, they go, and it is done again.
+    fn freeing(&self, at: &Place, act: impl Fn() -> Result<(), TreeError>) -> Result<(), TreeError> {
+        match act() {
+            Err(TreeError { errno: Errno::PERM, .. }) if self.free(at)? => act(),
+            other => other,
+        }
+    }
+
+    fn free(&self, at: &Place) -> Result<bool, TreeError> {
+        let directory = self.directory(&at.parent)?;
+        let named = flags::take_away(directory.as_fd(), &format_args!("the directory of {at}"))
+            .map_err(TreeError::at("make it possible to change", at))?;
+        let Some(fd) = self.open(at)? else { return Ok(named) };
+        let itself = flags::take_away(fd.as_fd(), at);
+        Ok(named | itself.map_err(TreeError::at("make it possible to move", at))?)
     }
 
     fn make(&self, directory: BorrowedFd<'_>, at: &Place, birth: &Birth) -> Result<OwnedFd, Errno> {
@@ -215,14 +233,22 @@ impl<S: PayloadSource> Tree for BaseTree<'_, S> {
     fn rename(&self, from: &Place, to: &Place) -> Result<(), TreeError> {
         let (old, new) = (self.directory(&from.parent)?, self.directory_for_new(&to.parent)?);
         let (old_name, new_name) = (from.name.as_bytes(), to.name.as_bytes());
-        rustix::fs::renameat_with(old.as_fd(), old_name, new.as_fd(), new_name, RenameFlags::NOREPLACE)
-            .map_err(TreeError::at("rename", format_args!("{from} to {to}")))
+        self.freeing(from, || {
+            rustix::fs::renameat_with(old.as_fd(), old_name, new.as_fd(), new_name, RenameFlags::NOREPLACE)
+                .map_err(TreeError::at("rename", format_args!("{from} to {to}")))
+        })
     }
 
     fn link(&self, oid: Oid, to: &Place) -> Result<(), TreeError> {
         let (inode, directory) = (self.base.inode(oid)?, self.directory_for_new(&to.parent)?);
-        rustix::fs::linkat(inode.fd(), c"", directory.as_fd(), to.name.as_bytes(), AtFlags::EMPTY_PATH)
-            .map_err(TreeError::at("link", format_args!("{oid} to {to}")))
+        let link = || {
+            rustix::fs::linkat(inode.fd(), c"", directory.as_fd(), to.name.as_bytes(), AtFlags::EMPTY_PATH)
+        };
+        let linked = match link() {
+            Err(Errno::PERM) if flags::take_away(inode.fd(), &oid) == Ok(true) => link(),
+            other => other,
+        };
+        linked.map_err(TreeError::at("link", format_args!("{oid} to {to}")))
     }
 
     fn stage_directory(&self, oid: Oid) -> Result<(), TreeError> {
@@ -234,8 +260,17 @@ impl<S: PayloadSource> Tree for BaseTree<'_, S> {
             .ok_or_else(|| TreeError::at(doing, oid)(Errno::NOENT))?;
         let to = Place::staged(oid);
         let staging = self.base.staging_fd();
-        rustix::fs::renameat_with(&parent, &name, staging, to.name.as_bytes(), RenameFlags::NOREPLACE)
-            .map_err(TreeError::at("rename", format_args!("{oid} to {to}")))
+        let stage =
+            || rustix::fs::renameat_with(&parent, &name, staging, to.name.as_bytes(), RenameFlags::NOREPLACE);
+        let held = || {
+            let above = flags::take_away(parent.as_fd(), &format_args!("the directory of {oid}"))?;
+            Ok::<_, Errno>(above | flags::take_away(inode.fd(), &oid)?)
+        };
+        let staged = match stage() {
+            Err(Errno::PERM) if held() == Ok(true) => stage(),
+            other => other,
+        };
+        staged.map_err(TreeError::at("rename", format_args!("{oid} to {to}")))
     }
 
     fn remove(&self, at: &Place, kind: ObjectKind) -> Result<(), TreeError> {
@@ -244,10 +279,10 @@ impl<S: PayloadSource> Tree for BaseTree<'_, S> {
             other => other?,
         };
         let flags = if kind.is_directory() { AtFlags::REMOVEDIR } else { AtFlags::empty() };
-        match rustix::fs::unlinkat(directory.as_fd(), at.name.as_bytes(), flags) {
+        self.freeing(at, || match rustix::fs::unlinkat(directory.as_fd(), at.name.as_bytes(), flags) {
             Err(Errno::NOENT) => Ok(()),
             other => other.map_err(TreeError::at("remove", at)),
-        }
+        })
     }
 
     fn barrier(&self) -> Result<(), TreeError> {

@@ -7,7 +7,7 @@ use super::room::{NOW, VOLUME, create, point, remove, set, volume};
 use crate::attributes::ObjectKind;
 use crate::base::Base;
 use crate::name::NameRef;
-use crate::op::{NewKind, Operation, Other};
+use crate::op::{Displaced, NewKind, Operation, Other};
 use crate::oracle::MemoryLog;
 use crate::resync::{Surveyed, capture, data_map, install_names};
 use crate::verify;
@@ -37,11 +37,7 @@ fn a_file_that_was_made_immutable_does_not_stop_the_others() {
     let write = |oid| Operation::Write { oid, offset: 0, len_bytes: 3, size_after: 3, at: NOW };
     let made = [create(FILE, b"file", NewKind::File), create(NEXT, b"next", NewKind::File)];
     point(&base, &log, &made.map(|operation| (operation, &[][..])));
-    let chattr = |flag| {
-        let file = image.path().join("volume/file");
-        let done = std::process::Command::new("chattr").arg(flag).arg(file).status();
-        assert!(done.expect("chattr runs").success());
-    };
+    let chattr = |flag| chattr(&image, flag, "file");
     chattr("+i");
     point(&base, &log, &[(write(FILE), b"one"), (write(NEXT), b"two")]);
     assert_eq!(base.held(9).1, 1);
@@ -72,6 +68,104 @@ fn a_file_that_was_made_immutable_does_not_stop_the_others() {
     let base = reopened(&image, base);
     base.sync().expect("syncs");
     assert_eq!((base.held(9).1, plain()), (0, b"sixtwo".to_vec()), "and at each start");
+}
+
+fn chattr(image: &Image, flag: &str, name: &str) {
+    let at = image.path().join("volume").join(name);
+    let done = std::process::Command::new("chattr").arg(flag).arg(at).status();
+    assert!(done.expect("chattr runs").success());
+}
+
+/// Names that flags hold fast are moved and removed: those of files, of directories, and in directories.
+#[test]
+fn names_that_flags_hold_fast_are_moved_and_removed() {
+    const DIRECTORY: Oid = Oid(30);
+    const ROOT: Oid = Oid::ROOT;
+    fn name(name: &[u8]) -> NameRef<'_> {
+        NameRef::new(name).expect("a name")
+    }
+    let inside = |oid, name| match create(oid, name, NewKind::File) {
+        Operation::Create { name, object, at, .. } => {
+            Operation::Create { parent: DIRECTORY, name, object, parent_nlink: 2, at }
+        }
+        other => other,
+    };
+    let moved = |oid, kind, (from_parent, from), (to_parent, to)| Operation::Rename {
+        from_parent,
+        from_name: name(from),
+        to_parent,
+        to_name: name(to),
+        moved: Other { oid, kind, nlink: 1 },
+        displaced: Displaced::Nothing,
+        whiteout: None,
+        from_parent_nlink: 2,
+        to_parent_nlink: 2,
+        at: NOW,
+    };
+    let gone = |oid, kind, parent, gone| Operation::Unlink {
+        parent,
+        name: name(gone),
+        object: Other { oid, kind, nlink: 0 },
+        reap: true,
+        parent_nlink: 2,
+        at: NOW,
+    };
+    let image = Image::with_size("ext4", 600 << 20);
+    let (base, log) = (volume(&image), MemoryLog::default());
+    let (file, directory) = (ObjectKind::File, ObjectKind::Directory);
+    let apply = |operations: &[Operation<'_>]| {
+        let with_nothing: Vec<_> = operations.iter().cloned().map(|operation| (operation, &[][..])).collect();
+        point(&base, &log, &with_nothing);
+    };
+    let plain = || {
+        let mut names: Vec<String> = Vec::new();
+        for below in ["volume", "volume/d", "volume/e"] {
+            let Ok(entries) = std::fs::read_dir(image.path().join(below)) else { continue };
+            names.extend(entries.map(|entry| {
+                let path = entry.expect("reads").path();
+                path.strip_prefix(image.path().join("volume")).expect("below").display().to_string()
+            }));
+        }
+        names.retain(|name| name != ".twinfiler");
+        names.sort_unstable();
+        names
+    };
+    apply(&[
+        create(FILE, b"file", NewKind::File),
+        create(Oid(21), b"linked", NewKind::File),
+        create(DIRECTORY, b"d", NewKind::Directory),
+        inside(Oid(31), b"a"),
+        inside(Oid(32), b"b"),
+        inside(Oid(33), b"c"),
+    ]);
+    for (flag, held) in [("+i", "file"), ("+i", "linked"), ("+i", "d/c"), ("+a", "d/b"), ("+i", "d")] {
+        chattr(&image, flag, held);
+    }
+    // A new name is kept; those that go, and the directory itself, are not held.
+    apply(&[inside(Oid(34), b"new")]);
+    assert_eq!(base.held(9).1, 2, "the name, and the times of its directory: {:?}", base.held(9));
+    let link = Operation::Link {
+        object: Other { oid: Oid(21), kind: file, nlink: 2 },
+        parent: ROOT,
+        name: name(b"link"),
+        at: NOW,
+    };
+    apply(&[
+        moved(FILE, file, (ROOT, b"file"), (ROOT, b"moved")),
+        link,
+        moved(Oid(31), file, (DIRECTORY, b"a"), (ROOT, b"a")),
+        gone(Oid(32), file, DIRECTORY, b"b"),
+        moved(DIRECTORY, directory, (ROOT, b"d"), (ROOT, b"e")),
+    ]);
+    assert_eq!(plain(), ["a", "e", "e/c", "e/new", "link", "linked", "moved"]);
+    assert_eq!(base.held(9).1, 0, "{:?}", base.held(9));
+    chattr(&image, "+i", "e");
+    apply(&[
+        gone(Oid(33), file, DIRECTORY, b"c"),
+        gone(Oid(34), file, DIRECTORY, b"new"),
+        gone(DIRECTORY, directory, ROOT, b"e"),
+    ]);
+    assert_eq!(plain(), ["a", "link", "linked", "moved"]);
 }
 
 fn value(base: &Base, name: &[u8]) -> Option<Vec<u8>> {
