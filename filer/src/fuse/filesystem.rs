@@ -337,8 +337,7 @@ impl Filesystem for FuseFilesystem {
         // The offset counts, whatever the file was opened with: the kernel appends at the size that it knows, under
         // its lock of the inode, and it alone changes sizes. With `O_APPEND` an offset before the end is meant
         // (`RWF_NOAPPEND`, or its own write-back).
-        let kills = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        self.write_file(request, inode, offset, data, kills, reply);
+        self.write_file(request, inode, offset, data, write_flags, reply);
     }
 
     fn flush(&self, _r: &Request, _i: INodeNo, _h: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {

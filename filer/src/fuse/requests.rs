@@ -12,7 +12,7 @@ use crate::volume::{Access, Errno, Node, NodeKind, Principal, RenameMode, Volume
 use apply_engine::Attributes;
 use fuser::{
     FileHandle, Generation, INodeNo, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyWrite,
-    Request,
+    Request, WriteFlags,
 };
 use ids::Oid;
 use std::cell::RefCell;
@@ -155,15 +155,20 @@ impl FuseFilesystem {
         inode: INodeNo,
         offset: u64,
         data: &[u8],
-        kills: bool,
+        flags: WriteFlags,
         reply: ReplyWrite,
     ) {
         let (inode, who) = (oid(inode), Caller::of(request));
+        let kills = flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let at = move |offset| match flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
+            true => WriteAt::Cached(offset),
+            false => WriteAt::Offset(offset),
+        };
         let later = |begun: Result<usize, Errno>| {
             let (volume, who, data) = (self.volume.clone(), who.clone(), data.to_vec());
             let (bytes, mut written) = (data.len(), begun.unwrap_or(0));
             let again = move || {
-                let at = WriteAt::Offset(offset.saturating_add(written as u64));
+                let at = at(offset.saturating_add(written as u64));
                 match volume.write(inode, at, &data[written..], kills.then_some(&who as &dyn Principal)) {
                     Ok(more) => written += more,
                     Err(error) if written == 0 => return Err(error),
@@ -174,7 +179,7 @@ impl FuseFilesystem {
             (bytes, again)
         };
         let stranger = kills.then_some(&who as &dyn Principal);
-        let now = || self.volume.write(inode, WriteAt::Offset(offset), data, stranger);
+        let now = || self.volume.write(inode, at(offset), data, stranger);
         let call = self.in_flight.begin(inode, offset, data.len() as u64);
         self.volume.serve(client(request), now, later, move |written| {
             drop(call);

@@ -35,6 +35,9 @@ pub enum WriteAt {
     Offset(u64),
     /// At the end of the file, wherever that is.
     End,
+    /// At this offset, out of a kernel's page cache. It was changed there earlier, and what that took away is gone: set-id
+    /// bits and capabilities that the file has now, it was given since.
+    Cached(u64),
 }
 
 impl Volume {
@@ -174,6 +177,7 @@ impl Volume {
         for chunk in data.chunks(self.max_data_bytes) {
             let at = match at {
                 WriteAt::Offset(offset) => WriteAt::Offset(offset.saturating_add(written as u64)),
+                WriteAt::Cached(offset) => WriteAt::Cached(offset.saturating_add(written as u64)),
                 WriteAt::End => WriteAt::End,
             };
             match self.write_record(oid, at, chunk, stranger) {
@@ -202,7 +206,7 @@ impl Volume {
         let ask = Ask { content: true, ..Ask::growing(payload_bytes) };
         let may = || {
             let start = match at {
-                WriteAt::Offset(offset) => offset,
+                WriteAt::Offset(offset) | WriteAt::Cached(offset) => offset,
                 WriteAt::End => self.known(oid)?.attributes.size,
             };
             self.has_room(oid, start..start.saturating_add(data.len() as u64))
@@ -210,10 +214,11 @@ impl Volume {
         self.transact_in_place(ask, None, may, |transaction, in_place| {
             let inode = transaction.inode(oid)?;
             let before = inode.attributes;
-            let plain = inode.capability == Some(false) && !super::attributes::has_set_ids(before.mode);
+            let bare = inode.capability == Some(false) && !super::attributes::has_set_ids(before.mode);
+            let takes_nothing_away = bare || matches!(at, WriteAt::Cached(_));
             require_file(before.kind)?;
             let offset = match at {
-                WriteAt::Offset(offset) => offset,
+                WriteAt::Offset(offset) | WriteAt::Cached(offset) => offset,
                 WriteAt::End => before.size,
             };
             if offset >= max_file_bytes {
@@ -223,7 +228,7 @@ impl Volume {
             if in_place && !transaction.layers().is_allocated(oid, offset..offset + len)? {
                 return Ok(None);
             }
-            if !plain {
+            if !takes_nothing_away {
                 transaction.drop_privileges(oid, stranger)?;
             }
             transaction.write(oid, offset, &data[..len as usize]).map(Some)

@@ -63,17 +63,19 @@ fn check_name(name: &[u8]) -> Result<()> {
     if name.is_empty() || name.len() > MAX_XATTR_NAME_BYTES || name.contains(&0) {
         return Err(Errno::ERANGE);
     }
-    let prefixed = [&b"user."[..], b"trusted.", b"security."]
-        .iter()
-        .any(|prefix| name.starts_with(prefix) && name.len() > prefix.len());
-    if prefixed || is_acl(name) { Ok(()) } else { Err(Errno::EOPNOTSUPP) }
+    let namespaces = [&b"user."[..], b"trusted.", b"security."];
+    match namespaces.iter().find(|prefix| name.starts_with(prefix)) {
+        Some(prefix) if name.len() == prefix.len() => Err(Errno::EINVAL),
+        None if !is_acl(name) => Err(Errno::EOPNOTSUPP),
+        _ => Ok(()),
+    }
 }
 
 impl Volume {
     /// The value of an xattr.
     ///
     /// # Errors
-    /// ENODATA, EOPNOTSUPP for a namespace that does not exist.
+    /// ENODATA, EOPNOTSUPP for a namespace that does not exist, EINVAL for nothing but a namespace.
     pub fn xattr(&self, oid: Oid, name: &[u8]) -> Result<Vec<u8>> {
         check_name(name)?;
         if is_hidden(name) {

@@ -17,14 +17,14 @@ const STORED: usize = 4096;
 
 /// A process that has stored into a shared mapping of a file, and keeps it. Whoever closes the file makes the
 /// kernel write the pages, so the reader that has seen the store stays open.
-struct Mapper {
+pub struct Mapper {
     process: Child,
     _reader: File,
 }
 
 impl Mapper {
     /// `closing`: the descriptor is closed, the mapping stays.
-    fn start(path: &Path, closing: bool) -> Mapper {
+    pub fn start(path: &Path, closing: bool) -> Mapper {
         let mut child = Command::new("xfs_io")
             .arg(path)
             .stdin(Stdio::piped())
@@ -44,13 +44,13 @@ impl Mapper {
     }
 
     /// Unmaps, closes and ends.
-    fn end(mut self) {
+    pub fn end(mut self) {
         drop(self.process.stdin.take());
         assert!(self.process.wait().unwrap().success());
     }
 }
 
-fn sparse(m: &Mounted, name: &str) -> std::path::PathBuf {
+pub fn sparse(m: &Mounted, name: &str) -> std::path::PathBuf {
     let path = m.path(name);
     File::create(&path).unwrap().set_len(LEN).unwrap();
     path
@@ -62,7 +62,7 @@ fn expected() -> Vec<u8> {
     bytes
 }
 
-fn both_modes(check: impl Fn(&Mounted, bool)) {
+pub fn both_modes(check: impl Fn(&Mounted, bool)) {
     for writeback_cache in [false, true] {
         let mut m = mounted_with(MountOptions { threads: 4, writeback_cache, ..MountOptions::default() });
         check(&m, writeback_cache);

@@ -1,6 +1,7 @@
 //! Set-id bits and file capabilities: what each call of each caller leaves of them, compared with ext4 (or
 //! whatever the temporary directory lies on) on the same kernel, at once after the call.
 
+use super::holes::{Mapper, both_modes, sparse};
 use super::{Mounted, mounted};
 use rustix::fs::{FallocateFlags, OFlags, XattrFlags};
 use rustix::io::Errno;
@@ -242,4 +243,40 @@ fn a_program_written_into_a_set_id_file_is_not_root() {
             assert_eq!(said, stranger.uid.to_string(), "{how}, round {round}: effective user");
         }
     }
+}
+
+/// What only the kernel has yet was stored before these were given; its write-back takes none of them away.
+#[test]
+fn what_is_given_after_a_store_outlives_the_write_back() {
+    both_modes(|m, writeback| {
+        let given = |path: &Path| {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o4755)).unwrap();
+            rustix::fs::setxattr(path, "security.capability", &CAPABILITY, XattrFlags::empty()).unwrap();
+        };
+        let has_both = |path: &Path, what: &str| {
+            File::open(path).unwrap().sync_all().unwrap();
+            let mut value = [0; 64];
+            let found = rustix::fs::getxattr(path, "security.capability", &mut value);
+            assert_eq!(found, Ok(CAPABILITY.len()), "{what}, write-back cache: {writeback}");
+            assert_eq!(fs::metadata(path).unwrap().mode() & 0o7777, 0o4755, "{what}");
+        };
+        for closing in [false, true] {
+            let path = sparse(m, &format!("mapped-{closing}"));
+            let mapper = Mapper::start(&path, closing);
+            given(&path);
+            mapper.end();
+            has_both(&path, "mapped");
+        }
+        let path = m.path("written");
+        let mut file = File::create(&path).unwrap();
+        file.write_all(&[7; 100_000]).unwrap();
+        given(&path);
+        drop(file);
+        has_both(&path, "written");
+        // A later change takes it away as ever.
+        OpenOptions::new().append(true).open(&path).unwrap().write_all(b"more").unwrap();
+        let mut value = [0; 64];
+        let found = rustix::fs::getxattr(&path, "security.capability", &mut value);
+        assert_eq!(found, Err(Errno::NODATA), "write-back cache: {writeback}");
+    });
 }
