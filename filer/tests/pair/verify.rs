@@ -127,6 +127,13 @@ fn what_was_changed_behind_the_partner_s_back_is_named_and_repaired() {
     for side in Side::BOTH {
         let volume = pair.wait_volume(side, "the fault", |volume| has_fault(volume, "verify found"));
         assert!(has_fault(&volume, "/tree/content") && volume.mode == Mode::Mirrored, "{:?}", volume.faults);
+        let base = pair.base(side).display().to_string();
+        let told = |words: &[&str]| {
+            volume.faults.iter().any(|fault| words.iter().all(|word| fault.remedy.contains(word)))
+        };
+        // Whose clients read, where both can be seen, and which command keeps which side.
+        assert!(told(&["what a holds, the primary", "nobody but you", &base]), "{:?}", volume.faults);
+        assert!(told(&["gives b its objects", "`twinfiler switchover v` first"]), "{:?}", volume.faults);
     }
     let repaired = run(&pair, &["--repair", "--yes"], 0);
     assert_eq!((repaired.differing, repaired.repaired), (0, 7), "{repaired:?}");

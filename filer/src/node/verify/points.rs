@@ -11,7 +11,7 @@
 use super::super::shared::Shared;
 use super::tell;
 use super::wire::{MAX_OBJECTS, Word};
-use crate::status::VerifyFinding;
+use crate::status::{Role, VerifyFinding};
 use apply_engine::verify::{Applied, differing, paths};
 use ids::{Lsn, Oid};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -24,12 +24,10 @@ const MAX_NAMED: usize = 16;
 pub(super) const DIFFER: &str = "the base trees of the two nodes differ";
 /// Faults about what a walk found begin so.
 const FOUND: &str = "verify found objects that differ";
-const FOUND_REMEDY: &str = "decide which side is right: `twinfiler verify VOLUME --repair` gives the partner the primary's objects; if the partner's are right, `twinfiler switchover VOLUME` first";
 /// Longest text about it that a node takes from its partner.
 const MAX_TEXT_BYTES: usize = 4096;
 /// Longest name of one object in it.
 const MAX_NAME_BYTES: usize = 1024;
-const REMEDY: &str = "`twinfiler verify VOLUME` tells what differs, with --repair the partner gets the primary's objects; until then the partner does not take over by itself";
 
 #[derive(Debug, Default)]
 pub(super) struct Points {
@@ -191,14 +189,30 @@ pub(super) fn named_as(oid: Oid, path: Option<&str>) -> String {
 
 /// The trees differ: this node says so, and after a digest that differed takes over by itself no more.
 pub(super) fn differ(shared: &Shared, what: &str) {
-    let (prefix, remedy) = if what.starts_with(DIFFER) { (DIFFER, REMEDY) } else { (FOUND, FOUND_REMEDY) };
+    let prefix = if what.starts_with(DIFFER) { DIFFER } else { FOUND };
     if shared.has_fault(what) || !what.starts_with(prefix) || what.len() > MAX_TEXT_BYTES {
         return;
     }
     shared.healed(prefix);
-    shared.report(what, remedy);
+    shared.report(what, &remedy(shared));
     // However it came to be known: a node that takes over by itself would serve what the primary never did.
     tell(shared, true);
+}
+
+/// Which side is right, no node can know: each has applied the same records. What is known is whose clients read, and
+/// where both contents can be seen.
+fn remedy(shared: &Shared) -> String {
+    let (me, peer, volume) = (&shared.me, &shared.config.peer.name, shared.name());
+    let serves = shared.pair.lock().as_ref().is_some_and(|pair| pair.role == Role::Primary);
+    let (primary, partner) = if serves { (me, peer) } else { (peer, me) };
+    format!(
+        "clients read what {primary} holds, the primary; which side is right, nobody but you can tell. `twinfiler verify \
+         {volume}` on {primary} lists what differs; after `twinfiler consistency-point {volume}` look at both in the base \
+         directories ({me}: {}), and change nothing there. If {primary} is right: `twinfiler verify {volume} --repair` \
+         there gives {partner} its objects. If {partner} is: `twinfiler switchover {volume}` first. Until then {partner} \
+         does not take over by itself",
+        shared.config.base.display()
+    )
 }
 
 /// A walk found these.
