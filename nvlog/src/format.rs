@@ -83,6 +83,8 @@ pub mod superblock {
     pub const BOOT_ID: usize = 64;
     /// u64, end of what was durable when this was written: a walk from the tail that ends before it lacks something.
     pub const DURABLE_END: usize = 80;
+    /// u64, where what was last begun to be applied ends, plus one; 0: not told, as by programs that knew no such field.
+    pub const APPLYING_END: usize = 88;
     /// (u64 epoch, u64 first LSN) for each entry of the epoch history, 64 at most.
     pub const HISTORY: usize = 128;
     /// The role state, opaque, 1024 bytes at most.

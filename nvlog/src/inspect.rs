@@ -321,6 +321,10 @@ impl fmt::Display for Walk {
             _ => "",
         };
         writeln!(f, "durable up to  {} when the superblock was written{missing}", superblock.durable_end)?;
+        match superblock.applying_end {
+            Some(end) => writeln!(f, "applying       up to {end}")?,
+            None => writeln!(f, "applying       not told: perhaps up to the end")?,
+        }
         write!(f, "records        {}", self.records)?;
         for (kind, count) in RecordKind::ALL.iter().zip(self.by_kind) {
             write!(f, ", {kind:?} {count}")?;

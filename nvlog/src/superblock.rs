@@ -51,6 +51,8 @@ pub struct Superblock {
     pub generation: u64,
     /// Everything before it was durable when this was written, so a walk from the tail must reach it.
     pub durable_end: Lsn,
+    /// The base tree holds no effect of a record at or after it; `None`: not told. See [`crate::Log::begin_applying`].
+    pub applying_end: Option<Lsn>,
     /// Format version of the copy that this was read from.
     pub version: u16,
 }
@@ -186,6 +188,8 @@ impl Superblock {
         put(&mut bytes, at::ROLE_STATE_LEN, &(self.role_state.len() as u32).to_le_bytes());
         put(&mut bytes, at::BOOT_ID, &self.boot_id.0);
         put(&mut bytes, at::DURABLE_END, &self.durable_end.0.to_le_bytes());
+        let applying_end = self.applying_end.map_or(0, |end| end.0 + 1);
+        put(&mut bytes, at::APPLYING_END, &applying_end.to_le_bytes());
         for (i, entry) in history.iter().enumerate() {
             let offset = at::HISTORY + i * HISTORY_ENTRY_BYTES;
             put(&mut bytes, offset, &entry.epoch.0.to_le_bytes());
@@ -257,6 +261,7 @@ fn decode_values(bytes: &[u8; SUPERBLOCK_BYTES], version: u16) -> Result<Superbl
         memory_lost: u16_at(bytes, at::FLAGS) & FLAG_MEMORY_LOST != 0,
         generation: u64_at(bytes, at::GENERATION),
         durable_end,
+        applying_end: u64_at(bytes, at::APPLYING_END).checked_sub(1).map(Lsn),
         version,
     })
 }

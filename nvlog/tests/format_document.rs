@@ -27,7 +27,7 @@ macro_rules! constants {
 #[test]
 fn the_superblock_is_as_documented() {
     let constants = constants!(superblock: MAGIC, VERSION, FLAGS, HISTORY_COUNT, GENERATION, VOLUME, CAPACITY, TAIL_LSN,
-        TAIL_CRC, ROLE_STATE_LEN, BOOT_ID, DURABLE_END, HISTORY, ROLE_STATE, CRC);
+        TAIL_CRC, ROLE_STATE_LEN, BOOT_ID, DURABLE_END, APPLYING_END, HISTORY, ROLE_STATE, CRC);
     assert_eq!(offsets("A superblock copy"), constants);
     assert!(DOCUMENT.contains(&format!("A superblock copy, {} bytes", format::SUPERBLOCK_BYTES)));
     assert!(DOCUMENT.contains(&format!("`{}`", String::from_utf8_lossy(&format::SUPERBLOCK_MAGIC))));

@@ -192,7 +192,12 @@ impl Log {
         stored.write(&self.ring, promised, tail.lsn)?;
         self.ring.scrub(tail.lsn, tail.lsn.plus(self.capacity_bytes()))?;
         self.ring.scrub(at.lsn, at.lsn.plus(self.capacity_bytes()))?;
-        let new = Superblock { tail: at, epoch_history: history.clone(), ..stored.superblock.clone() };
+        let new = Superblock {
+            tail: at,
+            epoch_history: history.clone(),
+            applying_end: Some(at.lsn),
+            ..stored.superblock.clone()
+        };
         stored.write(&self.ring, new, at.lsn)?;
         self.tail.set(at);
         self.floor.store(at.lsn.0, Ordering::Release);

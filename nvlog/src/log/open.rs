@@ -64,6 +64,7 @@ impl Log {
             memory_lost: false,
             generation,
             durable_end: start.lsn,
+            applying_end: Some(start.lsn),
             version: FORMAT_VERSION,
         };
         let bytes = superblock.encode();

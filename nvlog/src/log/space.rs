@@ -11,6 +11,7 @@ use super::{Log, NO_HOLD};
 use crate::recovery::{Depth, Walker};
 use crate::superblock::Superblock;
 use ids::{Epoch, LogPoint, Lsn};
+use std::io;
 use std::sync::atomic::Ordering;
 
 impl Log {
@@ -80,6 +81,28 @@ impl Log {
         stored.write(&self.ring, new, self.persisted())?;
         self.tail.set(to);
         Ok(())
+    }
+
+    /// From now on the base tree may hold effects of records before `end`; durable on return, and to be called before the
+    /// first of them is applied. Everything that an earlier call told must be before `end` too, or applied and flushed.
+    ///
+    /// # Errors
+    /// When the medium fails; nothing may be applied then.
+    pub fn begin_applying(&self, end: Lsn) -> io::Result<()> {
+        let mut stored = self.superblock.lock();
+        if stored.superblock.applying_end == Some(end) {
+            return Ok(());
+        }
+        let new = Superblock { applying_end: Some(end), ..stored.superblock.clone() };
+        stored.write(&self.ring, new, self.persisted())
+    }
+
+    /// The base tree holds nothing of what lies at or after this: where [`Log::begin_applying`] said, as far as the log
+    /// still goes; the log's end where that is not known.
+    pub fn applying_end(&self) -> Lsn {
+        let (tail, end) = (self.tail().lsn, self.end().lsn);
+        let told = self.superblock.lock().superblock.applying_end;
+        told.map_or(end, |told| told.clamp(tail, end))
     }
 
     /// Whether a record of the log, which ends at `end`, begins right after `point` and continues it: one look

@@ -1,6 +1,7 @@
 //! What the log promises, tried on the simulated region.
 
 mod age;
+mod applying;
 mod crash;
 mod damage;
 mod parallel;

@@ -151,6 +151,7 @@ fn as_version_1(region: &SimRegion) {
     forge(region, |copy| {
         put(copy, at::VERSION, &1u16.to_le_bytes());
         put(copy, at::DURABLE_END, &[0; 8]);
+        put(copy, at::APPLYING_END, &[0; 8]);
     });
 }
 
