@@ -15,6 +15,7 @@
 //! does what the record says and never panics.
 
 mod absorb;
+mod memory;
 
 use crate::attributes::{AttrPatch, ObjectKind};
 use crate::extents::{ExtentMap, RangeSet};
@@ -152,6 +153,8 @@ pub struct DeltaStats {
     pub objects: usize,
     /// Directories in which it changes slots.
     pub directories: usize,
+    /// Memory that it takes, about.
+    pub memory_bytes: usize,
 }
 
 type Slots = BTreeMap<Name, Slot>;
@@ -169,6 +172,7 @@ pub struct Delta {
     made: u64,
     allocated_bytes: u64,
     logged_data_bytes: u64,
+    memory_bytes: usize,
 }
 
 impl Delta {
@@ -184,17 +188,28 @@ impl Delta {
             made: 0,
             allocated_bytes: 0,
             logged_data_bytes: 0,
+            memory_bytes: 0,
         }
     }
 
     /// Puts an object in that no record describes.
     pub(crate) fn describe(&mut self, oid: Oid, object: ObjectDelta) {
-        self.objects.insert(oid, Box::new(object));
+        self.put(oid, object);
     }
 
     /// Likewise a slot.
     pub(crate) fn describe_slot(&mut self, parent: Oid, name: Name, slot: Slot) {
-        self.directories.entry(parent).or_default().insert(name, slot);
+        let bytes = memory::of_slot(name.as_bytes());
+        if self.directories.entry(parent).or_default().insert(name, slot).is_none() {
+            self.memory_bytes += bytes;
+        }
+    }
+
+    fn put(&mut self, oid: Oid, object: ObjectDelta) {
+        self.memory_bytes += memory::of_whole(&object);
+        if let Some(old) = self.objects.insert(oid, Box::new(object)) {
+            self.memory_bytes -= memory::of_whole(&old);
+        }
     }
 
     /// Where its run of records begins.
@@ -247,6 +262,7 @@ impl Delta {
             logged_data_bytes: self.logged_data_bytes,
             objects: self.objects.len(),
             directories: self.directories.len(),
+            memory_bytes: self.memory_bytes,
         }
     }
 

@@ -158,6 +158,11 @@ impl RangeSet {
         self.ends_by_start.is_empty()
     }
 
+    /// How many ranges.
+    pub fn len(&self) -> usize {
+        self.ends_by_start.len()
+    }
+
     /// The ranges in order.
     pub fn iter(&self) -> impl Iterator<Item = Range<u64>> + '_ {
         self.ends_by_start.iter().map(|(&start, &end)| start..end)

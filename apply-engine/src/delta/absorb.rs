@@ -2,7 +2,7 @@
 //!
 //! Cost of a small write into a known object: one hash lookup and one B-tree insert.
 
-use super::{Birth, Delta, ObjectDelta, ObjectState, RecordPosition, Slot, Target, Vanished};
+use super::{Birth, Delta, ObjectDelta, ObjectState, RecordPosition, Slot, Target, Vanished, memory};
 use crate::attributes::{AttrPatch, Timestamp};
 use crate::extents::{Extent, Source};
 use crate::name::NameRef;
@@ -61,13 +61,18 @@ impl Delta {
     }
 
     fn touch(&mut self, oid: Oid, lsn: Lsn) -> &mut ObjectDelta {
-        let object = self.objects.entry(oid).or_insert_with(|| Box::new(ObjectDelta::untouched(lsn)));
+        let memory_bytes = &mut self.memory_bytes;
+        let object = self.objects.entry(oid).or_insert_with(|| {
+            *memory_bytes += memory::of_object();
+            Box::new(ObjectDelta::untouched(lsn))
+        });
         object.last_lsn = lsn;
         object
     }
 
     fn absorb_content(&mut self, at: RecordPosition, operation: &Operation<'_>) {
         let object = self.touch(operation.oid(), at.lsn);
+        let before = memory::of_content(object);
         let (size, when) = match *operation {
             Operation::Write { offset, len_bytes, size_after, at: when, .. } => {
                 let source = Source::Log(at.payload_lsn.plus(WRITE_HEAD_BYTES as u64));
@@ -103,6 +108,8 @@ impl Delta {
         object.attrs.size = Some(size);
         object.attrs.mtime = Some(when);
         object.attrs.ctime = Some(when);
+        let after = memory::of_content(object);
+        self.memory_bytes = self.memory_bytes + after - before;
     }
 
     fn absorb_rename(&mut self, lsn: Lsn, operation: &Operation<'_>) {
@@ -170,7 +177,7 @@ impl Delta {
             new.xattrs.iter().map(|&(name, value)| (Box::from(name), Some(Box::from(value)))).collect();
         object.base_valid_below = 0;
         object.parent = kind.is_directory().then_some(parent);
-        self.objects.insert(new.oid, Box::new(object));
+        self.put(new.oid, object);
     }
 
     fn relink(&mut self, lsn: Lsn, other: &Other, when: Timestamp) -> &mut ObjectDelta {
@@ -198,16 +205,18 @@ impl Delta {
     }
 
     fn bury(&mut self, oid: Oid, lsn: Lsn) {
-        let born = self.objects.get_mut(&oid).and_then(|object| object.born.take());
+        let old = self.objects.remove(&oid);
+        self.memory_bytes -= old.as_ref().map_or(0, |old| memory::of_whole(old));
+        let born = old.and_then(|old| old.born);
         if born.is_some() && self.vanished == Vanished::Forget {
-            self.objects.remove(&oid);
-            self.directories.remove(&oid);
+            let slots = self.directories.remove(&oid).unwrap_or_default();
+            self.memory_bytes -= slots.keys().map(|name| memory::of_slot(name.as_bytes())).sum::<usize>();
             return;
         }
         let mut dead = ObjectDelta::untouched(lsn);
         dead.born = born;
         dead.state = ObjectState::Dead;
-        self.objects.insert(oid, Box::new(dead));
+        self.put(oid, dead);
     }
 
     fn set_xattr(
@@ -221,17 +230,18 @@ impl Delta {
     ) {
         let forget = self.vanished == Vanished::Forget;
         let object = self.touch(oid, lsn);
-        match value {
+        let (old, added) = match value {
             // Nothing below to take away: what was set here vanishes.
-            None if forget && object.born.is_some() => {
-                object.xattrs.remove(name);
-            }
+            None if forget && object.born.is_some() => (object.xattrs.remove(name), 0),
             _ => {
-                object.xattrs.insert(name.into(), value.map(Box::from));
+                let old = object.xattrs.insert(name.into(), value.map(Box::from));
+                (old, memory::of_xattr(name, value))
             }
-        }
+        };
+        let taken = old.map_or(0, |old| memory::of_xattr(name, old.as_deref()));
         object.attrs.mode = mode.or(object.attrs.mode);
         object.attrs.ctime = Some(at);
+        self.memory_bytes = self.memory_bytes + added - taken;
     }
 
     fn touch_directory(&mut self, lsn: Lsn, directory: Oid, nlink: Option<u32>, when: Timestamp) {
@@ -248,6 +258,7 @@ impl Delta {
             Some(slot) => slot.target = Some(target),
             None => {
                 slots.insert(name.to_name(), Slot { target: Some(target), occupied_below: was_occupied });
+                self.memory_bytes += memory::of_slot(name.as_bytes());
             }
         }
     }
@@ -258,12 +269,14 @@ impl Delta {
             Some(slot) if slot.occupied_below || self.vanished == Vanished::Keep => slot.target = None,
             Some(_) => {
                 slots.remove(name.as_bytes());
+                self.memory_bytes -= memory::of_slot(name.as_bytes());
                 if slots.is_empty() {
                     self.directories.remove(&parent);
                 }
             }
             None => {
                 slots.insert(name.to_name(), Slot { target: None, occupied_below: true });
+                self.memory_bytes += memory::of_slot(name.as_bytes());
             }
         }
     }

@@ -180,6 +180,17 @@ proptest! {
         prop_assert_eq!(states(&once), states(&twice));
     }
 
+    /// What is counted record by record is what there is.
+    #[test]
+    fn memory_is_counted_as_it_comes_and_goes(seed: u64, count in 1usize..150, keep: bool, twice: bool) {
+        let steps = Generator::new(seed).steps(count);
+        let delta = delta_of(&steps, if keep { Vanished::Keep } else { Vanished::Forget }, twice);
+        let objects: usize = delta.objects().map(|(_, object)| memory::of_whole(object)).sum();
+        let slots = delta.directories().flat_map(|directory| delta.slots_of(directory));
+        let slots: usize = slots.map(|(name, _)| memory::of_slot(name.as_bytes())).sum();
+        prop_assert_eq!(delta.stats().memory_bytes, objects + slots);
+    }
+
     /// Forgetting loses nothing but what came and went.
     #[test]
     fn forgetting_differs_only_in_what_vanished(seed: u64, count in 1usize..150) {
