@@ -75,6 +75,11 @@ impl DeltaStack {
         active.end() == active.first()
     }
 
+    /// Memory that the active Delta takes.
+    pub fn active_memory(&self) -> usize {
+        self.current.read().active.read().stats().memory_bytes
+    }
+
     /// Seals the active Delta. `None` when it spans no record. The sealed Delta may be applied when everything
     /// before its end is committed and the retired state is not read any more.
     pub fn seal(&self) -> Option<(Arc<Delta>, Retired)> {

@@ -41,6 +41,8 @@ pub struct Plan {
     pub capacity_bytes: u64,
     /// Time between two consistency points.
     pub point_ms: u64,
+    /// Memory that a Delta may take; so little that a start takes many pieces, in most runs.
+    pub point_memory: u64,
     /// The primary's adapter knows by itself when bytes are durable at the partner.
     pub one_sided: bool,
     /// Parts per million by which each node's clock runs fast.
@@ -84,6 +86,8 @@ impl Plan {
             think_us: if busy { 3_000 } else { [2_000, 10_000, 40_000][rng.random_range(0..3)] },
             capacity_bytes: if busy { 256 << 10 } else { [256 << 10, 1 << 20][rng.random_range(0..2)] },
             point_ms: [50, 200, 1_000][rng.random_range(0..3)],
+            // Of its own, so that a seed is still about what it was about.
+            point_memory: [4 << 10, 64 << 10, 256 << 20][(seed % 3) as usize],
             one_sided: rng.random_bool(0.3),
             clock_ppm: [0, 1].map(|_| rng.random_range(-10_000..=10_000)),
             latency_us: [20, slowest],

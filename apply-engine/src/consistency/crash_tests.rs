@@ -169,3 +169,68 @@ fn every_crash_point_of_one_consistency_point() {
         }
     }
 }
+
+/// A start that applies a long log in pieces, as a node does: a Delta ends when it takes as much memory as it may, but never
+/// before what the tree may hold already; where it ends is noted before it is applied, and only then does the tail move. Power
+/// fails again and again, in the middle of a piece or between any two steps.
+fn replay_in_pieces(seed: u64, records: usize, memory: usize, crashes: usize) -> usize {
+    let mut rng = StdRng::seed_from_u64(seed ^ 0x91ece5);
+    let mut world = World::new(seed);
+    let log = world.steps(records);
+    // Records before `tail` are applied and flushed; nothing of those from `begun` on is.
+    let (mut tail, mut begun, mut crashes, mut pieces) = (0, 0, crashes, 0);
+    'start: loop {
+        let mut vanished = Vanished::Keep;
+        while tail < log.len() {
+            let mut delta = Delta::new(log[tail].0.lsn, vanished);
+            let mut end = tail;
+            while end < log.len() && (end < begun || delta.stats().memory_bytes < memory) {
+                delta.absorb(log[end].0, &log[end].1.operation());
+                end += 1;
+            }
+            begun = end;
+            let power_fails = crashes > 0 && rng.random_ratio(1, 3);
+            if power_fails {
+                world.tree.crash_after(rng.random_range(0..(end - tail) * 4 + 4));
+            }
+            match apply_to(&world.tree, &delta) {
+                Ok(_) | Err(ApplyError::Io(_)) => {}
+                Err(other) => panic!("{other}"),
+            }
+            if power_fails {
+                crashes -= 1;
+                if rng.random_ratio(1, 4) {
+                    // Late: all is flushed, and the tail has not moved.
+                    world.tree.restart(&mut rng, 1.0);
+                } else {
+                    let survival = [0.0, 0.2, 0.5, 0.8, 1.0][rng.random_range(0..5)];
+                    world.tree.restart(&mut rng, survival);
+                }
+                continue 'start;
+            }
+            world.tree.sync();
+            (tail, vanished) = (end, Vanished::Forget);
+            pieces += 1;
+        }
+        break;
+    }
+    world.check();
+    pieces
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, max_shrink_iters: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_log_is_replayed_in_pieces_whatever_crashes(
+        seed: u64, records in 1..150usize, memory in 1..20_000usize, crashes in 0..8usize,
+    ) {
+        replay_in_pieces(seed, records, memory, crashes);
+    }
+}
+
+#[test]
+fn the_pieces_of_a_replay_are_many() {
+    let pieces: usize = (0..20).map(|seed| replay_in_pieces(seed, 100, 2_000, 4)).sum();
+    assert!(pieces > 200, "only {pieces}: the bound bounds nothing");
+}

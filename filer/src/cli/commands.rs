@@ -2,7 +2,7 @@
 
 use super::args::{Arguments, Command, ConfigCommand, LogCommand, StatusArguments, WitnessArguments};
 use super::exit::{ExitCode, Failure};
-use super::preflight::preflight_with_logs;
+use super::preflight::{memory_needed, preflight_with_logs};
 use super::{init, keys, logging, release, serve, split, verify};
 use crate::config::{LogFormat, NodeConfig};
 use crate::control::{Answer, Request, call};
@@ -81,6 +81,8 @@ pub(super) fn carry_out(arguments: Arguments) -> anyhow::Result<()> {
             let checked = NodeConfig::load(config)?;
             if here {
                 preflight_with_logs(&checked)?;
+
+                eprintln!("note: {}", memory_needed(&checked));
             }
             if checked.witness.is_none() {
                 eprintln!(

@@ -99,12 +99,7 @@ pub fn preflight(config: &NodeConfig) -> Result<(), Preflight> {
     if config.volumes.iter().any(|volume| volume.fuse.mount.is_some()) {
         check_fuse_device(&mut found);
     }
-    let images = config.volumes.iter().filter(|volume| volume.log.kind == LogKind::Block);
-    check_memory(
-        &mut found,
-        images.map(|volume| volume.log.capacity_bytes).fold(0, u64::saturating_add),
-        memory::available_bytes(),
-    );
+    check_memory(&mut found, image_bytes(config), memory::available_bytes());
     if found.problems.is_empty() { Ok(()) } else { Err(found) }
 }
 
@@ -120,6 +115,42 @@ pub fn preflight_with_logs(config: &NodeConfig) -> Result<(), Preflight> {
         log::check(&mut found, volume, running);
     }
     if found.problems.is_empty() { Ok(()) } else { Err(found) }
+}
+
+fn image_bytes(config: &NodeConfig) -> u64 {
+    let images = config.volumes.iter().filter(|volume| volume.log.kind == LogKind::Block);
+    images.map(|volume| volume.log.capacity_bytes).fold(0, u64::saturating_add)
+}
+
+/// One Delta is being filled while another one is applied, which takes about as much again.
+const DELTAS: u64 = 3;
+
+/// What memory the volumes of this node may take, also to replay full logs, in a line for people.
+pub fn memory_needed(config: &NodeConfig) -> String {
+    needed_text(
+        image_bytes(config),
+        config.volumes.iter().map(|volume| volume.consistency_point.memory).fold(0, u64::saturating_add),
+        memory::available_bytes(),
+    )
+}
+
+fn needed_text(image_bytes: u64, delta_bytes: u64, available_bytes: Option<u64>) -> String {
+    let deltas = delta_bytes.saturating_mul(DELTAS);
+    let needed = image_bytes.saturating_add(deltas);
+    let enough = match available_bytes {
+        Some(available) if available < needed => {
+            format!(", but {} are available: lower `consistency_point.memory`", bytes(available))
+        }
+        Some(available) => format!("; {} are available", bytes(available)),
+        None => String::new(),
+    };
+    format!(
+        "the volumes may take {} of memory, also to replay their logs ({} for images of logs of the kind `block`, {} for \
+         what the trees do not hold yet){enough}",
+        bytes(needed),
+        bytes(image_bytes),
+        bytes(deltas)
+    )
 }
 
 /// A log of the kind `block` has an image of its whole capacity in memory.
@@ -236,6 +267,15 @@ fn check_log(found: &mut Preflight, volume: &VolumeConfig) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_memory_that_a_start_may_take_is_told() {
+        let text = needed_text(1 << 30, 256 << 20, Some(64 << 30));
+        assert!(text.contains("1.75 GiB") && text.contains("64 GiB are available"), "{text}");
+        let text = needed_text(0, 256 << 20, Some(512 << 20));
+        assert!(text.contains("768 MiB") && text.contains("but 512 MiB are available"), "{text}");
+        assert!(text.contains("`consistency_point.memory`"), "{text}");
+    }
 
     #[test]
     fn a_block_log_that_does_not_fit_into_memory_is_refused() {

@@ -347,9 +347,29 @@ fn consistency_point(mut section: Section<'_, '_>, log_bytes: Option<u64>) -> Co
             "write more than zero and at most the log's capacity; a log that is half full triggers one anyway",
         );
     }
+    let memory = section.optional::<ByteSize>("memory");
+    if let Some(Located { value: ByteSize(memory), line }) = memory
+        && memory < MIN_POINT_MEMORY_BYTES
+    {
+        section.problem(
+            line,
+            format!("`memory`: {} is too little", ByteSize(memory)),
+            format!(
+                "at least {}; each consistency point flushes the filesystem",
+                ByteSize(MIN_POINT_MEMORY_BYTES)
+            ),
+        );
+    }
     section.finish();
-    ConsistencyPointConfig { interval, bytes: bytes.map_or(default.bytes, |located| located.value.0) }
+    ConsistencyPointConfig {
+        interval,
+        bytes: bytes.map_or(default.bytes, |located| located.value.0),
+        memory: memory.map_or(default.memory, |located| located.value.0),
+    }
 }
+
+/// With less, flushing would take longer than applying.
+const MIN_POINT_MEMORY_BYTES: u64 = 1 << 20;
 
 /// One answer of a source must come within the receiver's patience.
 const MIN_RESYNC_RATE_BYTES: u64 = 64 << 10;

@@ -311,11 +311,13 @@ pub struct ConsistencyPointConfig {
     pub interval: Duration,
     /// At the latest after this much log.
     pub bytes: u64,
+    /// At the latest when what is in memory until then takes so much; a start replays the log in pieces of this size.
+    pub memory: u64,
 }
 
 impl Default for ConsistencyPointConfig {
     fn default() -> ConsistencyPointConfig {
-        ConsistencyPointConfig { interval: Duration::from_secs(1), bytes: 64 << 20 }
+        ConsistencyPointConfig { interval: Duration::from_secs(1), bytes: 64 << 20, memory: 256 << 20 }
     }
 }
 

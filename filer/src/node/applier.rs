@@ -69,6 +69,8 @@ pub(super) struct ApplierState {
     interrupted: AtomicU64,
     /// The base tree may stand between two consistency points: one failed, or was cut off before a restart.
     half_applied: AtomicBool,
+    /// The last attempt failed.
+    failing: AtomicBool,
 }
 
 /// No consistency point runs while this lives, and none is half done, except one that failed.
@@ -92,6 +94,11 @@ impl ApplierState {
     /// Whether the base tree may stand between two consistency points. Steady under [`ApplierState::exclusive`].
     pub fn is_half_applied(&self) -> bool {
         self.half_applied.load(Ordering::Acquire)
+    }
+
+    /// Did the last attempt fail?
+    pub fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Acquire)
     }
 
     /// Asks for a consistency point now.
@@ -182,12 +189,20 @@ pub(super) fn run(shared: &Arc<Shared>) {
             runtime::sleep(ABSORB_INTERVAL);
             continue;
         }
-        if let Err(error) = shared.absorb(shared.verify.absorb_to(shared.path.committed())) {
-            shared.report(&error.to_string(), "bring both nodes to the same version, or resync this node");
-        }
+        let to = shared.verify.absorb_to(shared.path.committed());
+        let is_full = match shared.absorb(to) {
+            Ok(all) => !all,
+            Err(error) => {
+                shared
+                    .report(&error.to_string(), "bring both nodes to the same version, or resync this node");
+                false
+            }
+        };
         note_what_is_behind(shared);
         let interval = shared.config.consistency_point.interval;
         let due = match follows(shared) {
+            // The Delta takes as much memory as it may, and more is to come.
+            _ if is_full => Duration::ZERO,
             // Where the primary's Delta ended, and nowhere else as long as there is room.
             Some(Seal::Here) => Duration::ZERO,
             Some(Seal::Wait) if !log_is_half_full(shared) => ABSORB_INTERVAL,
@@ -210,6 +225,8 @@ pub(super) fn run(shared: &Arc<Shared>) {
             Ok(()) => {
                 retry = RETRY_MIN;
                 mended = false;
+                shared.applier.failing.store(false, Ordering::Release);
+                shared.replay.look(shared);
                 report_index(shared);
                 report_refused(shared);
                 last = Instant::now();
@@ -227,6 +244,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
             }
             Err(ApplyFailure::Failed(error)) => {
                 shared.metrics.apply_failures.add(1);
+                shared.applier.failing.store(true, Ordering::Release);
                 let full = matches!(error, ApplyError::NoSpace(_));
                 mark!("consistency point failed");
                 let remedy =
@@ -307,7 +325,9 @@ fn follows(shared: &Shared) -> Option<Seal> {
 /// Is the log filling, or much logged since the last one?
 fn wants_point(shared: &Shared) -> bool {
     let logged = shared.path.committed().since(shared.path.cursors().applied());
-    logged >= shared.config.consistency_point.bytes || log_is_half_full(shared)
+    logged >= shared.config.consistency_point.bytes
+        || shared.stack.active_memory() as u64 >= shared.config.consistency_point.memory
+        || log_is_half_full(shared)
 }
 
 fn log_is_half_full(shared: &Shared) -> bool {
@@ -372,6 +392,10 @@ fn apply(shared: &Shared, delta: &Delta) -> Result<(), ApplyFailure> {
     shared.resync.tracker.note(delta);
     shared.applier.half_applied.store(true, Ordering::Release);
     shared.base.revive_index().map_err(ApplyError::from)?;
+    if let Err(error) = shared.log.begin_applying(delta.end()) {
+        shared.tell(NodeEvent::LogFailed(error.to_string()));
+        return Err(ApplyFailure::Interrupted);
+    }
     let report = apply_engine::consistency::apply(&shared.base, &shared.log, delta)?;
     shared.verify.digest(shared, delta);
     shared.base.raise_next_oid(shared.next_oid());

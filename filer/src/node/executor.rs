@@ -6,6 +6,7 @@
 //! moment (its parts are given up).
 
 mod acts;
+mod opening;
 mod resync;
 mod split;
 pub(super) mod watch;
@@ -25,6 +26,7 @@ use crate::control::{ControlError, ErrorKind};
 use crate::runtime::channel::{Receiver, RecvTimeoutError, Sender};
 use crate::runtime::{self, Instant, mark};
 use ids::Lsn;
+use opening::Opening;
 use pair::{
     Command, Event, Lease, LinkId, LogSummary, Message, MonoMs, Operator, Pair, PairMode, PairStatus,
     PointVerdict,
@@ -50,6 +52,8 @@ pub(super) struct Executor {
     await_peer: Option<(LinkId, Lsn)>,
     resync: Resync,
     draining: bool,
+    /// It is to serve, and has more to apply first than fits into memory.
+    opening: Option<Opening>,
     progress: watch::Progress,
     standing: StandingFaults,
     /// The pair's, after the last event.
@@ -87,6 +91,7 @@ impl Executor {
             resync,
             await_peer: None,
             draining: false,
+            opening: None,
             progress: watch::Progress::default(),
             standing: StandingFaults::default(),
             reason: FORCED,
@@ -135,7 +140,7 @@ impl Executor {
     }
 
     fn next_look(&self) -> Duration {
-        if self.draining || self.await_peer.is_some() {
+        if self.draining || self.await_peer.is_some() || self.opening.is_some() {
             return WATCH_INTERVAL;
         }
         let deadline = Duration::from_millis(self.pair.next_deadline().since(self.now()));
@@ -309,6 +314,7 @@ impl Executor {
             self.draining = false;
             self.answers.push_back(Event::Drained { end: self.shared.log.end() });
         }
+        self.watch_opening();
     }
 
     fn execute(&mut self, command: Command) -> Result<(), NodeError> {
@@ -352,20 +358,8 @@ impl Executor {
             Command::OpenEpoch { epoch } => self.open_epoch(epoch)?,
             Command::StartServing { epoch } => {
                 let takeover = self.pair.status(self.now()).takeover.map(|times| (times, self.reason));
-                let end = shared.log.end();
-                let began = shared.follower.start_serving(&shared.log, &shared.stack, end.lsn)?;
-                if began {
-                    match self.reason {
-                        "partner lost" => mark!("takeover"),
-                        "switchover" => mark!("switchover"),
-                        _ => mark!("serves after a restart"),
-                    }
-                    shared.gate.begin_with(end.lsn, shared.unapplied_needs());
-                }
-                shared.gate.set_local_space(shared.path.cursors().applied(), shared.local_space());
-                shared.path.open();
-                shared.metrics.takeovers.add(u64::from(began));
-                self.front.serve(epoch, self.pair.client_limits(), takeover);
+                self.opening = Some(Opening::new(epoch, takeover));
+                self.try_to_serve()?;
             }
             Command::StopServing { reason } => self.stop_serving(reason)?,
             Command::TruncateLog { to } => {

@@ -2,8 +2,9 @@
 //! it recovers, and on a new primary up to the end of what it took over.
 //!
 //! Invariant: a record is absorbed once and in order; after a restart nothing is sealed until everything that
-//! the node may have applied before is absorbed, so that one Delta covers it. What can go wrong: a record that
-//! this program can not decode (a newer partner); then the node stops following and says so.
+//! the node may have applied before is absorbed, so that one Delta covers it. A Delta that takes as much memory as it may
+//! takes no further record: it has to be sealed and applied first, so a log of any length is absorbed in pieces. What can go
+//! wrong: a record that this program can not decode (a newer partner); then the node stops following and says so.
 
 use super::NodeError;
 use crate::runtime::Mutex;
@@ -24,6 +25,20 @@ struct Position {
     buffer: Vec<u8>,
 }
 
+/// Whether the volume absorbs what it writes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Serving {
+    /// From now on.
+    Begun,
+    /// It did already (in a new epoch of the same primary).
+    Already,
+    /// Not yet: a Delta of what is left would take more memory than it may.
+    NotYet,
+}
+
+/// Memory that a Delta may take before it is sealed, when nothing bounds it.
+pub(super) const UNBOUNDED: usize = usize::MAX;
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Follower(Mutex<Position>);
@@ -42,16 +57,24 @@ impl Follower {
         position.serving = false;
     }
 
-    /// Absorbs everything before `end`; from then on this node's volume absorbs what it writes. False when it
-    /// serves already (in a new epoch of the same primary): the volume has done so.
-    pub fn start_serving(&self, log: &Log, stack: &DeltaStack, end: Lsn) -> Result<bool, NodeError> {
+    /// Absorbs everything before `end`, unless a Delta of it takes more than `memory`; from then on this node's volume
+    /// absorbs what it writes.
+    pub fn start_serving(
+        &self,
+        log: &Log,
+        stack: &DeltaStack,
+        end: Lsn,
+        memory: usize,
+    ) -> Result<Serving, NodeError> {
         let mut position = self.0.lock();
         if position.serving {
-            return Ok(false);
+            return Ok(Serving::Already);
         }
-        absorb(&mut position, log, stack, end)?;
+        if !absorb(&mut position, log, stack, end, memory)? {
+            return Ok(Serving::NotYet);
+        }
         position.serving = true;
-        Ok(true)
+        Ok(Serving::Begun)
     }
 
     /// The volume wrote, and absorbed, its last record before `end`.
@@ -91,21 +114,34 @@ impl Follower {
         position.at.lsn >= position.seal_from
     }
 
-    /// Absorbs what lies before `to`, unless the volume does it.
-    pub fn absorb(&self, log: &Log, stack: &DeltaStack, to: Lsn) -> Result<(), NodeError> {
+    /// Absorbs what lies before `to`, unless the volume does it. False: the active Delta takes `memory` now, and has to be
+    /// sealed before more is absorbed.
+    pub fn absorb(&self, log: &Log, stack: &DeltaStack, to: Lsn, memory: usize) -> Result<bool, NodeError> {
         let mut position = self.0.lock();
         if position.serving {
-            return Ok(());
+            return Ok(true);
         }
-        absorb(&mut position, log, stack, to)
+        absorb(&mut position, log, stack, to, memory)
     }
 }
 
-fn absorb(position: &mut Position, log: &Log, stack: &DeltaStack, to: Lsn) -> Result<(), NodeError> {
+fn absorb(
+    position: &mut Position,
+    log: &Log,
+    stack: &DeltaStack,
+    to: Lsn,
+    memory: usize,
+) -> Result<bool, NodeError> {
+    let is_full =
+        |position: &Position| position.at.lsn >= position.seal_from && stack.active_memory() >= memory;
     if position.at.lsn >= to {
-        return Ok(());
+        return Ok(true);
+    }
+    if is_full(position) {
+        return Ok(false);
     }
     let mut buffer = std::mem::take(&mut position.buffer);
+    let mut all = true;
     for record in log.records(position.at, to) {
         let unreadable = |lsn: Lsn, why: String| NodeError::Unreadable { lsn, why };
         let record = record.map_err(|error| unreadable(position.at.lsn, error.to_string()))?;
@@ -126,7 +162,11 @@ fn absorb(position: &mut Position, log: &Log, stack: &DeltaStack, to: Lsn) -> Re
             stack.writer().absorb(at, &operation);
         }
         position.at = record.point_after;
+        if record.kind == RecordKind::Data && position.at.lsn < to && is_full(position) {
+            all = false;
+            break;
+        }
     }
     position.buffer = buffer;
-    Ok(())
+    Ok(all)
 }

@@ -21,6 +21,7 @@ mod open;
 mod peer;
 mod rdma;
 mod receiver;
+mod replay;
 mod report;
 mod resync;
 mod room;

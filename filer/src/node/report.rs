@@ -46,6 +46,7 @@ pub(super) fn volume(shared: &Shared, witness_address: Option<&str>) -> VolumeSt
             free_bytes: space.free_bytes,
             free_inodes: space.free_inodes,
         }),
+        replay: shared.replay.status(shared),
         resync: shared.resync.status(),
         salvaged: shared.resync.salvaged.lock().clone(),
         verify: shared.verify.status(),

@@ -2,8 +2,9 @@
 
 use super::applier::ApplierState;
 use super::event::NodeEvent;
-use super::follower::Follower;
+use super::follower::{Follower, UNBOUNDED};
 use super::rdma::Rdma;
+use super::replay::Replay;
 use super::resync::state::ResyncState;
 use super::room::RoomState;
 use super::split::talk::SplitState;
@@ -55,6 +56,7 @@ pub(super) struct Shared {
     pub events: Sender<NodeEvent>,
     pub follower: Follower,
     pub applier: Arc<ApplierState>,
+    pub replay: Replay,
     pub resync: ResyncState,
     pub split: SplitState,
     pub verify: VerifyState,
@@ -183,7 +185,8 @@ impl Shared {
     pub fn whole_log_layers(&self) -> Layers {
         let tail = self.log.tail();
         let stack = DeltaStack::new(self.fresh_layers(tail.lsn));
-        if let Err(error) = Follower::new(tail, tail.lsn).absorb(&self.log, &stack, self.log.end().lsn) {
+        let end = self.log.end().lsn;
+        if let Err(error) = Follower::new(tail, tail.lsn).absorb(&self.log, &stack, end, UNBOUNDED) {
             tracing::warn!(volume = self.name(), %error, "the log can not be read to its end");
         }
         let whole = stack.snapshot();
@@ -216,8 +219,8 @@ impl Shared {
         self.stack.reset(self.fresh_layers(tail.lsn)).wait();
         self.gate.forget_pending();
         let committed = self.path.committed();
-        self.follower.restart_at(tail, committed);
-        self.absorb(committed)
+        self.follower.restart_at(tail, committed.min(self.log.applying_end()));
+        self.absorb(committed).map(|_all| ())
     }
 
     /// Records in the Deltas, which the local tree does not hold yet.
@@ -235,9 +238,18 @@ impl Shared {
         needs
     }
 
-    /// Absorbs records up to `to` into the active Delta.
-    pub fn absorb(&self, to: Lsn) -> Result<(), super::NodeError> {
-        self.follower.absorb(&self.log, &self.stack, to)
+    /// Absorbs records up to `to` into the active Delta, or until that takes as much memory as it may: false.
+    pub fn absorb(&self, to: Lsn) -> Result<bool, super::NodeError> {
+        self.follower.absorb(&self.log, &self.stack, to, self.delta_memory())
+    }
+
+    /// Memory that the active Delta may take before it is sealed. While what was sealed cannot be applied there is no
+    /// bound: what is committed is served from memory then, as long as there is any.
+    pub fn delta_memory(&self) -> usize {
+        match self.applier.is_failing() {
+            true => UNBOUNDED,
+            false => usize::try_from(self.config.consistency_point.memory).unwrap_or(UNBOUNDED),
+        }
     }
 
     pub fn has_fault(&self, prefix: &str) -> bool {

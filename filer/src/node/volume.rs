@@ -7,6 +7,7 @@ use super::follower::Follower;
 use super::front::Front;
 use super::link::{self, Source};
 use super::open::Opened;
+use super::replay::Replay;
 use super::resync::state::ResyncState;
 use super::room::RoomState;
 use super::shared::{Shared, fresh_layers};
@@ -106,6 +107,10 @@ impl VolumeNode {
         let path = CommitPath::new(log.clone(), cursors, gate.clone(), metrics.clone(), to_executor, started);
         let (verify, to_verify) = VerifyState::new();
         let stack = Arc::new(DeltaStack::new(fresh_layers(&base, &log, tail.lsn)));
+        // Up to here the tree may be half applied: one Delta has to cover it.
+        let stands = base.applied().map_or(tail.lsn, |applied| applied.lsn);
+        let replay = Replay::new(config.name.as_str(), tail.lsn, end.lsn);
+        let seal_from = log.applying_end().max(stands).min(end.lsn);
         let shared = Arc::new(Shared {
             me: node.name.clone(),
             hooks: Arc::new(RoleHooks::new(&config)),
@@ -119,7 +124,8 @@ impl VolumeNode {
             metrics,
             counters,
             events,
-            follower: Follower::new(tail, end.lsn),
+            follower: Follower::new(tail, seal_from),
+            replay,
             applier,
             resync: ResyncState::default(),
             called_off: Mutex::default(),

@@ -99,6 +99,9 @@ pub struct VolumeStatus {
     pub last_consistency_point: Option<ConsistencyPointStatus>,
     /// What clients can still store.
     pub space: Option<SpaceStatus>,
+    /// What this start applies of what its log held; `None` when that is done, or was next to nothing.
+    #[serde(default)]
+    pub replay: Option<ReplayStatus>,
     /// Resync of this node or of its partner; `None` when none is under way and none has failed.
     #[serde(default)]
     pub resync: Option<ResyncStatus>,
@@ -154,6 +157,15 @@ pub struct LogStatus {
     pub used_bytes: u64,
     /// The log did not survive the last restart of the machine, or is not that of the tree: no takeover by itself.
     pub lost_at_boot: bool,
+}
+
+/// How far a start is with what its log held.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ReplayStatus {
+    /// Log bytes that are in the tree now.
+    pub done_bytes: u64,
+    /// Log bytes that were not when the node started.
+    pub total_bytes: u64,
 }
 
 /// Which side of a resync this node is.

@@ -101,6 +101,16 @@ fn render_volume(page: &mut Page, volume: &VolumeStatus, now_unix_ms: u64) {
             ),
         );
     }
+    if let Some(replay) = &volume.replay {
+        let fill = replay.done_bytes as f64 / replay.total_bytes.max(1) as f64;
+        let text = format!(
+            "{} of {} of log applied since the start ({})",
+            bytes(replay.done_bytes),
+            bytes(replay.total_bytes),
+            percent(fill)
+        );
+        page.line("replay", &text);
+    }
     if let Some(resync) = &volume.resync {
         render_resync(page, resync);
     }

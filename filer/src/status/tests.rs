@@ -46,6 +46,7 @@ pub(crate) fn sample() -> NodeStatus {
                 applied: Lsn(1024),
             }),
             space: Some(SpaceStatus { total_bytes: 1 << 40, free_bytes: 1 << 39, free_inodes: 1_000_000 }),
+            replay: Some(ReplayStatus { done_bytes: 12 << 20, total_bytes: 1 << 30 }),
             verify: Some(VerifyStatus {
                 running: Some(VerifyProgress {
                     doing: "comparing".to_owned(),

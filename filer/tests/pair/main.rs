@@ -20,6 +20,7 @@ mod operations;
 mod orphans;
 mod refusals;
 mod refused;
+mod replay;
 mod resync;
 mod split;
 mod standing;

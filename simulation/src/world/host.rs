@@ -194,6 +194,7 @@ fn config(plan: &Plan, host: usize) -> NodeConfig {
         consistency_point: ConsistencyPointConfig {
             interval: ms(plan.point_ms),
             bytes: plan.capacity_bytes / 4,
+            memory: plan.point_memory,
         },
         resync: ResyncConfig::default(),
         hooks: HooksConfig::default(),

@@ -53,6 +53,7 @@ impl Executor {
 
     pub(super) fn stop_serving(&mut self, reason: StopReason) -> Result<(), NodeError> {
         self.resync.stop_sending();
+        self.opening = None;
         let shared = &self.shared;
         self.draining = false;
         shared.path.close(match reason {

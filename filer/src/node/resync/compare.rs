@@ -11,7 +11,7 @@ use super::error::ReceiveError;
 use super::receive::Receive;
 use super::source::add;
 use super::wire::{Answer, Question, RANGE_OIDS, VERSION};
-use crate::node::follower::Follower;
+use crate::node::follower::{Follower, UNBOUNDED};
 use crate::stack::DeltaStack;
 use apply_engine::resync::{self, ObjectLabel};
 use ids::{Lsn, Oid};
@@ -118,11 +118,12 @@ impl Receive {
         Ok(())
     }
 
-    /// Objects that records in this node's own log touch. `None`: it can not be read.
+    /// Objects that the tree may hold in a state between two consistency points: those that records in this node's own
+    /// log touch, of which it may have been applied. `None`: it can not be read.
     fn touched(&self) -> Option<HashSet<Oid>> {
         let (log, tail) = (&self.shared.log, self.shared.log.tail());
         let stack = DeltaStack::new(self.shared.fresh_layers(tail.lsn));
-        Follower::new(tail, tail.lsn).absorb(log, &stack, log.end().lsn).ok()?;
+        Follower::new(tail, tail.lsn).absorb(log, &stack, log.applying_end(), UNBOUNDED).ok()?;
         let layers = stack.snapshot();
         let delta = layers.active.read();
         Some(delta.objects().map(|(oid, _)| oid).chain(delta.directories()).collect())
