@@ -305,7 +305,7 @@ impl Pair {
     pub(crate) fn given_away(&mut self, register: Register) {
         let Role::Primary(primary) = self.role else { return };
         let handed = match primary.mode {
-            PrimaryMode::HandingOver { stage: HandOverStage::Swapping { end }, .. } => {
+            PrimaryMode::HandingOver { stage: HandOverStage::Swapping { end, .. }, .. } => {
                 Some(crate::state::Handed { from: primary.epoch, epoch: register.epoch, end })
             }
             _ => None,

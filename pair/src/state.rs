@@ -150,8 +150,14 @@ pub(crate) enum BarrierStage {
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum HandOverStage {
-    Draining { since: MonoMs },
-    Swapping { end: LogPoint },
+    Draining {
+        since: MonoMs,
+    },
+    /// The witness is asked. `withdrawn`: no more than it takes to know that this was not granted.
+    Swapping {
+        end: LogPoint,
+        withdrawn: bool,
+    },
 }
 
 /// A partner on its way to the barrier.

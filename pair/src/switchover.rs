@@ -92,7 +92,7 @@ impl Pair {
     }
 
     /// The command that asked for it has ended. What is with the witness already cannot be taken back: its answer
-    /// decides.
+    /// decides, and it is not asked for that again.
     pub(crate) fn withdrawn(&mut self, wish: Operator) {
         match (wish, &mut self.role) {
             (Operator::ForceTakeover, Role::Claiming(claiming)) if claiming.forced => {
@@ -111,6 +111,13 @@ impl Pair {
                 let link = *link;
                 self.call_off(link);
             }
+            (
+                Operator::Switchover,
+                Role::Primary(Primary {
+                    mode: PrimaryMode::HandingOver { stage: HandOverStage::Swapping { withdrawn, .. }, .. },
+                    ..
+                }),
+            ) => *withdrawn = true,
             _ => {}
         }
     }
@@ -227,7 +234,10 @@ impl Pair {
             PrimaryMode::HandingOver { link, stage: HandOverStage::Draining { .. } }
                 if self.effects.draining =>
             {
-                primary.mode = PrimaryMode::HandingOver { link, stage: HandOverStage::Swapping { end } };
+                primary.mode = PrimaryMode::HandingOver {
+                    link,
+                    stage: HandOverStage::Swapping { end, withdrawn: false },
+                };
             }
             PrimaryMode::DrainingToStop => self.stop_now(),
             _ => {}
@@ -243,7 +253,7 @@ impl Pair {
                     self.call_off(link);
                 }
             }
-            HandOverStage::Swapping { .. } => {
+            HandOverStage::Swapping { withdrawn, .. } => {
                 let new = Register {
                     primary: self.config.peer.clone(),
                     ..self.register_of(
@@ -269,6 +279,13 @@ impl Pair {
                     Some(register) if !self.is_mirrored(register) && !self.desk.swap_pending() => {
                         self.call_off(link);
                     }
+                    _ if withdrawn && !self.desk.swap_pending() => self.call_off(link),
+                    // Settles whether it was granted, and grants nothing new.
+                    _ if withdrawn && self.desk.ready(self.now) => {
+                        let new = self.register_of(primary.epoch, Mode::Mirrored, expected.as_ref());
+                        self.ask(Purpose::Mirror, Some((expected, new)));
+                    }
+                    _ if withdrawn => {}
                     _ if self.desk.ready(self.now) => self.ask(Purpose::HandOver, Some((expected, new))),
                     _ => {}
                 }

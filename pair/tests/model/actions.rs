@@ -56,6 +56,8 @@ pub enum Action {
     /// The witness comes back with this one of its backups.
     Rollback(usize),
     Switchover(usize),
+    /// The command that asked for it ends.
+    Withdraw(usize),
     Shutdown(usize),
     Force(usize),
 }
@@ -202,6 +204,8 @@ impl State {
             let primary = pair.status(self.now).role == pair::RoleName::Primary;
             let switch = primary && pair.can(Operator::Switchover).is_ok();
             when(switch && left(Kind::Operator), Action::Switchover(node));
+            let handing_over = pair.status(self.now).mode == pair::PairMode::HandingOver;
+            when(handing_over, Action::Withdraw(node));
             when(left(Kind::Operator), Action::Shutdown(node));
             let force = pair.can(Operator::ForceTakeover).is_ok();
             when(force && left(Kind::Force), Action::Force(node));

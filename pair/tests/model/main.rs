@@ -78,6 +78,10 @@ fn model_check() {
             Scope { faults: Faults { crashes: 1, pauses: 1, operator: 1, ..two }, writes: 0, ..some() },
         ),
         (
+            "two of: switchover or stop, witness",
+            Scope { faults: Faults { operator: 1, witness: 1, ..two }, writes: 0, ..some() },
+        ),
+        (
             "without a witness, two of every kind",
             Scope { faults: Faults { total: 2, ..EVERY }, witness: false, writes: 0, ..some() },
         ),

@@ -76,6 +76,7 @@ impl Executor<'_> {
                 self.state.faults.spend(Kind::Operator);
                 self.apply(node, Event::Operator(Operator::Switchover));
             }
+            Action::Withdraw(node) => self.apply(node, Event::Withdrawn(Operator::Switchover)),
             Action::Shutdown(node) => {
                 self.state.faults.spend(Kind::Operator);
                 self.apply(node, Event::Shutdown);

@@ -161,6 +161,54 @@ fn the_older_of_two_logs_does_not_claim() {
     }
 }
 
+/// Likewise when the witness is away at first: then nobody serves, and afterwards the same one does.
+#[test]
+fn the_older_of_two_logs_does_not_claim_when_the_witness_comes_back() {
+    for (old, other) in [(A, B), (B, A)] {
+        let mut world = mirrored(true);
+        let copy = world.nodes[old].disk.log.clone();
+        world.run_for(1_000);
+        world.crash(A);
+        world.crash(B);
+        world.witness_up = false;
+        world.nodes[old].disk.log = copy;
+        world.restored = true;
+        world.start(old);
+        world.start(other);
+        world.run_for(6_000);
+        for node in [A, B] {
+            assert_eq!(world.modes()[node].unwrap().0, RoleName::None, "{:?}", status(&world, node));
+        }
+        world.witness_up = true;
+        world.run_for(6_000);
+        world.assert_mirrored();
+        assert_eq!(world.modes()[other].unwrap().0, RoleName::Primary);
+    }
+}
+
+/// A log that knows that it ends early (an older superblock, a later lap) claims nothing, whoever is away.
+#[test]
+fn a_log_that_lacks_something_does_not_claim_without_its_partner() {
+    for (old, other) in [(A, B), (B, A)] {
+        for witness_up in [true, false] {
+            let mut world = mirrored(true);
+            world.run_for(1_000);
+            world.crash(A);
+            world.crash(B);
+            world.witness_up = witness_up;
+            world.nodes[old].disk.survived = false;
+            world.start(old);
+            world.run_for(8_000);
+            assert_eq!(world.modes()[old], Some((RoleName::None, PairMode::NeedsResync)));
+            assert!(!status(&world, old).eligible);
+            world.witness_up = true;
+            world.start(other);
+            world.run_for(8_000);
+            assert_eq!(world.modes()[other].unwrap().0, RoleName::Primary, "{:?}", status(&world, other));
+        }
+    }
+}
+
 /// Primary, partner and witness lost power, and only the partner is back.
 #[test]
 fn force_works_without_primary_and_witness() {
@@ -200,6 +248,36 @@ fn a_withdrawn_order_does_not_fire_later() {
     world.witness_up = true;
     world.run_for(20_000);
     assert_eq!(world.modes()[B].unwrap().0, RoleName::None);
+}
+
+/// The answer to its swap was lost. Whether it was made is found out, and it is not asked for again.
+#[test]
+fn a_withdrawn_switchover_is_not_asked_for_again() {
+    let (mut kept, mut given) = (0, 0);
+    for seed in 0..12 {
+        let mut world = mirrored(true);
+        (0..seed).for_each(|_| {
+            world.random.below(2);
+        });
+        world.witness_up = false;
+        let handing_over = Some((RoleName::Primary, PairMode::HandingOver));
+        while world.modes()[A] != handing_over {
+            world.apply(A, Event::Operator(Operator::Switchover));
+            world.run_for(150);
+        }
+        world.apply(A, Event::Withdrawn(Operator::Switchover));
+        // A swap that was under way has arrived by then.
+        world.run_for(4_000);
+        let made = world.register.as_ref().unwrap().primary.as_str() == "b";
+        world.witness_up = true;
+        world.run_for(5_000);
+        world.assert_mirrored();
+        let primary = if made { B } else { A };
+        assert_eq!(world.modes()[primary].unwrap().0, RoleName::Primary, "made: {made}");
+        assert!(progresses(&mut world));
+        if made { given += 1 } else { kept += 1 }
+    }
+    assert!(kept > 0 && given > 0, "{kept} {given}");
 }
 
 /// The other node is there, and knows of nothing newer: nobody can have been granted anything that both lack.
