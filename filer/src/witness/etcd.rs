@@ -1,7 +1,8 @@
 //! etcd as the witness: the register is the value of one key, changed by a transaction through etcd's JSON gateway.
 //!
 //! A swap reads the register, applies the rule that every keeper follows ([`pair::witness::swap`]), and writes in a
-//! transaction that holds only if the key was not modified in between (`mod_revision`). Both are linearizable, so
+//! transaction that holds only if the key was not modified in between (`mod_revision`, and the value: a restored
+//! cluster gives revisions a second time). Both are linearizable, so
 //! a member without a majority answers nothing. No lease is used: a register that expires would let an outdated
 //! node serve.
 //!
@@ -128,6 +129,8 @@ struct Kept {
     register: Option<Register>,
     /// 0: the key does not exist.
     mod_revision: u64,
+    /// As it was read, in Base64.
+    value: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -202,7 +205,7 @@ impl Etcd {
             Err(answer) => return Ok(answer),
         };
         let in_doubt = |error| Failed { error, maybe_applied: true };
-        if self.write(&key, &register, kept.mod_revision, limit).map_err(in_doubt)? {
+        if self.write(&key, &register, &kept, limit).map_err(in_doubt)? {
             return Ok(Answer::Swapped { register });
         }
         // Somebody was faster. What the key holds now tells who.
@@ -241,17 +244,19 @@ impl Etcd {
     }
 
     /// Writes the register if the key was not modified since; false: it was. Asks the member that read it.
-    fn write(
-        &self,
-        key: &str,
-        register: &Register,
-        mod_revision: u64,
-        limit: Instant,
-    ) -> Result<bool, EtcdError> {
+    ///
+    /// A cluster that was restored from a backup in between gives revisions a second time, so the value counts too.
+    fn write(&self, key: &str, register: &Register, kept: &Kept, limit: Instant) -> Result<bool, EtcdError> {
         let key = BASE64_STANDARD.encode(key);
         let value = BASE64_STANDARD.encode(serde_json::to_vec(register).expect("plain data always encodes"));
+        let revision = kept.mod_revision.to_string();
+        let unmodified = json!({ "key": key, "target": "MOD", "result": "EQUAL", "mod_revision": revision });
+        let same = kept
+            .value
+            .as_ref()
+            .map(|value| json!({ "key": key, "target": "VALUE", "result": "EQUAL", "value": value }));
         let question = json!({
-            "compare": [{ "key": key, "target": "MOD", "result": "EQUAL", "mod_revision": mod_revision.to_string() }],
+            "compare": std::iter::once(unmodified).chain(same).collect::<Vec<_>>(),
             "success": [{ "request_put": { "key": key, "value": value } }],
         });
         let wait = limit.saturating_duration_since(Instant::now());
@@ -286,7 +291,7 @@ impl Etcd {
 fn kept(key: &str, request: &Request, answer: RangeAnswer) -> Result<Kept, EtcdError> {
     let foreign = |why: String| EtcdError::Foreign { key: key.to_owned(), why };
     let Some(found) = answer.kvs.into_iter().next() else {
-        return Ok(Kept { register: None, mod_revision: 0 });
+        return Ok(Kept { register: None, mod_revision: 0, value: None });
     };
     let value = BASE64_STANDARD.decode(&found.value).map_err(|error| foreign(error.to_string()))?;
     let register: Register = serde_json::from_slice(&value).map_err(|error| foreign(error.to_string()))?;
@@ -294,7 +299,7 @@ fn kept(key: &str, request: &Request, answer: RangeAnswer) -> Result<Kept, EtcdE
         return Err(foreign(format!("it is volume {}'s", register.volume)));
     }
     let mod_revision = found.mod_revision.parse().map_err(|_| foreign("its revision is no number".into()))?;
-    Ok(Kept { register: Some(register), mod_revision })
+    Ok(Kept { register: Some(register), mod_revision, value: Some(found.value) })
 }
 
 fn pem(path: &Path, what: &'static str, why: &impl ToString) -> EtcdError {

@@ -4,7 +4,8 @@ use super::etcd::{Etcd, EtcdEndpoint, EtcdError, EtcdSettings};
 use ids::{Epoch, VolumeId};
 use pair::witness::{Answer, Mode, Register, Request};
 use std::fs::File;
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -291,4 +292,57 @@ fn a_cluster_without_space_says_so_to_who_only_reads() {
     assert!(!failed.maybe_applied && failed.error.to_string().contains("space"), "{}", failed.error);
     alarm("DEACTIVATE");
     assert_eq!(client.request(&READ, TIMEOUT).unwrap(), Answer::Is { register: Some(second) });
+}
+
+/// Passes the first request to one cluster and every later one to another, as if the cluster were restored in between.
+fn restored_between(one: &Cluster, other: &Cluster) -> String {
+    let targets = [one, other].map(|cluster| cluster.endpoints[0].trim_start_matches("http://").to_owned());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let pass_on = move |near: &TcpStream, target: &str| -> std::io::Result<()> {
+        let mut from = BufReader::new(near);
+        let (mut head, mut len) = (Vec::new(), 0);
+        loop {
+            let mut line = String::new();
+            if from.read_line(&mut line)? <= 2 {
+                break;
+            }
+            let (name, value) = line.split_once(':').unwrap_or((&line, ""));
+            match name.to_ascii_lowercase().as_str() {
+                "content-length" => len = value.trim().parse().unwrap(),
+                "connection" => continue,
+                _ => {}
+            }
+            head.extend_from_slice(line.as_bytes());
+        }
+        let mut body = vec![0; len];
+        from.read_exact(&mut body)?;
+        let mut far = TcpStream::connect(target)?;
+        far.write_all(&[&head[..], b"Connection: close\r\n\r\n", &body].concat())?;
+        std::io::copy(&mut far, &mut &*near).map(drop)
+    };
+    std::thread::spawn(move || {
+        for (at, near) in listener.incoming().flatten().enumerate() {
+            let _closed = pass_on(&near, &targets[at.min(1)]);
+        }
+    });
+    format!("http://{address}")
+}
+
+/// Its revisions are given a second time then: what is compared must be the value.
+#[test]
+fn a_cluster_restored_between_reading_and_writing_is_not_written() {
+    let (one, other) = (Cluster::start(1, false), Cluster::start(1, false));
+    let (first, newer) = (register(1, "a", Mode::Solo, 1), register(4, "b", Mode::Solo, 1));
+    for (cluster, kept) in [(&one, &first), (&other, &newer)] {
+        let made = cluster.client().request(&cas(None, kept), TIMEOUT).unwrap();
+        assert_eq!(made, Answer::Swapped { register: kept.clone() });
+    }
+    let settings =
+        EtcdSettings { endpoints: vec![restored_between(&one, &other).parse().unwrap()], ..one.settings() };
+    let claim = cas(Some(&first), &register(3, "a", Mode::Solo, 2));
+    let answer = Etcd::new(&settings).unwrap().request(&claim, TIMEOUT).unwrap();
+    assert_eq!(answer, Answer::Conflict { register: Some(newer.clone()) });
+    let kept = other.client().request(&READ, TIMEOUT).unwrap();
+    assert_eq!(kept, Answer::Is { register: Some(newer) });
 }
