@@ -193,10 +193,24 @@ fn a_split_says_where_a_log_no_longer_tells_what_was_removed() {
             std::fs::remove_file(mount.join("gone")).unwrap();
             std::fs::rename(mount.join("old name"), mount.join("new name")).unwrap();
         },
-        |_| {},
+        |mount| std::fs::write(mount.join("old name"), "changed here").unwrap(),
     );
     pair.start_node(Side::B);
     pair.wait_volume(Side::B, "a split", |volume| volume.mode == Mode::Split);
+    // As long as its log tells: what is gone, what has another name, and what both have changed, seen from either side.
+    for side in Side::BOTH {
+        let report = shown(&pair, side);
+        let there = report.there.as_ref().unwrap();
+        let (a, b) = if side == Side::A { (&report.here, there) } else { (there, &report.here) };
+        assert_eq!(
+            (b.removed.as_slice(), b.removed_is_all),
+            (&["gone", "old name"].map(str::to_owned)[..], true)
+        );
+        let marked = |side: &filer::status::SplitSide, path: &str| {
+            side.changed.iter().any(|object| object.path == path && object.on_both_sides)
+        };
+        assert!(marked(b, "new name") && marked(a, "old name"), "{report:?}");
+    }
     // It serves, applies, and trims.
     takeover(&pair, Side::B);
     pair.wait_serving(Side::B);
