@@ -148,7 +148,7 @@ impl Remainder {
         kept.names.is_empty() && kept.objects.is_empty()
     }
 
-    #[cfg(any(test, feature = "simulation"))]
+    #[cfg(test)]
     pub fn set_bounds(&self, bounds: Bounds) {
         self.0.write().bounds = bounds;
     }
