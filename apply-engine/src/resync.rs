@@ -20,12 +20,14 @@ mod capture;
 mod content;
 mod gradual;
 pub(crate) mod install;
+pub mod parts;
 pub(crate) mod site;
 mod sums;
 
 pub use capture::{Capture, Entry, Surveyed};
 pub use content::{FileMap, MAX_PIECE_BYTES, digest};
-pub use gradual::{Describe, Identity, Installed};
+pub use gradual::{Identity, Installed, Telling};
+pub use parts::{ENTRIES_AT_ONCE, MAX_PARTS, Part};
 pub use sums::LabelSums;
 
 use ids::{Lsn, Oid};
@@ -117,12 +119,21 @@ fn sum_labels(base: &Base, sums: &mut LabelSums) -> Result<bool, ResyncError> {
     at!(base, site => sums.step_over(site))
 }
 
-/// One object as it is now, or that it is not there.
+/// One object as it is now, or that it is not there. A directory with more names than there is `room` for is to be told in
+/// parts; one with fewer takes them.
 ///
 /// # Errors
 /// When it can not be read.
-pub fn capture(base: &Base, oid: Oid) -> Result<Surveyed, ResyncError> {
-    at!(base, site => capture::capture(site, oid))
+pub fn capture(base: &Base, oid: Oid, room: &mut usize) -> Result<Surveyed, ResyncError> {
+    at!(base, site => capture::capture(site, oid, room, ENTRIES_AT_ONCE))
+}
+
+/// A part of what a directory holds. `None`: it is not there any more, or has become much larger.
+///
+/// # Errors
+/// When it can not be read.
+pub fn entries(base: &Base, directory: Oid, part: Part) -> Result<Option<Vec<Entry>>, ResyncError> {
+    at!(base, site => parts::entries(site, directory, part, ENTRIES_AT_ONCE))
 }
 
 /// Makes the names, kinds, attributes and xattrs of these objects those of the captures. Every one of them is
@@ -162,25 +173,25 @@ impl<'a> Installing<'a> {
         Ok(Installing { base, gradual: begin_gradually(base)? })
     }
 
-    /// Installs these objects, and makes what is missing in the directories among them. `describe` is asked for more.
+    /// Installs these objects, and makes what is missing in the directories among them. `telling` is asked for more.
     ///
     /// # Errors
-    /// See [`ResyncError`], and those of `describe`.
+    /// See [`ResyncError`], and those of `telling`.
     pub fn some<E: From<ResyncError>>(
         &mut self,
         survey: Vec<Surveyed>,
-        describe: Describe<'_, E>,
+        telling: &mut dyn Telling<E>,
     ) -> Result<Installed, E> {
-        at!(self.base, site => self.gradual.some(site, survey, describe))
+        at!(self.base, site => self.gradual.some(site, survey, telling))
     }
 
     /// Removes what is gone. Returns what the source has and nobody placed, because its tree changed meanwhile.
     ///
     /// # Errors
-    /// See [`ResyncError`], and those of `describe`.
-    pub fn end<E: From<ResyncError>>(self, describe: Describe<'_, E>) -> Result<Vec<Oid>, E> {
+    /// See [`ResyncError`], and those of `telling`.
+    pub fn end<E: From<ResyncError>>(self, telling: &mut dyn Telling<E>) -> Result<Vec<Oid>, E> {
         let Installing { base, gradual } = self;
-        at!(base, site => gradual.end(site, describe))
+        at!(base, site => gradual.end(site, telling))
     }
 }
 

@@ -129,8 +129,12 @@ type Done<T = ()> = Result<T, TreeError>;
 pub(crate) trait Tree: Sync {
     /// What stands in a slot; `None` also when the directory is not there.
     fn occupant(&self, at: &Place) -> Done<Option<Occupant>>;
-    /// Names in a directory.
-    fn list(&self, parent: &Parent) -> Done<Vec<Name>>;
+    /// Those names in a directory that are wanted.
+    fn list_some(&self, parent: &Parent, wanted: &dyn Fn(&[u8]) -> bool) -> Done<Vec<Name>>;
+    /// All of them.
+    fn list(&self, parent: &Parent) -> Done<Vec<Name>> {
+        self.list_some(parent, &|_| true)
+    }
     /// An object wherever it is.
     fn find(&self, oid: Oid) -> Done<Option<Occupant>>;
     /// From now on `oid` is what stands there.
@@ -203,9 +207,14 @@ pub(crate) trait Tree: Sync {
 
     /// Names in a directory of the volume likewise.
     fn seen_names(&self, directory: Oid) -> Done<Vec<Name>> {
-        let mut names = self.list(&Parent::Object(directory))?;
+        self.seen_some_names(directory, &|_| true)
+    }
+
+    /// Those that are wanted.
+    fn seen_some_names(&self, directory: Oid, wanted: &dyn Fn(&[u8]) -> bool) -> Done<Vec<Name>> {
+        let mut names = self.list_some(&Parent::Object(directory), wanted)?;
         if self.remainder().has_names(directory) {
-            names.extend(self.list(&Parent::Refused(directory))?);
+            names.extend(self.list_some(&Parent::Refused(directory), wanted)?);
             names.sort_unstable();
             names.dedup();
         }

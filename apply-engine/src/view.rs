@@ -63,6 +63,18 @@ pub trait BaseReader: Send + Sync {
         directory: Oid,
         visit: &mut dyn FnMut(BaseEntry<'_>) -> ControlFlow<()>,
     ) -> io::Result<()>;
+    /// Likewise, only those whose names are wanted: nothing is asked about the others.
+    fn readdir_some(
+        &self,
+        directory: Oid,
+        wanted: &dyn Fn(&[u8]) -> bool,
+        visit: &mut dyn FnMut(BaseEntry<'_>) -> ControlFlow<()>,
+    ) -> io::Result<()> {
+        self.readdir(directory, &mut |entry| match wanted(entry.name.as_bytes()) {
+            true => visit(entry),
+            false => ControlFlow::Continue(()),
+        })
+    }
     /// Target of a symbolic link.
     fn readlink(&self, oid: Oid) -> io::Result<Vec<u8>>;
     /// Value of an xattr; `None` when it has no such.

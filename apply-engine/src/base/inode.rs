@@ -87,12 +87,21 @@ pub(crate) fn read_directory(dir: BorrowedFd<'_>) -> Result<rustix::fs::Dir, Err
 
 /// Names in a directory, without `.` and `..`, in no order.
 pub(crate) fn list_names(dir: BorrowedFd<'_>) -> Result<Vec<Vec<u8>>, Errno> {
+    list_some_names(dir, &|_| true)
+}
+
+/// Likewise, only those that are wanted.
+pub(crate) fn list_some_names(
+    dir: BorrowedFd<'_>,
+    wanted: &dyn Fn(&[u8]) -> bool,
+) -> Result<Vec<Vec<u8>>, Errno> {
     let mut names = Vec::new();
     for entry in read_directory(dir)? {
         let entry = entry?;
         match entry.file_name().to_bytes() {
             b"." | b".." => {}
-            name => names.push(name.to_vec()),
+            name if wanted(name) => names.push(name.to_vec()),
+            _ => {}
         }
     }
     Ok(names)

@@ -254,7 +254,16 @@ impl BaseReader for Base {
         directory: Oid,
         visit: &mut dyn FnMut(BaseEntry<'_>) -> ControlFlow<()>,
     ) -> io::Result<()> {
-        if_simulated!(self, disk => BaseReader::readdir(disk, directory, visit));
+        self.readdir_some(directory, &|_| true, visit)
+    }
+
+    fn readdir_some(
+        &self,
+        directory: Oid,
+        wanted: &dyn Fn(&[u8]) -> bool,
+        visit: &mut dyn FnMut(BaseEntry<'_>) -> ControlFlow<()>,
+    ) -> io::Result<()> {
+        if_simulated!(self, disk => BaseReader::readdir_some(disk, directory, wanted, visit));
         let inode = self.inode(directory)?;
         let mut elsewhere = HashSet::new();
         if self.remainder().has_names(directory) {
@@ -267,13 +276,14 @@ impl BaseReader for Base {
                 visit(entry)
             };
             if let Some(refused) = refused
-                && read_entries(refused.as_fd(), &|_| false, &mut keep)?.is_break()
+                && read_entries(refused.as_fd(), &|name| !wanted(name), &mut keep)?.is_break()
             {
                 return Ok(());
             }
         }
         let hidden = |name: &[u8]| {
-            directory == Oid::ROOT && is_reserved_in_root(name)
+            !wanted(name)
+                || directory == Oid::ROOT && is_reserved_in_root(name)
                 || !elsewhere.is_empty() && elsewhere.contains(name)
         };
         read_entries(inode.fd(), &hidden, visit).map(drop)

@@ -171,13 +171,13 @@ impl<S: PayloadSource> Tree for BaseTree<'_, S> {
         }))
     }
 
-    fn list(&self, parent: &Parent) -> Result<Vec<Name>, TreeError> {
+    fn list_some(&self, parent: &Parent, wanted: &dyn Fn(&[u8]) -> bool) -> Result<Vec<Name>, TreeError> {
         let named = |errno| TreeError { doing: "list", at: format!("{parent:?}"), errno };
         let directory = match (self.directory(parent), parent) {
             (Err(TreeError { errno: Errno::NOENT, .. }), Parent::Refused(_)) => return Ok(Vec::new()),
             (other, _) => other?,
         };
-        let names = inode::list_names(directory.as_fd()).map_err(named)?;
+        let names = inode::list_some_names(directory.as_fd(), wanted).map_err(named)?;
         names.iter().map(|name| Name::new(name).map_err(|_| named(Errno::INVAL))).collect()
     }
 

@@ -54,8 +54,10 @@ pub struct Capture {
     pub target: Vec<u8>,
     /// Xattrs by full name.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    /// What a directory holds.
+    /// What a directory holds, unless it is told in parts.
     pub entries: Vec<Entry>,
+    /// In how many parts that is to be asked for ([`super::entries`]), when it holds too much for this description; else 0.
+    pub parts: u32,
 }
 
 impl Capture {
@@ -84,8 +86,13 @@ impl Surveyed {
     }
 }
 
-/// See [`super::capture`].
-pub(super) fn capture(site: &impl Site, oid: Oid) -> Result<Surveyed, ResyncError> {
+/// See [`super::capture`]. `at_once`: so many names make a part.
+pub(super) fn capture(
+    site: &impl Site,
+    oid: Oid,
+    room: &mut usize,
+    at_once: usize,
+) -> Result<Surveyed, ResyncError> {
     let Some(label) = site.find(oid)?.and_then(|found| found.label) else { return Ok(Surveyed::Gone(oid)) };
     let failed = |error| ResyncError::Read(oid, error);
     let reader = site.reader();
@@ -97,13 +104,26 @@ pub(super) fn capture(site: &impl Site, oid: Oid) -> Result<Surveyed, ResyncErro
             xattrs.push((name, value));
         }
     }
-    let mut entries = Vec::new();
+    let (mut entries, mut parts) = (Vec::new(), 0);
     if kind.is_directory() {
+        let mut names = 0;
         let keep = &mut |entry: crate::view::BaseEntry<'_>| {
+            names += 1;
+            if names > *room {
+                return ControlFlow::Break(());
+            }
             entries.push(Entry { name: entry.name.as_bytes().to_vec(), oid: entry.oid, kind: entry.kind });
             ControlFlow::Continue(())
         };
         reader.readdir(oid, keep).map_err(failed)?;
+        if names > *room {
+            entries = Vec::new();
+            // The names alone: nothing is asked about what they lead to.
+            let count = site.count_names(oid)?;
+            parts = super::parts::parts_of(count, at_once).max(1);
+        } else {
+            *room -= names;
+        }
     }
     let target = match kind {
         ObjectKind::Symlink => reader.readlink(oid).map_err(failed)?,
@@ -127,5 +147,6 @@ pub(super) fn capture(site: &impl Site, oid: Oid) -> Result<Surveyed, ResyncErro
         target,
         xattrs,
         entries,
+        parts,
     })))
 }

@@ -16,23 +16,26 @@
 //! wrong: the source changes between two calls; what could not be placed then is told, and comes again when the source
 //! says that it changed.
 
+mod work;
+
 use ids::{Lsn, Oid};
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use super::capture::{Capture, Surveyed};
-use super::install::{Making, Stands, check, check_gone, orphans};
+use super::capture::{Capture, Entry, Surveyed};
+use super::install::{Making, check, check_gone, orphans};
+use super::parts::{self, MAX_PARTS, Part};
 use super::site::Site;
 use super::{FIRST_CAST_OUT, INCOMPLETE, ResyncError};
 use crate::attributes::{ObjectKind, Timestamp};
 use crate::base::Label;
-use crate::base::is_reserved_in_root;
 use crate::consistency::apply_to;
 use crate::delta::{Birth, Delta, Slot, Target, Vanished};
-use crate::name::Name;
 use crate::plan::junk_place;
 use crate::pool;
 use crate::remainder::tolerant::Tolerant;
 use crate::tree::{Occupant, Parent, Place, oid_of_name};
+use work::{Item, Work, differing_some};
 
 /// The directory in which objects wait for their slot.
 const PARKING: Oid = Oid(u64::MAX - 1);
@@ -53,34 +56,27 @@ pub struct Installed {
 /// What the source says an OID is.
 pub type Identity = (Oid, Option<(ObjectKind, u64)>);
 
-/// Asks the source for descriptions, in the order of the OIDs.
-pub type Describe<'d, E> = &'d mut dyn FnMut(&[Oid]) -> Result<Vec<Surveyed>, E>;
+/// Asks the source.
+pub trait Telling<E> {
+    /// Descriptions, in the order of the OIDs.
+    ///
+    /// # Errors
+    /// Whatever can go wrong between the two.
+    fn describe(&mut self, oids: &[Oid]) -> Result<Vec<Surveyed>, E>;
+    /// A part of what a directory holds; `None`: it is another one now.
+    ///
+    /// # Errors
+    /// Likewise.
+    fn entries(&mut self, directory: Oid, part: Part) -> Result<Option<Vec<Entry>>, E>;
+    /// Where hashing of names begins.
+    fn seed(&self) -> u64;
+}
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Gradual {
     gone: BTreeSet<Oid>,
     slots_at_once: usize,
-}
-
-/// A slot that is not as it should be.
-struct Item {
-    directory: Oid,
-    name: Name,
-    now: Option<Occupant>,
-    target: Option<Target>,
-}
-
-/// What one call works on.
-struct Work {
-    wanted: BTreeMap<Oid, Capture>,
-    orphans: HashSet<Oid>,
-    /// Of those, what is in the tree.
-    here: HashSet<Oid>,
-    /// Directories with a slot that could not be made right.
-    incomplete: HashSet<Oid>,
-    /// Directories that were just made: their slots are next.
-    next: Vec<Oid>,
 }
 
 fn parked(oid: Oid) -> Place {
@@ -208,7 +204,7 @@ impl Gradual {
         &mut self,
         site: &impl Site,
         survey: Vec<Surveyed>,
-        describe: Describe<'_, E>,
+        telling: &mut dyn Telling<E>,
     ) -> Result<Installed, E> {
         let mut wanted = BTreeMap::new();
         for surveyed in survey {
@@ -234,12 +230,17 @@ impl Gradual {
         let here = |(oid, capture): &(&Oid, &Capture)| capture.kind.is_directory() && work.here.contains(oid);
         let mut directories: Vec<Oid> = work.wanted.iter().filter(here).map(|(oid, _)| *oid).collect();
         while !directories.is_empty() {
+            let (whole, parted): (Vec<Oid>, Vec<Oid>) =
+                directories.iter().copied().partition(|oid| work.parts(*oid) == 0);
             let mut items = Vec::new();
-            for oid in &directories {
-                items.extend(work.differing(site, *oid)?);
+            for oid in whole {
+                items.extend(work.differing(site, oid)?);
             }
             for some in items.chunks(self.slots_at_once) {
-                self.slots(site, some, &mut work, describe)?;
+                self.slots(site, some, &mut work, telling)?;
+            }
+            for oid in parted {
+                self.in_parts(site, oid, &mut work, telling)?;
             }
             for capture in directories.iter().filter_map(|oid| work.wanted.get(oid)) {
                 let times = (Some(capture.atime), Some(capture.mtime));
@@ -258,13 +259,65 @@ impl Gradual {
         Ok(installed)
     }
 
+    /// Takes everything out of a directory, some names at a time.
+    fn empty<E: From<ResyncError>>(
+        &mut self,
+        site: &impl Site,
+        directory: Oid,
+        work: &mut Work,
+        telling: &mut dyn Telling<E>,
+    ) -> Result<(), E> {
+        let mut before = usize::MAX;
+        loop {
+            let left = Cell::new(0);
+            let some = |_: &[u8]| {
+                left.set(left.get() + 1);
+                left.get() <= self.slots_at_once
+            };
+            let items = differing_some(site, directory, BTreeMap::new(), &some)?;
+            if items.is_empty() || left.get() >= before {
+                return Ok(());
+            }
+            before = left.get();
+            self.slots(site, &items, work, telling)?;
+        }
+    }
+
+    /// The slots of a directory that has too many for one description.
+    fn in_parts<E: From<ResyncError>>(
+        &mut self,
+        site: &impl Site,
+        directory: Oid,
+        work: &mut Work,
+        telling: &mut dyn Telling<E>,
+    ) -> Result<(), E> {
+        let (of, seed) = (work.parts(directory), telling.seed());
+        if of > MAX_PARTS {
+            return Err(ResyncError::Contradiction(directory).into());
+        }
+        for number in 0..of {
+            let part = Part { number, of, seed };
+            let Some(entries) = telling.entries(directory, part)? else {
+                // It is among what changed.
+                work.incomplete.insert(directory);
+                return Ok(());
+            };
+            let wanted = parts::wanted(directory, part, entries)?;
+            let items = differing_some(site, directory, wanted, &|name| part.holds(name))?;
+            for some in items.chunks(self.slots_at_once) {
+                self.slots(site, some, work, telling)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Makes these slots what they should be, as one consistency point.
     fn slots<E: From<ResyncError>>(
         &mut self,
         site: &impl Site,
         items: &[Item],
         work: &mut Work,
-        describe: Describe<'_, E>,
+        telling: &mut dyn Telling<E>,
     ) -> Result<(), E> {
         // Other slots of the same call may have moved what was here, or given it more names.
         let place = |item: &Item| Place::new(Parent::Object(item.directory), item.name.clone());
@@ -279,7 +332,7 @@ impl Gradual {
                 empty_junk(site, kept.unwrap_or(at))?;
             }
         }
-        let children = work.missing_children(site, items, describe)?;
+        let children = work.missing_children(site, items, telling)?;
         let mut making = Making { site, delta: empty_delta() };
         let (mut born, mut parents) = (HashSet::new(), HashMap::new());
         let mut accepted: Vec<(&Item, Option<Target>)> = Vec::new();
@@ -315,7 +368,7 @@ impl Gradual {
                 accepted.push((item, target));
             }
         }
-        self.losers(&accepted, &mut making, describe)?;
+        self.losers(&accepted, &mut making, telling)?;
         for (item, target) in accepted {
             if let Some(target) = target
                 && site.seen(&parked(target.oid)).map_err(ResyncError::from)?.is_some()
@@ -335,7 +388,7 @@ impl Gradual {
         &mut self,
         accepted: &[(&Item, Option<Target>)],
         making: &mut Making<'_, impl Site>,
-        describe: Describe<'_, E>,
+        telling: &mut dyn Telling<E>,
     ) -> Result<(), E> {
         let placed: HashSet<Oid> = accepted.iter().filter_map(|(_, target)| Some((*target)?.oid)).collect();
         let mut lost: BTreeMap<Oid, (Occupant, u64)> = BTreeMap::new();
@@ -354,7 +407,7 @@ impl Gradual {
             .map(|(oid, _)| *oid)
             .collect();
         if !unknown.is_empty() {
-            let described = describe(&unknown)?;
+            let described = telling.describe(&unknown)?;
             self.gone.extend(described.iter().filter_map(|surveyed| match surveyed {
                 Surveyed::Gone(oid) => Some(*oid),
                 Surveyed::Here(_) => None,
@@ -380,14 +433,14 @@ impl Gradual {
     pub fn end<E: From<ResyncError>>(
         mut self,
         site: &impl Site,
-        describe: Describe<'_, E>,
+        telling: &mut dyn Telling<E>,
     ) -> Result<Vec<Oid>, E> {
         loop {
             let mut progress = false;
             let mut dead: Vec<Oid> = std::mem::take(&mut self.gone).into_iter().collect();
             dead.extend(cast_out(site)?);
             for some in dead.chunks(DEAD_AT_ONCE) {
-                progress |= self.dead(site, some, describe)?;
+                progress |= self.dead(site, some, telling)?;
             }
             let left = pool::map(&dead, |oid| Ok::<_, ResyncError>(site.find(*oid)?.is_some()))?;
             let left = dead.into_iter().zip(left).filter(|(oid, left)| *left && *oid < FIRST_CAST_OUT);
@@ -420,7 +473,7 @@ impl Gradual {
         &mut self,
         site: &impl Site,
         dead: &[Oid],
-        describe: Describe<'_, E>,
+        telling: &mut dyn Telling<E>,
     ) -> Result<bool, E> {
         self.gone.extend(dead.iter().filter(|oid| **oid < FIRST_CAST_OUT));
         let orphans = orphans(site)?;
@@ -439,10 +492,7 @@ impl Gradual {
                 continue;
             }
             if found.kind.is_directory() {
-                let items = work.differing(site, *oid)?;
-                for some in items.chunks(self.slots_at_once) {
-                    self.slots(site, some, &mut work, describe)?;
-                }
+                self.empty(site, *oid, &mut work, telling)?;
             }
             if waits {
                 let slot = Slot { target: None, occupied_below: true };
@@ -466,126 +516,5 @@ fn cast_out(site: &impl Site) -> Result<Vec<Oid>, ResyncError> {
             Some(last) if some.len() == DEAD_AT_ONCE && last.0 < u64::MAX => from = Oid(last.0 + 1),
             _ => return Ok(found),
         }
-    }
-}
-
-impl Work {
-    /// Attributes and xattrs of what is here; orphans of the source are made.
-    fn attributes(&mut self, site: &impl Site) -> Result<(), ResyncError> {
-        let mut making = Making { site, delta: empty_delta() };
-        let captures: Vec<&Capture> = self.wanted.values().collect();
-        let found = pool::map(&captures, |capture| making.stands(capture, &self.orphans))?;
-        let mut way = false;
-        for (capture, stands) in captures.into_iter().zip(found) {
-            let born = match stands {
-                Stands::Same => false,
-                Stands::Absent => true,
-                Stands::Other => {
-                    making.cast_out(capture.oid, self.orphans.contains(&capture.oid))?;
-                    way = true;
-                    true
-                }
-            };
-            if !born || capture.nlink == 0 {
-                making.describe(capture, born)?;
-                self.here.insert(capture.oid);
-            }
-        }
-        if way {
-            site.barrier()?;
-            name_parked(site)?;
-        }
-        apply_to(site, &making.delta)?;
-        Ok(())
-    }
-
-    /// Slots of a directory that are not as described; of one that is not described, all.
-    fn differing(&self, site: &impl Site, directory: Oid) -> Result<Vec<Item>, ResyncError> {
-        let mut wanted = BTreeMap::new();
-        for entry in self.wanted.get(&directory).map_or(&[][..], |capture| &capture.entries) {
-            let name = Name::new(&entry.name).map_err(|_| ResyncError::Contradiction(directory))?;
-            wanted.insert(name, Target { oid: entry.oid, kind: entry.kind });
-        }
-        let hidden = |name: &Name| directory == Oid::ROOT && is_reserved_in_root(name.as_bytes());
-        let here: Vec<Name> = site.seen_names(directory)?.into_iter().filter(|name| !hidden(name)).collect();
-        let place = |name: &Name| Place::new(Parent::Object(directory), name.clone());
-        let found = pool::map(&here, |name| site.seen(&place(name)))?;
-        let mut items = Vec::new();
-        for (name, now) in here.into_iter().zip(found) {
-            let target = wanted.remove(&name);
-            let oid = now.and_then(|occupant| occupant.label).map(|label| label.oid);
-            if oid.is_none() || oid != target.map(|target| target.oid) {
-                items.push(Item { directory, name, now, target });
-            }
-        }
-        let missing = |(name, target)| Item { directory, name, now: None, target: Some(target) };
-        items.extend(wanted.into_iter().map(missing));
-        Ok(items)
-    }
-
-    /// Descriptions of what these slots want, that is not here, and that the caller did not bring.
-    fn missing_children<E: From<ResyncError>>(
-        &self,
-        site: &impl Site,
-        items: &[Item],
-        describe: Describe<'_, E>,
-    ) -> Result<HashMap<Oid, Capture>, E> {
-        let targets: BTreeSet<Oid> = items
-            .iter()
-            .filter_map(|item| Some(item.target?.oid))
-            .filter(|oid| !self.wanted.contains_key(oid))
-            .collect();
-        let targets: Vec<Oid> = targets.into_iter().collect();
-        let found = pool::map(&targets, |oid| Ok::<_, ResyncError>(site.find(*oid)?.is_some()))?;
-        let missing: Vec<Oid> =
-            targets.into_iter().zip(found).filter(|(_, found)| !found).map(|(oid, _)| oid).collect();
-        let described = if missing.is_empty() { Vec::new() } else { describe(&missing)? };
-        let here = described.into_iter().filter_map(|surveyed| match surveyed {
-            Surveyed::Here(capture) => Some((capture.oid, *capture)),
-            Surveyed::Gone(_) => None,
-        });
-        Ok(here.collect())
-    }
-
-    /// Can this object be placed there now?
-    fn fits(
-        &self,
-        site: &impl Site,
-        directory: Oid,
-        target: Target,
-        children: &HashMap<Oid, Capture>,
-        parents: &HashMap<Oid, Oid>,
-    ) -> Result<bool, ResyncError> {
-        let capture = self.wanted.get(&target.oid).or_else(|| children.get(&target.oid));
-        if capture.is_some_and(|capture| capture.kind != target.kind || capture.nlink == 0) {
-            return Ok(false);
-        }
-        let Some(found) = site.find(target.oid)? else { return Ok(capture.is_some()) };
-        if found.kind != target.kind || self.orphans.contains(&target.oid) {
-            return Ok(false);
-        }
-        if !target.kind.is_directory() {
-            return Ok(true);
-        }
-        // Nothing may become its own ancestor, and nothing stands in two places.
-        if parents.contains_key(&target.oid) {
-            return Ok(false);
-        }
-        let (mut at, mut seen) = (directory, HashSet::new());
-        while at != Oid::ROOT && at != PARKING && seen.insert(at) {
-            if at == target.oid {
-                return Ok(false);
-            }
-            at = match parents.get(&at) {
-                Some(above) => *above,
-                None => match site.reader().parent(at) {
-                    Ok(above) => above,
-                    // It waits, or was just made.
-                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(true),
-                    Err(error) => return Err(ResyncError::Read(at, error)),
-                },
-            };
-        }
-        Ok(at != target.oid)
     }
 }

@@ -59,6 +59,10 @@ pub(super) fn names(site: &impl Site, survey: &[Surveyed]) -> Result<ApplyReport
             }
         }
     }
+    // Those are for the gradual way.
+    if let Some(capture) = wanted.values().find(|capture| capture.parts > 0) {
+        return Err(ResyncError::Contradiction(capture.oid));
+    }
     check(&wanted)?;
     let orphans = orphans(site)?;
     let mut dead = making.gone(&gone)?;
@@ -130,7 +134,8 @@ pub(super) fn check(wanted: &BTreeMap<Oid, &Capture>) -> Result<(), ResyncError>
             }
         }
         let root_is_none = capture.oid == Oid::ROOT && (capture.nlink == 0 || !capture.kind.is_directory());
-        let holds = capture.kind.is_directory() || capture.entries.is_empty();
+        let holds = capture.kind.is_directory() || (capture.entries.is_empty() && capture.parts == 0);
+        let holds = holds && (capture.parts == 0 || capture.entries.is_empty());
         if capture.oid >= FIRST_CAST_OUT || root_is_none || !holds {
             return Err(ResyncError::Contradiction(capture.oid));
         }

@@ -16,6 +16,16 @@ pub(crate) trait Site: Tree {
     fn known(&self, from: Oid, max: usize) -> Result<Vec<Oid>, ResyncError>;
     /// The refused names of one directory are from now on those of another one. There may be none.
     fn move_refused(&self, from: Oid, to: Oid) -> Result<(), TreeError>;
+    /// How many names a directory holds, refused ones counted beside.
+    fn count_names(&self, directory: Oid) -> Result<usize, TreeError> {
+        let count = std::cell::Cell::new(0);
+        let look = |_: &[u8]| {
+            count.set(count.get() + 1);
+            false
+        };
+        self.seen_some_names(directory, &look)?;
+        Ok(count.get())
+    }
     /// The object gets another OID.
     fn renumber(&self, from: Oid, to: Oid) -> Result<(), TreeError>;
 }

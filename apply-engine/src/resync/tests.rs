@@ -14,7 +14,8 @@ use rand::{Rng, SeedableRng};
 
 use super::site::Site;
 use super::{
-    Capture, INCOMPLETE, ObjectLabel, ResyncError, Surveyed, capture, content, gradual, install, site,
+    Capture, Entry, INCOMPLETE, ObjectLabel, Part, ResyncError, Surveyed, Telling, capture, content, gradual,
+    install, parts, site,
 };
 use crate::attributes::ObjectKind;
 use crate::consistency::{ApplyError, apply_to};
@@ -79,12 +80,53 @@ fn copy_content(source: &impl Site, receiver: &impl Site, file: &Capture) -> Res
     Ok(sent)
 }
 
+/// So many objects at a time, with all of their names.
+const fn whole(at_once: usize) -> Bounds {
+    Bounds { at_once, room: usize::MAX }
+}
+
+/// How much a receiver has of it at a time.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    /// Objects.
+    at_once: usize,
+    /// Names that a description holds.
+    room: usize,
+}
+
+/// A source that tells the truth.
+struct Honest<'a, S> {
+    source: &'a S,
+    room: usize,
+}
+
+impl<S: Site> Telling<ResyncError> for Honest<'_, S> {
+    fn describe(&mut self, oids: &[Oid]) -> Result<Vec<Surveyed>, ResyncError> {
+        let mut room = self.room;
+        oids.iter().map(|oid| capture::capture(self.source, *oid, &mut room, self.room)).collect()
+    }
+
+    fn entries(&mut self, directory: Oid, part: Part) -> Result<Option<Vec<Entry>>, ResyncError> {
+        parts::entries(self.source, directory, part, self.room)
+    }
+
+    fn seed(&self) -> u64 {
+        self.room as u64
+    }
+}
+
+/// All of an object, however much it is.
+fn capture_whole(site: &impl Site, oid: Oid) -> Result<Surveyed, ResyncError> {
+    let mut room = usize::MAX;
+    capture::capture(site, oid, &mut room, usize::MAX)
+}
+
 /// The same as [`pass`], a few objects at a time.
 fn pass_gradually(
     source: &impl Site,
     receiver: &impl Site,
     trusted_below: Lsn,
-    at_once: usize,
+    at_once: Bounds,
     flush: &dyn Fn(),
 ) -> Result<u64, ResyncError> {
     let todo = suspects(source, receiver, trusted_below);
@@ -98,23 +140,21 @@ fn bring_gradually(
     source: &impl Site,
     receiver: &impl Site,
     mut todo: Vec<Oid>,
-    at_once: usize,
+    Bounds { at_once, room }: Bounds,
     flush: &dyn Fn(),
 ) -> Result<(u64, Vec<Oid>), ResyncError> {
-    let mut describe = |oids: &[Oid]| -> Result<Vec<Surveyed>, ResyncError> {
-        oids.iter().map(|oid| capture::capture(source, *oid)).collect()
-    };
+    let mut telling = Honest { source, room };
     let identity = |surveyed: Surveyed| match surveyed {
         Surveyed::Here(capture) => (capture.oid, Some((capture.kind, capture.generation))),
         Surveyed::Gone(oid) => (oid, None),
     };
-    let identities: Vec<_> = describe(&todo)?.into_iter().map(identity).collect();
+    let identities: Vec<_> = telling.describe(&todo)?.into_iter().map(identity).collect();
     gradual::make_way(receiver, &identities)?;
     let (mut gradual, mut sent, mut first) = (gradual::Gradual::with(receiver, at_once)?, 0, true);
     while !todo.is_empty() {
         let mut deferred = Vec::new();
         for some in todo.chunks(at_once) {
-            let installed = gradual.some(receiver, describe(some)?, &mut describe)?;
+            let installed = gradual.some(receiver, telling.describe(some)?, &mut telling)?;
             flush();
             let (files, others): (Vec<Capture>, Vec<Capture>) =
                 installed.named.into_iter().partition(|capture| capture.kind == ObjectKind::File);
@@ -133,7 +173,7 @@ fn bring_gradually(
         }
         (todo, first) = (deferred, false);
     }
-    todo.extend(gradual.end(receiver, &mut describe)?);
+    todo.extend(gradual.end(receiver, &mut telling)?);
     flush();
     Ok((sent, todo))
 }
@@ -156,7 +196,7 @@ fn bring(
     flush: &dyn Fn(),
 ) -> Result<u64, ResyncError> {
     let survey: Vec<Surveyed> =
-        todo.iter().map(|oid| capture::capture(source, *oid)).collect::<Result<_, _>>()?;
+        todo.iter().map(|oid| capture_whole(source, *oid)).collect::<Result<_, _>>()?;
     install::names(receiver, &survey)?;
     let here = survey.iter().filter_map(|surveyed| match surveyed {
         Surveyed::Here(capture) => Some(&**capture),
@@ -240,7 +280,7 @@ fn check_like(tree: &SimTree<Arc<MemoryLog>>, source: &Side) {
 
 /// Two sides with a common past (maybe none) and a different present; the receiver is cut off again and again while
 /// the source goes on.
-fn bring_together(seed: u64, common: usize, ours: usize, theirs: usize, at_once: Option<usize>) {
+fn bring_together(seed: u64, common: usize, ours: usize, theirs: usize, at_once: Option<Bounds>) {
     bring_together_on([None, None], seed, common, ours, theirs, at_once);
 }
 
@@ -251,7 +291,7 @@ fn bring_together_on(
     common: usize,
     ours: usize,
     theirs: usize,
-    at_once: Option<usize>,
+    at_once: Option<Bounds>,
 ) {
     let mut rng = StdRng::seed_from_u64(seed ^ 0x5eed);
     let (mut source, mut receiver) = (Side::new(seed), Side::new(if common > 0 { seed } else { !seed }));
@@ -303,7 +343,7 @@ fn bring_together_on(
 }
 
 /// Two sides whose source goes on after every comparison, so that what is described is newer than what was compared.
-fn bring_together_meanwhile(seed: u64, common: usize, theirs: usize, rounds: &[usize], at_once: usize) {
+fn bring_together_meanwhile(seed: u64, common: usize, theirs: usize, rounds: &[usize], at_once: Bounds) {
     let (mut source, mut receiver) = (Side::new(seed), Side::new(seed));
     source.steps(common);
     receiver.steps(common);
@@ -353,9 +393,9 @@ proptest! {
     #[test]
     fn a_source_that_goes_on_after_every_comparison_is_caught_up_with(
         seed: u64, common in 1..80usize, theirs in 0..40usize,
-        rounds in prop::collection::vec(0..30_usize, 1..5), at_once in 1..12usize,
+        rounds in prop::collection::vec(0..30_usize, 1..5), at_once in 1..12usize, room in 0..20usize,
     ) {
-        bring_together_meanwhile(seed, common, theirs, &rounds, at_once);
+        bring_together_meanwhile(seed, common, theirs, &rounds, Bounds { at_once, room });
     }
 
     #[test]
@@ -370,24 +410,26 @@ proptest! {
 
     #[test]
     fn related_trees_are_brought_together_a_few_objects_at_a_time(
-        seed: u64, common in 1..80usize, ours in 0..40usize, theirs in 0..40usize, at_once in 1..12usize
+        seed: u64, common in 1..80usize, ours in 0..40usize, theirs in 0..40usize, at_once in 1..12usize,
+        room in 0..20usize,
     ) {
-        bring_together(seed, common, ours, theirs, Some(at_once));
+        bring_together(seed, common, ours, theirs, Some(Bounds { at_once, room }));
     }
 
     #[test]
     fn trees_of_which_each_has_refused_something_else_are_brought_together(
         seed: u64, common in 0..60usize, ours in 0..30usize, theirs in 0..30usize, at_once in 0..12usize, one_in in 2..10u64,
+        room in 0..20usize,
     ) {
         let refusing = [seed, !seed].map(|seed| Some(Refusing { seed, one_in }));
-        bring_together_on(refusing, seed, common, ours, theirs, (at_once > 0).then_some(at_once));
+        bring_together_on(refusing, seed, common, ours, theirs, (at_once > 0).then_some(Bounds { at_once, room }));
     }
 
     #[test]
     fn unrelated_trees_are_brought_together_a_few_objects_at_a_time(
-        seed: u64, ours in 0..60usize, theirs in 0..60usize, at_once in 1..12usize
+        seed: u64, ours in 0..60usize, theirs in 0..60usize, at_once in 1..12usize, room in 0..20usize,
     ) {
-        bring_together(seed, 0, ours, theirs, Some(at_once));
+        bring_together(seed, 0, ours, theirs, Some(Bounds { at_once, room }));
     }
 }
 
@@ -404,7 +446,7 @@ fn what_was_refused_of_an_object_is_not_anothers_with_its_oid() {
 fn what_waits_under_a_refused_name_may_get_another_oid() {
     let seed = 5896115155689780935;
     let refusing = [seed, !seed].map(|seed| Some(Refusing { seed, one_in: 9 }));
-    bring_together_on(refusing, seed, 19, 15, 17, Some(3));
+    bring_together_on(refusing, seed, 19, 15, 17, Some(whole(3)));
 }
 
 /// A crash takes a directory in which names were refused; what has those names waits before anything else is done.
@@ -412,7 +454,7 @@ fn what_waits_under_a_refused_name_may_get_another_oid() {
 fn what_was_refused_in_a_directory_that_a_crash_took_waits() {
     let seed = 10276120590052950230;
     let refusing = [seed, !seed].map(|seed| Some(Refusing { seed, one_in: 3 }));
-    bring_together_on(refusing, seed, 4, 0, 27, Some(5));
+    bring_together_on(refusing, seed, 4, 0, 27, Some(whole(5)));
 }
 
 /// Names that were refused in a directory go with it to another OID, before its own goes to a file.
@@ -420,7 +462,7 @@ fn what_was_refused_in_a_directory_that_a_crash_took_waits() {
 fn what_was_refused_in_a_directory_leaves_its_oid_first() {
     let seed = 12974119926623154897;
     let refusing = [seed, !seed].map(|seed| Some(Refusing { seed, one_in: 6 }));
-    bring_together_on(refusing, seed, 11, 23, 25, Some(1));
+    bring_together_on(refusing, seed, 11, 23, 25, Some(whole(1)));
 }
 
 /// The same where a crash takes the directory, and a pipe has its OID.
@@ -428,25 +470,25 @@ fn what_was_refused_in_a_directory_leaves_its_oid_first() {
 fn what_was_refused_in_a_directory_is_not_moved_below_a_pipe() {
     let seed = 3775368926450093603;
     let refusing = [seed, !seed].map(|seed| Some(Refusing { seed, one_in: 4 }));
-    bring_together_on(refusing, seed, 12, 8, 24, Some(1));
+    bring_together_on(refusing, seed, 12, 8, 24, Some(whole(1)));
 }
 
 /// A directory that is described after it was moved to one that nobody asked for.
 #[test]
 fn a_directory_that_nobody_places_is_told() {
-    bring_together_meanwhile(9415938228084058997, 33, 25, &[17, 15], 1);
+    bring_together_meanwhile(9415938228084058997, 33, 25, &[17, 15], whole(1));
 }
 
 /// All that the source has lost its name here, so nothing is placed by a pass that only makes way.
 #[test]
 fn a_pass_that_only_makes_way_is_followed_by_another() {
-    bring_together(1199744811244283565, 18, 8, 0, Some(1));
+    bring_together(1199744811244283565, 18, 8, 0, Some(whole(1)));
 }
 
 /// A directory moves into one that was below it, and whose way out nobody asked about.
 #[test]
 fn a_move_that_would_close_a_cycle_waits() {
-    bring_together_meanwhile(4802764144289149250, 38, 25, &[6, 19, 7, 24], 1);
+    bring_together_meanwhile(4802764144289149250, 38, 25, &[6, 19, 7, 24], whole(1));
 }
 
 fn sums_of(labels: &[ObjectLabel]) -> (u64, u128) {
@@ -488,8 +530,8 @@ fn what_a_receiver_made_for_itself_does_not_stay_in_the_sum() {
     let mut sums = super::LabelSums::default();
     while !sums.step_over(&side.tree).expect("labels can be read") {}
     assert_eq!(sums.total(), sums_of(&all_labels(&side.tree)));
-    let mut describe = |_: &[Oid]| -> Result<Vec<Surveyed>, ResyncError> { Ok(Vec::new()) };
-    assert_eq!(gradual.end(&side.tree, &mut describe).expect("nothing fails"), []);
+    let mut telling = Honest { source: &side.tree, room: usize::MAX };
+    assert_eq!(gradual.end(&side.tree, &mut telling).expect("nothing fails"), []);
     sums.changed([]);
     while !sums.step_over(&side.tree).expect("labels can be read") {}
     assert_eq!(sums.total(), sums_of(&all_labels(&side.tree)));

@@ -86,13 +86,13 @@ impl<S: LogBytes> Tree for SimTree<S> {
     fn occupant(&self, at: &Place) -> Result<Option<Occupant>, TreeError> {
         self.read(at, |state| Ok(standing(state, at).ok().map(|inode| occupant(state, inode))))
     }
-    fn list(&self, parent: &Parent) -> Result<Vec<Name>, TreeError> {
+    fn list_some(&self, parent: &Parent, wanted: &dyn Fn(&[u8]) -> bool) -> Result<Vec<Name>, TreeError> {
         self.read(format!("{parent:?}"), |state| {
             let dir = match (directory(state, parent), parent) {
                 (Err(Errno::NOENT), Parent::Refused(_)) => return Ok(Vec::new()),
                 (found, _) => found?,
             };
-            Ok(state.children(dir)?.keys().cloned().collect())
+            Ok(state.children(dir)?.keys().filter(|name| wanted(name.as_bytes())).cloned().collect())
         })
     }
     fn find(&self, oid: Oid) -> Result<Option<Occupant>, TreeError> {

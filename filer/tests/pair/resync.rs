@@ -426,3 +426,42 @@ fn a_first_copy_of_very_many_objects_comes_in_parts() {
     let waiting = pair.base(Side::B).join(".twinfiler/orphans").read_dir().unwrap().count();
     assert_eq!(waiting, 0, "nothing waits for its place any more");
 }
+
+/// More names than the source tells of one directory at once: they come in parts.
+#[test]
+fn a_directory_of_very_many_names_comes_in_parts() {
+    const FILES: usize = 20;
+    const NAMES: usize = 3_500;
+    let mut pair = Cluster::prepare(Spec { capacity: "16MiB", ..Spec::default() });
+    let base = pair.base(Side::A);
+    std::fs::remove_dir_all(&base).unwrap();
+    std::fs::remove_file(pair.log(Side::A)).unwrap();
+    std::fs::create_dir_all(base.join("many")).unwrap();
+    for file in 0..FILES {
+        let first = base.join(format!("file{file}"));
+        std::fs::write(&first, format!("{file}")).unwrap();
+        for name in 0..NAMES {
+            std::fs::hard_link(&first, base.join(format!("many/{file}-{name}"))).unwrap();
+        }
+    }
+    const { assert!(FILES * NAMES > apply_engine::resync::ENTRIES_AT_ONCE) };
+    pair.init_adopting(Side::A, "v", "00112233445566778899aabbccddeeff", "16MiB");
+    for side in Side::BOTH {
+        pair.start_node(side);
+    }
+    assert_eq!(pair.wait_mirrored(), Side::A);
+    pair.check_trees_equal();
+    // Nobody knows any more what is the same: all of it is compared again, in parts too.
+    pair.kill(Side::B);
+    for name in 0..10 {
+        std::fs::remove_file(pair.mount(Side::A).join(format!("many/3-{name}"))).unwrap();
+    }
+    std::fs::rename(pair.mount(Side::A).join("many/4-0"), pair.mount(Side::A).join("elsewhere")).unwrap();
+    std::fs::remove_file(pair.log(Side::B)).unwrap();
+    std::fs::remove_dir_all(pair.base(Side::B)).unwrap();
+    std::fs::create_dir(pair.base(Side::B)).unwrap();
+    pair.init(Side::B, "v", "00112233445566778899aabbccddeeff", "16MiB");
+    pair.start_node(Side::B);
+    pair.wait_mirrored();
+    pair.check_trees_equal();
+}

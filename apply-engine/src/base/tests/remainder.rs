@@ -187,10 +187,10 @@ fn an_xattr_without_room_is_kept_until_there_is_some() {
     assert_eq!(names, [b"user.a".to_vec(), b"user.b".to_vec()]);
 
     // As a source and as a receiver of a resync, and to verify, it is the object that clients know.
-    let Surveyed::Here(file) = capture(&base, FILE).expect("reads") else { panic!("it is there") };
+    let Surveyed::Here(file) = capture(&base, FILE, &mut 9).expect("reads") else { panic!("it is there") };
     let other_image = Image::with_size("ext4", 600 << 20);
     let other = volume(&other_image);
-    let Surveyed::Here(root) = capture(&base, Oid::ROOT).expect("reads") else { panic!("a root") };
+    let Surveyed::Here(root) = capture(&base, Oid::ROOT, &mut 9).expect("reads") else { panic!("a root") };
     install_names(&other, &[Surveyed::Here(root), Surveyed::Here(file)]).expect("installs");
     other.sync().expect("syncs");
     let aspects = |base| verify::aspects(base, FILE).expect("reads").expect("is there").xattrs;

@@ -92,7 +92,9 @@ fn a_resync_installs_xattrs_that_were_swapped() {
     let then = [remove(FILE, b"user.z"), set(FILE, b"user.a", big)];
     let (_source_image, source) = after(&[(b"user.z", big)], &then);
     let (_image, base) = after(&[(b"user.z", big)], &[]);
-    let Surveyed::Here(capture) = capture(&source, FILE).expect("reads") else { panic!("it is there") };
+    let Surveyed::Here(capture) = capture(&source, FILE, &mut 9).expect("reads") else {
+        panic!("it is there")
+    };
     install_names(&base, &[Surveyed::Here(capture)]).expect("installs");
     assert_eq!((value(&base, b"user.z"), value(&base, b"user.a")), (None, Some(3000)));
 }

@@ -9,7 +9,7 @@ use super::receive::Receive;
 use super::wire::{self, Answer, MAX_RANGES, Question, Tag};
 use crate::node::shared::MAX_REASON_CHARS;
 use crate::runtime::Instant;
-use apply_engine::resync::Surveyed;
+use apply_engine::resync::{Entry, MAX_PARTS, Part, Surveyed, Telling};
 use ids::Oid;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,7 +17,23 @@ use std::time::Duration;
 /// Longest wait for an answer: the source may have to wait for its disk.
 pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 /// Longest description of what one question named; the source has a lower limit.
-const MAX_SURVEY_BYTES: usize = 1 << 30;
+pub(super) const MAX_SURVEY_BYTES: usize = 1 << 30;
+/// Likewise of a part of a directory: more names than a source puts into one, of the longest that there are.
+const MAX_PART_BYTES: usize = 96 << 20;
+
+impl Telling<ReceiveError> for &Receive {
+    fn describe(&mut self, oids: &[Oid]) -> Result<Vec<Surveyed>, ReceiveError> {
+        Receive::describe(self, oids)
+    }
+
+    fn entries(&mut self, directory: Oid, part: Part) -> Result<Option<Vec<Entry>>, ReceiveError> {
+        Receive::entries(self, directory, part)
+    }
+
+    fn seed(&self) -> u64 {
+        self.seed
+    }
+}
 
 impl Receive {
     /// What the source says of these objects, as of one moment.
@@ -31,7 +47,7 @@ impl Receive {
             if objects == 0 && !some.is_empty() {
                 return Err(ReceiveError::Answer);
             }
-            let bytes = self.surveyed_bytes()?;
+            let bytes = self.surveyed_bytes(MAX_SURVEY_BYTES)?;
             let mut rest = bytes.as_slice();
             for oid in some {
                 let (surveyed, after) =
@@ -49,6 +65,34 @@ impl Receive {
         Ok(survey)
     }
 
+    /// The parts of a directory, when it has so many.
+    pub(super) fn parts_of(&self, of: u32) -> impl Iterator<Item = Part> + use<> {
+        let (of, seed) = (of.min(MAX_PARTS), self.seed);
+        (0..of).map(move |number| Part { number, of, seed })
+    }
+
+    /// A part of what a directory of the source holds. `None`: it is another one by now.
+    pub(super) fn entries(&self, directory: Oid, part: Part) -> Result<Option<Vec<Entry>>, ReceiveError> {
+        let told = self.ask_one(&Question::Entries { directory, part }, |answer| match answer {
+            Answer::Surveyed { objects } => Some(Some(objects)),
+            Answer::Noted => Some(None),
+            _ => None,
+        })?;
+        let Some(told) = told else { return Ok(None) };
+        let bytes = self.surveyed_bytes(MAX_PART_BYTES)?;
+        let (mut entries, mut rest) = (Vec::new(), bytes.as_slice());
+        while !rest.is_empty() {
+            let (entry, after) =
+                postcard::take_from_bytes::<Entry>(rest).map_err(|_| ReceiveError::Answer)?;
+            entries.push(entry);
+            rest = after;
+        }
+        match entries.len() as u64 == told {
+            true => Ok(Some(entries)),
+            false => Err(ReceiveError::Answer),
+        }
+    }
+
     pub(super) fn ask_surveyed(&self, question: &Question) -> Result<u64, ReceiveError> {
         self.ask_one(question, |answer| match answer {
             Answer::Surveyed { objects } => Some(objects),
@@ -56,15 +100,15 @@ impl Receive {
         })
     }
 
-    /// All parts of the answer to `Describe` or `Changed`.
-    pub(super) fn surveyed_bytes(&self) -> Result<Vec<u8>, ReceiveError> {
+    /// All parts of the answer to `Describe`, `Entries` or `Changed`, which are at most so many bytes.
+    pub(super) fn surveyed_bytes(&self, most: usize) -> Result<Vec<u8>, ReceiveError> {
         let mut bytes = Vec::new();
         loop {
             let (chunk, last) = self.ask_one(&Question::More, |answer| match answer {
                 Answer::Chunk { bytes, last } => Some((bytes, last)),
                 _ => None,
             })?;
-            if bytes.len() + chunk.len() > MAX_SURVEY_BYTES || (chunk.is_empty() && !last) {
+            if bytes.len() + chunk.len() > most || (chunk.is_empty() && !last) {
                 return Err(ReceiveError::Answer);
             }
             bytes.extend(chunk);

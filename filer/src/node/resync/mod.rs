@@ -122,6 +122,7 @@ impl Resync {
             leave: salvages.then_some(waits),
             judge: RefCell::default(),
             told: Cell::new(None),
+            seed: u64::from(self.shared.log.end().crc.0) << 32 | u64::from(session),
             asked: Cell::new(0),
             answered: Cell::new(0),
         };

@@ -11,7 +11,7 @@
 //! ([`ReceiveError::Differs`]: the next attempt compares everything by content). Nothing is undone: the next attempt
 //! compares what is there.
 
-use super::asking::ANSWER_LIMIT;
+use super::asking::{ANSWER_LIMIT, MAX_SURVEY_BYTES};
 use super::error::ReceiveError;
 use super::packing::Judge;
 use super::progress::{Doing, Progress};
@@ -68,6 +68,8 @@ pub(super) struct Receive {
     pub judge: RefCell<Judge>,
     /// When the source was last told how far this node is.
     pub told: Cell<Option<Instant>>,
+    /// Where hashing of names begins: nobody who makes names knows the CRC of a log.
+    pub seed: u64,
     /// Questions that were asked, and answers that came.
     pub asked: Cell<u32>,
     pub answered: Cell<u32>,
@@ -228,7 +230,7 @@ impl Receive {
         if objects > MAX_CHANGED {
             return Err(ReceiveError::Answer);
         }
-        let bytes = self.surveyed_bytes()?;
+        let bytes = self.surveyed_bytes(MAX_SURVEY_BYTES)?;
         let (changed, rest) = bytes.as_chunks();
         if changed.len() as u64 != objects || !rest.is_empty() {
             return Err(ReceiveError::Answer);
@@ -259,7 +261,12 @@ impl Receive {
         let mut round = Round { objects: oids.len(), bytes: 0, left: Vec::new() };
         if oids.len() <= OBJECTS_AT_ONCE && !gradually {
             let survey = self.describe(&oids)?;
+            let in_parts = |surveyed: &Surveyed| matches!(surveyed, Surveyed::Here(here) if here.parts > 0);
             match resync::install_names(base, &survey) {
+                // A directory has more names than are told at once: the other way asks for them.
+                Err(ResyncError::Contradiction(_)) if survey.iter().any(in_parts) => {
+                    mark!("resync of a directory in parts");
+                }
                 // The source goes on: a directory holds what was made after the comparison, or no longer what has
                 // moved since, and nobody asked about that. The other way asks. In the last round it stands still,
                 // and everything was described.
@@ -286,12 +293,12 @@ impl Receive {
             let identities: Vec<Identity> = some.iter().copied().zip(identities).collect();
             resync::make_way(base, &identities)?;
         }
-        let (mut installing, mut todo, mut first) = (Installing::begin(base)?, oids, true);
+        let (mut installing, mut todo, mut first, mut telling) = (Installing::begin(base)?, oids, true, self);
         while !todo.is_empty() {
             let mut deferred = Vec::new();
             for some in todo.chunks(OBJECTS_AT_ONCE) {
                 let survey = self.describe(some)?;
-                let installed = installing.some(survey, &mut |oids: &[Oid]| self.describe(oids))?;
+                let installed = installing.some(survey, &mut telling)?;
                 deferred.extend(installed.deferred);
                 round.bytes = round.bytes.saturating_add(self.whole(&installed.named)?);
             }
@@ -302,7 +309,7 @@ impl Receive {
             }
             (todo, first) = (deferred, false);
         }
-        round.left.extend(installing.end(&mut |oids: &[Oid]| self.describe(oids))?);
+        round.left.extend(installing.end(&mut telling)?);
         self.flush()?;
         Ok(round)
     }

@@ -50,6 +50,9 @@ impl Receive {
     }
 }
 
+/// Parts are counted anew by the next attempt.
+const GREW: &str = "a large directory of the primary has grown meanwhile";
+
 struct Asking<'a> {
     receive: &'a Receive,
     since: Option<Lsn>,
@@ -138,13 +141,22 @@ impl Primary for Asking<'_> {
         let mut missing: Vec<(Oid, Vec<u8>, Oid)> = Vec::new();
         for surveyed in self.describe(directories)? {
             let Surveyed::Here(theirs) = surveyed else { continue };
-            for entry in theirs.entries {
-                let Ok(name) = Name::new(&entry.name) else { continue };
-                match layers.lookup(theirs.oid, name.as_ref()) {
-                    Ok(None) => missing.push((theirs.oid, entry.name, entry.oid)),
-                    Ok(Some(_)) | Err(ViewError::NoObject(_)) => {}
-                    Err(error) => return Err(error.into()),
+            let Capture { oid: directory, parts, entries: told, .. } = *theirs;
+            let mut look = |entries: Vec<resync::Entry>| -> Result<(), SalvageError> {
+                for entry in entries {
+                    let Ok(name) = Name::new(&entry.name) else { continue };
+                    match layers.lookup(directory, name.as_ref()) {
+                        Ok(None) => missing.push((directory, entry.name, entry.oid)),
+                        Ok(Some(_)) | Err(ViewError::NoObject(_)) => {}
+                        Err(error) => return Err(error.into()),
+                    }
                 }
+                Ok(())
+            };
+            look(told)?;
+            for part in self.receive.parts_of(parts) {
+                let entries = self.receive.entries(directory, part).map_err(primary)?;
+                look(entries.ok_or_else(|| SalvageError::Primary(GREW.to_owned()))?)?;
             }
         }
         let oids: Vec<Oid> = missing.iter().map(|(_, _, oid)| *oid).collect();

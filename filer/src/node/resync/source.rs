@@ -23,7 +23,7 @@ use crate::node::shared::Shared;
 use crate::runtime::channel::Receiver;
 use crate::runtime::{self, Instant};
 use crate::status::ResyncSide;
-use apply_engine::resync::{self, LabelSums, ObjectLabel};
+use apply_engine::resync::{self, ENTRIES_AT_ONCE, LabelSums, ObjectLabel, Part};
 use apply_engine::{Attributes, BaseReader, ObjectKind};
 use ids::{EpochHistory, Lsn, Oid};
 use rdma_transport::Control;
@@ -37,7 +37,7 @@ const IDLE_LIMIT: Duration = Duration::from_secs(600);
 const FROZEN_LIMIT: Duration = Duration::from_secs(15);
 /// Longest wait for a moment at which no consistency point is half done.
 const FREEZE_LIMIT: Duration = Duration::from_secs(30);
-/// Longest description of the objects of one question: a directory with millions of names.
+/// Longest description of the objects of one question: what has many names is told in parts, and xattrs are bounded.
 const MAX_SURVEY_BYTES: usize = 512 << 20;
 /// What is only read, in pieces of many files' worth, costs clients of the disk this part of what is sent.
 const READ_SHARE: u64 = 8;
@@ -115,7 +115,7 @@ struct Answering<'a> {
     stop: &'a AtomicBool,
     held: &'a AtomicBool,
     sums: LabelSums,
-    /// The answer to the last `Describe` or `Changed`.
+    /// The answer to the last `Describe`, `Entries` or `Changed`.
     survey: Vec<u8>,
     /// How much of the survey was sent.
     given: usize,
@@ -150,6 +150,7 @@ impl<'a> Answering<'a> {
                 Ok(Answer::Labels { labels, next: next.filter(|oid| within(*oid)) })
             }
             Question::Describe { oids, more } => self.describe(&oids, more),
+            Question::Entries { directory, part } => self.entries(directory, part),
             Question::Changed { last } => self.changed(last),
             Question::Weigh { oids } => Ok(self.weigh(&oids)),
             Question::Identities { oids } => {
@@ -237,10 +238,11 @@ impl<'a> Answering<'a> {
         if self.frozen.is_none() {
             self.frozen = Some(self.freeze()?);
         }
-        let mut survey = Vec::new();
+        let (mut survey, mut room) = (Vec::new(), ENTRIES_AT_ONCE);
         for &oid in oids {
             self.check()?;
-            let surveyed = resync::capture(&self.shared.base, oid).map_err(|error| error.to_string())?;
+            let surveyed =
+                resync::capture(&self.shared.base, oid, &mut room).map_err(|error| error.to_string())?;
             survey = postcard::to_extend(&surveyed, survey).map_err(|error| error.to_string())?;
             if survey.len() > MAX_SURVEY_BYTES {
                 let limit = MAX_SURVEY_BYTES >> 20;
@@ -252,6 +254,25 @@ impl<'a> Answering<'a> {
             self.frozen = None;
         }
         Ok(Answer::Surveyed { objects: oids.len() as u64 })
+    }
+
+    /// Some of the names of a directory; `Noted`: it is not there any more, or was counted too long ago.
+    fn entries(&mut self, directory: Oid, part: Part) -> Result<Answer, String> {
+        if self.frozen.is_none() {
+            self.frozen = Some(self.freeze()?);
+        }
+        let entries =
+            resync::entries(&self.shared.base, directory, part).map_err(|error| error.to_string())?;
+        if !self.last {
+            self.frozen = None;
+        }
+        let Some(entries) = entries else { return Ok(Answer::Noted) };
+        let mut survey = Vec::new();
+        for entry in &entries {
+            survey = postcard::to_extend(entry, survey).map_err(|error| error.to_string())?;
+        }
+        (self.survey, self.given) = (survey, 0);
+        Ok(Answer::Surveyed { objects: entries.len() as u64 })
     }
 
     fn weigh(&self, oids: &[Oid]) -> Answer {

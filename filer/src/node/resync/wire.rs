@@ -13,7 +13,7 @@
 
 use super::progress::Told;
 use apply_engine::ObjectKind;
-use apply_engine::resync::{FileMap, ObjectLabel};
+use apply_engine::resync::{FileMap, MAX_PARTS, ObjectLabel, Part};
 use ids::{EpochHistory, LogPoint, Lsn, Oid};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -115,6 +115,8 @@ pub(super) enum Question {
     Labels { range: u64, from: Oid },
     /// Describe these objects, and those of the next such question while `more`, as of one moment.
     Describe { oids: Vec<Oid>, more: bool },
+    /// A part of what a directory holds that is told in parts.
+    Entries { directory: Oid, part: Part },
     /// How many of these objects there are, how much room their contents take, and how much that is without holes.
     Weigh { oids: Vec<Oid> },
     /// What these objects are: many of them are to be installed, and what another object has the OID of makes way first.
@@ -122,7 +124,7 @@ pub(super) enum Question {
     /// Which objects changed since this was last asked, or since the session began. In the last round nothing changes
     /// from here on until `Finish`.
     Changed { last: bool },
-    /// The next part of the answer to `Describe` or `Changed`.
+    /// The next part of the answer to `Describe`, `Entries` or `Changed`.
     More,
     /// One more step of summing up all labels, or those that changed since they were.
     Sum,
@@ -147,7 +149,7 @@ pub(super) enum Answer {
     Labels { labels: Vec<ObjectLabel>, next: Option<Oid> },
     /// Heard.
     Noted,
-    /// So many objects are described, or so many changed.
+    /// So many objects are described, so many changed, or so many names are in that part.
     Surveyed { objects: u64 },
     /// So many objects are there; on disk, and by what there is to read, their contents take so much.
     Weighed { objects: u64, allocated_bytes: u64, content_bytes: u64 },
@@ -155,7 +157,8 @@ pub(super) enum Answer {
     Identities { known: Vec<Option<(ObjectKind, u64)>> },
     /// All labels are summed up as of now, or there is more to do.
     Summed { done: bool },
-    /// A part of what was asked for: [`apply_engine::resync::Surveyed`], or OIDs, one after the other.
+    /// A part of what was asked for: [`apply_engine::resync::Surveyed`], OIDs, or [`apply_engine::resync::Entry`], one after
+    /// the other.
     Chunk {
         #[serde(with = "plain_bytes")]
         bytes: Vec<u8>,
@@ -267,6 +270,7 @@ impl Question {
         let question: Question = decode(bytes)?;
         let excess = match &question {
             Question::Describe { oids, .. } => oids.len() > MAX_RANGES,
+            Question::Entries { part, .. } => part.of > MAX_PARTS || part.number >= part.of,
             Question::Weigh { oids } | Question::Identities { oids } => oids.len() > MAX_RANGES,
             Question::Maps { files } => files.len() > MAX_ITEMS,
             Question::Pieces { pieces, .. } => {

@@ -21,7 +21,7 @@ pub(super) fn wrong_byte(shared: &Shared, delta: &Delta) {
     });
     let Some((oid, offset)) = written.min() else { return };
     let spoilt = || {
-        let Surveyed::Here(file) = resync::capture(&shared.base, oid)? else { return Ok(()) };
+        let Surveyed::Here(file) = resync::capture(&shared.base, oid, &mut 0)? else { return Ok(()) };
         let byte = resync::read(&shared.base, oid, offset, 1)?;
         resync::write(&shared.base, oid, offset, &[!byte.first().copied().unwrap_or_default()])?;
         resync::finish_file(&shared.base, &file)
