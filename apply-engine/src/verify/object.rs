@@ -4,7 +4,8 @@
 
 use ids::{Lsn, Oid};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::cell::Cell;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::ControlFlow;
 use xxhash_rust::xxh3::Xxh3Default;
 
@@ -12,8 +13,10 @@ use super::content::{Content, content};
 use super::part::PIECE_BYTES;
 use crate::attributes::{Attributes, ObjectKind};
 use crate::base::{Label, is_reserved_in_root};
+use crate::name::Name;
 use crate::resync::ResyncError;
 use crate::resync::site::Site;
+use crate::tree::Parent;
 
 /// Names of xattrs that belong to a machine and not to the volume begin so.
 const MACHINE_XATTR: &[u8] = b"security.selinux";
@@ -166,12 +169,36 @@ pub(super) fn listing(site: &impl Site, oid: Oid) -> Result<BTreeMap<Vec<u8>, Op
     Ok(here)
 }
 
+/// The same, as sums over all names: whatever order a directory is read in, and however many there are.
 fn names(site: &impl Site, oid: Oid) -> Result<u64, ResyncError> {
+    let one = |name: &[u8], target: u64| {
+        let mut hash = Digest::default();
+        hash.bytes(name);
+        hash.number(target);
+        hash.end()
+    };
+    // No object has this number.
+    let nothing = |name: &[u8]| one(name, u64::MAX);
+    let hidden = |name: &[u8]| oid == Oid::ROOT && is_reserved_in_root(name);
+    let elsewhere: HashSet<Name> = match site.remainder().has_names(oid) {
+        true => site.list(&Parent::Refused(oid))?.into_iter().collect(),
+        false => HashSet::new(),
+    };
+    let sum = Cell::new(0_u64);
+    let add = |digest: u64| sum.set(sum.get().wrapping_add(digest));
+    site.list_some(&Parent::Object(oid), &|name| {
+        if !hidden(name) && !elsewhere.contains(name) {
+            add(nothing(name));
+        }
+        false
+    })?;
+    elsewhere.iter().for_each(|name| add(nothing(name.as_bytes())));
+    let objects = &mut |entry: crate::view::BaseEntry<'_>| {
+        add(one(entry.name.as_bytes(), entry.oid.0).wrapping_sub(nothing(entry.name.as_bytes())));
+        ControlFlow::Continue(())
+    };
+    site.reader().readdir(oid, objects).map_err(|error| ResyncError::Read(oid, error))?;
     let mut hash = Digest::default();
-    for (name, target) in listing(site, oid)? {
-        hash.bytes(&name);
-        // No object has this number.
-        hash.number(target.map_or(u64::MAX, |target| target.0));
-    }
+    hash.number(sum.get());
     Ok(hash.end())
 }
