@@ -35,12 +35,16 @@ pub struct AdoptReport {
     pub extra_links: u64,
 }
 
-/// Looks whether a tree can be adopted, and writes nothing: mount points and foreign labels are refused.
+/// Looks whether a tree can be adopted, and writes nothing: mount points, foreign labels and xattrs that cannot be listed
+/// are refused.
 /// Returns the first OID that no label has. With `resumed`, labels of the interrupted adoption are expected.
 pub(super) fn check(root: BorrowedFd<'_>, resumed: bool) -> Result<Oid, OpenError> {
     let mut given: HashMap<Oid, u64> = HashMap::new();
     let mut next = Oid::FIRST_FREE;
     visit(root, root, &mut |found| {
+        if !inode::has_room_in_xattr_list(found.fd.as_fd()) {
+            return Err(OpenError::XattrList { path: path_of(found.fd.as_fd()) });
+        }
         let Some(label) = found.label else { return Ok(()) };
         let twice =
             given.insert(label.oid, found.stat.st_ino).is_some_and(|other| other != found.stat.st_ino);

@@ -148,6 +148,14 @@ pub enum OpenError {
         /// What its label says.
         oid: ids::Oid,
     },
+    /// An object whose xattrs nobody can list, so that they can be neither compared nor copied.
+    #[error(
+        "{path} has more xattrs than can be listed: their names are longer than 64 KiB together; remove some (`setfattr -x`)"
+    )]
+    XattrList {
+        /// The object.
+        path: String,
+    },
     /// A label that can not be read.
     #[error("{path}: {why}")]
     Label {

@@ -107,6 +107,12 @@ pub(crate) fn list_some_names(
     Ok(names)
 }
 
+/// Whether the label's name still goes into the list of xattrs, which the kernel lets be 64 KiB long.
+pub(crate) fn has_room_in_xattr_list(fd: BorrowedFd<'_>) -> bool {
+    let mut buffer = vec![0; MAX_XATTR_BYTES - LABEL_XATTR.len() - 1];
+    !matches!(rustix::fs::listxattr(proc_path(fd), &mut buffer[..]), Err(Errno::TOOBIG | Errno::RANGE))
+}
+
 /// Fills `buf`; fewer bytes only at the end of the file.
 pub(crate) fn read(file: BorrowedFd<'_>, offset: u64, buf: &mut [u8]) -> Result<usize, Errno> {
     let mut filled = 0;

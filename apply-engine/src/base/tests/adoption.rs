@@ -133,3 +133,30 @@ fn mount_points_and_foreign_labels_are_refused_before_anything_is_written() {
     assert!(matches!(Base::adopt(&other, VOLUME), Err(OpenError::AlreadyLabelled { .. })));
     assert!(!other.join(".twinfiler").exists());
 }
+
+/// XFS takes more of them than the kernel lists.
+#[test]
+fn xattrs_that_nobody_can_list_are_refused_before_anything_is_written() {
+    let image = Image::new("xfs");
+    let path = image.directory("volume");
+    let file = path.join("much");
+    std::fs::write(&file, "content").expect("writes");
+    let set = |number: usize| {
+        let name = format!("user.{number:0250}");
+        rustix::fs::setxattr(&file, name, b"", rustix::fs::XattrFlags::empty()).expect("sets");
+    };
+    // With the terminating zeros 255 whole names are 64 KiB less 256 bytes: the label's own has room beside them.
+    (0..255).for_each(set);
+    Base::adopt(&path, VOLUME).expect("adopts");
+    let path = image.directory("another");
+    std::fs::rename(&file, path.join("much")).expect("renames");
+    let file = path.join("much");
+    rustix::fs::removexattr(&file, LABEL_XATTR).expect("removes");
+    for number in [255, 256] {
+        let name = format!("user.{number:0250}");
+        rustix::fs::setxattr(&file, name, b"", rustix::fs::XattrFlags::empty()).expect("sets");
+    }
+    let refused = Base::adopt(&path, VOLUME).expect_err("it cannot be listed");
+    assert!(matches!(&refused, OpenError::XattrList { path } if path.ends_with("much")), "{refused}");
+    assert!(!path.join(".twinfiler").exists(), "nothing was written");
+}
