@@ -6,9 +6,10 @@
 //!
 //! Invariants: a Delta changes the base only after every snapshot in which it was not yet sealed is gone; log
 //! space is freed only after every snapshot that could read it is gone ([`Retired`]). What can go
-//! wrong: a reader that never ends would hold consistency points up; every read is bounded, so none does.
+//! wrong: a reader that hangs with the disk holds consistency points up, which hang with it; when the stack is begun
+//! anew it is left behind, and what it reads from the log then is not given to anybody.
 
-use crate::runtime::{self, Mutex, MutexGuard, RwLock};
+use crate::runtime::{self, Instant, Mutex, MutexGuard, RwLock};
 use apply_engine::{Delta, Layers, Operation, RecordPosition};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -17,11 +18,15 @@ use std::time::Duration;
 /// How often it is looked whether a retired state is still being read.
 const RETIRED_POLL: Duration = Duration::from_micros(200);
 
+/// Who reads for so long hangs with the disk.
+const HUNG_AFTER: Duration = Duration::from_millis(500);
+
 /// See the module.
 pub struct DeltaStack {
     current: RwLock<Arc<Layers>>,
     order: Mutex<()>,
     base_version: AtomicU64,
+    resets: AtomicU64,
 }
 
 /// The right to add records, one at a time. Keep it short: every other writer waits.
@@ -48,6 +53,7 @@ impl DeltaStack {
             current: RwLock::new(Arc::new(layers)),
             order: Mutex::new(()),
             base_version: AtomicU64::new(0),
+            resets: AtomicU64::new(0),
         }
     }
 
@@ -66,6 +72,11 @@ impl DeltaStack {
     /// anything to say to is right as long as this stays the same. Read it before asking.
     pub fn base_version(&self) -> u64 {
         self.base_version.load(Ordering::SeqCst)
+    }
+
+    /// How often it was begun anew. Log bytes that were read in a state from before the last time may be others by now.
+    pub fn resets(&self) -> u64 {
+        self.resets.load(Ordering::SeqCst)
     }
 
     /// Whether the active Delta spans no record.
@@ -102,9 +113,22 @@ impl DeltaStack {
         self.publish(new)
     }
 
-    /// Begins anew as `layers`: after a restart, a truncation, or being deposed.
-    pub fn reset(&self, layers: Layers) -> Retired {
+    /// Begins anew as `layers`: after a restart, a truncation, or being deposed. Readers of the old state are waited for
+    /// a moment. One that hangs with the disk is not: it finds out afterwards ([`DeltaStack::resets`]).
+    pub fn reset(&self, layers: Layers) {
+        let retired = self.begin_anew(layers);
+        let until = Instant::now() + HUNG_AFTER;
+        while retired.is_read() && Instant::now() < until {
+            runtime::sleep(RETIRED_POLL);
+        }
+        if retired.is_read() {
+            tracing::warn!("somebody still reads what was replaced: the base filesystem hangs");
+        }
+    }
+
+    fn begin_anew(&self, layers: Layers) -> Retired {
         let _order = self.order.lock();
+        self.resets.fetch_add(1, Ordering::SeqCst);
         self.base_version.fetch_add(1, Ordering::SeqCst);
         self.publish(layers)
     }
@@ -133,9 +157,13 @@ impl Writer<'_> {
 }
 
 impl Retired {
+    fn is_read(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+
     /// Waits until nobody reads the state any more.
     pub fn wait(&self) {
-        while self.0.strong_count() > 0 {
+        while self.is_read() {
             runtime::sleep(RETIRED_POLL);
         }
     }

@@ -4,6 +4,7 @@
 //! and says when a record may be shown. Volume code knows nothing of transports, epochs or witnesses.
 
 mod answers;
+mod base_reads;
 mod bell;
 mod gate;
 mod needs;
@@ -14,6 +15,7 @@ mod patience;
 mod queue;
 mod waiters;
 
+pub use base_reads::{BaseReads, PatientBase};
 pub use gate::{Gate, PeerSpace};
 pub use needs::Needs;
 pub use path::{CommitEvents, CommitPath};
@@ -212,6 +214,10 @@ pub trait Journal: Send + Sync {
     /// The same at the end of a client's operation, which is counted.
     fn commit(&self, end: Lsn) -> Result<(), NotServing> {
         self.wait_committed(end)
+    }
+    /// Before a wait for somebody who may hang with the base. In an [`attempt`] only a thread that may hang, too, goes on.
+    fn require_patience(&self) -> Result<(), NotServing> {
+        Ok(())
     }
     /// Everything before this is committed. Cheap.
     fn committed(&self) -> Lsn;

@@ -17,6 +17,7 @@ mod mirror;
 mod serve;
 
 use super::answers::Answers;
+use super::base_reads;
 use super::bell::Bell;
 use super::gate::{Hindrance, Step};
 use super::patience::{Wait, in_attempt, is_attempt};
@@ -94,6 +95,8 @@ pub struct CommitPath {
     owing: Bell,
     /// Requests that wait without a thread.
     queue: Queue,
+    /// Wakes a thread for those that have to read the base.
+    base_bell: Bell,
     /// The threads that serve those who wait without one are to end.
     ended: AtomicBool,
     partner: Mutex<Partner>,
@@ -129,6 +132,7 @@ impl CommitPath {
             answers: Answers::default(),
             owing: Bell::new(),
             queue: Queue::default(),
+            base_bell: Bell::new(),
             ended: AtomicBool::new(false),
             partner: Mutex::new(Partner { holding: false, at: log_end, seen: Instant::now() }),
             closed: AtomicU8::new(code(NotServing::NotPrimary)),
@@ -372,6 +376,10 @@ impl Journal for CommitPath {
         }
         in_attempt(|attempt| attempt.wait = Some(Wait::Commit(lsn)));
         Err(NotServing::MustWait)
+    }
+
+    fn require_patience(&self) -> Result<(), NotServing> {
+        base_reads::require_patience()
     }
 
     fn commit(&self, end: Lsn) -> Result<(), NotServing> {

@@ -35,6 +35,8 @@ pub(super) enum Wait {
     Lease { until: Instant },
     /// For a commit of others.
     Commit(Lsn),
+    /// For a thread that may hang with the disk.
+    Base,
 }
 
 /// What an attempt, or all attempts of one request, came to.

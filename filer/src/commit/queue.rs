@@ -4,7 +4,8 @@
 //! first is looked at when room is made, so a thousand of them cost no more than one. Those that are slowed down go when
 //! their time is over or the log has room again; those that wait for a commit, when it has come that far. What waits
 //! for space on disk, for a lease, or for a switchover to be decided is looked at one by one, for each may wait for
-//! something else; that happens at most once in [`PACE`].
+//! something else; that happens at most once in [`PACE`]. What has to read the base goes to threads of its own
+//! ([`Queue::next_for_base`]).
 //!
 //! Invariants: nothing is held while a request is tried; a request is in one place only, here or with the thread that
 //! tries it. What can go wrong: more are parked than there is memory for ([`MAX_PARKED`], [`MAX_PARKED_BYTES`]): the
@@ -34,6 +35,8 @@ struct Lines {
     /// Up to where has to be committed.
     commit: BTreeMap<(Lsn, u64), Parked>,
     others: VecDeque<Parked>,
+    /// They have to read the base, and go to the threads that may hang with it.
+    base: VecDeque<Parked>,
     /// When `others` may be looked through again, and how many of them have not been since.
     look_at: Option<Instant>,
     unseen: usize,
@@ -74,6 +77,8 @@ impl Seen<'_> {
     fn lets(&self, wait: &Wait, now: Instant) -> bool {
         match wait {
             Wait::Commit(lsn) => self.committed >= *lsn,
+            // Taken by [`Queue::next_for_base`] only.
+            Wait::Base => false,
             Wait::Lease { until } => self.has_lease || now >= *until,
             Wait::Admission(hindrance) => {
                 hindrance.deadline().is_some_and(|until| now >= until)
@@ -127,6 +132,7 @@ impl Queue {
             Wait::Commit(lsn) => {
                 lines.commit.insert((lsn, number), request);
             }
+            Wait::Base => lines.base.push_back(request),
             _ => lines.others.push_back(request),
         }
         self.count_again(lines);
@@ -181,6 +187,19 @@ impl Queue {
             None if lines.count == 0 => Next::Idle,
             None => Next::At(lines.deadline(now)),
         }
+    }
+
+    /// Takes out the next request that has to read the base, and tells whether there are more.
+    pub fn next_for_base(&self) -> Option<(Parked, bool)> {
+        if self.is_empty() {
+            return None;
+        }
+        let mut lines = self.lines.lock();
+        let waiting = lines.base.pop_front()?;
+        lines.count -= 1;
+        lines.bytes -= waiting.bytes;
+        self.count_again(&lines);
+        Some((waiting, !lines.base.is_empty()))
     }
 
     fn take(&self, lines: &mut Lines, seen: &Seen<'_>, now: Instant) -> Option<Parked> {
@@ -258,18 +277,18 @@ impl Lines {
 
     fn all(&self) -> impl Iterator<Item = &Parked> {
         let sorted = self.slowed.values().chain(self.commit.values());
-        self.room.iter().chain(&self.others).chain(sorted)
+        self.room.iter().chain(&self.others).chain(&self.base).chain(sorted)
     }
 
     fn into_all(self) -> impl Iterator<Item = Parked> {
         let sorted = self.slowed.into_values().chain(self.commit.into_values());
-        self.room.into_iter().chain(self.others).chain(sorted)
+        self.room.into_iter().chain(self.others).chain(self.base).chain(sorted)
     }
 
     fn take_of(&mut self, gone: &BTreeSet<u64>) -> Vec<Parked> {
         let is_gone = |waiting: &Parked| gone.contains(&waiting.client.id);
         let mut taken = Vec::new();
-        for line in [&mut self.room, &mut self.others] {
+        for line in [&mut self.room, &mut self.others, &mut self.base] {
             let (left, kept): (Vec<_>, Vec<_>) = std::mem::take(line).into_iter().partition(is_gone);
             taken.extend(left);
             line.extend(kept);

@@ -9,7 +9,7 @@ use super::resync::state::ResyncState;
 use super::room::RoomState;
 use super::split::talk::SplitState;
 use super::verify::VerifyState;
-use crate::commit::{Ask, CommitPath, Gate, Journal, Needs, Room, SpaceBudget};
+use crate::commit::{Ask, BaseReads, CommitPath, Gate, Journal, Needs, PatientBase, Room, SpaceBudget};
 use crate::config::VolumeConfig;
 use crate::fuse::KernelCache;
 use crate::hooks::RoleHooks;
@@ -47,6 +47,8 @@ pub(super) struct Shared {
     /// With the log's ring registered.
     pub rdma: Option<Rdma>,
     pub base: Arc<Base>,
+    /// How many threads of front doors may read it at once.
+    pub reads: Arc<BaseReads>,
     pub stack: Arc<DeltaStack>,
     pub path: Arc<CommitPath>,
     pub gate: Arc<Gate>,
@@ -177,7 +179,7 @@ impl Shared {
     /// Layers without any Delta content, over `[from, ..)`. What is absorbed first may have been applied
     /// already, wholly or in part, before a crash.
     pub fn fresh_layers(&self, from: Lsn) -> Layers {
-        fresh_layers(&self.base, &self.log, from)
+        fresh_layers(&self.base, &self.reads, &self.log, from)
     }
 
     /// The tree with everything that this node's log holds, committed or not, as a client of this node would see it.
@@ -216,7 +218,7 @@ impl Shared {
     pub fn rebuild(&self) -> Result<(), super::NodeError> {
         let _no_consistency_point = self.applier.exclusive();
         let tail = self.log.tail();
-        self.stack.reset(self.fresh_layers(tail.lsn)).wait();
+        self.stack.reset(self.fresh_layers(tail.lsn));
         self.gate.forget_pending();
         let committed = self.path.committed();
         self.follower.restart_at(tail, committed.min(self.log.applying_end()));
@@ -305,7 +307,8 @@ impl Shared {
     }
 }
 
-pub(super) fn fresh_layers(base: &Arc<Base>, log: &Arc<Log>, from: Lsn) -> Layers {
+pub(super) fn fresh_layers(base: &Arc<Base>, reads: &Arc<BaseReads>, log: &Arc<Log>, from: Lsn) -> Layers {
     let bytes: Arc<dyn apply_engine::LogBytes> = log.clone();
-    Layers::new(Delta::new(from, Vanished::Keep), Vec::new(), base.reader(), bytes)
+    let base = PatientBase::over(base.reader(), reads.clone());
+    Layers::new(Delta::new(from, Vanished::Keep), Vec::new(), base, bytes)
 }

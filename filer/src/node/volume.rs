@@ -14,7 +14,7 @@ use super::shared::{Shared, fresh_layers};
 use super::split::talk::SplitState;
 use super::verify::{self, VerifyState};
 use super::{NodeError, applier, report, witness};
-use crate::commit::{CommitEvents, CommitPath, Gate};
+use crate::commit::{BaseReads, CommitEvents, CommitPath, Gate};
 use crate::config::NodeConfig;
 use crate::control::{Caller, ControlError, ErrorKind};
 use crate::hooks::RoleHooks;
@@ -41,8 +41,10 @@ const LOG_RESERVE_BYTES: u64 = 64 << 10;
 const LOOK: Duration = Duration::from_millis(2);
 /// How often the pump looks for records that nobody waits for.
 const PUMP_INTERVAL: Duration = Duration::from_millis(5);
-/// Threads that try parked requests again: more than one, because one may have to read a disk that hangs.
+/// Threads that try parked requests again.
 const PARKED_THREADS: usize = 3;
+/// Threads that try those again that have to read the base; all of them may hang with it.
+const BASE_THREADS: usize = 4;
 
 /// One volume of a running node.
 pub(super) struct VolumeNode {
@@ -106,7 +108,8 @@ impl VolumeNode {
         let to_executor = Box::new(ToExecutor(events.clone(), applier.clone(), room.clone()));
         let path = CommitPath::new(log.clone(), cursors, gate.clone(), metrics.clone(), to_executor, started);
         let (verify, to_verify) = VerifyState::new();
-        let stack = Arc::new(DeltaStack::new(fresh_layers(&base, &log, tail.lsn)));
+        let reads = BaseReads::of_threads(config.fuse.threads);
+        let stack = Arc::new(DeltaStack::new(fresh_layers(&base, &reads, &log, tail.lsn)));
         // Up to here the tree may be half applied: one Delta has to cover it.
         let stands = base.applied().map_or(tail.lsn, |applied| applied.lsn);
         let replay = Replay::new(config.name.as_str(), tail.lsn, end.lsn);
@@ -118,6 +121,7 @@ impl VolumeNode {
             log,
             rdma,
             base,
+            reads,
             stack,
             path: Arc::new(path),
             gate,
@@ -220,6 +224,10 @@ impl VolumeNode {
         for _ in 0..PARKED_THREADS {
             let s = shared.clone();
             volume.spawn("parked", move || s.path.serve_parked())?;
+        }
+        for _ in 0..BASE_THREADS {
+            let s = shared.clone();
+            volume.spawn("base", move || s.path.serve_base())?;
         }
         let s = shared;
         volume.spawn("pump", move || {

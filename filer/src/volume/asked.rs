@@ -138,6 +138,7 @@ impl Volume {
 fn gone_is_an_answer(error: io::Error) -> Result<()> {
     match error.kind() {
         io::ErrorKind::NotFound => Ok(()),
+        _ if error.raw_os_error() == Some(Errno::MUST_WAIT.code()) => Err(Errno::MUST_WAIT),
         _ => {
             tracing::error!(%error, "the base could not be read");
             Err(error.into())
@@ -169,6 +170,19 @@ impl Asked {
     /// The answer to a question about all layers, if it was asked.
     pub fn known(&self, question: &Question) -> Option<Answer> {
         self.known.lock().answers.get(question).cloned()
+    }
+
+    /// What the base said of an object at the same version.
+    pub fn know_attributes(&self, oid: Oid, attributes: Box<Attributes>) {
+        self.known.lock().answers.insert(Question::Attributes(oid), Answer::Attributes(attributes));
+    }
+
+    /// What it said now, if it was asked.
+    pub fn known_attributes(&self, oid: Oid) -> Option<Box<Attributes>> {
+        match self.known(&Question::Attributes(oid)) {
+            Some(Answer::Attributes(attributes)) => Some(attributes),
+            _ => None,
+        }
     }
 
     /// Notes that this has to be asked. What is returned ends the change.

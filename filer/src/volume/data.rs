@@ -126,6 +126,7 @@ impl Volume {
     /// EISDIR, EINVAL, EIO.
     pub fn read(&self, oid: Oid, offset: u64, buf: &mut [u8]) -> Result<usize> {
         self.warm(oid)?;
+        let resets = self.stack.resets();
         let (layers, segments, gate, len) = {
             let state = self.state.read();
             let inode = state.inodes.get(&oid).ok_or(Errno::ESTALE)?;
@@ -153,6 +154,10 @@ impl Volume {
                     part[got..].fill(0);
                 }
             }
+        }
+        if self.stack.resets() != resets {
+            // This node is not the primary any more, and the log may hold another's bytes there.
+            return Err(Errno::EIO);
         }
         Ok(len)
     }

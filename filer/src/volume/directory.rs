@@ -183,7 +183,14 @@ impl Volume {
         if stream.gone {
             return Ok(Arc::default());
         }
-        let mut kept = stream.shared.kept.lock();
+        let mut kept = match stream.shared.kept.try_lock() {
+            Some(kept) => kept,
+            None => {
+                // Somebody makes it, and may hang with the disk.
+                self.journal.require_patience()?;
+                stream.shared.kept.lock()
+            }
+        };
         let version = (self.gate(stream.oid)?, self.state.read().forgotten);
         let usable = kept.as_ref().filter(|kept| !anew || kept.version == version);
         let shown = match usable {

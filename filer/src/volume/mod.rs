@@ -51,7 +51,7 @@ use crate::stack::DeltaStack;
 use apply_engine::{Attributes, ObjectKind, ViewError};
 use directory::Listings;
 use ids::{BaseLimits, Lsn, Oid};
-use state::{Inode, State, gate_of};
+use state::{InBase, Inode, State, gate_of};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -220,14 +220,31 @@ impl Volume {
     }
 
     fn count_blocks(&self, oid: Oid, gate: Lsn) -> Result<u64> {
-        let blocks_bytes = self.stack.snapshot().attributes(oid)?.blocks_bytes;
-        if let Some(inode) = self.state.write().inodes.get_mut(&oid)
-            && inode.gate == gate
-        {
+        let (blocks_bytes, in_base) = self.ask_blocks(oid)?;
+        let mut state = self.state.write();
+        let Some(inode) = state.inodes.get_mut(&oid) else { return Ok(blocks_bytes) };
+        inode.in_base = in_base;
+        if inode.gate == gate {
             inode.attributes.blocks_bytes = blocks_bytes;
             inode.blocks_stale = false;
         }
         Ok(blocks_bytes)
+    }
+
+    /// The base is asked once for all records of an interval.
+    fn ask_blocks(&self, oid: Oid) -> Result<(u64, Option<InBase>)> {
+        let asked = self.asking();
+        let known = self.state.read().inodes.get(&oid).and_then(|inode| inode.in_base.clone());
+        if let Some((version, attributes)) = known
+            && version == asked.version()
+        {
+            asked.know_attributes(oid, attributes);
+        }
+        let blocks_bytes = asked.under(&self.stack.snapshot()).attributes(oid)?.blocks_bytes;
+        if self.stack.base_version() != asked.version() {
+            return Ok((self.stack.snapshot().attributes(oid)?.blocks_bytes, None));
+        }
+        Ok((blocks_bytes, asked.known_attributes(oid).map(|attributes| (asked.version(), attributes))))
     }
 }
 

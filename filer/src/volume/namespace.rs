@@ -415,6 +415,7 @@ impl Made {
             access_acl: Some(self.acls.iter().any(|(name, _)| *name == acl::ACCESS)),
             default_acl: Some(self.default_acl),
             blocks_stale: attributes.kind.is_directory(),
+            in_base: None,
             ..Inode::new(attributes, gate)
         }
     }

@@ -15,6 +15,9 @@ const MAX_INODES: usize = 1 << 17;
 /// Dead objects whose last attributes are kept for a kernel that still refers to them.
 const MAX_GHOSTS: usize = 1 << 14;
 
+/// What the base says of an object, at a version of the base.
+pub(super) type InBase = (u64, Box<Attributes>);
+
 /// What is known of one object.
 #[derive(Clone, Debug)]
 pub(super) struct Inode {
@@ -24,6 +27,8 @@ pub(super) struct Inode {
     pub gate: Lsn,
     /// The block count has to be asked for again.
     pub blocks_stale: bool,
+    /// So that its blocks are counted without a disk.
+    pub in_base: Option<InBase>,
     /// Does it have file capabilities? `None`: not looked yet.
     pub capability: Option<bool>,
     /// Does it have an access ACL? `None`: not looked yet.
@@ -34,7 +39,15 @@ pub(super) struct Inode {
 
 impl Inode {
     pub fn new(attributes: Attributes, gate: Lsn) -> Inode {
-        Inode { attributes, gate, blocks_stale: false, capability: None, access_acl: None, default_acl: None }
+        Inode {
+            attributes,
+            gate,
+            blocks_stale: false,
+            in_base: None,
+            capability: None,
+            access_acl: None,
+            default_acl: None,
+        }
     }
 }
 

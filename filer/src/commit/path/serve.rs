@@ -1,14 +1,15 @@
 //! Serving those who wait without a thread: see [`crate::commit::attempt`].
 //!
 //! Two kinds of threads do it, and the node starts them. One drives for answers that are owed: it is one more waiter of
-//! the commit path, which waits for the last of them. Some try parked requests again; several, because a request may
-//! have to read a disk that hangs, and the others must not hang with it.
+//! the commit path, which waits for the last of them. Some try parked requests again. Those never read the base, which
+//! may hang; what has to goes on to further threads that do nothing else ([`CommitPath::serve_base`]).
 
 use super::{
     Answer, Ask, Client, CommitPath, Denied, Hindrance, Journal, LEASE_PATIENCE, NotServing, Parked, Refused,
     Step, Wait, in_attempt,
 };
 use crate::commit::Admission;
+use crate::commit::base_reads::{self, Place};
 use crate::commit::patience::Attempt;
 use crate::commit::queue::{Next, Seen};
 use crate::runtime::Instant;
@@ -28,6 +29,10 @@ const STAND_BEHIND: Duration = Duration::from_millis(50);
 impl CommitPath {
     pub(super) fn admit_attempt(&self, ask: Ask, starved: impl Fn()) -> Result<Admission, Refused> {
         let step = in_attempt(|attempt| {
+            if attempt.wait.is_some() {
+                // It could not find out all that it asked the base: nothing may come of it.
+                return Err(NotServing::MustWait.into());
+            }
             let step = match !attempt.has_waited && self.queue.has_line() {
                 true => Ok(Step::Wait(behind(ask))),
                 false => self.gate.try_admit(ask, &mut attempt.progress, self.log.reserved(), starved),
@@ -101,6 +106,7 @@ impl CommitPath {
         if self.queue.last_commit().is_some() {
             self.owing.ring_always();
         }
+        self.base_bell.ring_always();
         self.gate.bell().mute(false);
         self.gate.bell().ring_always();
     }
@@ -147,8 +153,35 @@ impl CommitPath {
         }
     }
 
-    /// Tries parked requests again when they may go on, until [`CommitPath::end_serving`]. Several threads may be here.
+    /// Tries parked requests again that have to read the base, until [`CommitPath::end_serving`]. If that hangs, so do the
+    /// threads here, and nobody else.
+    pub fn serve_base(&self) {
+        base_reads::be(Place::Base);
+        while !self.ended.load(Ordering::SeqCst) {
+            let Some((request, more)) = self.queue.next_for_base() else {
+                self.base_bell.sleep_until(Instant::now() + IDLE_LOOK);
+                continue;
+            };
+            if more {
+                self.base_bell.ring_always();
+            }
+            self.try_again(request);
+        }
+        // For the next of these threads.
+        self.base_bell.ring_always();
+    }
+
+    fn try_again(&self, request: Parked) {
+        if let Some(again) = request.try_again() {
+            self.queue.add_again(again);
+            self.wake_for_parked();
+        }
+    }
+
+    /// Tries other parked requests again when they may go on, until [`CommitPath::end_serving`]. Several threads may be
+    /// here.
     pub fn serve_parked(&self) {
+        base_reads::be(Place::Parked);
         let bell = self.gate.bell();
         while !self.ended.load(Ordering::SeqCst) {
             let seen = Seen {
@@ -163,10 +196,7 @@ impl CommitPath {
                         // The next one need not wait for this one.
                         bell.ring_always();
                     }
-                    if let Some(again) = request.try_again() {
-                        self.queue.add_again(again);
-                        self.wake_for_parked();
-                    }
+                    self.try_again(request);
                     continue;
                 }
                 Next::At(at) => at,
@@ -190,6 +220,7 @@ impl CommitPath {
         self.ended.store(true, Ordering::SeqCst);
         self.owing.ring_always();
         self.gate.bell().ring_always();
+        self.base_bell.ring_always();
     }
 }
 

@@ -142,7 +142,7 @@ impl Resync {
         shared.resync.set_replacing(true);
         let _no_consistency_point = shared.applier.exclusive();
         let tail = shared.log.tail();
-        shared.stack.reset(shared.fresh_layers(tail.lsn)).wait();
+        shared.stack.reset(shared.fresh_layers(tail.lsn));
         shared.gate.forget_pending();
         shared.follower.restart_at(tail, tail.lsn);
     }

@@ -1,7 +1,9 @@
 //! A base whose disk hangs: whoever has to look into it waits, and nobody else.
 
 use super::*;
-use crate::commit::Journal;
+use crate::commit::{BaseReads, Client, CommitEvents, CommitPath, Gate, Journal, PatientBase};
+use crate::metrics::Metrics;
+use crate::runtime::Uptime;
 use apply_engine::delta::Vanished;
 use apply_engine::view::{BaseEntry, BaseReader};
 use apply_engine::{Base, Delta, Layers, NameRef, Target};
@@ -243,4 +245,164 @@ fn what_changes_while_it_is_asked_is_seen() {
     });
     let outcomes = [first.join().unwrap(), second.join().unwrap()];
     assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1, "{outcomes:?}");
+}
+
+struct NoEvents;
+
+impl CommitEvents for NoEvents {
+    fn mirror_lost(&self, _link: u64, _error: rdma_transport::LinkError) {}
+    fn log_failed(&self, error: String) {
+        panic!("{error}");
+    }
+    fn want_consistency_point(&self) {}
+}
+
+type Request = Box<dyn FnOnce() + Send>;
+
+/// A front door of four threads, as a node has it.
+struct Door {
+    volume: Arc<Volume>,
+    path: Arc<CommitPath>,
+    requests: std::sync::mpsc::Sender<Request>,
+}
+
+const DOOR_THREADS: usize = 4;
+const BASE_THREADS: usize = 4;
+
+impl Door {
+    fn open(f: &Fixture, base: Arc<dyn BaseReader>) -> Door {
+        let log = f.solo.volume.journal.log().clone();
+        let (tail, end) = (log.tail().lsn, log.end().lsn);
+        let cursors = ids::Cursors::new(log.capacity_bytes(), tail, tail, end).unwrap();
+        let gate = Gate::new(log.capacity_bytes(), 64 << 10, tail);
+        let space = SpaceBudget { total_bytes: 1 << 40, free_bytes: 1 << 40, ..SpaceBudget::default() };
+        gate.set_local_space(tail, space);
+        let metrics = Metrics::new().volume("v");
+        let path =
+            Arc::new(CommitPath::new(log.clone(), cursors, gate, metrics, Box::new(NoEvents), Uptime::now()));
+        path.set_rule(ids::AckRule::Local).unwrap();
+        path.set_lease(u64::MAX);
+        path.open();
+        let base = PatientBase::over(base, BaseReads::of_threads(DOOR_THREADS));
+        let layers = Layers::new(Delta::new(end, Vanished::Forget), Vec::new(), base, log);
+        let stack = Arc::new(crate::stack::DeltaStack::new(layers));
+        let next_oid = f.solo.base().next_oid();
+        let volume = Arc::new(Volume::new(stack, path.clone(), f.limits, next_oid));
+        for _ in 0..BASE_THREADS {
+            let path = path.clone();
+            std::thread::spawn(move || path.serve_base());
+        }
+        let (parked, answers) = (path.clone(), path.clone());
+        std::thread::spawn(move || parked.serve_parked());
+        std::thread::spawn(move || answers.drive_for_answers());
+        let (requests, inbox) = std::sync::mpsc::channel::<Request>();
+        let inbox = Arc::new(Mutex::new(inbox));
+        for _ in 0..DOOR_THREADS {
+            let inbox = inbox.clone();
+            std::thread::spawn(move || {
+                loop {
+                    let Ok(request) = inbox.lock().recv() else { return };
+                    request();
+                }
+            });
+        }
+        Door { volume, path, requests }
+    }
+
+    /// Hands a request in; its answer comes to `answers`.
+    fn ask<T: Send + 'static>(
+        &self,
+        answers: &std::sync::mpsc::Sender<Result<T>>,
+        act: impl Fn(&Volume) -> Result<T> + Clone + Send + 'static,
+    ) {
+        let (volume, answers) = (self.volume.clone(), answers.clone());
+        let request = move || {
+            let client = Client { id: 0, gave_up: |_| false };
+            let (now, again) = (volume.clone(), volume.clone());
+            let repeat = act.clone();
+            let answer = move |outcome| answers.send(outcome).unwrap();
+            volume.serve(client, || act(&now), |_| (0, move || repeat(&again)), answer);
+        };
+        self.requests.send(Box::new(request)).unwrap();
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.path.end_serving();
+    }
+}
+
+/// More than there are threads look into the base, all of them for the same directory, or each for something else.
+#[test]
+fn however_many_hang_on_the_disk_the_door_serves_the_rest() {
+    for same in [false, true] {
+        let (f, _, disk) = hanging();
+        let door = Door::open(&f, disk.clone());
+        let (cached, file) = (oid_of(&door.volume, "cached"), oid_of(&door.volume, "file"));
+        let stream = Arc::new(door.volume.open_directory(Oid::ROOT).unwrap());
+        door.volume.write(cached, WriteAt::End, b"known", None).unwrap();
+        door.volume.getattr(cached).unwrap();
+        disk.hang_after(0);
+        let (told, hung) = std::sync::mpsc::channel();
+        let hung_requests = 3 * (DOOR_THREADS + BASE_THREADS);
+        for number in 0..hung_requests {
+            let stream = stream.clone();
+            door.ask(&told, move |v| match number % 4 {
+                _ if same => v.read_directory(&stream, 0, |_| false),
+                0 => v.rename(&Root, (Oid::ROOT, b"moved"), (Oid::ROOT, b"there"), RenameMode::NoReplace),
+                1 => v.link(file, Oid::ROOT, format!("linked {number}").as_bytes()).map(drop),
+                2 => v.lookup(Oid::ROOT, b"cold").map(drop),
+                _ => make(v, Oid::ROOT, &format!("new {number}"), NodeKind::File),
+            });
+        }
+        let deadline = Instant::now() + NEVER;
+        while disk.waiting() == 0 || !same && disk.waiting() < DOOR_THREADS - 1 + BASE_THREADS {
+            assert!(Instant::now() < deadline, "{} hang", disk.waiting());
+            std::thread::yield_now();
+        }
+        let (done, others) = std::sync::mpsc::channel();
+        for _ in 0..20 {
+            door.ask(&done, move |v| v.write(cached, WriteAt::End, b"served", None).map(drop));
+            door.ask(&done, move |v| v.getattr(cached).map(drop));
+            door.ask(&done, |v| v.space().map(drop));
+            door.ask(&done, |v| v.sync());
+        }
+        for _ in 0..80 {
+            assert_eq!(others.recv_timeout(NEVER), Ok(Ok(())), "those who need no disk are stopped");
+        }
+        assert_eq!(hung.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty));
+        disk.heal();
+        let outcomes: Vec<_> = (0..hung_requests).map(|_| hung.recv_timeout(NEVER).unwrap()).collect();
+        let refused = outcomes.iter().filter(|outcome| outcome.is_err()).count();
+        // Each has its effect once: of all renames the first.
+        assert_eq!(refused, if same { 0 } else { hung_requests / 4 - 1 }, "{outcomes:?}");
+        door.volume.close_directory(&stream);
+    }
+}
+
+/// A node that is deposed does not wait for readers that hang, and they are given nothing of what comes then.
+#[test]
+fn who_hangs_while_the_stack_begins_anew_is_left_behind() {
+    let (_f, volume, disk) = hanging();
+    let cached = oid_of(&volume, "cached");
+    volume.write(cached, WriteAt::Offset(100), b"in the log", None).unwrap();
+    disk.hang_after(0);
+    let reads = volume.clone();
+    let reader = std::thread::spawn(move || reads.read(cached, 0, &mut [0; 200]));
+    let deadline = Instant::now() + NEVER;
+    while disk.waiting() == 0 {
+        assert!(Instant::now() < deadline, "nobody looked into the base");
+        std::thread::yield_now();
+    }
+    let (begun, done) = std::sync::mpsc::channel();
+    let (stack, log) = (volume.stack.clone(), volume.journal.log().clone());
+    let base: Arc<dyn BaseReader> = disk.clone();
+    std::thread::spawn(move || {
+        stack.reset(Layers::new(Delta::new(log.end().lsn, Vanished::Keep), Vec::new(), base, log));
+        begun.send(()).unwrap();
+    });
+    assert_eq!(done.recv_timeout(NEVER), Ok(()), "a reader that hangs holds up a node that is deposed");
+    disk.heal();
+    assert_eq!(reader.join().unwrap(), Err(Errno::EIO));
 }

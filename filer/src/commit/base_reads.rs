@@ -1,0 +1,155 @@
+//! Who may read the base for a client: a disk may hang, and whoever reads it hangs too.
+//!
+//! A front door's threads serve also what needs no disk, so all but one of them may be in the base at a time
+//! ([`BaseReads`]). An attempt that may not go there is given up, parked, and made again by a thread that serves nothing
+//! else. The node's own threads, and a client that makes no attempt, read as ever.
+//!
+//! Invariant: an attempt that could not read something records nothing, whatever it made of the error: it is not let
+//! in (`admit_attempt`), and reads nothing further. What can go wrong: as many threads hang as there are for this; then
+//! those that need the disk wait in the queue, can be killed there, and are denied when the volume is served no more.
+
+use super::NotServing;
+use super::patience::{Wait, in_attempt};
+use crate::volume::Errno;
+use apply_engine::view::{BaseEntry, BaseReader};
+use apply_engine::{Attributes, NameRef, Target};
+use ids::Oid;
+use std::cell::Cell;
+use std::io;
+use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+thread_local! {
+    static PLACE: Cell<Place> = const { Cell::new(Place::Door) };
+}
+
+/// What a thread that makes attempts is there for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Place {
+    /// It takes requests in.
+    Door,
+    /// It tries requests again that need no disk.
+    Parked,
+    /// It may hang.
+    Base,
+}
+
+/// This thread is one of these from now on.
+pub(super) fn be(place: Place) {
+    PLACE.set(place);
+}
+
+/// An attempt goes on only on a thread that may hang.
+pub(super) fn require_patience() -> Result<(), NotServing> {
+    if PLACE.get() == Place::Base || in_attempt(|attempt| attempt.wait = Some(Wait::Base)).is_none() {
+        return Ok(());
+    }
+    Err(NotServing::MustWait)
+}
+
+/// How many threads of front doors may read the base of one volume at once.
+#[derive(Debug)]
+pub struct BaseReads {
+    most: usize,
+    now: AtomicUsize,
+}
+
+impl BaseReads {
+    /// For doors with so many threads in all: one of them is always left.
+    pub fn of_threads(threads: usize) -> Arc<BaseReads> {
+        Arc::new(BaseReads { most: threads.saturating_sub(1), now: AtomicUsize::new(0) })
+    }
+
+    fn enter(&self) -> io::Result<Option<Inside<'_>>> {
+        let Some(has_to_wait) = in_attempt(|attempt| attempt.wait.is_some()) else { return Ok(None) };
+        let inside = match PLACE.get() {
+            _ if has_to_wait => None,
+            Place::Base => return Ok(None),
+            Place::Parked => None,
+            Place::Door => self.try_enter(),
+        };
+        if inside.is_none() {
+            in_attempt(|attempt| attempt.wait = attempt.wait.or(Some(Wait::Base)));
+            return Err(io::Error::from_raw_os_error(Errno::MUST_WAIT.code()));
+        }
+        Ok(inside)
+    }
+
+    fn try_enter(&self) -> Option<Inside<'_>> {
+        let more = |now: usize| (now < self.most).then_some(now + 1);
+        self.now.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok().map(|_| Inside(self))
+    }
+}
+
+struct Inside<'a>(&'a BaseReads);
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        self.0.now.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// A base that is read within these bounds.
+pub struct PatientBase {
+    base: Arc<dyn BaseReader>,
+    reads: Arc<BaseReads>,
+}
+
+impl PatientBase {
+    /// `base` as clients may read it.
+    pub fn over(base: Arc<dyn BaseReader>, reads: Arc<BaseReads>) -> Arc<dyn BaseReader> {
+        Arc::new(PatientBase { base, reads })
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&dyn BaseReader) -> io::Result<T>) -> io::Result<T> {
+        let _inside = self.reads.enter()?;
+        read(&*self.base)
+    }
+}
+
+impl BaseReader for PatientBase {
+    fn lookup(&self, parent: Oid, name: NameRef<'_>) -> io::Result<Option<Target>> {
+        self.read(|base| base.lookup(parent, name))
+    }
+    fn attributes(&self, oid: Oid) -> io::Result<Attributes> {
+        self.read(|base| base.attributes(oid))
+    }
+    fn parent(&self, directory: Oid) -> io::Result<Oid> {
+        self.read(|base| base.parent(directory))
+    }
+    fn read_at(&self, oid: Oid, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.read(|base| base.read_at(oid, offset, buf))
+    }
+    fn read_once(&self, oid: Oid, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.read(|base| base.read_once(oid, offset, buf))
+    }
+    fn readdir(
+        &self,
+        directory: Oid,
+        visit: &mut dyn FnMut(BaseEntry<'_>) -> ControlFlow<()>,
+    ) -> io::Result<()> {
+        self.read(|base| base.readdir(directory, visit))
+    }
+    fn readlink(&self, oid: Oid) -> io::Result<Vec<u8>> {
+        self.read(|base| base.readlink(oid))
+    }
+    fn xattr(&self, oid: Oid, name: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        self.read(|base| base.xattr(oid, name))
+    }
+    fn xattr_names(&self, oid: Oid) -> io::Result<Vec<Vec<u8>>> {
+        self.read(|base| base.xattr_names(oid))
+    }
+    fn seek_data(&self, oid: Oid, offset: u64) -> io::Result<Option<u64>> {
+        self.read(|base| base.seek_data(oid, offset))
+    }
+    fn seek_hole(&self, oid: Oid, offset: u64) -> io::Result<Option<u64>> {
+        self.read(|base| base.seek_hole(oid, offset))
+    }
+    fn is_allocated(&self, oid: Oid, range: Range<u64>) -> io::Result<bool> {
+        self.read(|base| base.is_allocated(oid, range))
+    }
+    fn orphans(&self) -> io::Result<Vec<Oid>> {
+        self.read(|base| base.orphans())
+    }
+}
