@@ -16,7 +16,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// How often it is looked whether a retired state is still being read.
-const RETIRED_POLL: Duration = Duration::from_micros(200);
+pub const RETIRED_POLL: Duration = Duration::from_micros(200);
 
 /// Who reads for so long hangs with the disk.
 const HUNG_AFTER: Duration = Duration::from_millis(500);
@@ -157,7 +157,8 @@ impl Writer<'_> {
 }
 
 impl Retired {
-    fn is_read(&self) -> bool {
+    /// Does somebody still read it?
+    pub fn is_read(&self) -> bool {
         self.0.strong_count() > 0
     }
 

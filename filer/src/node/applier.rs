@@ -15,7 +15,7 @@ use super::shared::Shared;
 use super::verify::Seal;
 use crate::commit::Journal;
 use crate::runtime::{self, Condvar, Instant, Mutex, MutexGuard, mark, planted};
-use crate::stack::Retired;
+use crate::stack::{RETIRED_POLL, Retired};
 use crate::status::ConsistencyPointStatus;
 use apply_engine::Delta;
 use apply_engine::consistency::ApplyError;
@@ -61,8 +61,10 @@ pub(super) struct ApplierState {
     working: Mutex<()>,
     /// Since when there has been something to apply, to the nearest look of the applier.
     behind_since: Mutex<Option<Instant>>,
-    /// The end of the consistency point that is being applied.
+    /// The end of the consistency point that is being applied, or that waits for readers of the state before it.
     under_way: Mutex<Option<Lsn>>,
+    /// The state in which the Delta that is to be applied was not sealed, until nobody reads it any more.
+    unsealed: Mutex<Option<Retired>>,
     /// Since when the disk has been suspected to be too slow.
     suspected: Mutex<Option<Instant>>,
     /// Raised by those who want the lock, so that a wait inside gives it up.
@@ -129,6 +131,11 @@ impl ApplierState {
         };
         wanted.waiting -= 1;
         done
+    }
+
+    /// The Deltas begin anew: no reader of before is waited for.
+    pub fn begin_anew(&self) {
+        *self.unsealed.lock() = None;
     }
 
     /// Pauses before the next attempt; a shorter pause when somebody waits for it.
@@ -365,8 +372,15 @@ fn consistency_point(shared: &Shared) -> Result<(), ApplyFailure> {
             return Ok(());
         };
         shared.gate.sealed(sealed.end());
-        retired.wait();
+        // Readers may hang with the disk: that is told as if applying hung.
+        *shared.applier.under_way.lock() = Some(sealed.end());
+        *shared.applier.unsealed.lock() = Some(retired);
     }
+    // Waited for anew if it was broken off.
+    if let Some(retired) = &*shared.applier.unsealed.lock() {
+        wait_for_readers(shared, retired)?;
+    }
+    *shared.applier.unsealed.lock() = None;
     loop {
         // On its own line: the snapshot must be gone before the state that it shows is waited for.
         let oldest = shared.stack.snapshot().sealed.first().cloned();
@@ -374,6 +388,16 @@ fn consistency_point(shared: &Shared) -> Result<(), ApplyFailure> {
         wait_committed(shared, sealed.end())?;
         apply(shared, &sealed)?;
     }
+}
+
+fn wait_for_readers(shared: &Shared, retired: &Retired) -> Result<(), ApplyFailure> {
+    while retired.is_read() {
+        if shared.applier.is_interrupted() || shared.is_stopping() {
+            return Err(ApplyFailure::Interrupted);
+        }
+        runtime::sleep(RETIRED_POLL);
+    }
+    Ok(())
 }
 
 fn wait_committed(shared: &Shared, end: Lsn) -> Result<(), ApplyFailure> {
@@ -418,7 +442,7 @@ fn apply(shared: &Shared, delta: &Delta) -> Result<(), ApplyFailure> {
     shared.applier.half_applied.store(false, Ordering::Release);
     // Looked at before the Delta is dropped: until then its needs are counted beside what is free.
     let space = shared.local_space();
-    shared.stack.drop_oldest().wait();
+    wait_for_readers(shared, &shared.stack.drop_oldest())?;
     shared.path.update(|cursors| cursors.set_trimmed(end)).expect("the tail follows what is applied");
     *shared.applier.behind_since.lock() = None;
     shared.gate.set_local_space(end, space);

@@ -219,6 +219,7 @@ impl Shared {
         let _no_consistency_point = self.applier.exclusive();
         let tail = self.log.tail();
         self.stack.reset(self.fresh_layers(tail.lsn));
+        self.applier.begin_anew();
         self.gate.forget_pending();
         let committed = self.path.committed();
         self.follower.restart_at(tail, committed.min(self.log.applying_end()));

@@ -11,6 +11,7 @@ mod forming;
 mod full;
 mod harness;
 mod hooks;
+mod hung;
 mod index;
 mod leaving;
 mod link;

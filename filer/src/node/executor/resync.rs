@@ -65,6 +65,7 @@ impl Executor {
         let _no_consistency_point = shared.applier.exclusive();
         shared.path.begun_anew(point)?;
         shared.stack.reset(shared.fresh_layers(point.lsn));
+        shared.applier.begin_anew();
         shared.gate.forget_pending();
         shared.gate.set_local_space(point.lsn, shared.local_space());
         shared.follower.restart_at(point, point.lsn);

@@ -143,6 +143,7 @@ impl Resync {
         let _no_consistency_point = shared.applier.exclusive();
         let tail = shared.log.tail();
         shared.stack.reset(shared.fresh_layers(tail.lsn));
+        shared.applier.begin_anew();
         shared.gate.forget_pending();
         shared.follower.restart_at(tail, tail.lsn);
     }

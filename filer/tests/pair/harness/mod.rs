@@ -7,6 +7,7 @@
 
 mod cluster;
 mod config;
+mod device;
 mod disk;
 mod load;
 mod process;
@@ -15,6 +16,7 @@ mod wire;
 
 pub use cluster::{Cluster, Side};
 pub use config::{Spec, VolumeSpec};
+pub use device::Device;
 pub use disk::{Disk, Frozen, Memory};
 pub use load::{Load, Outcome, check_all};
 pub use process::{Process, run, twinfiler};
