@@ -267,14 +267,16 @@ impl Remainder {
         let known = kept.names.remove(&directory).unwrap_or_default();
         let names: BTreeMap<Name, Option<Why>> =
             there.iter().map(|name| (name.clone(), known.get(name).cloned().flatten())).collect();
-        if !names.is_empty() {
-            kept.names.insert(directory, names);
+        match names.is_empty() {
+            true => drop(kept.tried.remove(&directory)),
+            false => drop(kept.names.insert(directory, names)),
         }
     }
 
     /// The names that are kept of one directory are those of another one now.
     pub fn rename_directory(&self, from: Oid, to: Oid) {
         let kept = &mut *self.0.write();
+        kept.tried.remove(&from);
         if let Some(names) = kept.names.remove(&from) {
             kept.names.insert(to, names);
         }

@@ -50,6 +50,13 @@ impl NodeView {
         !faults.iter().any(own) && self.volume()["partner"]["fault"].is_null()
     }
 
+    /// True while the node says that its local filesystem has refused something, which it keeps itself.
+    pub fn has_refused(&self) -> bool {
+        let faults = self.volume()["faults"].as_array().map_or(&[][..], Vec::as_slice);
+        let refused = |what: &str| what.starts_with("the base filesystem does not hold");
+        faults.iter().any(|fault| fault["what"].as_str().is_some_and(refused))
+    }
+
     /// A cursor by its name; None while the node does not tell.
     pub fn cursor(&self, name: &str) -> Option<u64> {
         self.volume()["cursors"][name].as_u64()

@@ -33,6 +33,14 @@ impl Cluster {
         })
     }
 
+    /// Waits until a node tells that its local filesystem has refused something, or that it holds everything.
+    pub fn wait_refused(&mut self, side: Side, refused: bool, limit: Duration) -> Result<()> {
+        let what = if refused { "to tell what was refused" } else { "to hold everything" };
+        self.wait_for(&format!("node {} {what}", side.name()), limit, |cluster| {
+            cluster.status(side).is_ok_and(|view| view.has_refused() == refused).then_some(())
+        })
+    }
+
     /// Waits until both nodes can apply to their disks, as each says of the other or of itself.
     pub fn wait_healthy(&mut self, limit: Duration) -> Result<()> {
         self.wait_for("disks without a fault", limit, |cluster| {

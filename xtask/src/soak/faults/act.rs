@@ -2,6 +2,7 @@
 
 use super::intruder;
 use super::plan::{Fault, Kind, Whom};
+use super::refuse;
 use crate::cluster::wire::State;
 use crate::cluster::{Cluster, Side, wait};
 use crate::interrupt;
@@ -89,6 +90,7 @@ pub fn run(
             interrupt::sleep(fault.lasts.max(DISK_LASTS) * SUSPENDED_TIMES)?;
             drop(suspended);
         }
+        Kind::Refused(whom) => refuse::objects(cluster, fleet, (primary, of(whom)), fault.lasts, noise)?,
         Kind::Unmounted => intruder::unmount(cluster, fleet, primary)?,
         Kind::Aborted => intruder::abort(cluster, fleet, primary)?,
         Kind::Stray => intruder::stray(cluster, fleet, primary, fault.lasts)?,
@@ -140,6 +142,7 @@ pub fn run(
             | Kind::LogLost
             | Kind::LogOld
             | Kind::Suspended(Whom::Partner)
+            | Kind::Refused(Whom::Partner)
             | Kind::Unmounted
             | Kind::Aborted
     );

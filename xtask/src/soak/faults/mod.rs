@@ -9,6 +9,7 @@ mod act;
 mod intruder;
 mod plan;
 mod probe;
+mod refuse;
 
 use super::{LOG_BYTES, Soak, finish, loads, spread};
 use crate::cluster::{Cluster, Options, wait};

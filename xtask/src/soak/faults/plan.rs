@@ -38,6 +38,8 @@ pub enum Kind {
     Hangs(Whom),
     /// Whoever reads a node's disk waits too.
     Suspended(Whom),
+    /// Files and directories of a node's tree are made immutable; then the node is started again.
+    Refused(Whom),
     /// A node's disk answers nothing but EIO; it is repaired while the node is down.
     Broken(Whom),
     /// A node is killed, and its index removed or overwritten while it is down.
@@ -77,6 +79,7 @@ impl Kind {
             Kind::Full(whom) => of("disk full", whom),
             Kind::Hangs(whom) => of("disk hangs", whom),
             Kind::Suspended(whom) => of("device hangs", whom),
+            Kind::Refused(whom) => of("object refused", whom),
             Kind::Broken(whom) => of("disk broken", whom),
             Kind::IndexLost { whom, noise: true } => of("index overwritten", whom),
             Kind::IndexLost { whom, noise: false } => of("index removed", whom),
@@ -111,13 +114,14 @@ impl Kind {
             18 => Kind::Suspended(whom),
             19 => Kind::Unmounted,
             20 => Kind::Aborted,
+            21 => Kind::Refused(whom),
             _ => Kind::Stray,
         }
     }
 }
 
 /// Into how many parts chance is divided; the first ones are kills.
-const KINDS: u64 = 22;
+const KINDS: u64 = 23;
 
 /// One fault.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -164,8 +168,8 @@ mod tests {
         assert_eq!(plan(3), plan(3));
         assert_ne!(plan(3), plan(4));
         let names: BTreeSet<String> = plan(3).iter().map(|fault| fault.kind.name()).collect();
-        // Six kinds of kills, six kinds that befall either node, two ways to lose an index, nine others.
-        assert_eq!(names.len(), 6 + 2 * 6 + 2 * 2 + 9, "{names:?}");
+        // Six kinds of kills, seven kinds that befall either node, two ways to lose an index, nine others.
+        assert_eq!(names.len(), 6 + 2 * 7 + 2 * 2 + 9, "{names:?}");
     }
 
     #[test]
