@@ -223,7 +223,9 @@ impl Base {
             return;
         }
         // What fails here fails in the next consistency point, and is told there.
-        if let Err(error) = Tolerant(&BaseTree::new(self, &NoPayload)).try_all_again() {
+        if let Err(error) =
+            Tolerant(&BaseTree::new(self, &NoPayload)).try_all_again(|| self.store_remainder())
+        {
             tracing::warn!(path = %self.path().display(), %error, "what was refused cannot be tried again");
         }
     }

@@ -103,7 +103,11 @@ fn survive_refusals(seed: u64, points: usize, records: usize, one_in: u64) -> us
     world.check();
     assert_eq!(world.tree.remainder().held(0).1, kept, "a restart finds all that was kept");
     world.tree.set_refusing(None);
-    Tolerant(&world.tree).try_all_again().expect("nothing is refused any more");
+    let store = || {
+        world.tree.sync();
+        Ok(())
+    };
+    Tolerant(&world.tree).try_all_again(store).expect("nothing is refused any more");
     assert!(world.tree.remainder().is_empty(), "{:?}", world.tree.remainder().held(9));
     world.check();
     // What the records gave up to the tree was not flushed: a crash must find it in one of both.

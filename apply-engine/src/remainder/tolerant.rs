@@ -353,17 +353,37 @@ impl<T: Tree> Tolerant<'_, T> {
         Ok(())
     }
 
-    /// Everything that was ever refused, as it was loaded.
-    pub fn try_all_again(&self) -> Done {
+    fn keep_times(&self, oid: Oid) -> Done {
+        let LocalAttributes { kind, label, atime, mtime, .. } = match self.attributes(oid) {
+            Err(TreeError { errno: Errno::NOENT, .. }) => return Ok(()),
+            other => other?,
+        };
+        let known = self.0.remainder().object(oid);
+        let mut refused = known.as_deref().cloned().unwrap_or_default();
+        (refused.atime, refused.mtime) = (Some(atime), Some(mtime));
+        refused.of = refused.of.or(Some(Identity::new(kind, &label)));
+        match self.0.remainder().keep(oid, refused) {
+            true => Ok(()),
+            false => Err(TreeError::at("keep the times of", oid)(Errno::NOSPC)),
+        }
+    }
+
+    /// Everything that was ever refused, as it was loaded. `store` stores the records: a name that its directory takes now
+    /// changes the directory's times, which must be known also after a crash, until they are set again.
+    pub fn try_all_again(&self, store: impl FnOnce() -> Done) -> Done {
         let remainder = self.0.remainder();
         remainder.drop_strangers(|oid| {
             let found = self.0.find(oid)?;
             Ok(found.and_then(|found| Some(Identity::new(found.kind, &found.label?))))
         })?;
-        remainder.objects().into_iter().try_for_each(|oid| self.try_again(oid))?;
+        for directory in remainder.directories() {
+            self.keep_times(directory)?;
+        }
+        store()?;
         for directory in remainder.directories() {
             self.try_names_again(directory, self.0.list(&Parent::Refused(directory))?)?;
         }
+        remainder.objects().into_iter().try_for_each(|oid| self.try_again(oid))?;
         self.0.prune_refused()
     }
 }

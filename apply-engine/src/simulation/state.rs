@@ -117,9 +117,28 @@ pub(super) struct State {
     pub(super) applied: Option<LogPoint>,
 }
 
+/// When names of a directory were changed last, until its time is set.
+const TOUCHED: Timestamp = Timestamp { secs: 2, nanos: 2 };
+
 impl State {
     /// Does one effect, or says what it lacks.
     pub(super) fn perform(&mut self, effect: &Effect) -> Result<(), Errno> {
+        self.change(effect)?;
+        // As on every filesystem.
+        match effect {
+            Effect::Create { dir, .. } | Effect::Link { dir, .. } | Effect::Remove { dir, .. } => {
+                self.node(*dir)?.mtime = TOUCHED;
+            }
+            Effect::Rename { from, to, .. } => {
+                self.node(from.0)?.mtime = TOUCHED;
+                self.node(to.0)?.mtime = TOUCHED;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn change(&mut self, effect: &Effect) -> Result<(), Errno> {
         match effect {
             Effect::Create { dir, name, inode, node } => {
                 self.free_slot(*dir, name)?;

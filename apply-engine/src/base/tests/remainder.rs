@@ -76,6 +76,26 @@ fn chattr(image: &Image, flag: &str, name: &str) {
     assert!(done.expect("chattr runs").success());
 }
 
+/// A name that is kept goes to its directory at a start, and the directory's times are what they were.
+#[test]
+fn a_directory_that_takes_a_name_at_a_start_keeps_its_times() {
+    let image = Image::with_size("ext4", 600 << 20);
+    let (base, log) = (volume(&image), MemoryLog::default());
+    point(&base, &log, &[(create(FILE, b"file", NewKind::File), &[][..])]);
+    chattr(&image, "+i", "");
+    point(&base, &log, &[(create(Oid(21), b"late", NewKind::File), &[][..])]);
+    let times = |base: &Base| {
+        let root = BaseReader::attributes(base, Oid::ROOT).expect("is there");
+        (root.atime, root.mtime)
+    };
+    let (before, held) = (times(&base), base.held(9).1);
+    chattr(&image, "-i", "");
+    let base = reopened(&image, base);
+    base.sync().expect("syncs");
+    assert_eq!((held, base.held(9).1, times(&base)), (2, 0, before));
+    assert!(image.path().join("volume/late").exists());
+}
+
 /// Names that flags hold fast are moved and removed: those of files, of directories, and in directories.
 #[test]
 fn names_that_flags_hold_fast_are_moved_and_removed() {
