@@ -65,6 +65,9 @@ pub(super) struct ApplierState {
     under_way: Mutex<Option<Lsn>>,
     /// The state in which the Delta that is to be applied was not sealed, until nobody reads it any more.
     unsealed: Mutex<Option<Retired>>,
+    /// The state in which the Delta that was applied last existed, and its end: until nobody reads it any more, the log
+    /// space before that is not given back.
+    dropped: Mutex<Option<(Lsn, Retired)>>,
     /// Since when the disk has been suspected to be too slow.
     suspected: Mutex<Option<Instant>>,
     /// Raised by those who want the lock, so that a wait inside gives it up.
@@ -363,6 +366,7 @@ fn consistency_point(shared: &Shared) -> Result<(), ApplyFailure> {
     if shared.applier.is_interrupted() || shared.resync.is_replacing() || !shared.follower.may_seal() {
         return Err(ApplyFailure::Interrupted);
     }
+    give_space_back(shared)?;
     // One that failed before is still sealed, and goes first.
     if shared.stack.snapshot().sealed.is_empty() {
         let before = shared.log.reserved();
@@ -388,6 +392,19 @@ fn consistency_point(shared: &Shared) -> Result<(), ApplyFailure> {
         wait_committed(shared, sealed.end())?;
         apply(shared, &sealed)?;
     }
+}
+
+/// Lets log space be overwritten that nobody reads any more. Done anew if it was broken off.
+fn give_space_back(shared: &Shared) -> Result<(), ApplyFailure> {
+    let mut dropped = shared.applier.dropped.lock();
+    let Some((end, retired)) = &*dropped else { return Ok(()) };
+    wait_for_readers(shared, retired)?;
+    // The log may have begun anew meanwhile.
+    if *end > shared.path.cursors().trimmed() {
+        shared.path.update(|cursors| cursors.set_trimmed(*end)).expect("the tail follows what is applied");
+    }
+    *dropped = None;
+    Ok(())
 }
 
 fn wait_for_readers(shared: &Shared, retired: &Retired) -> Result<(), ApplyFailure> {
@@ -442,8 +459,7 @@ fn apply(shared: &Shared, delta: &Delta) -> Result<(), ApplyFailure> {
     shared.applier.half_applied.store(false, Ordering::Release);
     // Looked at before the Delta is dropped: until then its needs are counted beside what is free.
     let space = shared.local_space();
-    wait_for_readers(shared, &shared.stack.drop_oldest())?;
-    shared.path.update(|cursors| cursors.set_trimmed(end)).expect("the tail follows what is applied");
+    *shared.applier.dropped.lock() = Some((end, shared.stack.drop_oldest()));
     *shared.applier.behind_since.lock() = None;
     shared.gate.set_local_space(end, space);
     shared.metrics.apply.observe(started.elapsed());
@@ -458,7 +474,7 @@ fn apply(shared: &Shared, delta: &Delta) -> Result<(), ApplyFailure> {
         applied: end,
     });
     forget_faults(shared, started.elapsed());
-    Ok(())
+    give_space_back(shared)
 }
 
 /// Applying works again. A disk that was too slow has to be quick for a while: roles must not go to and fro.
