@@ -9,6 +9,9 @@ use rand::{Rng, SeedableRng};
 /// In one seed of so many the witness forgets.
 const FORGETFUL_ONE_IN: u64 = 5;
 
+/// Seeds with these rests by 7 have a cluster of etcd. (Not those that found a bug once: they stay what they were.)
+const ETCD_RESTS: [u64; 3] = [0, 3, 6];
+
 /// Which faults a run is about, beside the common ones: each needs a pair and a load of its own to lead anywhere.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Theme {
@@ -103,7 +106,7 @@ impl Plan {
 
     /// Who keeps the register.
     pub fn keeper(&self) -> Keeper {
-        if self.seed.is_multiple_of(3) { Keeper::Etcd } else { Keeper::BuiltIn }
+        if ETCD_RESTS.contains(&(self.seed % 7)) { Keeper::Etcd } else { Keeper::BuiltIn }
     }
 
     /// Whether power takes the logs away.
