@@ -122,8 +122,8 @@ fn image_bytes(config: &NodeConfig) -> u64 {
     images.map(|volume| volume.log.capacity_bytes).fold(0, u64::saturating_add)
 }
 
-/// One Delta is being filled while another one is applied, which takes about as much again.
-const DELTAS: u64 = 3;
+/// At so many times `consistency_point.memory` clients wait; and applying takes about as much again as one Delta.
+const DELTAS: u64 = 5;
 
 /// What memory the volumes of this node may take, also to replay full logs, in a line for people.
 pub fn memory_needed(config: &NodeConfig) -> String {
@@ -271,9 +271,9 @@ mod tests {
     #[test]
     fn the_memory_that_a_start_may_take_is_told() {
         let text = needed_text(1 << 30, 256 << 20, Some(64 << 30));
-        assert!(text.contains("1.75 GiB") && text.contains("64 GiB are available"), "{text}");
+        assert!(text.contains("2.25 GiB") && text.contains("64 GiB are available"), "{text}");
         let text = needed_text(0, 256 << 20, Some(512 << 20));
-        assert!(text.contains("768 MiB") && text.contains("but 512 MiB are available"), "{text}");
+        assert!(text.contains("1.25 GiB") && text.contains("but 512 MiB are available"), "{text}");
         assert!(text.contains("`consistency_point.memory`"), "{text}");
     }
 

@@ -2,7 +2,8 @@
 //!
 //! Invariant 6: a full log slows clients down gradually and never fails them. From half full on, every
 //! admission waits a little, more as the log fills; when the room that is left would not hold what is already
-//! admitted, an admission waits for the next trim. Invariant 7: what is admitted is counted against the free
+//! admitted, an admission waits for the next trim. Memory for what no tree holds yet counts in the same way: tiny
+//! operations fill it before they fill the log. Invariant 7: what is admitted is counted against the free
 //! space of both nodes in the same step, until a consistency point has put it on disk there, so that applying never
 //! meets ENOSPC. Both counts are upper bounds ([`Needs`]): an overwrite needs no new block, and is counted as if it did.
 //! Only when there is no room for that it is found out, by whoever asks, and it is let in as what it is ([`Room`]).
@@ -58,6 +59,8 @@ struct State {
     peer_counted: Lsn,
     /// Its filesystem holds everything before this.
     peer_applied: Lsn,
+    /// How much of the memory for what is not applied here is taken.
+    memory_percent: u64,
     closed: Option<NotServing>,
     paused: bool,
     /// How often `open` was begun anew.
@@ -150,6 +153,7 @@ impl Gate {
             local_applied: floor,
             peer_counted: floor,
             peer_applied: floor,
+            memory_percent: 0,
             closed: Some(NotServing::NotPrimary),
             paused: false,
             begun: 0,
@@ -276,7 +280,7 @@ impl Gate {
             return Ok(Step::Wait(Hindrance::Paused));
         }
         let used = state.used_bytes(reserved);
-        if self.is_full(used, log_bytes) {
+        if self.is_full(state, used, log_bytes) {
             mark!("log full");
             progress.slowed = true;
             // Nobody can say for how long: a trim wakes us. Ask again in case the log only just filled; but not at
@@ -284,7 +288,7 @@ impl Gate {
             starved();
             return Ok(Step::Wait(Hindrance::LogFull { log_bytes, ask_again: Instant::now() + ASK_AGAIN }));
         }
-        let delay = self.delay(used);
+        let delay = self.delay(self.fill(state, used));
         if !progress.delayed && !delay.is_zero() {
             (progress.delayed, progress.slowed) = (true, true);
             mark!("client slowed down");
@@ -321,8 +325,13 @@ impl Gate {
         Ok(Step::In(Admission { bytes: ask.payload_bytes, slowed, held }))
     }
 
-    fn is_full(&self, used: u64, log_bytes: u64) -> bool {
-        used + log_bytes + self.reserve_bytes > self.capacity_bytes
+    fn is_full(&self, state: &State, used: u64, log_bytes: u64) -> bool {
+        used + log_bytes + self.reserve_bytes > self.capacity_bytes || state.memory_percent >= 100
+    }
+
+    /// What the log would be filled by, if that were as much of it as memory is taken.
+    fn fill(&self, state: &State, used: u64) -> u64 {
+        used.max(self.capacity_bytes / 100 * state.memory_percent)
     }
 
     /// Whoever closes or pauses the gate decides anew about all who wait.
@@ -333,10 +342,10 @@ impl Gate {
         match *hindrance {
             Hindrance::Paused => state.paused,
             Hindrance::LogFull { log_bytes, .. } => {
-                !state.paused && self.is_full(state.used_bytes(reserved), log_bytes)
+                !state.paused && self.is_full(state, state.used_bytes(reserved), log_bytes)
             }
             Hindrance::SlowedDown { .. } => {
-                !state.paused && !self.delay(state.used_bytes(reserved)).is_zero()
+                !state.paused && !self.delay(self.fill(state, state.used_bytes(reserved))).is_zero()
             }
             Hindrance::DiskFull { needs, room, measured_at, .. } => {
                 !state.holds(room, needs) && state.both_applied() < measured_at
@@ -424,6 +433,16 @@ impl Gate {
         state.local = space;
         state.forget_applied();
         self.tell();
+    }
+
+    /// What is not applied here takes so much memory, of so much that there is for it.
+    pub fn set_unapplied_memory(&self, taken: u64, most: u64) {
+        let mut state = self.state.lock();
+        let before = state.memory_percent;
+        state.memory_percent = taken.saturating_mul(100) / most.max(1);
+        if before >= THROTTLE_FROM_PERCENT && state.memory_percent < before {
+            self.tell();
+        }
     }
 
     /// What the partner tells of its filesystem. `None` while there is no

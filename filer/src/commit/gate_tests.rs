@@ -39,6 +39,21 @@ fn a_full_log_makes_clients_wait_and_a_trim_lets_them_on() {
 }
 
 #[test]
+fn memory_that_is_taken_slows_clients_as_a_log_that_fills() {
+    let gate = open_gate(1 << 20);
+    let try_one = || gate.try_admit(Ask::growing(1), &mut Progress::default(), Lsn(0), || ()).unwrap();
+    assert!(matches!(try_one(), Step::In(_)));
+    gate.set_unapplied_memory(3 << 30, 4 << 30);
+    assert!(matches!(try_one(), Step::Wait(Hindrance::SlowedDown { .. })));
+    gate.set_unapplied_memory(4 << 30, 4 << 30);
+    let Step::Wait(full @ Hindrance::LogFull { .. }) = try_one() else { panic!("there is no memory") };
+    assert!(gate.holds_back(&full, Lsn(0)));
+    gate.set_unapplied_memory(1 << 30, 4 << 30);
+    assert!(!gate.holds_back(&full, Lsn(0)));
+    assert!(matches!(try_one(), Step::In(_)));
+}
+
+#[test]
 fn a_full_log_is_not_asked_about_at_every_wake_up() {
     let gate = open_gate(1 << 20);
     let asked = Arc::new(std::sync::atomic::AtomicU64::new(0));

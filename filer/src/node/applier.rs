@@ -460,6 +460,7 @@ fn apply(shared: &Shared, delta: &Delta) -> Result<(), ApplyFailure> {
     // Looked at before the Delta is dropped: until then its needs are counted beside what is free.
     let space = shared.local_space();
     *shared.applier.dropped.lock() = Some((end, shared.stack.drop_oldest()));
+    shared.tell_unapplied_memory();
     *shared.applier.behind_since.lock() = None;
     shared.gate.set_local_space(end, space);
     shared.metrics.apply.observe(started.elapsed());

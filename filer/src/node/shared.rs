@@ -35,6 +35,9 @@ const MAX_FAULTS: usize = 16;
 /// Of a reason that the partner tells, so much is shown.
 pub(super) const MAX_REASON_CHARS: usize = 1000;
 
+/// So many times `consistency_point.memory` may be taken by what is not applied, before clients wait.
+const DELTAS_IN_MEMORY: u64 = 4;
+
 /// Less room than for this is scarce.
 pub(super) const SCARCE: Ask =
     Ask { payload_bytes: 1 << 20, allocate_bytes: 0, inodes: 1, content: true, grows: true, room: Room::New };
@@ -231,6 +234,15 @@ impl Shared {
         let layers = self.stack.snapshot();
         let sealed: u64 = layers.sealed.iter().map(|delta| delta.stats().records).sum();
         sealed + layers.active.read().stats().records
+    }
+
+    /// Tells admission what memory those records take. Where nothing can be applied nobody waits for that to end.
+    pub fn tell_unapplied_memory(&self) {
+        let layers = self.stack.snapshot();
+        let sealed: usize = layers.sealed.iter().map(|delta| delta.stats().memory_bytes).sum();
+        let taken = sealed + layers.active.read().stats().memory_bytes;
+        let most = self.config.consistency_point.memory.saturating_mul(DELTAS_IN_MEMORY);
+        self.gate.set_unapplied_memory(if self.applier.is_failing() { 0 } else { taken as u64 }, most);
     }
 
     /// What those records may need on disk.

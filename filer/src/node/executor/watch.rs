@@ -62,6 +62,7 @@ impl Executor {
     pub(super) fn look_around(&mut self) {
         self.look_at_partner();
         self.look_at_disk();
+        self.shared.tell_unapplied_memory();
     }
 
     /// This thread should have gone on at `due`. Late by more than a heartbeat it says so, as corosync does: a pair that
