@@ -6,7 +6,7 @@
 //!
 //! - A refused *name* is an ordinary name elsewhere: `.twinfiler/remainder/names/<OID of the directory>/<name>`. The
 //!   object is a real, labelled inode, so its contents, its children and its other names know nothing of this.
-//! - Refused *values* (attributes, xattrs, ranges of content, a length) are a record for each object
+//! - Refused *values* (attributes, xattrs, ranges of content, a length, what changes in a label) are a record for each object
 //!   (`refused::Refused`), in memory and as `.twinfiler/remainder/objects/<OID>`, checksummed.
 //!
 //! Invariants:

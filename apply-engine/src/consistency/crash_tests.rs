@@ -3,15 +3,17 @@
 
 use std::sync::Arc;
 
-use ids::{Lsn, Oid};
+use ids::{Lsn, Oid, VolumeId};
 use parking_lot::RwLock;
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::{ApplyError, apply_to};
+use crate::base::Base;
 use crate::delta::{Delta, RecordPosition, Vanished};
 use crate::oracle::{Generator, MemoryLog, Step, difference};
+use crate::remainder::Bounds;
 use crate::remainder::tolerant::Tolerant;
 use crate::simulation::tree::SimTree;
 use crate::simulation::{Refusing, SimDisk};
@@ -138,6 +140,23 @@ proptest! {
 fn much_is_refused_and_all_of_it_is_kept() {
     let kept: usize = (0..20).map(|seed| survive_refusals(seed, 2, 50, 3)).sum();
     assert!(kept > 200, "only {kept} refusals: the tree takes nearly everything");
+}
+
+/// Beyond its bounds a consistency point fails, as on a disk that does; with room for it the same one goes on.
+#[test]
+fn more_than_can_be_kept_fails_and_loses_nothing() {
+    let mut world = World::new(5);
+    world.tree.set_refusing(Some(Refusing { seed: 5, one_in: 2 }));
+    world.tree.remainder().set_bounds(Bounds { names: 4, objects: 4, bytes: 1 << 20 });
+    let steps = world.steps(60);
+    let failed = apply_to(&world.tree, &delta_of(&steps, Vanished::Forget)).expect_err("too much is refused");
+    assert!(!failed.is_other_tree(), "{failed}");
+    let base = Base::simulated(SimDisk::clone(&world.tree), VolumeId([5; 16]));
+    assert_eq!(base.space().expect("tells").free_bytes, 0, "clients get no more");
+    world.tree.remainder().set_bounds(Bounds::default());
+    apply_to(&world.tree, &delta_of(&steps, Vanished::Keep)).expect("there is room for all of it");
+    world.check();
+    assert!(base.space().expect("tells").free_bytes > 0);
 }
 
 /// A directory that lost its label in a crash, with what was made in it, stands where another one is wanted.
