@@ -18,9 +18,9 @@
 //! It is tried again when the object or the directory changes, and when the volume is opened. It may be empty on one
 //! node and not on the other: whatever compares trees reads through it.
 //!
-//! What can go wrong: more is refused than is kept ([`Bounds`]), or the same is refused
+//! What can go wrong: more is refused than is kept (`Bounds`), or the same is refused
 //! here, too. Then the error is the consistency point's, as for a disk that fails, and nothing is lost. Before it comes to
-//! that, the base says that it has no more space ([`Remainder::is_nearly_full`]), so that clients are told.
+//! that, the base says that it has no more space (`Remainder::is_nearly_full`), so that clients are told.
 
 pub(crate) mod refused;
 pub(crate) mod tolerant;

@@ -1,6 +1,6 @@
 //! A bug that a simulation must find: registers are believed that are older than what this node knows.
 //!
-//! Only a build with the feature `simulation` can plant it; elsewhere [`old_register_believed`] is `false` and nothing
+//! Only a build with the feature `simulation` can plant it; elsewhere `old_register_believed` is `false` and nothing
 //! more. A simulation lives on one thread, so several of them run beside each other.
 
 #[cfg(feature = "simulation")]
