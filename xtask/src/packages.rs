@@ -68,6 +68,7 @@ pub const GUESTS: &[Need] = &[
     program("ip", "iproute2"),
     program("rdma", "iproute2"),
     program("ndctl", "ndctl"),
+    program("dmsetup", "dmsetup"),
     program("setpriv", "util-linux"),
     program("ibv_devinfo", "ibverbs-utils"),
     // libibverbs comes with its drivers, which no program shows.

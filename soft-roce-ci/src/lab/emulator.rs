@@ -252,12 +252,13 @@ fn kvm_works(scratch: &Path, kernel: &Kernel) -> Result<bool> {
 }
 
 /// What must be installed: a program and the packages that bring it.
-const NEEDS: [(&str, &str); 8] = [
+const NEEDS: [(&str, &str); 9] = [
     (PROGRAM, "qemu-system-x86"),
     ("busybox", "busybox-static"),
     ("depmod", "kmod"),
     ("xz", "xz-utils"),
     ("ndctl", "ndctl"),
+    ("dmsetup", "dmsetup"),
     ("rdma", "iproute2"),
     ("setpriv", "util-linux"),
     ("ibv_rc_pingpong", "ibverbs-utils ibverbs-providers"),

@@ -31,6 +31,9 @@ pub const CONTROL: &str = "/run/twinfiler.sock";
 /// Where a filesystem with direct access is mounted, for a log that is a file.
 pub const PMEM: &str = "/srv/pmem";
 
+/// The name of the device mapper's device that lies between a filesystem and a disk that can be made to hang.
+pub const SUSPENDABLE: &str = "suspendable";
+
 /// Lease and failure timeout of a patient node.
 const PATIENCE: [Duration; 2] = [Duration::from_secs(20), Duration::from_secs(25)];
 
@@ -88,6 +91,8 @@ pub struct Plan {
     pub heartbeat: Duration,
     /// Longest time between two consistency points.
     pub consistency_interval: Duration,
+    /// Whether the disks can be made to hang ([`SUSPENDABLE`]).
+    pub disks_can_hang: bool,
 }
 
 impl Default for Plan {
@@ -102,6 +107,7 @@ impl Default for Plan {
             lease: Duration::from_millis(1200),
             heartbeat: Duration::from_millis(100),
             consistency_interval: Duration::from_secs(1),
+            disks_can_hang: false,
         }
     }
 }
@@ -206,8 +212,20 @@ impl Plan {
             LogPlace::Fsdax => format!("mkdir -p {PMEM}\nmount -t ext4 -o dax /dev/pmem0 {PMEM}"),
             LogPlace::Devdax | LogPlace::PlainFile => String::new(),
         };
+        let (disk, between) = match self.disks_can_hang {
+            // No udev runs here that would make a name for it.
+            true => (
+                "/dev/dm-0",
+                format!(
+                    "modprobe -C /dev/null dm-mod\n\
+                     dmsetup create --noudevsync --noudevrules {SUSPENDABLE} \
+                     --table \"0 $(cat /sys/block/vda/size) linear /dev/vda 0\"\n"
+                ),
+            ),
+            false => ("/dev/vda", String::new()),
+        };
         format!(
-            "set -e\nmkdir -p {DISK} {MOUNT} /run/lock\nmount -t ext4 /dev/vda {DISK}\nmkdir -p {BASE}\n{pmem}\n"
+            "set -e\nmkdir -p {DISK} {MOUNT} /run/lock\n{between}mount -t ext4 {disk} {DISK}\nmkdir -p {BASE}\n{pmem}\n"
         )
     }
 }

@@ -5,6 +5,7 @@
 
 mod boot;
 mod clock_steps;
+mod disk_hangs;
 mod fencing;
 mod link_cut;
 mod mirrored_commit;
@@ -39,6 +40,7 @@ pub const ALL: &[Scenario] = &[
     link_cut::FLAPPING,
     witness_away::SCENARIO,
     clock_steps::SCENARIO,
+    disk_hangs::SCENARIO,
     persistence_modes::SCENARIO,
     refused_logs::SCENARIO,
     over_tcp::SCENARIO,
