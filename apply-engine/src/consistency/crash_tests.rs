@@ -242,7 +242,7 @@ fn replay_in_pieces(seed: u64, records: usize, memory: usize, crashes: usize) ->
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { max_shrink_iters: 200, ..ProptestConfig::default() })]
 
     #[test]
     fn a_log_is_replayed_in_pieces_whatever_crashes(
