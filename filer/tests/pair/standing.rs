@@ -3,7 +3,7 @@
 use crate::faults::{wait_fault, wait_over};
 use crate::harness::{Cluster, Side, Spec, run};
 use filer::control::{Answer, Request};
-use filer::status::{FaultKind, Mode, Role};
+use filer::status::{Fault, FaultKind, Mode, Role};
 use std::time::Duration;
 
 /// Longer than a partner or a witness may be away without a fault.
@@ -24,6 +24,19 @@ fn wait_metric(pair: &mut Cluster, ports: [u16; 2], side: Side, kind: FaultKind,
     pair.wait(&line, |_| run("curl", &["-sS", "--max-time", "20", &url]).contains(&line).then_some(()));
 }
 
+/// The fault, once status and metrics tell it.
+fn wait_raised(pair: &mut Cluster, ports: [u16; 2], side: Side, kind: FaultKind) -> Fault {
+    let fault = wait_fault(pair, side, kind);
+    wait_metric(pair, ports, side, kind, 1);
+    fault
+}
+
+/// Neither tells it any more.
+fn wait_cleared(pair: &mut Cluster, ports: [u16; 2], side: Side, kind: FaultKind) {
+    wait_over(pair, side, kind);
+    wait_metric(pair, ports, side, kind, 0);
+}
+
 #[test]
 fn a_lost_partner_and_a_lost_witness_are_faults() {
     let (spec, ports) = with_metrics(Spec::default());
@@ -33,19 +46,15 @@ fn a_lost_partner_and_a_lost_witness_are_faults() {
     pair.kill_witness();
     // For less than a restart takes it is none.
     std::thread::sleep(NEARLY_AWAY);
-    let alone = wait_fault(&mut pair, Side::A, FaultKind::Alone);
+    let alone = wait_raised(&mut pair, ports, Side::A, FaultKind::Alone);
     assert!(alone.what.contains("on this node only") && alone.remedy.contains("partner"), "{alone:?}");
-    wait_metric(&mut pair, ports, Side::A, FaultKind::Alone, 1);
-    let unwitnessed = wait_fault(&mut pair, Side::A, FaultKind::NoWitness);
+    let unwitnessed = wait_raised(&mut pair, ports, Side::A, FaultKind::NoWitness);
     assert!(unwitnessed.remedy.contains("bring the witness back"), "{unwitnessed:?}");
-    wait_metric(&mut pair, ports, Side::A, FaultKind::NoWitness, 1);
     pair.start_witness();
-    wait_over(&mut pair, Side::A, FaultKind::NoWitness);
-    wait_metric(&mut pair, ports, Side::A, FaultKind::NoWitness, 0);
+    wait_cleared(&mut pair, ports, Side::A, FaultKind::NoWitness);
     pair.start_node(Side::B);
     pair.wait_mirrored();
-    wait_over(&mut pair, Side::A, FaultKind::Alone);
-    wait_metric(&mut pair, ports, Side::A, FaultKind::Alone, 0);
+    wait_cleared(&mut pair, ports, Side::A, FaultKind::Alone);
 }
 
 #[test]
@@ -53,13 +62,11 @@ fn a_volume_that_nobody_serves_is_a_fault() {
     let (spec, ports) = with_metrics(Spec::default());
     let mut pair = Cluster::prepare(spec);
     pair.start_node(Side::B);
-    let waiting = wait_fault(&mut pair, Side::B, FaultKind::NotServed);
+    let waiting = wait_raised(&mut pair, ports, Side::B, FaultKind::NotServed);
     assert!(waiting.what.contains("not served") && waiting.remedy.contains("other node"), "{waiting:?}");
-    wait_metric(&mut pair, ports, Side::B, FaultKind::NotServed, 1);
     pair.start_node(Side::A);
     pair.wait_mirrored();
-    wait_over(&mut pair, Side::B, FaultKind::NotServed);
-    wait_metric(&mut pair, ports, Side::B, FaultKind::NotServed, 0);
+    wait_cleared(&mut pair, ports, Side::B, FaultKind::NotServed);
 }
 
 #[test]
@@ -78,18 +85,16 @@ fn a_partner_that_does_not_go_with_this_node_is_a_fault() {
     for side in Side::BOTH {
         pair.start_node(side);
     }
-    let refused = wait_fault(&mut pair, Side::A, FaultKind::PartnerRefused);
+    let refused = wait_raised(&mut pair, ports, Side::A, FaultKind::PartnerRefused);
     assert!(
         refused.what.contains("refused") && refused.remedy.contains("make both nodes agree"),
         "{refused:?}"
     );
-    wait_metric(&mut pair, ports, Side::A, FaultKind::PartnerRefused, 1);
     assert!(pair.terminate(Side::B).success());
     make_log(&mut pair, "32MiB");
     pair.start_node(Side::B);
     pair.wait_mirrored();
-    wait_over(&mut pair, Side::A, FaultKind::PartnerRefused);
-    wait_metric(&mut pair, ports, Side::A, FaultKind::PartnerRefused, 0);
+    wait_cleared(&mut pair, ports, Side::A, FaultKind::PartnerRefused);
 }
 
 /// An interface of this test's own, removed at its end.
@@ -124,14 +129,12 @@ fn a_floating_address_without_its_interface_is_a_fault() {
     let given = pair.ask(Side::A, &Request::Switchover { volume: "v".to_owned(), timeout_ms: 60_000 });
     assert_eq!(given, Ok(Answer::Done));
     pair.wait_serving(Side::B);
-    let failed = wait_fault(&mut pair, Side::B, FaultKind::FloatingAddress);
+    let failed = wait_raised(&mut pair, ports, Side::B, FaultKind::FloatingAddress);
     assert!(failed.what.contains("192.0.2.9/24") && failed.what.contains(&interface.0), "{failed:?}");
     assert!(failed.remedy.contains("tried again"), "{failed:?}");
-    wait_metric(&mut pair, ports, Side::B, FaultKind::FloatingAddress, 1);
     assert_eq!(pair.volume(Side::B).unwrap().role, Role::Primary, "it serves all the same");
     interface.add();
-    wait_over(&mut pair, Side::B, FaultKind::FloatingAddress);
-    wait_metric(&mut pair, ports, Side::B, FaultKind::FloatingAddress, 0);
+    wait_cleared(&mut pair, ports, Side::B, FaultKind::FloatingAddress);
     let shown = run("ip", &["-oneline", "address", "show", "dev", &interface.0]);
     assert!(shown.contains("192.0.2.9/24"), "{shown}");
 }

@@ -19,6 +19,18 @@ fn alone(lost: usize) -> (World, Option<Register>) {
     (world, before)
 }
 
+/// A pair that is mirrored again after its partner has served alone, and the register from before that.
+fn mirrored_again() -> (World, Option<Register>) {
+    let mut world = mirrored(true);
+    let first = world.register.clone();
+    world.crash(A);
+    world.run_for(2_000);
+    world.start(A);
+    world.run_for(4_000);
+    world.assert_mirrored();
+    (world, first)
+}
+
 fn roll_back(world: &mut World, to: Option<Register>) {
     world.register = to;
     world.restored = true;
@@ -73,13 +85,7 @@ fn the_same_when_the_witness_was_away_meanwhile() {
 /// A takes part in what B was granted, and the witness forgets that.
 #[test]
 fn a_register_older_than_the_nodes_own_epoch_never_decides() {
-    let mut world = mirrored(true);
-    let first = world.register.clone();
-    world.crash(A);
-    world.run_for(2_000);
-    world.start(A);
-    world.run_for(4_000);
-    world.assert_mirrored();
+    let (mut world, first) = mirrored_again();
     world.crash(A);
     world.run_for(2_000);
     assert!(progresses(&mut world), "B has what A lacks");
@@ -99,13 +105,7 @@ fn a_register_older_than_the_nodes_own_epoch_never_decides() {
 
 #[test]
 fn a_mirrored_pair_writes_a_rolled_back_register_anew() {
-    let mut world = mirrored(true);
-    let first = world.register.clone();
-    world.crash(A);
-    world.run_for(2_000);
-    world.start(A);
-    world.run_for(4_000);
-    world.assert_mirrored();
+    let (mut world, first) = mirrored_again();
     roll_back(&mut world, first);
     world.run_for(3_000);
     world.assert_mirrored();
@@ -117,13 +117,7 @@ fn a_mirrored_pair_writes_a_rolled_back_register_anew() {
 #[test]
 fn with_a_rolled_back_register_a_survivor_waits_for_the_partner() {
     for lost in [A, B] {
-        let mut world = mirrored(true);
-        let first = world.register.clone();
-        world.crash(A);
-        world.run_for(2_000);
-        world.start(A);
-        world.run_for(4_000);
-        world.assert_mirrored();
+        let (mut world, first) = mirrored_again();
         world.witness_up = false;
         world.crash(lost);
         world.run_for(1_000);
@@ -138,19 +132,24 @@ fn with_a_rolled_back_register_a_survivor_waits_for_the_partner() {
     }
 }
 
+/// Both lost power, and one has an older copy of its log, of which nobody can know by itself that it lacks something.
+fn both_down_and_one_log_older(old: usize) -> World {
+    let mut world = mirrored(true);
+    let copy = world.nodes[old].disk.log.clone();
+    world.run_for(1_000);
+    world.crash(A);
+    world.crash(B);
+    world.nodes[old].disk.log = copy;
+    world.restored = true;
+    world
+}
+
 /// Both lost power, and one log is an older copy: whoever has more goes first, whomever the register names.
 #[test]
 fn the_older_of_two_logs_does_not_claim() {
     for (old, other) in [(A, B), (B, A)] {
         for other_is_late in [0, 300, 900] {
-            let mut world = mirrored(true);
-            let copy = world.nodes[old].disk.log.clone();
-            world.run_for(1_000);
-            world.crash(A);
-            world.crash(B);
-            world.nodes[old].disk.log = copy;
-            // Nobody can know by itself that this one lacks something.
-            world.restored = true;
+            let mut world = both_down_and_one_log_older(old);
             world.start(old);
             world.run_for(other_is_late);
             world.start(other);
@@ -165,14 +164,8 @@ fn the_older_of_two_logs_does_not_claim() {
 #[test]
 fn the_older_of_two_logs_does_not_claim_when_the_witness_comes_back() {
     for (old, other) in [(A, B), (B, A)] {
-        let mut world = mirrored(true);
-        let copy = world.nodes[old].disk.log.clone();
-        world.run_for(1_000);
-        world.crash(A);
-        world.crash(B);
+        let mut world = both_down_and_one_log_older(old);
         world.witness_up = false;
-        world.nodes[old].disk.log = copy;
-        world.restored = true;
         world.start(old);
         world.start(other);
         world.run_for(6_000);
@@ -284,13 +277,7 @@ fn a_withdrawn_switchover_is_not_asked_for_again() {
 #[test]
 fn beside_a_node_that_needs_a_resync_an_old_register_does_not_stop_the_other() {
     for empty in [true, false] {
-        let mut world = mirrored(true);
-        let first = world.register.clone();
-        world.crash(A);
-        world.run_for(2_000);
-        world.start(A);
-        world.run_for(4_000);
-        world.assert_mirrored();
+        let (mut world, first) = mirrored_again();
         world.crash(A);
         world.run_for(2_000);
         assert!(progresses(&mut world));
