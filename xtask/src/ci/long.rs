@@ -2,7 +2,6 @@
 //! a release and before a change of the log, the engine, or the pair is called done.
 
 use super::{install, runner};
-use crate::cluster::disk::Filesystem;
 use crate::steps::{Counts, Report};
 use crate::workspace::Workspace;
 use crate::{fuzz, sim, soak};
@@ -31,16 +30,7 @@ pub fn run(workspace: &Workspace) -> Result<()> {
         });
         report.counted("soak with faults of all kinds", || {
             let program = workspace.build_daemon(false)?;
-            let arguments = soak::Arguments {
-                kills: 0,
-                faults: Some(FAULTS),
-                only: None,
-                seed: None,
-                seconds: None,
-                fs: Filesystem::REAL.to_vec(),
-                transport: "tcp".to_owned(),
-                program: Some(program),
-            };
+            let arguments = soak::Arguments::unattended(&program, 0, Some(FAULTS));
             Ok(Counts { passed: soak::perform(workspace, &arguments)?.rounds(), failed: 0 })
         });
     }

@@ -139,16 +139,7 @@ fn scenario_steps(workspace: &Workspace, report: &mut Report, program: &Path, wa
     ];
     for (name, faults) in soaks.into_iter().filter(|_| wanted(Part::Soak)) {
         report.counted(name, || {
-            let arguments = soak::Arguments {
-                kills: SOAK_KILLS,
-                faults,
-                only: None,
-                seed: None,
-                seconds: None,
-                fs: Filesystem::REAL.to_vec(),
-                transport: "tcp".to_owned(),
-                program: Some(program.to_path_buf()),
-            };
+            let arguments = soak::Arguments::unattended(program, SOAK_KILLS, faults);
             let rounds = soak::perform(workspace, &arguments)?.rounds();
             Ok(Counts { passed: rounds, failed: 0 })
         });

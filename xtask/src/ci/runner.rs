@@ -47,28 +47,27 @@ pub fn properties(workspace: &Workspace, cases: u32) -> Result<Counts> {
         "--package",
         "rdma-transport",
     ];
-    need_nextest(workspace)?;
-    let mut command =
-        workspace.cargo(&["nextest", "run", "--cargo-profile", "property", "--profile", "long"]);
-    command.args(PACKAGES).args(["--package", "filer", "--lib", "--test", "codec"]).args(NEXTEST);
+    let mut command = long_nextest(workspace)?;
+    command.args(PACKAGES).args(["--package", "filer", "--lib", "--test", "codec"]);
     command.env("PROPTEST_CASES", cases.to_string());
     counted_by(workspace, "properties", &mut command, nextest_counts)
 }
 
 /// Runs the tests that are left out everywhere else, because they take an hour.
 pub fn long_tests(workspace: &Workspace) -> Result<Counts> {
-    need_nextest(workspace)?;
-    let mut command =
-        workspace.cargo(&["nextest", "run", "--cargo-profile", "property", "--profile", "long"]);
-    command.args(["--workspace", "--run-ignored", "only"]).args(WITHOUT_SIMULATION).args(NEXTEST);
+    let mut command = long_nextest(workspace)?;
+    command.args(["--workspace", "--run-ignored", "only"]).args(WITHOUT_SIMULATION);
     counted_by(workspace, "long-tests", &mut command, nextest_counts)
 }
 
-fn need_nextest(workspace: &Workspace) -> Result<()> {
+fn long_nextest(workspace: &Workspace) -> Result<Command> {
     if !has_nextest(workspace) {
         bail!("this needs cargo-nextest: cargo install --locked cargo-nextest");
     }
-    Ok(())
+    let mut command =
+        workspace.cargo(&["nextest", "run", "--cargo-profile", "property", "--profile", "long"]);
+    command.args(NEXTEST);
+    Ok(command)
 }
 
 const NEXTEST: [&str; 5] = ["--no-fail-fast", "--status-level", "slow", "--color", "never"];

@@ -67,6 +67,22 @@ pub struct Arguments {
     pub program: Option<PathBuf>,
 }
 
+impl Arguments {
+    /// A new plan with this program, on all filesystems: so many kills, or faults of all kinds instead.
+    pub fn unattended(program: &Path, kills: u64, faults: Option<u64>) -> Arguments {
+        Arguments {
+            kills,
+            faults,
+            only: None,
+            seed: None,
+            seconds: None,
+            fs: Filesystem::REAL.to_vec(),
+            transport: "tcp".to_owned(),
+            program: Some(program.to_path_buf()),
+        }
+    }
+}
+
 /// Runs the soak and prints a summary as JSON.
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     println!("{}", perform(workspace, arguments)?.to_json(true));
