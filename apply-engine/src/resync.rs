@@ -123,7 +123,7 @@ fn sum_labels(base: &Base, sums: &mut LabelSums) -> Result<bool, ResyncError> {
 /// parts; one with fewer takes them.
 ///
 /// # Errors
-/// When it can not be read.
+/// When it cannot be read.
 pub fn capture(base: &Base, oid: Oid, room: &mut usize) -> Result<Surveyed, ResyncError> {
     at!(base, site => capture::capture(site, oid, room, ENTRIES_AT_ONCE))
 }
@@ -131,7 +131,7 @@ pub fn capture(base: &Base, oid: Oid, room: &mut usize) -> Result<Surveyed, Resy
 /// A part of what a directory holds. `None`: it is not there any more, or has become much larger.
 ///
 /// # Errors
-/// When it can not be read.
+/// When it cannot be read.
 pub fn entries(base: &Base, directory: Oid, part: Part) -> Result<Option<Vec<Entry>>, ResyncError> {
     at!(base, site => parts::entries(site, directory, part, ENTRIES_AT_ONCE))
 }
@@ -198,7 +198,7 @@ impl<'a> Installing<'a> {
 /// Where a file has data, at most `max` ranges from `from` on.
 ///
 /// # Errors
-/// When it can not be read. A file that is gone has a size of 0.
+/// When it cannot be read. A file that is gone has a size of 0.
 pub fn data_map(base: &Base, oid: Oid, from: u64, max: usize) -> Result<FileMap, ResyncError> {
     at!(base, site => content::data_map(site.reader(), oid, from, max))
 }
@@ -206,7 +206,7 @@ pub fn data_map(base: &Base, oid: Oid, from: u64, max: usize) -> Result<FileMap,
 /// Bytes of a file; fewer where it ends, none when it is gone.
 ///
 /// # Errors
-/// When it can not be read.
+/// When it cannot be read.
 pub fn read(base: &Base, oid: Oid, offset: u64, len_bytes: usize) -> Result<Vec<u8>, ResyncError> {
     at!(base, site => content::read(site.reader(), oid, offset, len_bytes))
 }

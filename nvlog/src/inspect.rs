@@ -94,7 +94,7 @@ pub struct Inspection {
 /// Inspects the log at `path` with the default bounds.
 ///
 /// # Errors
-/// When the path can not be read at all.
+/// When the path cannot be read at all.
 pub fn inspect(path: &Path) -> Result<Inspection, InspectError> {
     inspect_with(path, InspectOptions::default())
 }
@@ -102,7 +102,7 @@ pub fn inspect(path: &Path) -> Result<Inspection, InspectError> {
 /// Inspects the log at `path`.
 ///
 /// # Errors
-/// When the path can not be read at all.
+/// When the path cannot be read at all.
 pub fn inspect_with(path: &Path, options: InspectOptions) -> Result<Inspection, InspectError> {
     let source = Source::open(path).map_err(|source| InspectError { path: path.to_owned(), source })?;
     let copies = copies_in(&source);
@@ -137,7 +137,7 @@ pub fn inspect_with(path: &Path, options: InspectOptions) -> Result<Inspection, 
 /// The superblock that the log at `path` would be opened with, or why there is none. Reads no record.
 ///
 /// # Errors
-/// When the path can not be read at all.
+/// When the path cannot be read at all.
 pub fn superblock_of(path: &Path) -> Result<Result<Superblock, String>, InspectError> {
     let source = Source::open(path).map_err(|source| InspectError { path: path.to_owned(), source })?;
     Ok(usable(copies_in(&source), source.len_bytes()))

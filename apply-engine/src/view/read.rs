@@ -38,7 +38,7 @@ impl Layers {
     /// Length of a file, looking at the base only if no Delta knows it.
     ///
     /// # Errors
-    /// When it does not exist, or the base can not be read.
+    /// When it does not exist, or the base cannot be read.
     pub fn size(&self, oid: Oid) -> Result<u64, ViewError> {
         let found = self.walk(|delta| match delta.object(oid) {
             Some(object) if object.state == ObjectState::Dead => {
@@ -103,7 +103,7 @@ impl Layers {
     /// Reserved blocks without data count as holes, as they do on ext4 and xfs.
     ///
     /// # Errors
-    /// When the file does not exist, or the base can not be read.
+    /// When the file does not exist, or the base cannot be read.
     pub fn seek_data(&self, oid: Oid, offset: u64) -> Result<Option<u64>, ViewError> {
         self.seek(oid, offset, |segment| match segment.source {
             SegmentSource::Log(_) => Ok(Some(segment.offset)),
@@ -119,7 +119,7 @@ impl Layers {
     /// is at or past the end.
     ///
     /// # Errors
-    /// When the file does not exist, or the base can not be read.
+    /// When the file does not exist, or the base cannot be read.
     pub fn seek_hole(&self, oid: Oid, offset: u64) -> Result<Option<u64>, ViewError> {
         let size = self.size(oid)?;
         if offset >= size {
@@ -141,7 +141,7 @@ impl Layers {
     /// writing there needs none but what describes it.
     ///
     /// # Errors
-    /// When the file does not exist, or the base can not be read.
+    /// When the file does not exist, or the base cannot be read.
     pub fn is_allocated(&self, oid: Oid, range: Range<u64>) -> Result<bool, ViewError> {
         let mut open = vec![range];
         open.retain(|range| !range.is_empty());

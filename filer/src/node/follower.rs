@@ -4,7 +4,7 @@
 //! Invariant: a record is absorbed once and in order; after a restart nothing is sealed until everything that
 //! the node may have applied before is absorbed, so that one Delta covers it. A Delta that takes as much memory as it may
 //! takes no further record: it has to be sealed and applied first, so a log of any length is absorbed in pieces. What can go
-//! wrong: a record that this program can not decode (a newer partner); then the node stops following and says so.
+//! wrong: a record that this program cannot decode (a newer partner); then the node stops following and says so.
 
 use super::NodeError;
 use crate::runtime::Mutex;

@@ -139,7 +139,7 @@ pub enum OpenMode {
 /// Whether nobody uses what a log lies in. Opens it exclusively for a moment, as who serves it does, and writes nothing.
 ///
 /// # Errors
-/// Who uses it, or why it can not be opened.
+/// Who uses it, or why it cannot be opened.
 pub fn check_free(path: &Path) -> Result<(), RegionError> {
     sys::Place::find(path, OpenMode::Existing)?.open(rustix::fs::OFlags::CLOEXEC).map(drop)
 }

@@ -119,7 +119,7 @@ impl Receive {
     }
 
     /// Objects that the tree may hold in a state between two consistency points: those that records in this node's own
-    /// log touch, of which it may have been applied. `None`: it can not be read.
+    /// log touch, of which it may have been applied. `None`: it cannot be read.
     fn touched(&self) -> Option<HashSet<Oid>> {
         let (log, tail) = (&self.shared.log, self.shared.log.tail());
         let stack = DeltaStack::new(self.shared.fresh_layers(tail.lsn));
