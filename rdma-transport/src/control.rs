@@ -9,6 +9,7 @@
 
 use crate::ending::{End, Ending};
 use crate::handshake::array_at;
+use crate::inheriting::Inheriting;
 use crate::link::Close;
 use crate::socket::{deadline_after, wait_for};
 use crate::tls::{Incoming, Outgoing, ReceiveError};
@@ -96,7 +97,8 @@ pub(crate) type TakePrivate = Box<dyn Fn(&[u8]) -> Result<(), String> + Send + S
 pub(crate) struct StreamControl {
     socket: Arc<OwnedFd>,
     ending: Arc<Ending>,
-    sending: Mutex<Outgoing>,
+    /// Vital and bulk threads send here.
+    sending: Inheriting<Outgoing>,
     partial: Mutex<Partial>,
     dead_after: Duration,
     take_private: TakePrivate,
@@ -122,7 +124,7 @@ impl StreamControl {
         take_private: TakePrivate,
     ) -> StreamControl {
         let (outgoing, incoming) = ways;
-        let (sending, partial) = (Mutex::new(outgoing), Mutex::new(Partial::new(incoming)));
+        let (sending, partial) = (Inheriting::new(outgoing), Mutex::new(Partial::new(incoming)));
         StreamControl { socket, ending, sending, partial, dead_after, take_private }
     }
 

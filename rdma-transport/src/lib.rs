@@ -37,6 +37,7 @@ mod frame;
 pub mod fuzzing;
 mod gate;
 mod handshake;
+mod inheriting;
 mod link;
 mod memory;
 mod rendezvous;
