@@ -30,7 +30,7 @@ pub(crate) const MAX_CALLERS: usize = 64;
 const ACCEPTS_PER_TURN: usize = MAX_CALLERS / 2;
 /// Callers heard in a turn whose words cost public-key cryptography: about 0.2 ms each.
 const PROOFS_PER_TURN: usize = 4;
-/// Rest after such a turn, in its own length.
+/// Rest after such a turn, in the processor time that it took.
 const REST_TURNS: u32 = 3;
 /// How long a stranger may take, whatever the volumes' own limits are.
 pub(crate) const OPENING_LIMIT: Duration = Duration::from_secs(2);
@@ -134,6 +134,18 @@ fn read(bytes: &[u8]) -> Option<Result<Preamble, Refusal>> {
         longer if longer > PREAMBLE_BYTES => Some(Err(Refusal::Malformed)),
         _ => None,
     }
+}
+
+/// What the calling thread has used of a processor. On a busy machine it stands still most of the time, and costs nobody anything
+/// then.
+pub(crate) fn processor_time() -> Duration {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(used.tv_sec.unsigned_abs(), used.tv_nsec.unsigned_abs() as u32)
+}
+
+/// How long the thread rests that has heard proofs since it had used so much.
+pub(crate) fn rest_after(began: Duration) -> Duration {
+    processor_time().saturating_sub(began) * REST_TURNS
 }
 
 /// The thread at the door.
@@ -255,7 +267,7 @@ impl Door {
         let mut order: Vec<usize> = (0..callers.len()).collect();
         order.sort_by_key(|index| turns[*index]);
         let mut heard: Vec<Option<Caller>> = callers.drain(..).map(Some).collect();
-        let (began, mut proofs) = (Instant::now(), 0);
+        let (began, mut proofs) = (processor_time(), 0);
         for index in order {
             let Some(caller) = heard[index].take() else { continue };
             let costs = caller.has_spoken && matches!(caller.words, Words::Tls(_));
@@ -278,7 +290,7 @@ impl Door {
         self.callers = callers;
         self.callers.extend(heard.into_iter().flatten());
         if proofs > 0 {
-            self.rest_until = Instant::now() + began.elapsed() * REST_TURNS;
+            self.rest_until = Instant::now() + rest_after(began);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Who comes to a door that wants keys: the partner, strangers of all kinds, and very many of them.
 
 use crate::common::{TestMemory, VOLUME, WAIT, params};
-use crate::door::{MAX_CALLERS, OPENING_LIMIT};
+use crate::door::{MAX_CALLERS, OPENING_LIMIT, processor_time, rest_after};
 use crate::handshake::{ChannelKind, PROTOCOL_VERSION, Preamble};
 use crate::tls::{LinkKeys, PrivateKey, TlsError};
 use crate::{Acceptor, LinkError, LinkParams, Refusal, SessionId, tcp};
@@ -248,6 +248,17 @@ fn a_flood_does_not_keep_the_partner_out() {
         stop.store(true, Ordering::Relaxed);
         result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     });
+}
+
+/// A machine may leave the thread at the door standing in the middle of a proof: the partner does not wait three times as long for
+/// that.
+#[test]
+fn a_door_that_stood_still_does_not_rest_for_it() {
+    const STOOD_STILL: Duration = Duration::from_millis(300);
+    let began = processor_time();
+    std::thread::sleep(STOOD_STILL);
+    let rest = rest_after(began);
+    assert!(rest < STOOD_STILL, "{rest:?}");
 }
 
 /// Silent connections from the partner's own address, many more than there are places.
