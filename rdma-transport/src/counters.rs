@@ -37,6 +37,7 @@ pub struct Counters {
     pub(crate) bytes_received: AtomicU64,
     pub(crate) acknowledgements: AtomicU64,
     pub(crate) spins: AtomicU64,
+    pub(crate) vain_polls: AtomicU64,
     pub(crate) sleeps: AtomicU64,
     pub(crate) links: AtomicU64,
     pub(crate) link_resets: AtomicU64,
@@ -59,9 +60,11 @@ pub struct CounterSnapshot {
     pub bytes_received: u64,
     /// Acknowledgements sent to the peer.
     pub acknowledgements: u64,
-    /// Waits that ended while spinning.
+    /// Waits that ended while polling.
     pub spins: u64,
-    /// Waits that had to sleep.
+    /// Waits that polled in vain before they slept.
+    pub vain_polls: u64,
+    /// Waits that slept.
     pub sleeps: u64,
     /// Links made.
     pub links: u64,
@@ -88,6 +91,7 @@ impl Counters {
             bytes_received: self.bytes_received.load(Relaxed),
             acknowledgements: self.acknowledgements.load(Relaxed),
             spins: self.spins.load(Relaxed),
+            vain_polls: self.vain_polls.load(Relaxed),
             sleeps: self.sleeps.load(Relaxed),
             links: self.links.load(Relaxed),
             link_resets: self.link_resets.load(Relaxed),

@@ -57,4 +57,4 @@ pub use link::{
     MirrorReceiver, MirrorSender, PeerInfo, TransportKind, Tuning,
 };
 pub use rendezvous::Acceptor;
-pub use spin::Spin;
+pub use spin::{Spin, wake_cost};

@@ -85,9 +85,9 @@ pub struct PeerInfo {
 /// Times that trade latency, processor time and patience against each other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Tuning {
-    /// How long a waiting thread polls at most before it sleeps; it polls less, down to not at all, while that
-    /// is in vain. Zero: it always sleeps at once. Keep it below the time that a sleeping peer takes to wake up
-    /// and answer: polling that long is no faster than sleeping.
+    /// How long a waiting thread polls at most before it sleeps. How long it does, down to not at all, follows from
+    /// what a wake-up costs here, how soon answers come, and whether a processor is free. Zero: it always sleeps at
+    /// once.
     pub spin: Duration,
     /// The whole handshake, connecting included.
     pub handshake_timeout: Duration,
@@ -98,7 +98,7 @@ pub struct Tuning {
 impl Default for Tuning {
     fn default() -> Tuning {
         Tuning {
-            spin: Duration::from_micros(20),
+            spin: Duration::from_micros(500),
             handshake_timeout: Duration::from_secs(2),
             dead_peer_timeout: Duration::from_secs(3),
         }

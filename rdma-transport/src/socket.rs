@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// The longest wait that is handed to the kernel; longer ones are as good as forever.
-const FOREVER: Duration = Duration::from_secs(24 * 3600);
+pub(crate) const FOREVER: Duration = Duration::from_secs(24 * 3600);
 /// Keepalive probes that go unanswered before a peer is dead.
 const KEEPALIVE_PROBES: u32 = 3;
 

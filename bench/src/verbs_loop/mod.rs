@@ -53,28 +53,28 @@ impl End {
     /// when the other end has hung up.
     fn wait(&mut self, patience: Duration, wanted: impl Fn(raw::Found) -> u32) -> Result<Option<u32>> {
         let begin = Instant::now();
-        let limit = self.spin.limit();
-        let spin_until = begin + limit;
+        let limit = self.spin.begin(begin);
+        let (mut now, spin_until) = (begin, begin + limit);
         loop {
             let found = wanted(self.pair.poll()?);
             if found > 0 {
-                if !limit.is_zero() {
-                    self.spin.hit();
-                }
+                self.spin.polled(now);
                 return Ok(Some(found));
             }
-            if Instant::now() >= spin_until {
+            now = Instant::now();
+            if now >= spin_until {
                 break;
             }
             std::hint::spin_loop();
         }
         if !limit.is_zero() {
-            self.spin.missed();
+            self.spin.gave_up(now);
         }
         loop {
             self.pair.arm()?;
             let found = wanted(self.pair.poll()?);
             if found > 0 {
+                self.spin.slept(Instant::now());
                 return Ok(Some(found));
             }
             let mut fds = [
@@ -91,6 +91,7 @@ impl End {
             }
             let found = wanted(self.pair.poll()?);
             if found > 0 {
+                self.spin.slept(Instant::now());
                 return Ok(Some(found));
             }
             if happened[1] {

@@ -123,10 +123,7 @@ pub(super) fn link(mut section: Section<'_, '_>) -> LinkConfig {
         section.problem(
             line,
             format!("`spin` ({}) keeps a processor busy for nothing", HumanDuration(spin)),
-            format!(
-                "at most {}; about the time in which a partner that is awake answers is right",
-                HumanDuration(MAX_SPIN)
-            ),
+            format!("at most {}; how long below that is right is measured", HumanDuration(MAX_SPIN)),
         );
     }
     let dead = section.optional::<HumanDuration>("dead_peer_timeout");

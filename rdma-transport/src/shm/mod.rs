@@ -20,7 +20,7 @@ use crate::ending::{End, Ending};
 use crate::handshake::{ChannelKind, SessionId};
 use crate::memory::Ring;
 use crate::rendezvous::{self, Complete, Rendezvous};
-use crate::socket::deadline_after;
+use crate::socket::{FOREVER, deadline_after};
 use crate::spin::Spin;
 use crate::tls::{PrivateKey, Stream};
 use crate::{Acceptor, Closer, Link, LinkError, LinkParams, PeerInfo, TransportKind};
@@ -151,30 +151,39 @@ impl Shared {
     ) -> Result<Option<LogPoint>, LinkError> {
         self.ending.check()?;
         let counters = self.ending.counters();
-        let begin = Instant::now();
-        let deadline = deadline_after(wait);
-        let spin_until = deadline.min(begin + spin.limit());
+        let mut now = Instant::now();
+        let deadline = now + wait.min(FOREVER);
+        let limit = if wait.is_zero() { Duration::ZERO } else { spin.begin(now) };
+        let spin_until = deadline.min(now + limit);
         loop {
             if let Some(point) = mailbox.get(seen) {
                 count(&counters.spins, 1);
-                spin.hit();
+                spin.polled(now);
                 return Ok(Some(point));
             }
-            if Instant::now() >= spin_until {
-                spin.missed();
+            now = Instant::now();
+            if now >= spin_until {
                 break;
             }
             std::hint::spin_loop();
         }
+        if !limit.is_zero() {
+            count(&counters.vain_polls, 1);
+            spin.gave_up(now);
+        }
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
+                if !wait.is_zero() {
+                    spin.nothing();
+                }
                 return Ok(None);
             }
             count(&counters.sleeps, 1);
             mailbox.sleep(*seen, left.min(LOOK_INTERVAL), || self.ending.reason().is_some());
             // What came before the peer left still counts.
             if let Some(point) = mailbox.get(seen) {
+                spin.slept(Instant::now());
                 return Ok(Some(point));
             }
             self.ending.check()?;
@@ -227,6 +236,7 @@ fn assemble(complete: Complete, params: &LinkParams, memory: Arc<dyn LogMemory>)
     count(&params.counters.links, 1);
     let capacity_bytes = ring.capacity_bytes();
     let peer_ring = Ring::new(Arc::new(theirs.ring));
+    let (sending, receiving) = (Spin::new(tuning.spin), Spin::new(tuning.spin));
     Ok(Link {
         control: Box::new(StreamControl::new(
             socket,
@@ -234,8 +244,8 @@ fn assemble(complete: Complete, params: &LinkParams, memory: Arc<dyn LogMemory>)
             Arc::clone(&ending),
             tuning.dead_peer_timeout,
         )),
-        sender: Box::new(sender::ShmSender::new(Arc::clone(&shared), ring, peer_ring, tuning.spin)),
-        receiver: Box::new(receiver::ShmReceiver::new(Arc::clone(&shared), capacity_bytes, tuning.spin)),
+        sender: Box::new(sender::ShmSender::new(Arc::clone(&shared), ring, peer_ring, sending)),
+        receiver: Box::new(receiver::ShmReceiver::new(Arc::clone(&shared), capacity_bytes, receiving)),
         fence: Arc::new(fence::ShmFence(shared)),
         peer,
         closer: Closer::new(ending),

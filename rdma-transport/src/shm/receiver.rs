@@ -19,8 +19,8 @@ pub(super) struct ShmReceiver {
 }
 
 impl ShmReceiver {
-    pub(super) fn new(shared: Arc<Shared>, capacity_bytes: u64, spin: Duration) -> ShmReceiver {
-        ShmReceiver { shared, capacity_bytes, expected: None, seen: 0, spin: Spin::new(spin) }
+    pub(super) fn new(shared: Arc<Shared>, capacity_bytes: u64, spin: Spin) -> ShmReceiver {
+        ShmReceiver { shared, capacity_bytes, expected: None, seen: 0, spin }
     }
 }
 

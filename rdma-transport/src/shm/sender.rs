@@ -25,9 +25,9 @@ pub(super) struct ShmSender {
 }
 
 impl ShmSender {
-    pub(super) fn new(shared: Arc<Shared>, mine: Ring, theirs: Ring, spin: Duration) -> ShmSender {
+    pub(super) fn new(shared: Arc<Shared>, mine: Ring, theirs: Ring, spin: Spin) -> ShmSender {
         let flight = Flight::new(mine.capacity_bytes());
-        ShmSender { shared, mine, theirs, flight, seen: 0, spin: Spin::new(spin) }
+        ShmSender { shared, mine, theirs, flight, seen: 0, spin }
     }
 
     /// Copies while the peer lets it; false when it does not.

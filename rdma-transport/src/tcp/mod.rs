@@ -25,6 +25,7 @@ use crate::handshake::{ChannelKind, SessionId};
 use crate::memory::Ring;
 use crate::rendezvous::{self, Complete, Rendezvous};
 use crate::socket::{deadline_after, tune_tcp};
+use crate::spin::Spin;
 use crate::tls::{Incoming, PrivateKey, Stream};
 use crate::{Acceptor, Closer, Link, LinkError, LinkParams, PeerInfo, TransportKind};
 use ids::LogMemory;
@@ -176,21 +177,22 @@ fn assemble(complete: Complete, params: &LinkParams, memory: Arc<dyn LogMemory>)
     let (connector, listener) = ((connector, connector_ways), (listener, listener_ways));
     let (mine, theirs) = if complete.connected { (connector, listener) } else { (listener, connector) };
     let ring = Ring::new(memory);
-    let channel = |socket: &Arc<OwnedFd>, inbox_bytes, sealer, incoming: Incoming| {
+    let channel = |socket: &Arc<OwnedFd>, inbox_bytes, sealer, incoming: Incoming, spin| {
         let opener = incoming.into_opener();
         let opener = opener.map_err(|error| LinkError::Protocol(error.to_string()))?;
         let inbox = Inbox::new(inbox_bytes, opener);
-        uring::Channel::new(Arc::clone(socket), ring.clone(), inbox, sealer, tuning.spin).map_err(
-            LinkError::io("setting up io_uring (is it forbidden here, by a container or by sysctl?)"),
-        )
+        uring::Channel::new(Arc::clone(socket), ring.clone(), inbox, sealer, spin).map_err(LinkError::io(
+            "setting up io_uring (is it forbidden here, by a container or by sysctl?)",
+        ))
     };
     let ending = Arc::new(Ending::new(sockets, Arc::clone(&params.counters)));
     let gate = Arc::new(Gate::new(Arc::clone(&ending)));
     let (socket, (outgoing, incoming)) = mine;
-    let mine = channel(&socket, SENDER_INBOX_BYTES, outgoing.into_sealer(), incoming)?;
+    let mine =
+        channel(&socket, SENDER_INBOX_BYTES, outgoing.into_sealer(), incoming, Spin::new(tuning.spin))?;
     let sender = sender::TcpSender::new(mine, Arc::clone(&ending), tuning);
     let (socket, (outgoing, incoming)) = theirs;
-    let theirs = channel(&socket, RECEIVER_INBOX_BYTES, None, incoming)?;
+    let theirs = channel(&socket, RECEIVER_INBOX_BYTES, None, incoming, Spin::new(tuning.spin))?;
     let receiver = receiver::TcpReceiver::new(
         theirs,
         (socket, outgoing),

@@ -85,7 +85,7 @@ impl Channel {
         ring: Ring,
         inbox: Inbox,
         sealer: Option<Sealer>,
-        spin: Duration,
+        spin: Spin,
     ) -> io::Result<Channel> {
         Ok(Channel {
             uring: IoUring::new(ENTRIES)?,
@@ -97,7 +97,7 @@ impl Channel {
             received: None,
             inbox,
             sealing: sealer.map(Sealing::new),
-            spin: Spin::new(spin),
+            spin,
             sleep_limit: Duration::ZERO,
         })
     }
@@ -172,22 +172,10 @@ impl Channel {
     /// thread sleeps in io_uring, to see the end of both.
     pub(super) fn fill(&mut self, deadline: Instant, counters: &Counters) -> Result<Waited, ReceiveError> {
         self.inbox.make_room();
-        let polled = self.poll_socket(deadline).map_err(ReceiveError::Os)?;
+        let polled = self.poll_socket(deadline, counters).map_err(ReceiveError::Os)?;
         let waited = match polled {
-            Some(waited) => {
-                count(&counters.spins, 1);
-                waited
-            }
-            None => {
-                count(&counters.sleeps, 1);
-                if self.sending {
-                    let room = self.inbox.room();
-                    let (start, len) = (room.as_mut_ptr(), room.len());
-                    self.receive(start, len, 0, deadline).map_err(ReceiveError::Os)?
-                } else {
-                    self.sleep_in_recv(deadline).map_err(ReceiveError::Os)?
-                }
-            }
+            Some(waited) => waited,
+            None => self.sleep(deadline, counters).map_err(ReceiveError::Os)?,
         };
         match waited {
             Waited::Received(len) if len > 0 => {
@@ -202,16 +190,17 @@ impl Channel {
     }
 
     /// Asks the socket again and again; `None` when it is time to sleep.
-    fn poll_socket(&mut self, deadline: Instant) -> Result<Option<Waited>, Errno> {
-        let begin = Instant::now();
-        let limit = self.spin.limit();
-        if limit.is_zero() && begin < deadline {
+    fn poll_socket(&mut self, deadline: Instant, counters: &Counters) -> Result<Option<Waited>, Errno> {
+        let mut now = Instant::now();
+        let limit = self.spin.begin(now);
+        if limit.is_zero() && now < deadline {
             return Ok(None);
         }
-        let until = deadline.min(begin + limit);
+        let until = now + limit;
         loop {
             if let Some(len) = try_recv(&*self.socket, self.inbox.room())? {
-                self.spin.hit();
+                count(&counters.spins, 1);
+                self.spin.polled(now);
                 return Ok(Some(Waited::Received(len)));
             }
             // The kernel does not go on by itself with what is not sealed yet.
@@ -221,15 +210,34 @@ impl Channel {
                     return Ok(Some(Waited::Nothing));
                 }
             }
-            let now = Instant::now();
+            now = Instant::now();
             if now >= deadline {
                 return Ok(Some(Waited::Nothing));
             }
             if now >= until {
-                self.spin.missed();
+                count(&counters.vain_polls, 1);
+                self.spin.gave_up(now);
                 return Ok(None);
             }
         }
+    }
+
+    fn sleep(&mut self, deadline: Instant, counters: &Counters) -> Result<Waited, Errno> {
+        count(&counters.sleeps, 1);
+        let waited = if self.sending {
+            let room = self.inbox.room();
+            let (start, len) = (room.as_mut_ptr(), room.len());
+            self.receive(start, len, 0, deadline)?
+        } else {
+            self.sleep_in_recv(deadline)?
+        };
+        match waited {
+            Waited::Received(_) => self.spin.slept(Instant::now()),
+            Waited::Nothing if Instant::now() >= deadline => self.spin.nothing(),
+            // The send that was in the kernel is done: the wait goes on.
+            Waited::Nothing => {}
+        }
+        Ok(waited)
     }
 
     fn sleep_in_recv(&mut self, deadline: Instant) -> Result<Waited, Errno> {

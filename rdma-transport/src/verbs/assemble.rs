@@ -22,6 +22,7 @@ use crate::ending::Ending;
 use crate::handshake::{SessionId, array_at};
 use crate::rendezvous::Complete;
 use crate::socket::tune_tcp;
+use crate::spin::Spin;
 use crate::tls::Stream;
 use crate::{Closer, Control, Link, LinkError, LinkParams, PeerInfo, TransportKind};
 use parking_lot::Mutex;
@@ -193,10 +194,13 @@ fn join(
         transport: TransportKind::Verbs,
     };
     crate::counters::count(&params.counters.links, 1);
-    let receiver_waiter = Waiter::new(receiver_bell, tuning.spin);
+    let receiver_waiter = Waiter::new(receiver_bell, Spin::new(tuning.spin));
     let link = Link {
         control: Box::new(ControlPart { control, socket }),
-        sender: Box::new(VerbsSender::new(Arc::clone(&shared), Waiter::new(sender_bell, tuning.spin))),
+        sender: Box::new(VerbsSender::new(
+            Arc::clone(&shared),
+            Waiter::new(sender_bell, Spin::new(tuning.spin)),
+        )),
         receiver: Box::new(VerbsReceiver::new(Arc::clone(&shared), Arc::clone(&answers), receiver_waiter)),
         fence: Arc::new(VerbsFence::new(Arc::clone(&shared), answers)),
         peer,

@@ -11,7 +11,7 @@ use super::shared::Shared;
 use crate::LinkError;
 use crate::counters::count;
 use crate::ending::End;
-use crate::socket::{deadline_after, timespec};
+use crate::socket::{FOREVER, timespec};
 use crate::spin::Spin;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
@@ -27,8 +27,8 @@ pub(super) struct Waiter {
 }
 
 impl Waiter {
-    pub(super) fn new(bell: Bell, spin: Duration) -> Waiter {
-        Waiter { bell, spin: Spin::new(spin) }
+    pub(super) fn new(bell: Bell, spin: Spin) -> Waiter {
+        Waiter { bell, spin }
     }
 
     /// Calls `look`, which polls `queue`, until it finds something; `None` when it did not within `wait`. What has
@@ -41,39 +41,44 @@ impl Waiter {
         mut look: impl FnMut() -> Result<Option<T>, LinkError>,
     ) -> Result<Option<T>, LinkError> {
         let counters = link.ending.counters();
-        let begin = Instant::now();
-        let deadline = deadline_after(wait);
-        let limit = if wait.is_zero() { Duration::ZERO } else { self.spin.limit() };
-        let spin_until = deadline.min(begin + limit);
+        let mut now = Instant::now();
+        let deadline = now + wait.min(FOREVER);
+        let limit = if wait.is_zero() { Duration::ZERO } else { self.spin.begin(now) };
+        let spin_until = deadline.min(now + limit);
         loop {
             if let Some(found) = look()? {
                 count(&counters.spins, 1);
-                if !limit.is_zero() {
-                    self.spin.hit();
-                }
+                self.spin.polled(now);
                 return Ok(Some(found));
             }
-            if Instant::now() >= spin_until {
+            now = Instant::now();
+            if now >= spin_until {
                 break;
             }
             std::hint::spin_loop();
         }
         if !limit.is_zero() {
-            self.spin.missed();
+            count(&counters.vain_polls, 1);
+            self.spin.gave_up(now);
         }
         loop {
             link.ending.check()?;
             if Instant::now() >= deadline {
+                if !wait.is_zero() {
+                    self.spin.nothing();
+                }
                 return Ok(None);
             }
             queue.arm().map_err(|errno| link.ending.end(End::Os("arming a completion queue", errno)))?;
             if let Some(found) = look()? {
+                self.spin.slept(Instant::now());
                 return Ok(Some(found));
             }
             link.ending.check()?;
             count(&counters.sleeps, 1);
             let hung_up = self.sleep(link, queue, deadline)?;
             if let Some(found) = look()? {
+                self.spin.slept(Instant::now());
                 return Ok(Some(found));
             }
             if hung_up {
