@@ -177,22 +177,23 @@ fn assemble(complete: Complete, params: &LinkParams, memory: Arc<dyn LogMemory>)
     let (connector, listener) = ((connector, connector_ways), (listener, listener_ways));
     let (mine, theirs) = if complete.connected { (connector, listener) } else { (listener, connector) };
     let ring = Ring::new(memory);
-    let channel = |socket: &Arc<OwnedFd>, inbox_bytes, sealer, incoming: Incoming, spin| {
+    let channel = |socket: &Arc<OwnedFd>, inbox_bytes, sealer, incoming: Incoming, spins| {
         let opener = incoming.into_opener();
         let opener = opener.map_err(|error| LinkError::Protocol(error.to_string()))?;
         let inbox = Inbox::new(inbox_bytes, opener);
-        uring::Channel::new(Arc::clone(socket), ring.clone(), inbox, sealer, spin).map_err(LinkError::io(
+        uring::Channel::new(Arc::clone(socket), ring.clone(), inbox, sealer, spins).map_err(LinkError::io(
             "setting up io_uring (is it forbidden here, by a container or by sysctl?)",
         ))
     };
     let ending = Arc::new(Ending::new(sockets, Arc::clone(&params.counters)));
     let gate = Arc::new(Gate::new(Arc::clone(&ending)));
     let (socket, (outgoing, incoming)) = mine;
-    let mine =
-        channel(&socket, SENDER_INBOX_BYTES, outgoing.into_sealer(), incoming, Spin::new(tuning.spin))?;
+    let spins = [(); 2].map(|()| Spin::new(tuning.spin));
+    let mine = channel(&socket, SENDER_INBOX_BYTES, outgoing.into_sealer(), incoming, spins)?;
     let sender = sender::TcpSender::new(mine, Arc::clone(&ending), tuning);
     let (socket, (outgoing, incoming)) = theirs;
-    let theirs = channel(&socket, RECEIVER_INBOX_BYTES, None, incoming, Spin::new(tuning.spin))?;
+    let spins = [(); 2].map(|()| Spin::new(tuning.spin));
+    let theirs = channel(&socket, RECEIVER_INBOX_BYTES, None, incoming, spins)?;
     let receiver = receiver::TcpReceiver::new(
         theirs,
         (socket, outgoing),

@@ -122,15 +122,16 @@ impl TcpReceiver {
         while piece.len > 0 {
             self.ending.check()?;
             let chunk = Piece { len: piece.len.min(CHUNK_BYTES), ..piece };
-            let end = match self.channel.receive_into_ring(chunk, deadline_after(limit)) {
-                Ok(Waited::Received(len)) if len > 0 => {
-                    piece = Piece { pointer: piece.pointer.wrapping_add(len), len: piece.len - len };
-                    continue;
-                }
-                Ok(Waited::Received(_)) => End::PeerClosed,
-                Ok(Waited::Nothing) => End::PeerDead(limit),
-                Err(errno) => End::of_errno(RECEIVING, errno, limit),
-            };
+            let end =
+                match self.channel.receive_into_ring(chunk, deadline_after(limit), self.ending.counters()) {
+                    Ok(Waited::Received(len)) if len > 0 => {
+                        piece = Piece { pointer: piece.pointer.wrapping_add(len), len: piece.len - len };
+                        continue;
+                    }
+                    Ok(Waited::Received(_)) => End::PeerClosed,
+                    Ok(Waited::Nothing) => End::PeerDead(limit),
+                    Err(errno) => End::of_errno(RECEIVING, errno, limit),
+                };
             return Err(self.ending.end(end));
         }
         Ok(())

@@ -62,6 +62,8 @@ pub(super) struct Channel {
     inbox: Inbox,
     sealing: Option<Sealing>,
     spin: Spin,
+    /// Likewise while waiting for the rest of a range of which a part has come.
+    spin_for_rest: Spin,
     /// The socket's receive timeout.
     sleep_limit: Duration,
 }
@@ -85,7 +87,7 @@ impl Channel {
         ring: Ring,
         inbox: Inbox,
         sealer: Option<Sealer>,
-        spin: Spin,
+        [spin, spin_for_rest]: [Spin; 2],
     ) -> io::Result<Channel> {
         Ok(Channel {
             uring: IoUring::new(ENTRIES)?,
@@ -98,6 +100,7 @@ impl Channel {
             inbox,
             sealing: sealer.map(Sealing::new),
             spin,
+            spin_for_rest,
             sleep_limit: Duration::ZERO,
         })
     }
@@ -255,10 +258,51 @@ impl Channel {
         }
     }
 
-    /// Receives `[from, from + len_bytes)` straight into the ring, all of it unless time or the stream ends;
-    /// `len_bytes` must lie in one piece of the ring. The caller holds the fence's transfer.
-    pub(super) fn receive_into_ring(&mut self, piece: Piece, deadline: Instant) -> Result<Waited, Errno> {
-        self.receive(piece.pointer, piece.len, libc::MSG_WAITALL, deadline)
+    /// Receives straight into a piece of the ring: what is there, or comes while polling; else sleeps until all of it
+    /// has come, unless time or the stream ends. The caller holds the fence's transfer.
+    pub(super) fn receive_into_ring(
+        &mut self,
+        piece: Piece,
+        deadline: Instant,
+        counters: &Counters,
+    ) -> Result<Waited, Errno> {
+        let mut now = Instant::now();
+        let limit = self.spin_for_rest.begin(now);
+        let until = deadline.min(now + limit);
+        loop {
+            if let Some(len) = self.try_receive_into_ring(piece)? {
+                self.spin_for_rest.polled(now);
+                return Ok(Waited::Received(len));
+            }
+            now = Instant::now();
+            if now >= until {
+                break;
+            }
+        }
+        if !limit.is_zero() {
+            count(&counters.vain_polls, 1);
+            self.spin_for_rest.gave_up(now);
+        }
+        count(&counters.sleeps, 1);
+        let waited = self.receive(piece.pointer, piece.len, libc::MSG_WAITALL, deadline)?;
+        match waited {
+            Waited::Received(_) => self.spin_for_rest.slept(Instant::now()),
+            Waited::Nothing => self.spin_for_rest.nothing(),
+        }
+        Ok(waited)
+    }
+
+    fn try_receive_into_ring(&self, piece: Piece) -> Result<Option<usize>, Errno> {
+        let fd = self.socket.as_raw_fd();
+        // SAFETY: the piece lies in the ring, which this value keeps alive, and the caller holds the fence's transfer.
+        let len = unsafe { libc::recv(fd, piece.pointer.cast(), piece.len, libc::MSG_DONTWAIT) };
+        match usize::try_from(len) {
+            Ok(len) => Ok(Some(len)),
+            Err(_) => match Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO) {
+                Errno::AGAIN | Errno::INTR => Ok(None),
+                errno => Err(errno),
+            },
+        }
     }
 
     fn receive(
