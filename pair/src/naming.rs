@@ -53,6 +53,8 @@ impl Pair {
             Role::Partner(partner) => {
                 visit(Name::Link(&mut partner.link));
                 visit(Name::Moment(&mut partner.heard, timers.failure_timeout_ms));
+                let first_turn_ms = timers.link_grace_ms + timers.heartbeat_ms;
+                partner.broken.iter_mut().for_each(|at| visit(Name::Moment(at, first_turn_ms)));
                 if let PartnerStage::Joining { sent, .. } = &mut partner.stage {
                     visit(Name::Moment(sent, timers.heartbeat_ms * 2));
                 }

@@ -32,7 +32,8 @@ impl Pair {
             Meeting::JoinAt(cut) => {
                 self.reports.needs_resync = None;
                 self.reports.split = None;
-                let mut partner = Partner { epoch, link, stage: PartnerStage::Truncating, heard: self.now };
+                let stage = PartnerStage::Truncating;
+                let mut partner = Partner { epoch, link, stage, heard: self.now, broken: None };
                 if cut < self.log.end.lsn {
                     self.emit(Command::TruncateLog { to: cut });
                     self.role = Role::Partner(partner);
@@ -114,8 +115,8 @@ impl Pair {
             // grants nothing to the primary of an older one.
             return self.leave_partner();
         }
-        let heard = partner.heard;
-        if self.now.since(heard) >= self.config.timers.failure_timeout_ms {
+        if self.now >= self.given_up_at(partner) {
+            let heard = partner.heard;
             return self.primary_lost(heard);
         }
         let Role::Partner(partner) = &mut self.role else { return };
@@ -131,7 +132,26 @@ impl Pair {
         self.look();
     }
 
-    /// Silence. Revoke first, whatever comes next.
+    /// When the primary counts as lost: after the failure timeout in silence. Sooner where the link broke, which is
+    /// how the end of a process shows at once: when the lease that this node promised has ended (a claim must wait for
+    /// that anyway), and a primary that lives has had the time to make another link, or to ask the witness first.
+    ///
+    /// A broken link proves nothing about the primary, so it shortens no lease: one that lives may answer reads, and
+    /// its kernel may give what it keeps, until the lease ends.
+    fn given_up_at(&self, partner: &Partner) -> MonoMs {
+        let timers = &self.config.timers;
+        let silence = partner.heard.plus(timers.failure_timeout_ms);
+        match partner.broken {
+            Some(broken) if self.link.is_none() => {
+                let first_turn = broken.plus(timers.link_grace_ms + timers.heartbeat_ms);
+                silence.min(first_turn.max(self.promise_ends()))
+            }
+            // The other node's process lives: it has made a link, or has one.
+            _ => silence,
+        }
+    }
+
+    /// The primary is lost. Revoke first, whatever comes next.
     fn primary_lost(&mut self, heard: MonoMs) {
         if let Some(link) = &self.link {
             let link = link.id;
@@ -149,9 +169,12 @@ impl Pair {
         }
     }
 
-    /// The link broke. The role stays for what is left of the failure timeout: the primary may come back, and
-    /// its lease runs.
-    pub(crate) fn partner_link_gone(&mut self) {}
+    /// The link broke. The role stays for a while: the primary may come back, and its lease runs.
+    pub(crate) fn partner_link_gone(&mut self) {
+        if let Role::Partner(partner) = &mut self.role {
+            partner.broken = Some(self.now);
+        }
+    }
 
     pub(crate) fn leave_partner(&mut self) {
         let why = match (self.durable.in_sync, self.config.witness) {
@@ -232,7 +255,7 @@ impl Pair {
 
     pub(crate) fn partner_deadline(&self) -> Option<MonoMs> {
         match &self.role {
-            Role::Partner(partner) => Some(partner.heard.plus(self.config.timers.failure_timeout_ms)),
+            Role::Partner(partner) => Some(self.given_up_at(partner)),
             _ => None,
         }
     }

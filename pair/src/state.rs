@@ -56,6 +56,8 @@ pub(crate) struct Partner {
     pub stage: PartnerStage,
     /// When the primary's last heartbeat came.
     pub heard: MonoMs,
+    /// When the link broke, if it did: the primary's process may have ended, or makes another link soon.
+    pub broken: Option<MonoMs>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

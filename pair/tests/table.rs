@@ -281,10 +281,53 @@ fn short_name(prefix: &str, text: &str) -> String {
     format!("{prefix}{}", &text[..end])
 }
 
+/// The end of a process breaks its links at once; so do things that it outlives. Whatever it was, the lease that was
+/// promised ends first, and a primary that lives has its turn with the witness.
+#[test]
+fn a_broken_link_begins_a_takeover_when_the_lease_has_ended() {
+    let timers = Timers::default();
+    let lease_ms = timers.lease_ms + timers.drift_margin_ms;
+    let heartbeat =
+        || message(Message::Heartbeat { sent: MonoMs(1), epoch: Some(Epoch(3)), vitals: Vitals::default() });
+    let first_turn_ms = timers.link_grace_ms + timers.heartbeat_ms;
+    // The last heartbeat came at the same moment, or before.
+    for silent_ms in [0, timers.heartbeat_ms, lease_ms / 2] {
+        let begins_ms = (lease_ms - silent_ms).max(first_turn_ms);
+        let mut partner = state("mirrored partner");
+        partner.give(heartbeat());
+        partner.wait(silent_ms);
+        partner.give(Event::LinkDown { link: LINK });
+        assert!(partner.pair.next_deadline() <= partner.now.plus(begins_ms));
+        partner.wait(begins_ms - 1);
+        assert_eq!(partner.mode(), "mirrored partner", "{silent_ms}");
+        let commands = partner.wait(1);
+        assert_eq!(partner.mode(), "taking-over none", "{silent_ms}");
+        assert!(commands.contains(&Command::Revoke), "{commands:?}");
+    }
+    // The primary is back over another link, and has not said yet what it is.
+    let mut partner = state("mirrored partner");
+    partner.give(heartbeat());
+    partner.give(Event::LinkDown { link: LINK });
+    partner.give(Event::LinkUp { link: LinkId(2), log: partner.log.clone() });
+    partner.wait(timers.failure_timeout_ms - 1);
+    assert_eq!(partner.mode(), "mirrored partner");
+    // With the link as it was, silence has to last.
+    let mut partner = state("mirrored partner");
+    partner.give(heartbeat());
+    partner.wait(timers.failure_timeout_ms - 1);
+    assert_eq!(partner.mode(), "mirrored partner");
+    partner.wait(1);
+    assert_eq!(partner.mode(), "taking-over none");
+}
+
+fn state(wanted: &str) -> Bench {
+    states().into_iter().find(|(name, _)| *name == wanted).unwrap().1
+}
+
 /// The old primary's `Hello` tells of the register before its `HandOver` comes: that is no reason to claim.
 #[test]
 fn a_switchover_that_the_register_announces_first_is_still_one() {
-    let mut partner = states().into_iter().find(|(name, _)| *name == "mirrored partner").unwrap().1;
+    let mut partner = state("mirrored partner");
     partner.give(message(Message::RegisterIs(register(4, "a", Mode::Mirrored, 6))));
     assert!(partner.mode().ends_with("partner"), "{}", partner.mode());
     let end = partner.log.end;
@@ -335,7 +378,6 @@ fn with_limits(mut event: Event, filesystem: &str, limits: BaseLimits) -> Event 
 /// A partner whose ring holds bytes that break the chain, while its primary may have acknowledged them.
 #[test]
 fn wrong_bytes_make_a_partner_unfit() {
-    let state = |wanted| states().into_iter().find(|(name, _)| *name == wanted).unwrap().1;
     let mut partner = state("mirrored partner");
     assert!(partner.pair.status(partner.now).eligible);
     let commands = partner.give(Event::ReceivedWrong { link: LINK });
@@ -359,7 +401,6 @@ fn wrong_bytes_make_a_partner_unfit() {
 /// A partner that would serve something else than its primary served.
 #[test]
 fn a_partner_whose_tree_differs_does_not_take_over_by_itself() {
-    let state = |wanted| states().into_iter().find(|(name, _)| *name == wanted).unwrap().1;
     let mut partner = state("mirrored partner");
     partner.give(Event::TreesDiffer(true));
     assert!(!partner.pair.status(partner.now).eligible);
@@ -474,7 +515,6 @@ fn a_split_waits_for_the_operator_and_is_salvaged() {
 /// Asked for by the operator: the primary is told at once, a restart forgets nothing, and it ends as any resync.
 #[test]
 fn a_resync_that_the_operator_asked_for_survives_a_restart() {
-    let state = |wanted| states().into_iter().find(|(name, _)| *name == wanted).unwrap().1;
     assert!(
         state("mirrored primary")
             .pair

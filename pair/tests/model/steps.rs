@@ -1,6 +1,7 @@
 //! What becomes of a state when an action happens to it.
 
 use crate::actions::Action;
+use crate::canary::Canary;
 use crate::disk::Record;
 use crate::executor::Executor;
 use crate::faults::Kind;
@@ -24,6 +25,9 @@ impl Executor<'_> {
             Action::Notice(node) => {
                 if let Some(link) = self.state.link.as_ref().map(|link| link.id) {
                     self.close(node, link);
+                    if self.canary == Some(Canary::BrokenLinkIsProof) {
+                        self.apply(node, Event::Message { link, message: Message::Goodbye });
+                    }
                     self.apply(node, Event::LinkDown { link });
                 }
             }

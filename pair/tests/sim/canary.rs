@@ -14,14 +14,17 @@ pub enum Canary {
     BarrierWaitSkipped,
     /// Under the rule `Both` an acknowledgement waits for this node only.
     AckBeforePeerDurable,
+    /// A link that breaks is taken for the end of the other node's process: as if that had said `Goodbye`.
+    BrokenLinkIsProof,
 }
 
 impl Canary {
-    pub const ALL: [Canary; 5] = [
+    pub const ALL: [Canary; 6] = [
         Canary::TakeoverWithoutRevoke,
         Canary::LeaseIgnored,
         Canary::RejoinWithoutTruncation,
         Canary::BarrierWaitSkipped,
         Canary::AckBeforePeerDurable,
+        Canary::BrokenLinkIsProof,
     ];
 }

@@ -1,5 +1,6 @@
 //! The link: messages that are lost, doubled and late, and the data path beside them, which keeps its order.
 
+use crate::canary::Canary;
 use crate::disk::Record;
 use crate::world::{Happening, World};
 use pair::{Event, LinkId, Message};
@@ -11,6 +12,9 @@ impl World {
         for node in 0..2 {
             if self.random.below(3) > 0 {
                 let delay = self.random.below(300);
+                if self.canary == Some(Canary::BrokenLinkIsProof) {
+                    self.deliver(delay, node, Event::Message { link, message: Message::Goodbye });
+                }
                 self.deliver(delay, node, Event::LinkDown { link });
             }
         }
