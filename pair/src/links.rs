@@ -146,6 +146,12 @@ impl Pair {
         }
     }
 
+    /// The primary sends heartbeats over this link, and they are answered.
+    pub(crate) fn answers_heartbeats(&self) -> bool {
+        matches!(&self.role, Role::Partner(partner)
+            if matches!(partner.stage, PartnerStage::Following { .. }) && self.is_current(partner.link))
+    }
+
     fn heartbeat(&mut self, sent: MonoMs, epoch: Option<Epoch>, vitals: Vitals) {
         self.reports.peer_vitals = Some(vitals);
         self.reports.peer_heard = Some(self.now);

@@ -241,7 +241,10 @@ impl Pair {
                 Role::Primary(primary) => Some(primary.epoch),
                 _ => None,
             };
-            self.send(Message::Heartbeat { sent: self.now, epoch, vitals: self.vitals });
+            // One that follows answers the primary's, which says the same.
+            if !self.answers_heartbeats() {
+                self.send(Message::Heartbeat { sent: self.now, epoch, vitals: self.vitals });
+            }
             self.repeat();
         }
         if self.stopping.is_some_and(|limit| self.now >= limit) {
