@@ -56,7 +56,9 @@ impl Pair {
         match message {
             Message::Hello(_) | Message::Refused(_) => {}
             Message::Heartbeat { sent, epoch, vitals } => self.heartbeat(sent, epoch, vitals),
-            Message::HeartbeatAnswer { sent, follows, vitals } => self.answer(sent, follows, vitals),
+            Message::HeartbeatAnswer { sent, follows, promised_ms, vitals } => {
+                self.answer(sent, follows, promised_ms, vitals);
+            }
             Message::Join { epoch, at } => self.join_came(link, epoch, at),
             Message::JoinRefused { epoch, at, reason } => self.join_refused(epoch, at, reason),
             Message::MarkInSync { epoch } => self.mark_in_sync(epoch),
@@ -170,11 +172,11 @@ impl Pair {
             self.last_promise = self.now;
         }
         self.emit(Command::PeerVitals { vitals, committed });
-        let vitals = self.vitals;
-        self.send(Message::HeartbeatAnswer { sent, follows, vitals });
+        let (vitals, promised_ms) = (self.vitals, self.config.timers.lease_ms);
+        self.send(Message::HeartbeatAnswer { sent, follows, promised_ms, vitals });
     }
 
-    fn answer(&mut self, sent: MonoMs, follows: Option<Epoch>, vitals: Vitals) {
+    fn answer(&mut self, sent: MonoMs, follows: Option<Epoch>, promised_ms: u64, vitals: Vitals) {
         self.reports.peer_vitals = Some(vitals);
         self.reports.peer_heard = Some(self.now);
         if sent > self.now {
@@ -185,7 +187,9 @@ impl Pair {
             && follows == Some(primary.epoch)
         {
             primary.answered = primary.answered.max(sent);
-            primary.lease_until = primary.lease_until.max(sent.plus(self.config.timers.lease_ms));
+            // Both nodes should be configured alike; while one is not (yet), the shorter lease counts.
+            let lease_ms = self.config.timers.lease_ms.min(promised_ms);
+            primary.lease_until = primary.lease_until.max(sent.plus(lease_ms));
             self.renew_lease();
         }
     }

@@ -11,7 +11,7 @@ use ids::{BaseLimits, Epoch, LogPoint, Lsn, NodeName};
 use serde::{Deserialize, Serialize};
 
 /// Version of the messages (and of the rules behind them).
-pub const PROTOCOL_VERSION: u16 = 5;
+pub const PROTOCOL_VERSION: u16 = 6;
 
 /// How a node is, told with every heartbeat.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
@@ -120,6 +120,8 @@ pub enum Message {
         /// The epoch whose primary the answering node follows: it promises to claim nothing before the lease
         /// that this answer extends has ended. `None` promises nothing.
         follows: Option<Epoch>,
+        /// For how long it promises that: the lease as it is configured there, which the sender's own may exceed.
+        promised_ms: u64,
         /// How it is.
         vitals: Vitals,
     },

@@ -176,7 +176,7 @@ fn states() -> Vec<(&'static str, Bench)> {
     mirrored.witness(WitnessOutcome::Swapped(register(4, "a", Mode::Mirrored, 6)));
     let vitals = Vitals { healthy: true, ..Vitals::default() };
     let sent = mirrored.now;
-    mirrored.give(message(Message::HeartbeatAnswer { sent, follows: Some(Epoch(4)), vitals }));
+    mirrored.give(answer(sent, Timers::default().lease_ms, vitals));
     let mut frozen = mirrored.clone();
     frozen.give(Event::LinkDown { link: LINK });
     let mut asking = frozen.clone();
@@ -279,6 +279,28 @@ fn short(command: &Command) -> String {
 fn short_name(prefix: &str, text: &str) -> String {
     let end = text.find(['(', ' ', '{']).unwrap_or(text.len());
     format!("{prefix}{}", &text[..end])
+}
+
+/// A partner's answer to a heartbeat of epoch 4.
+fn answer(sent: MonoMs, promised_ms: u64, vitals: Vitals) -> Event {
+    message(Message::HeartbeatAnswer { sent, follows: Some(Epoch(4)), promised_ms, vitals })
+}
+
+/// As while the defaults of a newer program are not those of an older one: a takeover waits out what was promised.
+#[test]
+fn a_lease_is_no_longer_than_what_the_partner_promised() {
+    let lease_ms = Timers::default().lease_ms;
+    for (promised_ms, counts_ms) in [(lease_ms - 50, lease_ms - 50), (lease_ms + 50, lease_ms)] {
+        let mut primary = state("mirrored primary");
+        primary.wait(60);
+        let sent = primary.now;
+        let commands = primary.give(answer(sent, promised_ms, Vitals::default()));
+        let lease = |command: &Command| match command {
+            Command::SetLease(Lease::Until(until)) => Some(until.since(sent)),
+            _ => None,
+        };
+        assert_eq!(commands.iter().find_map(lease), Some(counts_ms), "{promised_ms}: {commands:?}");
+    }
 }
 
 /// The end of a process breaks its links at once; so do things that it outlives. Whatever it was, the lease that was
