@@ -53,6 +53,9 @@ struct Arguments {
     /// Only these parts
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Part>,
+    /// So many kills of the primary instead of 100, for a machine that is quiet for a short time only
+    #[arg(long, value_name = "N")]
+    takeovers: Option<usize>,
     /// The program `twinfiler`; without it, the one beside this program
     #[arg(long, value_name = "FILE")]
     program: Option<PathBuf>,
@@ -119,7 +122,8 @@ fn main() -> Result<()> {
 }
 
 fn benches(arguments: &Arguments) -> Result<()> {
-    let scale = if arguments.tiny { Scale::tiny() } else { Scale::full() };
+    let mut scale = if arguments.tiny { Scale::tiny() } else { Scale::full() };
+    scale.takeovers = arguments.takeovers.unwrap_or(scale.takeovers);
     let parts = match arguments.only.is_empty() {
         true => Part::value_variants().to_vec(),
         false => arguments.only.clone(),

@@ -73,7 +73,7 @@ impl Scale {
             resync_time: Duration::from_secs(4),
             mail_time: Duration::from_secs(15),
             mail_files: 1000,
-            takeovers: 10,
+            takeovers: 100,
             restart_log_bytes: 1 << 30,
             restarts: 3,
             image_bytes: 6 << 30,

@@ -17,10 +17,12 @@ use std::time::{Duration, Instant};
 
 const LOG_BYTES: u64 = 64 << 20;
 const WRITERS: usize = 2;
-/// Load before the kill, so that log and Deltas hold something.
-const LOAD_TIME: Duration = Duration::from_millis(1500);
+/// Load before the kill: log and Deltas hold something, and a node that was just started trusts the witness, for which
+/// it has to have told the same for two seconds.
+const LOAD_TIME: Duration = Duration::from_millis(2200);
 const SERVED_BAR: Bar = Bar::AtMost(250e6);
-const TOTAL_BAR: Bar = Bar::AtMost(1e9);
+const MEDIAN_BAR: Bar = Bar::AtMost(150e6);
+const P99_BAR: Bar = Bar::AtMost(300e6);
 
 #[derive(Default)]
 struct Measured {
@@ -32,7 +34,7 @@ struct Measured {
     first_served_us: Vec<f64>,
 }
 
-/// Kills again and again; the worst counts.
+/// Kills again and again.
 pub fn measure(scale: &Scale, program: &Path, place: &Place, report: &mut Report) -> Result<()> {
     let mut cluster = Cluster::start(program, place.path(), LOG_BYTES)?;
     let mut measured = Measured::default();
@@ -41,24 +43,38 @@ pub fn measure(scale: &Scale, program: &Path, place: &Place, report: &mut Report
         let load = Load::start(&cluster.files(primary).mount(), round)?;
         std::thread::sleep(LOAD_TIME);
         once(&mut cluster, primary, &mut measured)?;
+        let last = |values: &[f64]| values.last().copied().unwrap_or(f64::NAN) / 1e6;
+        eprintln!("takeover {round}: {:.1} ms in all", last(&measured.wall_ns));
         drop(load);
         cluster.start_node(primary)?;
     }
+    let kills = measured.wall_ns.len();
     let worst = |values: &[f64]| values.iter().copied().fold(f64::NAN, f64::max);
-    let row = |what: &str, values: &[f64], bar| {
-        Row::new("takeover", format!("{what}, worst of {}", values.len()), Unit::Ns, worst(values))
-            .bar(bar)
-            .detail("median_ns", median(values.to_vec()))
-    };
-    report.add(row("takeover, SIGKILL to first write by a client", &measured.wall_ns, TOTAL_BAR));
+    let row =
+        |what: &str, value, bar| Row::new("takeover", format!("{what} of {kills}"), Unit::Ns, value).bar(bar);
+    let wall = median(measured.wall_ns.clone());
+    report.add(row("takeover, SIGKILL to first write by a client, median", wall, MEDIAN_BAR));
     report.add(
-        row("takeover, detection to first served operation", &measured.served_ns, SERVED_BAR)
+        row("takeover, SIGKILL to first write by a client, p99", p99(&measured.wall_ns), P99_BAR)
+            .detail("worst_ns", worst(&measured.wall_ns)),
+    );
+    report.add(
+        row("takeover, detection to first served operation, worst", worst(&measured.served_ns), SERVED_BAR)
+            .detail("median_ns", median(measured.served_ns))
             .detail("median_detection_us", median(measured.detection_us))
             .detail("median_fencing_us", median(measured.fencing_us))
             .detail("median_witness_us", median(measured.witness_us))
             .detail("median_first_served_us", median(measured.first_served_us)),
     );
     Ok(())
+}
+
+/// The smallest value that at least 99 of 100 do not exceed.
+fn p99(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    let rank = (values.len() * 99).div_ceil(100);
+    values.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
 }
 
 fn once(cluster: &mut Cluster, primary: usize, measured: &mut Measured) -> Result<()> {
