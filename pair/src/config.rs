@@ -26,17 +26,19 @@ impl MonoMs {
 /// Timers of the pair. All in milliseconds.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Timers {
-    /// How often a node tells the other that it lives (default 50). The runtime sends a `Tick` at least as
+    /// How often a node tells the other that it lives (default 20). The runtime sends a `Tick` at least as
     /// often.
     pub heartbeat_ms: u64,
-    /// Silence after which the other node counts as lost (default 400).
+    /// Silence after which the other node counts as lost, while nothing tells more (default 250). A link that breaks
+    /// does: then the end of the lease counts.
     pub failure_timeout_ms: u64,
     /// How long after it sent a heartbeat a primary may serve reads, if the partner answered it
-    /// (default 300; must stay below `failure_timeout_ms`).
+    /// (default 100; must stay below `failure_timeout_ms`).
     pub lease_ms: u64,
-    /// What clocks of two nodes may differ by while a lease runs (default 20).
+    /// What clocks of two nodes may differ by while a lease runs, and what whole milliseconds leave out (default 10).
     pub drift_margin_ms: u64,
-    /// A primary whose link broke waits this long for a new one before it asks the witness (default 100).
+    /// A primary whose link broke waits this long for a new one before it asks the witness (default 60). The partner
+    /// leaves it a heartbeat more, so that who lives keeps the volume.
     pub link_grace_ms: u64,
     /// A restarted node that the witness does not name primary waits this long for the one it names
     /// (default 2000).
@@ -71,11 +73,11 @@ impl Timers {
 impl Default for Timers {
     fn default() -> Timers {
         Timers {
-            heartbeat_ms: 50,
-            failure_timeout_ms: 400,
-            lease_ms: 300,
-            drift_margin_ms: 20,
-            link_grace_ms: 100,
+            heartbeat_ms: 20,
+            failure_timeout_ms: 250,
+            lease_ms: 100,
+            drift_margin_ms: 10,
+            link_grace_ms: 60,
             start_grace_ms: 2_000,
             witness_retry_ms: 100,
             witness_retry_max_ms: 500,

@@ -16,8 +16,9 @@ use toml::de::DeValue;
 const MAX_SPIN: Duration = Duration::from_millis(10);
 /// Keepalive counts whole seconds.
 const MIN_DEAD_PEER_TIMEOUT: Duration = Duration::from_secs(1);
-/// How many failure timeouts a peer that takes no byte is given, unless the file says otherwise.
+/// How many failure timeouts a peer that takes no byte is given, and how long at least, unless the file says otherwise.
 const DEAD_PEER_TIMEOUTS: u32 = 4;
+const PATIENT_DEAD_PEER_TIMEOUT: Duration = Duration::from_millis(1600);
 
 /// What a link's waits are bounded by.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -26,7 +27,7 @@ pub struct LinkConfig {
     pub spin: Duration,
     /// Longest time to make a link.
     pub handshake_timeout: Duration,
-    /// A partner that takes no byte for so long is dead; `None`: four times `timers.peer_timeout`.
+    /// A partner that takes no byte for so long is dead; `None`: four times `timers.peer_timeout`, at least 1.6 s.
     pub dead_peer_timeout: Option<Duration>,
 }
 
@@ -40,7 +41,8 @@ impl Default for LinkConfig {
 impl LinkConfig {
     /// For the transport.
     pub fn tuning(&self, peer_timeout: Duration) -> rdma_transport::Tuning {
-        let dead = self.dead_peer_timeout.unwrap_or(peer_timeout * DEAD_PEER_TIMEOUTS);
+        let patient = (peer_timeout * DEAD_PEER_TIMEOUTS).max(PATIENT_DEAD_PEER_TIMEOUT);
+        let dead = self.dead_peer_timeout.unwrap_or(patient);
         rdma_transport::Tuning {
             spin: self.spin,
             handshake_timeout: self.handshake_timeout,

@@ -233,12 +233,12 @@ pub struct FuseConfig {
 pub struct TimerConfig {
     /// Time between two heartbeats.
     pub heartbeat: Duration,
-    /// Silence after which the partner counts as lost.
+    /// Silence after which the partner counts as lost. One whose link broke counts as lost when the lease has ended.
     pub peer_timeout: Duration,
     /// How long a primary may serve reads on its partner's last answer. Below `peer_timeout`, by what clocks may
     /// differ.
     pub lease: Duration,
-    /// Time between two attempts to connect.
+    /// Longest time between two attempts to connect; the first come sooner.
     pub reconnect: Duration,
     /// Longest time that a switchover or a clean stop waits for the operations that are under way.
     pub handover: Duration,
@@ -247,9 +247,9 @@ pub struct TimerConfig {
 impl Default for TimerConfig {
     fn default() -> TimerConfig {
         TimerConfig {
-            heartbeat: Duration::from_millis(50),
-            peer_timeout: Duration::from_millis(400),
-            lease: Duration::from_millis(300),
+            heartbeat: Duration::from_millis(20),
+            peer_timeout: Duration::from_millis(250),
+            lease: Duration::from_millis(100),
             reconnect: Duration::from_millis(200),
             handover: Duration::from_secs(5),
         }
@@ -257,7 +257,7 @@ impl Default for TimerConfig {
 }
 
 /// The part of a lease in which the kernel is made to forget.
-const CACHE_GUARD_SHARE: u32 = 6;
+const CACHE_GUARD_SHARE: u32 = 3;
 
 impl TimerConfig {
     /// The end of each lease, in which nothing is answered any more and the kernel forgets what it has been answered.
@@ -285,12 +285,16 @@ impl VolumeConfig {
         base_limits: BaseLimits,
     ) -> pair::Config {
         let whole_ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let default = pair::Timers::default();
+        let lease_ms = whole_ms(self.timers.lease);
         let timers = pair::Timers {
             heartbeat_ms: whole_ms(self.timers.heartbeat),
             failure_timeout_ms: whole_ms(self.timers.peer_timeout),
-            lease_ms: whole_ms(self.timers.lease),
+            lease_ms,
+            // Before the partner's turn comes, which is the end of the lease.
+            link_grace_ms: default.link_grace_ms.min(lease_ms * 3 / 5),
             drain_timeout_ms: whole_ms(self.timers.handover),
-            ..pair::Timers::default()
+            ..default
         };
         pair::Config {
             me: me.clone(),

@@ -164,6 +164,13 @@ fn little_is_needed_and_the_defaults_suit_the_pair() {
     assert_eq!(pair.check(), Ok(()));
     let defaults = pair::Timers::default();
     assert_eq!(pair.timers, defaults, "the defaults here are those of the pair");
+    let dead = |peer_timeout| volume.link.tuning(peer_timeout).dead_peer_timeout;
+    assert_eq!(dead(volume.timers.peer_timeout), Duration::from_millis(1600));
+    assert_eq!(dead(Duration::from_secs(2)), Duration::from_secs(8));
+    let mut short = volume.clone();
+    short.timers.lease = Duration::from_millis(60);
+    let pair = short.pair(&config.name, false, String::new(), ids::BaseLimits::LINUX);
+    assert_eq!(pair.timers.link_grace_ms, 36, "the primary's turn comes before the end of its lease");
 }
 
 #[test]
@@ -307,7 +314,7 @@ fn bad_lines_and_their_messages() {
         (
             "lease = \"100ms\"",
             "lease = \"190ms\"",
-            "42: volume \"home\" [volume.timers]: `lease` (190ms) is too long for `peer_timeout` (200ms) => keep it more than 20ms (what clocks may differ by) below `peer_timeout`",
+            "42: volume \"home\" [volume.timers]: `lease` (190ms) is too long for `peer_timeout` (200ms) => keep it more than 10ms (what clocks may differ by) below `peer_timeout`",
         ),
         (
             "heartbeat = \"20ms\"",

@@ -159,6 +159,7 @@ impl KernelCache {
     fn help(&self, round: &Arc<Round>) {
         let (round, notifier) = (Arc::clone(round), self.notifier.clone());
         let helper = runtime::spawn("kernel-cache", move || {
+            runtime::be_urgent();
             while let Some(part) = round.parts.get(round.next.fetch_add(1, Ordering::Relaxed)) {
                 invalidate(&notifier, part.file, part.from as i64, part.len_bytes as i64);
                 *round.done.lock() += 1;

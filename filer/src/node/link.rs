@@ -19,6 +19,9 @@ use std::time::Duration;
 
 /// How often the threads look whether the node stops.
 const LOOK_AROUND: Duration = Duration::from_millis(100);
+/// The first pause after a failed attempt to connect; doubled up to `timers.reconnect`. A partner that lives must be
+/// linked again before its lease is over: it is given up then.
+const FIRST_RECONNECT: Duration = Duration::from_millis(10);
 
 /// Faults that begin so are over with the next link.
 const DEVICE_FAILS: &str = "no link over RDMA";
@@ -140,6 +143,7 @@ pub(super) fn run(shared: &Arc<Shared>, source: &Source, params: &LinkParams) {
     let mut id = 0;
     let mut told: Option<String> = None;
     let mut current: Option<Arc<AtomicBool>> = None;
+    let mut wait = FIRST_RECONNECT;
     while !shared.is_stopping() {
         if source.connects() && current.as_ref().is_some_and(|alive| alive.load(Ordering::Acquire)) {
             runtime::sleep(Duration::from_millis(10));
@@ -149,7 +153,7 @@ pub(super) fn run(shared: &Arc<Shared>, source: &Source, params: &LinkParams) {
             Ok(None) => {}
             Ok(Some(link)) => {
                 id += 1;
-                told = None;
+                (told, wait) = (None, FIRST_RECONNECT);
                 shared.healed(DEVICE_FAILS);
                 let alive = Arc::new(AtomicBool::new(true));
                 current = Some(alive.clone());
@@ -173,7 +177,8 @@ pub(super) fn run(shared: &Arc<Shared>, source: &Source, params: &LinkParams) {
                     }
                     told = Some(text);
                 }
-                pause(shared, shared.config.timers.reconnect);
+                pause(shared, wait.min(shared.config.timers.reconnect));
+                wait = (wait * 2).min(shared.config.timers.reconnect);
             }
         }
     }

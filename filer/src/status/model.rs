@@ -442,7 +442,7 @@ pub struct TakeoverTiming {
     pub reason: String,
     /// The new epoch.
     pub epoch: Epoch,
-    /// From the partner's last message until it counted as lost.
+    /// From the partner's last message until it counted as lost; where its link broke, that waits out its lease.
     pub detection_us: u64,
     /// Revoking its right to write, and waiting its lease out.
     pub fencing_us: u64,
