@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use filer::commit::{Ask, CommitEvents, CommitPath, Gate, Journal, SpaceBudget};
 use filer::metrics::Metrics;
 use filer::runtime::Uptime;
-use ids::{AckRule, Cursors, LogPoint, NodeName, VolumeId};
+use ids::{AckRule, AnswerFrom, Cursors, LogPoint, NodeName, VolumeId};
 use nvlog::{FormatOptions, Log, format};
 use rdma_transport::tls::{LinkKeys, PrivateKey};
 use rdma_transport::{
@@ -217,7 +217,12 @@ impl MirroredCommit {
             Partner::Over(transport) => (transport, false),
             Partner::WithKeys(transport) => (transport, true),
             Partner::Absent => {
-                path.start_mirror(1, Box::new(Absent { sent: end, acknowledged: end }), end)?;
+                path.start_mirror(
+                    1,
+                    Box::new(Absent { sent: end, acknowledged: end }),
+                    end,
+                    AnswerFrom::Power,
+                )?;
                 return Ok(MirroredCommit { path, partner: None, _far: None });
             }
         };
@@ -226,7 +231,7 @@ impl MirroredCommit {
         let partner = b.clone();
         let (far, sender) =
             Far::start(near, far, end, move |receiver, claimed| take_in(&b, receiver, claimed))?;
-        path.start_mirror(1, sender, end)?;
+        path.start_mirror(1, sender, end, AnswerFrom::Power)?;
         Ok(MirroredCommit { path, partner: Some(partner), _far: Some(far) })
     }
 
@@ -235,7 +240,7 @@ impl MirroredCommit {
     #[cfg(feature = "verbs")]
     pub fn with(a: &Arc<Log>, sender: Box<dyn MirrorSender>) -> Result<MirroredCommit> {
         let path = path(a)?;
-        path.start_mirror(1, sender, a.end())?;
+        path.start_mirror(1, sender, a.end(), AnswerFrom::Power)?;
         Ok(MirroredCommit { path, partner: None, _far: None })
     }
 
@@ -275,7 +280,7 @@ impl Client<'_> {
         let slot = self.0.log().reserve(payload.len())?;
         let end = slot.end_lsn();
         slot.publish(&[payload]);
-        Ok(self.0.wait_committed(end)?)
+        Ok(self.0.wait_answerable(end)?)
     }
 }
 

@@ -2,13 +2,15 @@
 //!
 //! ```text
 //! trimmed ≤ applied ≤ committed ≤ min(local_durable, peer_durable) ≤ appended ≤ reserved
+//! committed ≤ answerable ≤ appended; peer_durable ≤ peer_held ≤ appended
 //! reserved − min(trimmed here, trimmed at the peer) ≤ capacity
 //! ```
 //!
 //! The peer terms hold only while acknowledgements wait for the peer. "Durable" is what one node has made
-//! persistent; "committed" is what the acknowledgement rule releases; only committed releases an answer.
-//! What a rule change can do wrong: committed never moves back, so a rule that asks for more only delays the
-//! next advance.
+//! persistent, "held" what it has at least in memory; "committed" is durable wherever the acknowledgement rule wants
+//! it, and only that is applied and satisfies an fsync; "answerable" may be answered and shown. The two are one, unless
+//! the rule is [`AckRule::Memory`].
+//! What a rule change can do wrong: neither moves back, so a rule that asks for more only delays the next advance.
 
 use crate::{LogPoint, Lsn};
 use serde::{Deserialize, Serialize};
@@ -23,6 +25,35 @@ pub enum AckRule {
     Local,
     /// Both nodes' logs (mirrored, and the barrier before it).
     Both,
+    /// Both nodes' memory; an fsync waits for both logs (mirrored, where the volume is configured so).
+    Memory,
+}
+
+impl AckRule {
+    /// Does an answer wait for the partner?
+    pub fn waits_for_partner(self) -> bool {
+        matches!(self, AckRule::Both | AckRule::Memory)
+    }
+}
+
+/// What answers of a volume wait for while both nodes hold it, as an administrator chose.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AnswerFrom {
+    /// Both nodes' memory: an answer survives the loss of one node, an fsync that of power on both.
+    Memory,
+    /// Both nodes' logs: an answer survives what an fsync does.
+    #[default]
+    Power,
+}
+
+impl std::fmt::Display for AnswerFrom {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            AnswerFrom::Memory => "memory",
+            AnswerFrom::Power => "power",
+        })
+    }
 }
 
 /// A change that would break the order of the cursors. Always a bug or a lying peer, never bad luck.
@@ -39,19 +70,29 @@ pub struct CursorError {
     pub now: Box<Cursors>,
 }
 
-/// The cursors of one volume. All but `peer_durable` and `peer_trimmed` only move forward.
+/// How far answers out of memory may be ahead of what is committed, at most; a quarter of the ring where that is less.
+const MAX_AHEAD_BYTES: u64 = 16 << 20;
+
+/// The cursors of one volume. All but `peer_durable`, `peer_held` and `peer_trimmed` only move forward.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Cursors {
     trimmed: Lsn,
     applied: Lsn,
     committed: Lsn,
+    #[serde(default)]
+    answerable: Lsn,
     local_durable: Lsn,
     peer_durable: Lsn,
+    #[serde(default)]
+    peer_held: Lsn,
     appended: Lsn,
     reserved: Lsn,
     peer_trimmed: Lsn,
     capacity_bytes: u64,
     rule: AckRule,
+    /// Nothing more is answered out of memory for now: what was is not durable for too long.
+    #[serde(default)]
+    answers_held: bool,
 }
 
 impl Cursors {
@@ -64,13 +105,16 @@ impl Cursors {
             trimmed,
             applied: trimmed,
             committed,
+            answerable: committed,
             local_durable: end,
             peer_durable: Lsn::ZERO,
+            peer_held: Lsn::ZERO,
             appended: end,
             reserved: end,
             peer_trimmed: trimmed,
             capacity_bytes,
             rule: AckRule::Nobody,
+            answers_held: false,
         };
         cursors.check("committed", committed)?;
         Ok(cursors)
@@ -84,9 +128,13 @@ impl Cursors {
     pub fn applied(&self) -> Lsn {
         self.applied
     }
-    /// End of what may be acknowledged, shown to clients and applied.
+    /// End of what is durable wherever it has to be: it may be applied, and an fsync of it answered.
     pub fn committed(&self) -> Lsn {
         self.committed
+    }
+    /// End of what may be acknowledged and shown to clients.
+    pub fn answerable(&self) -> Lsn {
+        self.answerable
     }
     /// End of what this node's log holds durably.
     pub fn local_durable(&self) -> Lsn {
@@ -95,6 +143,14 @@ impl Cursors {
     /// End of what the partner's log holds durably, as far as known.
     pub fn peer_durable(&self) -> Lsn {
         self.peer_durable
+    }
+    /// End of what the partner holds in memory at least, as far as known.
+    pub fn peer_held(&self) -> Lsn {
+        self.peer_held
+    }
+    /// End of what both nodes hold in memory at least: more cannot be done for an answer out of memory.
+    pub fn held(&self) -> Lsn {
+        self.appended.min(self.peer_held)
     }
     /// End of the sealed records.
     pub fn appended(&self) -> Lsn {
@@ -120,7 +176,7 @@ impl Cursors {
     /// The log position before which ring space can be reserved again.
     pub fn space_floor(&self) -> Lsn {
         match self.rule {
-            AckRule::Both => self.trimmed.min(self.peer_trimmed),
+            AckRule::Both | AckRule::Memory => self.trimmed.min(self.peer_trimmed),
             AckRule::Local | AckRule::Nobody => self.trimmed,
         }
     }
@@ -169,13 +225,40 @@ impl Cursors {
     /// The partner's log holds everything before `to.lsn`. A new link may start further back than the one
     /// before it. Returns the new `committed`.
     pub fn set_peer_durable(&mut self, to: LogPoint) -> Result<Lsn, CursorError> {
-        self.checked("peer_durable", to.lsn, |c| c.peer_durable = to.lsn)?;
+        self.checked("peer_durable", to.lsn, |c| {
+            c.peer_durable = to.lsn;
+            c.peer_held = c.peer_held.max(to.lsn);
+        })?;
         self.advance_committed()
+    }
+
+    /// The partner has everything before `to.lsn` in memory.
+    pub fn set_peer_held(&mut self, to: LogPoint) -> Result<(), CursorError> {
+        self.checked("peer_held", to.lsn, |c| c.peer_held = to.lsn)?;
+        self.advance_answerable()
+    }
+
+    /// Mirroring begins anew at `from.lsn`, which the partner has durably: it may lie further back than before.
+    pub fn set_peer_start(&mut self, from: LogPoint) -> Result<Lsn, CursorError> {
+        self.checked("peer_durable", from.lsn, |c| (c.peer_durable, c.peer_held) = (from.lsn, from.lsn))?;
+        self.advance_committed()
+    }
+
+    /// Whether nothing more is answered out of memory than what is durable.
+    pub fn hold_answers(&mut self, held: bool) -> Result<(), CursorError> {
+        self.answers_held = held;
+        self.advance_answerable()
     }
 
     /// A partner learns from its primary what is committed.
     pub fn set_committed_by_primary(&mut self, to: Lsn) -> Result<(), CursorError> {
-        self.forward("committed", to, |c| &mut c.committed)
+        if to < self.committed {
+            return Err(self.error("committed", to, "it would move back"));
+        }
+        self.checked("committed", to, |c| {
+            c.committed = to;
+            c.answerable = c.answerable.max(to);
+        })
     }
 
     /// The local filesystem holds everything before `to`, flushed.
@@ -200,6 +283,9 @@ impl Cursors {
             c.appended = end;
             c.local_durable = end;
             c.peer_durable = c.peer_durable.min(end);
+            c.peer_held = c.peer_held.min(end);
+            // What was answered out of memory and is on no disk is gone with the node that went on without it.
+            c.answerable = c.answerable.min(end).max(c.committed);
         })
     }
 
@@ -207,12 +293,28 @@ impl Cursors {
         let releasable = match self.rule {
             AckRule::Nobody => self.committed,
             AckRule::Local => self.local_durable,
-            AckRule::Both => self.local_durable.min(self.peer_durable),
+            AckRule::Both | AckRule::Memory => self.local_durable.min(self.peer_durable),
         };
         if releasable > self.committed {
-            self.checked("committed", releasable, |c| c.committed = releasable)?;
+            self.checked("committed", releasable, |c| {
+                c.committed = releasable;
+                c.answerable = c.answerable.max(releasable);
+            })?;
         }
+        self.advance_answerable()?;
         Ok(self.committed)
+    }
+
+    fn advance_answerable(&mut self) -> Result<(), CursorError> {
+        if self.rule != AckRule::Memory || self.answers_held {
+            return Ok(());
+        }
+        let ahead = MAX_AHEAD_BYTES.min(self.capacity_bytes / 4);
+        let answerable = self.held().min(self.committed.plus(ahead));
+        if answerable > self.answerable {
+            self.checked("answerable", answerable, |c| c.answerable = answerable)?;
+        }
+        Ok(())
     }
 
     fn forward(
@@ -248,8 +350,14 @@ impl Cursors {
             "committed ≤ local_durable"
         } else if self.local_durable > self.appended {
             "local_durable ≤ appended"
-        } else if self.peer_durable > self.appended {
-            "peer_durable ≤ appended"
+        } else if self.committed > self.answerable {
+            "committed ≤ answerable"
+        } else if self.answerable > self.appended {
+            "answerable ≤ appended"
+        } else if self.peer_durable > self.peer_held {
+            "peer_durable ≤ peer_held"
+        } else if self.peer_held > self.appended {
+            "peer_held ≤ appended"
         } else if self.appended > self.reserved {
             "appended ≤ reserved"
         } else if self.reserved.since(self.trimmed) > self.capacity_bytes {
@@ -325,14 +433,49 @@ mod tests {
         assert_eq!(c.reserved(), Lsn(1024), "a refused change leaves nothing behind");
     }
 
+    #[test]
+    fn out_of_memory_is_answered_before_it_is_committed() {
+        let mut c = written(640);
+        c.set_rule(AckRule::Memory).unwrap();
+        c.set_peer_held(point(640)).unwrap();
+        assert_eq!(
+            (c.answerable(), c.committed()),
+            (Lsn(256), Lsn(0)),
+            "a quarter of the ring ahead at most"
+        );
+        assert_eq!(c.set_local_durable(Lsn(640)).unwrap(), Lsn(0), "the partner has it in memory only");
+        assert_eq!(c.set_peer_durable(point(64)).unwrap(), Lsn(64));
+        assert_eq!(c.answerable(), Lsn(320));
+        c.hold_answers(true).unwrap();
+        assert_eq!(c.set_peer_durable(point(128)).unwrap(), Lsn(128));
+        assert_eq!(c.answerable(), Lsn(320), "too long behind: nothing more");
+        c.hold_answers(false).unwrap();
+        assert_eq!(c.answerable(), Lsn(384));
+        assert_eq!(c.set_rule(AckRule::Nobody).unwrap(), Lsn(128));
+        assert_eq!(c.answerable(), Lsn(384), "what was answered is not taken back");
+        assert_eq!(c.set_rule(AckRule::Local).unwrap(), Lsn(640));
+        assert_eq!(c.answerable(), Lsn(640), "alone: when it is durable here");
+    }
+
+    #[test]
+    fn only_the_rule_of_memory_answers_what_is_not_durable() {
+        let mut c = written(640);
+        c.set_peer_held(point(640)).unwrap();
+        for rule in [AckRule::Nobody, AckRule::Local, AckRule::Both] {
+            c.set_rule(rule).unwrap();
+            assert_eq!(c.answerable(), Lsn(0), "{rule:?}");
+        }
+    }
+
     proptest! {
         /// Whatever is tried in whatever order, the cursors that result are in order.
         #[test]
-        fn the_order_always_holds(steps in prop::collection::vec((0..10u8, 0..2048u64), 0..64)) {
+        fn the_order_always_holds(steps in prop::collection::vec((0..13u8, 0..2048u64), 0..64)) {
             let mut c = Cursors::new(1024, Lsn(0), Lsn(0), Lsn(0)).unwrap();
             for (which, lsn) in steps {
-                let committed = c.committed();
+                let (committed, answerable) = (c.committed(), c.answerable());
                 let to = Lsn(lsn);
+                let rules = [AckRule::Both, AckRule::Local, AckRule::Nobody, AckRule::Memory];
                 let _ = match which {
                     0 => c.set_reserved(to),
                     1 => c.set_appended(to),
@@ -340,16 +483,22 @@ mod tests {
                     3 => c.set_peer_durable(point(lsn)).map(drop),
                     4 => c.set_applied(to),
                     5 => c.set_trimmed(to),
-                    6 => c.set_rule([AckRule::Both, AckRule::Local, AckRule::Nobody][lsn as usize % 3]).map(drop),
+                    6 => c.set_rule(rules[lsn as usize % 4]).map(drop),
                     7 => c.truncate(to),
                     8 => c.set_sealed(to),
+                    9 => c.set_peer_held(point(lsn)),
+                    10 => c.set_peer_start(point(lsn)).map(drop),
+                    11 => c.hold_answers(lsn % 2 == 0),
                     _ => c.set_committed_by_primary(to),
                 };
                 prop_assert!(c.trimmed() <= c.applied() && c.applied() <= c.committed());
                 prop_assert!(c.committed() <= c.local_durable() && c.local_durable() <= c.appended());
                 prop_assert!(c.appended() <= c.reserved() && c.peer_durable() <= c.appended());
                 prop_assert!(c.reserved().since(c.trimmed()) <= 1024);
+                prop_assert!(c.committed() <= c.answerable() && c.answerable() <= c.appended());
+                prop_assert!(c.peer_durable() <= c.peer_held() && c.peer_held() <= c.appended());
                 prop_assert!(c.committed() >= committed, "committed never moves back");
+                prop_assert!(c.answerable() >= answerable || which == 7, "but for a cut, nor does answerable");
             }
         }
     }

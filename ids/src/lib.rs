@@ -10,7 +10,7 @@ mod memory;
 mod names;
 mod position;
 
-pub use cursors::{AckRule, CursorError, Cursors};
+pub use cursors::{AckRule, AnswerFrom, CursorError, Cursors};
 pub use limits::{BaseLimits, XattrRoom};
 pub use memory::LogMemory;
 pub use names::{NameError, NodeName, VolumeId};
@@ -45,6 +45,8 @@ impl fmt::Display for Oid {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Durability {
+    /// The loss of other nodes: memory of a process, on its way to a log.
+    Memory,
     /// The death of the process, not of the machine: memory that outlives the process (tmpfs, memfd).
     Process,
     /// The loss of power.
@@ -54,6 +56,7 @@ pub enum Durability {
 impl fmt::Display for Durability {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Durability::Memory => "memory",
             Durability::Process => "process",
             Durability::Power => "power",
         })

@@ -213,7 +213,10 @@ impl Pair {
         self.reports.split = None;
         self.reports.needs_resync = None;
         let granted = self.client_limits();
+        // Whatever is stored here rests on the log's device: see `Command::Store`.
+        self.unproven = false;
         self.store(|state| {
+            state.from_memory = false;
             state.granted = Some(granted);
             state.epoch_seen = epoch;
             state.register = register;

@@ -6,19 +6,21 @@
 //! state of a newer version, or bytes that are none; both are refused, nothing is guessed.
 
 use crate::witness::Register;
-use ids::{BaseLimits, Durability, Epoch, EpochHistory, LogPoint, Lsn, VolumeId};
+use ids::{AnswerFrom, BaseLimits, Durability, Epoch, EpochHistory, LogPoint, Lsn, VolumeId};
 use serde::{Deserialize, Serialize};
 
 /// Longest encoding of a [`DurableState`].
 pub const MAX_STATE_BYTES: usize = 1024;
-const STATE_VERSION: u8 = 5;
+const STATE_VERSION: u8 = 6;
 /// The same without the last field.
-const STATE_VERSION_WITHOUT_LIMITS: u8 = 4;
+const STATE_VERSION_WITHOUT_MEMORY: u8 = 5;
 /// The same without the last two.
-const STATE_VERSION_WITHOUT_DIFFERS: u8 = 3;
+const STATE_VERSION_WITHOUT_LIMITS: u8 = 4;
 /// The same without the last three.
-const STATE_VERSION_WITHOUT_COMPARE: u8 = 2;
+const STATE_VERSION_WITHOUT_DIFFERS: u8 = 3;
 /// The same without the last four.
+const STATE_VERSION_WITHOUT_COMPARE: u8 = 2;
+/// The same without the last five.
 const STATE_VERSION_WITHOUT_RESYNC: u8 = 1;
 
 /// What the role machine keeps over a restart.
@@ -47,6 +49,9 @@ pub struct DurableState {
     pub tree_differs: bool,
     /// What clients of the volume were granted last: what both bases hold, or this one before the partner was known.
     pub granted: Option<BaseLimits>,
+    /// This log acknowledges out of memory: after a restart it may lack the last of what it acknowledged. Then `in_sync`
+    /// lets it claim only beside a partner that does not hold more.
+    pub from_memory: bool,
 }
 
 /// Bytes that are no usable [`DurableState`].
@@ -83,7 +88,8 @@ impl DurableState {
                 &version @ (STATE_VERSION_WITHOUT_RESYNC
                 | STATE_VERSION_WITHOUT_COMPARE
                 | STATE_VERSION_WITHOUT_DIFFERS
-                | STATE_VERSION_WITHOUT_LIMITS),
+                | STATE_VERSION_WITHOUT_LIMITS
+                | STATE_VERSION_WITHOUT_MEMORY),
                 rest,
             )) => {
                 // What an older program did not know was not so: a false, or nothing, for each missing field.
@@ -93,6 +99,13 @@ impl DurableState {
             }
             Some((&version, _)) => Err(StateError::Version(version)),
         }
+    }
+}
+
+impl LogSummary {
+    /// How far it goes: who goes further holds more.
+    pub(crate) fn reach(&self) -> (Option<Epoch>, Lsn) {
+        (self.history.last().map(|last| last.epoch), self.end.lsn)
     }
 }
 
@@ -116,6 +129,8 @@ pub struct LogSummary {
     pub survived: bool,
     /// What this log survives.
     pub durability: Durability,
+    /// What answers shall wait for, as this node is configured; the stronger of both nodes' counts.
+    pub answer_from: AnswerFrom,
     /// Nothing but the root directory is in the base tree and nothing was ever applied to it.
     pub base_empty: bool,
 }

@@ -31,6 +31,18 @@ impl Pair {
                     "waiting for both needs a partner that has joined: {self:?}"
                 );
             }
+            AckRule::Memory => {
+                assert!(
+                    primary.is_some_and(|p| {
+                        matches!(p.mode, PrimaryMode::Mirrored { .. } | PrimaryMode::HandingOver { .. })
+                    }) || going_on,
+                    "out of memory only beside a partner that may take over: {self:?}"
+                );
+                assert!(
+                    self.durable.from_memory || going_on,
+                    "out of memory only when that is stored: {self:?}"
+                );
+            }
         }
         if effects.lease == Lease::Forever {
             assert!(alone || going_on, "an endless lease only in solo: {self:?}");

@@ -36,7 +36,7 @@ use crate::{
     Command, Config, ConfigError, DurableState, Event, Hello, Lease, LinkId, LogSummary, Message, MonoMs,
     Posture, ResyncReason, Vitals,
 };
-use ids::{AckRule, BaseLimits, Epoch};
+use ids::{AckRule, AnswerFrom, BaseLimits, Epoch};
 
 /// The state machine of one volume on one node.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -57,6 +57,8 @@ pub struct Pair {
     /// What [`granted`](Self::granted) was after the last event.
     granted: Epoch,
     pub(crate) fault: bool,
+    /// This process was not there when its log acknowledged out of memory: the log may lack some of that.
+    pub(crate) unproven: bool,
     pub(crate) distrust: Distrust,
     /// `Some(by when)` after `Shutdown`.
     pub(crate) stopping: Option<MonoMs>,
@@ -101,6 +103,7 @@ impl Pair {
             last_heartbeat: None,
             granted: Epoch(0),
             fault: false,
+            unproven: durable.from_memory,
             distrust: Distrust::default(),
             stopping: None,
             takeover: None,
@@ -385,6 +388,12 @@ impl Pair {
         let opened = self.log.history.last().map_or(Epoch(0), |last| last.epoch);
         let stored = self.durable.register.as_ref().map_or(Epoch(0), |ours| ours.epoch);
         self.durable.epoch_seen.max(opened).max(stored)
+    }
+
+    /// Do both nodes want answers out of memory?
+    pub(crate) fn answers_from_memory(&self) -> bool {
+        self.log.answer_from == AnswerFrom::Memory
+            && self.peer_hello().is_some_and(|theirs| theirs.log.answer_from == AnswerFrom::Memory)
     }
 
     /// What clients may ask for: what both bases hold, as far as the partner's was ever known.

@@ -2,7 +2,8 @@
 //! what the nodes tell each other.
 
 use crate::{Config, Hello, Posture, Refusal, ResyncReason, Split};
-use ids::{BaseLimits, Epoch, Lsn, NodeName};
+use ids::{AnswerFrom, BaseLimits, Epoch, Lsn, NodeName};
+use std::cmp::Ordering;
 
 /// What a node that wants to follow has to do with its log.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -126,7 +127,15 @@ pub(crate) fn who_begins(config: &Config, a: &Hello, b: &Hello) -> Option<NodeNa
     match (in_sync(a), in_sync(b)) {
         (true, false) => Some(a.node.clone()),
         (false, true) => Some(b.node.clone()),
-        (true, true) => Some(newest.map_or_else(by_configuration, |register| register.primary.clone())),
+        (true, true) => {
+            // Out of memory more may have been answered than a node that restarted still holds.
+            let from_memory = [a, b].iter().any(|hello| hello.log.answer_from == AnswerFrom::Memory);
+            match a.log.reach().cmp(&b.log.reach()) {
+                Ordering::Greater if from_memory => Some(a.node.clone()),
+                Ordering::Less if from_memory => Some(b.node.clone()),
+                _ => Some(newest.map_or_else(by_configuration, |register| register.primary.clone())),
+            }
+        }
         (false, false) if fresh(a) && fresh(b) => match (a.log.base_empty, b.log.base_empty) {
             (false, true) => Some(a.node.clone()),
             (true, false) => Some(b.node.clone()),

@@ -160,6 +160,7 @@ impl Pair {
         }
         if self.config.witness
             && self.durable.in_sync
+            && !self.unproven
             && !self.durable.tree_differs
             && self.stopping.is_none()
         {
@@ -197,7 +198,10 @@ impl Pair {
         }
         // An older value that comes late is told from a newer one by its generation.
         let newest = self.desk.register().unwrap_or(&register);
-        let mirrored = newest.mode == Mode::Mirrored && newest.epoch == partner.epoch && self.durable.in_sync;
+        let mirrored = newest.mode == Mode::Mirrored
+            && newest.epoch == partner.epoch
+            && self.durable.in_sync
+            && !self.unproven;
         if !matches!(partner.stage, PartnerStage::Truncating) {
             partner.stage = PartnerStage::Following { mirrored };
             self.role = Role::Partner(partner);
@@ -207,8 +211,11 @@ impl Pair {
     pub(crate) fn mark_in_sync(&mut self, epoch: Epoch) {
         let Role::Partner(partner) = &self.role else { return };
         if partner.epoch == epoch && matches!(partner.stage, PartnerStage::Following { .. }) {
+            let from_memory = self.answers_from_memory();
+            self.unproven = false;
             self.store(|state| {
                 state.in_sync = true;
+                state.from_memory = from_memory;
                 state.solo = None;
                 state.epoch_seen = state.epoch_seen.max(epoch);
             });

@@ -2,7 +2,7 @@
 //!
 //! Invariants: (1) `solo` is cleared only after the rule `Both` is in force and the partner holds everything
 //! that was committed before; (2) the register says mirrored only after the partner has stored that it is in
-//! sync; (3) once that swap has been asked, this node never acknowledges alone in this epoch again, for the
+//! sync, and out of memory nothing is answered before; (3) once that swap has been asked, this node never acknowledges alone in this epoch again, for the
 //! swap may succeed late.
 
 use crate::desk::Purpose;
@@ -243,7 +243,14 @@ impl Pair {
             Some(register) if self.config.witness => register.clone(),
             _ => self.register_of(primary.epoch, Mode::Mirrored, self.durable.register.clone().as_ref()),
         };
-        self.store(|state| state.register = Some(register));
+        let from_memory = self.answers_from_memory();
+        self.store(|state| {
+            state.register = Some(register);
+            state.from_memory = from_memory;
+        });
+        if from_memory {
+            self.set_rule(AckRule::Memory);
+        }
         self.tell_register();
     }
 }

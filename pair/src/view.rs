@@ -30,6 +30,7 @@ impl Pair {
                 _ => None,
             },
             eligible: self.durable.in_sync
+                && !self.unproven
                 && !self.newest_register().is_some_and(|register| register.is_alone_beside(&self.config.me))
                 && self.is_sure_of_the_register()
                 && self.reports.needs_resync.is_none()
@@ -128,6 +129,10 @@ impl Pair {
             Role::Waiting(_) if self.durable.tree_differs => {
                 "this tree is known to differ from the primary's: waits for the primary, or for 'twinfiler takeover \
                  --force', which serves it as it is"
+            }
+            Role::Waiting(_) if self.unproven && self.durable.in_sync && self.peer_hello().is_none() => {
+                "it answered out of memory and was not ended cleanly, so the other node may hold more: waits for that; if \
+                 it is gone for good: 'twinfiler takeover --force' here, which keeps everything that an fsync waited for"
             }
             Role::Waiting(waiting) => match waiting.why {
                 Why::Frozen => "no witness: waits for the partner, or for 'twinfiler takeover --force'",

@@ -7,7 +7,7 @@ use crate::desk::Purpose;
 use crate::meeting::{parted, who_begins};
 use crate::state::{Handed, Known, PartnerStage, Role, Waiting, Why};
 use crate::witness::{Mode, Register};
-use crate::{Command, Lease, LogSummary, Message, MonoMs, Pair, Posture, ResyncReason, StopReason};
+use crate::{Command, Lease, Message, MonoMs, Pair, Posture, ResyncReason, StopReason};
 use ids::AckRule;
 use std::cmp::Ordering;
 
@@ -132,6 +132,10 @@ impl Pair {
     /// be an older one that was brought back, and the one that is ahead goes first.
     fn right_beside_the_partner(&mut self, register: &Register) -> Right {
         let names_me = register.primary == self.config.me;
+        if self.unproven && self.peer_hello().is_none() {
+            // The other node may hold what this log acknowledged out of memory and lost.
+            return Right::No;
+        }
         let Some(theirs) = self.peer_hello().filter(|theirs| theirs.in_sync && theirs.log.survived) else {
             // Nothing to compare with, or nothing better.
             return if self.peer_hello().is_some() && names_me { Right::Mine } else { Right::InTurn };
@@ -145,8 +149,9 @@ impl Pair {
             self.needs_resync(ResyncReason::LogLost);
             return Right::No;
         }
-        let reaches = |log: &LogSummary| (log.history.last().map(|last| last.epoch), log.end.lsn);
-        match reaches(&theirs.log).cmp(&reaches(&self.log)) {
+        match theirs.log.reach().cmp(&self.log.reach()) {
+            // What it holds now may be more than its Hello tells, and more than this node.
+            _ if self.unproven && !waits => Right::No,
             Ordering::Less if names_me || waits => Right::Mine,
             Ordering::Equal if names_me => Right::Mine,
             Ordering::Greater if waits || theirs.posture == Posture::Claiming => Right::No,

@@ -26,14 +26,21 @@ fn largest_state() -> DurableState {
         compare_all: true,
         tree_differs: true,
         granted: Some(BaseLimits::LINUX),
+        from_memory: true,
     }
 }
 
 /// What an older program stored is read; what it did not know was not so.
 #[test]
 fn states_of_older_versions_are_read() {
-    let known = DurableState { granted: None, ..largest_state() };
+    let mut bytes = DurableState { from_memory: false, ..largest_state() }.encode();
+    bytes.pop();
+    bytes[0] = 5;
+    let expected = DurableState { from_memory: false, ..largest_state() };
+    assert_eq!(DurableState::decode(&bytes), Ok(expected), "version 5");
+    let known = DurableState { granted: None, from_memory: false, ..largest_state() };
     let mut bytes = known.encode();
+    bytes.pop();
     for (version, resync, compare_all, tree_differs) in
         [(4, true, true, true), (3, true, true, false), (2, true, false, false), (1, false, false, false)]
     {

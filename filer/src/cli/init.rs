@@ -24,6 +24,11 @@ use std::path::{Path, PathBuf};
 
 /// Length of a log that nobody has said anything else of.
 const DEFAULT_CAPACITY: ByteSize = ByteSize(1 << 30);
+/// What a log on a device lets an administrator choose, the stronger one first.
+const ANSWER_CHOICE: &str = "\
+    # \"power\": what is answered survives a loss of power on both nodes. \"memory\": it survives the loss of one node, and\n\
+    # only what an fsync waited for that of both; answers do not wait for the devices. The same on both nodes.\n\
+    answer = \"power\"\n";
 /// Mode of the directory that keeps other users out of a base.
 const CLOSED: u32 = 0o700;
 /// Components of a path like /srv, which is everybody's.
@@ -252,6 +257,7 @@ impl Made {
 
     fn snippet(&self, peer: &str, address: &str) -> String {
         let Made { name, volume, base, log, kind, capacity, .. } = self;
+        let answer = if *kind == LogKind::Block { ANSWER_CHOICE } else { "" };
         format!(
             "[[volume]]\n\
              name = \"{name}\"\n\
@@ -259,6 +265,7 @@ impl Made {
              base = {}\n\
              peer = {{ name = \"{peer}\", address = \"{address}\" }}\n\
              log = {{ kind = \"{kind}\", path = {}, capacity = \"{capacity}\" }}\n\
+             {answer}\
              fuse = {{ mount = \"/srv/{name}\" }}\n",
             quoted(base),
             quoted(log),
@@ -277,7 +284,7 @@ mod tests {
 
     #[test]
     fn the_snippets_are_a_valid_configuration() {
-        let made = Made {
+        let mut made = Made {
             name: "home".parse().unwrap(),
             volume: VolumeId([7; 16]),
             base: "/var/lib/a \"quoted\" name".into(),
@@ -292,6 +299,11 @@ mod tests {
         assert_eq!(config.volumes[0].id, made.volume);
         assert_eq!(config.volumes[0].base, made.base);
         let steps = made.next_steps(Some(&config));
+        assert!(!steps.contains("answer"), "there is no choice: {steps}");
+        made.kind = LogKind::Block;
+        let text = format!("{node}{}", made.snippet("filer-b", "10.0.0.2:7400"));
+        assert!(text.contains("\nanswer = \"power\"\n"), "{text}");
+        assert_eq!(NodeConfig::parse(&text, "snippet").unwrap().volumes[0].answer, ids::AnswerFrom::Power);
         assert!(steps.contains("peer = { name = \"filer-a\", address = \"10.0.0.1:7400\" }"), "{steps}");
     }
 }

@@ -204,23 +204,29 @@ pub trait Journal: Send + Sync {
     fn admit(&self, ask: Ask) -> Result<Admission, Refused>;
     /// The log that records go into.
     fn log(&self) -> &Arc<nvlog::Log>;
-    /// Before an answer that may be given when everything before `lsn` is committed. Blocks until it is, and drives the
+    /// Before an answer that may be given when everything before `lsn` is answerable. Blocks until it is, and drives the
     /// commit path itself; in an [`attempt`] it may only note what is owed.
-    fn wait_committed(&self, lsn: Lsn) -> Result<(), NotServing>;
-    /// Everything before `lsn` is committed when it returns: for what cannot be read before.
-    fn require_committed(&self, lsn: Lsn) -> Result<(), NotServing> {
-        self.wait_committed(lsn)
+    fn wait_answerable(&self, lsn: Lsn) -> Result<(), NotServing>;
+    /// Everything before `lsn` is answerable when it returns: for what cannot be read before.
+    fn require_answerable(&self, lsn: Lsn) -> Result<(), NotServing> {
+        self.wait_answerable(lsn)
     }
     /// The same at the end of a client's operation, which is counted.
     fn commit(&self, end: Lsn) -> Result<(), NotServing> {
-        self.wait_committed(end)
+        self.wait_answerable(end)
     }
     /// Before a wait for somebody who may hang with the base. In an [`attempt`] only a thread that may hang, too, goes on.
     fn require_patience(&self) -> Result<(), NotServing> {
         Ok(())
     }
-    /// Everything before this is committed. Cheap.
-    fn committed(&self) -> Lsn;
+    /// Everything before this may be answered and shown: it is committed, or in both nodes' memory where the volume is
+    /// configured so. Cheap.
+    fn answerable(&self) -> Lsn;
+    /// Before the answer to an fsync, of whatever kind: everything before `lsn` is committed. Blocks until it is; in an
+    /// [`attempt`] it may only note what is owed.
+    fn sync(&self, lsn: Lsn) -> Result<(), NotServing> {
+        self.wait_answerable(lsn)
+    }
     /// May reads be answered now? Blocks for a bounded time while frozen.
     fn check_lease(&self) -> Result<(), NotServing>;
     /// For how long an answer that is given now may be shown by those who keep it; `None`: without end.
@@ -234,11 +240,15 @@ pub trait Journal: Send + Sync {
     fn partner_has_room(&self, _oid: Oid, _range: Range<u64>) -> bool {
         true
     }
-    /// Gives `answer` when everything before `lsn` is committed, or cannot be any more. A journal that heeds no
+    /// Gives `answer` when everything before `lsn` is answerable, or cannot be any more. A journal that heeds no
     /// [`attempt`] waits here.
-    fn when_committed(&self, lsn: Lsn, client: Client, answer: Answer) {
+    fn when_answerable(&self, lsn: Lsn, client: Client, answer: Answer) {
         let _ = client;
-        answer(self.wait_committed(lsn).map_err(Denied::from));
+        answer(self.wait_answerable(lsn).map_err(Denied::from));
+    }
+    /// Gives `answer` when everything before `lsn` is committed, or cannot be any more.
+    fn when_synced(&self, lsn: Lsn, client: Client, answer: Answer) {
+        self.when_answerable(lsn, client, answer);
     }
     /// Keeps a request that has to wait, and tries it again when it may go on. Never called where no attempt waits.
     fn park(&self, request: Parked) {

@@ -7,7 +7,7 @@
 //! flight, an idle pair sends at once, and a lone write wakes no other thread of its node. A thread of its
 //! own that all writers hand over to was not chosen: it costs two wake-ups for each write.
 //!
-//! Invariants: `committed` only moves as [`Cursors`] allows, under its lock; an acknowledgement rule change
+//! Invariants: `committed` and `answerable` only move as [`Cursors`] allows, under its lock; an acknowledgement rule change
 //! takes that lock too, so after `set_rule(Nobody)` returns nothing more is released. What can go wrong: the
 //! link fails under the driver (it reports once and parks like the others until the rule changes or a new
 //! link comes), the log's memory fails (the volume stops serving).
@@ -15,6 +15,7 @@
 mod drive;
 mod mirror;
 mod serve;
+mod synced;
 
 use super::answers::Answers;
 use super::base_reads;
@@ -35,6 +36,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
+use synced::Behind;
 
 /// Batches on the wire at once: one travels while the next gathers and follows.
 const MAX_IN_FLIGHT: usize = 2;
@@ -51,6 +53,8 @@ pub trait CommitEvents: Send + Sync {
     fn log_failed(&self, error: String);
     /// Space runs out: a consistency point would help.
     fn want_consistency_point(&self);
+    /// The partner's log should have everything before `lsn` soon: somebody waits for it.
+    fn want_partner_durable(&self, _lsn: Lsn) {}
     /// Has the partner blocks for a range of a file, after what was `committed`? False also when it does not answer.
     fn partner_has_room(&self, _committed: Lsn, _oid: Oid, _range: Range<u64>) -> bool {
         false
@@ -61,6 +65,8 @@ struct Mirror {
     link: u64,
     sender: Box<dyn MirrorSender>,
     sent: LogPoint,
+    /// What the partner acknowledges is in its memory; what is in its log it tells otherwise.
+    from_memory: bool,
 }
 
 /// What is known of the partner's log.
@@ -83,14 +89,26 @@ pub struct CommitPath {
     events: Box<dyn CommitEvents>,
     cursors: Mutex<Cursors>,
     committed: AtomicU64,
+    answerable: AtomicU64,
     /// Everything before it is durable here. The lock is held while persisting.
     local: Mutex<LogPoint>,
     mirror: Mutex<Option<Mirror>>,
     /// Threads that wait for `mirror` to start or stop mirroring; drivers make way.
     seat_wanted: AtomicUsize,
     waiters: Waiters,
-    /// Ready, and waiting for a commit.
+    /// Ready, and waiting to be answerable.
     answers: Answers,
+    /// Those who wait for an fsync: threads, and answers that are ready.
+    sync_waiters: Waiters,
+    syncs: Answers,
+    /// Wakes the thread that writes behind answers.
+    flushing: Bell,
+    /// Somebody waits until everything before it is durable here; and at the partner, who was told so.
+    wanted: AtomicU64,
+    hastened: AtomicU64,
+    /// The link over which the partner acknowledges out of memory; 0: there is none.
+    memory_link: AtomicU64,
+    behind: Mutex<Behind>,
     /// Wakes the thread that drives for answers which no thread waits for.
     owing: Bell,
     /// Requests that wait without a thread.
@@ -123,6 +141,7 @@ impl CommitPath {
             metrics,
             events,
             committed: AtomicU64::new(cursors.committed().0),
+            answerable: AtomicU64::new(cursors.answerable().0),
             local: Mutex::new(log_end),
             log,
             cursors: Mutex::new(cursors),
@@ -130,6 +149,13 @@ impl CommitPath {
             seat_wanted: AtomicUsize::new(0),
             waiters: Waiters::default(),
             answers: Answers::default(),
+            sync_waiters: Waiters::default(),
+            syncs: Answers::default(),
+            flushing: Bell::new(),
+            wanted: AtomicU64::new(0),
+            hastened: AtomicU64::new(0),
+            memory_link: AtomicU64::new(0),
+            behind: Mutex::new(Behind::none()),
             owing: Bell::new(),
             queue: Queue::default(),
             base_bell: Bell::new(),
@@ -154,14 +180,18 @@ impl CommitPath {
 
     /// Changes what acknowledgements wait for. When it returns, the old rule releases nothing any more.
     pub fn set_rule(&self, rule: AckRule) -> Result<(), CursorError> {
-        let committed = {
+        let released = {
+            let mut behind = self.behind.lock();
+            *behind = Behind::none();
             let mut cursors = self.cursors.lock();
-            let committed = cursors.set_rule(rule)?;
+            cursors.hold_answers(false)?;
+            cursors.set_rule(rule)?;
             self.rule.store(rule as u8, Ordering::SeqCst);
-            committed
+            (cursors.committed(), cursors.answerable())
         };
-        self.publish_committed(committed);
+        self.publish(released);
         self.waiters.wake_all();
+        self.sync_waiters.wake_all();
         self.owing.ring_always();
         Ok(())
     }
@@ -187,6 +217,7 @@ impl CommitPath {
         self.closed.store(code(why), Ordering::SeqCst);
         self.gate.close(why);
         self.waiters.wake_all();
+        self.sync_waiters.wake_all();
         self.deny_waiting(why);
     }
 
@@ -225,13 +256,13 @@ impl CommitPath {
 
     /// A primary's partner hears what is committed.
     pub fn committed_by_primary(&self, to: Lsn) -> Result<(), CursorError> {
-        let committed = {
+        let released = {
             let mut cursors = self.cursors.lock();
             let to = to.min(cursors.local_durable()).max(cursors.committed());
             cursors.set_committed_by_primary(to)?;
-            to
+            (cursors.committed(), cursors.answerable())
         };
-        self.publish_committed(committed);
+        self.publish(released);
         Ok(())
     }
 
@@ -257,8 +288,11 @@ impl CommitPath {
 
     /// The log was cut at `to`.
     pub fn truncated(&self, to: LogPoint) -> Result<(), CursorError> {
-        self.cursors.lock().truncate(to.lsn)?;
-        *self.local.lock() = to;
+        let mut local = self.local.lock();
+        let mut cursors = self.cursors.lock();
+        cursors.truncate(to.lsn)?;
+        self.answerable.store(cursors.answerable().0, Ordering::SeqCst);
+        *local = to;
         Ok(())
     }
 
@@ -269,6 +303,8 @@ impl CommitPath {
             let mut cursors = self.cursors.lock();
             *cursors = Cursors::new(cursors.capacity_bytes(), at.lsn, at.lsn, at.lsn)?;
             self.committed.store(at.lsn.0, Ordering::SeqCst);
+            self.answerable.store(at.lsn.0, Ordering::SeqCst);
+            self.wanted.store(0, Ordering::SeqCst);
             cursors.space_floor()
         };
         *local = at;
@@ -315,8 +351,14 @@ impl CommitPath {
         match self.rule.load(Ordering::SeqCst) {
             r if r == AckRule::Both as u8 => AckRule::Both,
             r if r == AckRule::Local as u8 => AckRule::Local,
+            r if r == AckRule::Memory as u8 => AckRule::Memory,
             _ => AckRule::Nobody,
         }
+    }
+
+    /// Everything before this is durable wherever it has to be.
+    pub fn committed(&self) -> Lsn {
+        Lsn(self.committed.load(Ordering::SeqCst))
     }
 
     fn check_open(&self) -> Result<(), NotServing> {
@@ -343,25 +385,25 @@ impl Journal for CommitPath {
         &self.log
     }
 
-    fn wait_committed(&self, lsn: Lsn) -> Result<(), NotServing> {
-        if self.committed() >= lsn {
+    fn wait_answerable(&self, lsn: Lsn) -> Result<(), NotServing> {
+        if self.answerable() >= lsn {
             return Ok(());
         }
         if is_attempt() {
             return self.drive_or_owe(lsn);
         }
         loop {
-            while self.drive(lsn, false) && self.committed() < lsn {
+            while self.drive(lsn, false) && self.answerable() < lsn {
                 self.check_open()?;
             }
-            if self.committed() >= lsn {
+            if self.answerable() >= lsn {
                 return Ok(());
             }
             self.check_open()?;
             self.waiters.register(lsn);
-            let idle = self.committed() < lsn
+            let idle = self.answerable() < lsn
                 && self.check_open().is_ok()
-                && (self.rule() == AckRule::Nobody || !self.can_drive());
+                && (self.rule() == AckRule::Nobody || self.is_held(lsn) || !self.can_drive());
             if idle {
                 runtime::park();
             }
@@ -369,9 +411,9 @@ impl Journal for CommitPath {
         }
     }
 
-    fn require_committed(&self, lsn: Lsn) -> Result<(), NotServing> {
-        self.wait_committed(lsn)?;
-        if self.committed() >= lsn {
+    fn require_answerable(&self, lsn: Lsn) -> Result<(), NotServing> {
+        self.wait_answerable(lsn)?;
+        if self.answerable() >= lsn {
             return Ok(());
         }
         in_attempt(|attempt| attempt.wait = Some(Wait::Commit(lsn)));
@@ -384,14 +426,18 @@ impl Journal for CommitPath {
 
     fn commit(&self, end: Lsn) -> Result<(), NotServing> {
         let begun = Instant::now();
-        self.wait_committed(end)?;
+        self.wait_answerable(end)?;
         self.metrics.commit.observe(begun.elapsed());
         self.metrics.operations.add(1);
         Ok(())
     }
 
-    fn committed(&self) -> Lsn {
-        Lsn(self.committed.load(Ordering::SeqCst))
+    fn answerable(&self) -> Lsn {
+        Lsn(self.answerable.load(Ordering::SeqCst))
+    }
+
+    fn sync(&self, lsn: Lsn) -> Result<(), NotServing> {
+        self.sync_to(lsn)
     }
 
     fn check_lease(&self) -> Result<(), NotServing> {
@@ -426,8 +472,12 @@ impl Journal for CommitPath {
         !self.gate.has_peer() || self.events.partner_has_room(self.committed(), oid, range)
     }
 
-    fn when_committed(&self, lsn: Lsn, client: Client, answer: Answer) {
-        self.answer_when_committed(lsn, client, answer);
+    fn when_answerable(&self, lsn: Lsn, client: Client, answer: Answer) {
+        self.answer_when_answerable(lsn, client, answer);
+    }
+
+    fn when_synced(&self, lsn: Lsn, client: Client, answer: Answer) {
+        self.answer_when_synced(lsn, client, answer);
     }
 
     fn park(&self, request: Parked) {

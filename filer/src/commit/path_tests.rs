@@ -1,9 +1,11 @@
 //! The commit path over real logs and a real loopback link, partner's side included.
 
+mod memory;
+
 use super::*;
 use crate::metrics::Metrics;
 use crate::runtime::{Instant, Uptime};
-use ids::{AckRule, Cursors, LogPoint, NodeName, VolumeId};
+use ids::{AckRule, AnswerFrom, Cursors, LogPoint, NodeName, VolumeId};
 use nvlog::{FormatOptions, Log};
 use parking_lot::Mutex;
 use rdma_transport::{Link, LinkError, LinkParams, tcp};
@@ -16,6 +18,8 @@ const CAPACITY_BYTES: u64 = 1 << 20;
 #[derive(Default)]
 struct Heard {
     lost: Mutex<Vec<u64>>,
+    /// Up to where the partner was told to be durable.
+    wanted: Mutex<Vec<Lsn>>,
 }
 
 struct Events(Arc<Heard>);
@@ -28,6 +32,9 @@ impl CommitEvents for Events {
         panic!("the emulated log failed: {error}");
     }
     fn want_consistency_point(&self) {}
+    fn want_partner_durable(&self, lsn: Lsn) {
+        self.0.wanted.lock().push(lsn);
+    }
 }
 
 fn log() -> Arc<Log> {
@@ -77,6 +84,15 @@ struct Partner {
 
 impl Partner {
     fn start(log: Arc<Log>, link: Link, at: LogPoint) -> Partner {
+        Partner::taking_in(log, link, at, true)
+    }
+
+    /// One that acknowledges what it has in memory.
+    fn start_unpersisted(log: Arc<Log>, link: Link, at: LogPoint) -> Partner {
+        Partner::taking_in(log, link, at, false)
+    }
+
+    fn taking_in(log: Arc<Log>, link: Link, at: LogPoint, persists: bool) -> Partner {
         let stop = Arc::new(AtomicBool::new(false));
         let (stopped, partner_log) = (stop.clone(), log.clone());
         let thread = std::thread::spawn(move || {
@@ -89,7 +105,9 @@ impl Partner {
                 let before = partner_log.end().lsn;
                 let landed = partner_log.ingest(arrival.to.lsn).unwrap();
                 assert_eq!(landed, arrival.to);
-                partner_log.persist(before, landed.lsn).unwrap();
+                if persists {
+                    partner_log.persist(before, landed.lsn).unwrap();
+                }
                 if link.receiver.acknowledge(landed).is_err() {
                     return;
                 }
@@ -119,14 +137,14 @@ fn many_clients_commit_on_both_logs() {
     let (at_a, at_b) = links(&a, &b);
     let mut partner = Partner::start(b, at_b, a.end());
     path.set_rule(AckRule::Both).unwrap();
-    path.start_mirror(1, at_a.sender, a.end()).unwrap();
+    path.start_mirror(1, at_a.sender, a.end(), AnswerFrom::Power).unwrap();
     std::thread::scope(|scope| {
         for client in 0..6u8 {
             let path = &path;
             scope.spawn(move || {
                 for size in 0..150 {
                     let end = append(path, &vec![client; size]);
-                    path.wait_committed(end).unwrap();
+                    path.wait_answerable(end).unwrap();
                     assert!(path.committed() >= end);
                 }
             });
@@ -147,7 +165,7 @@ fn many_clients_commit_alone() {
             scope.spawn(move || {
                 for size in 0..250 {
                     let end = append(path, &vec![client; size % 100]);
-                    path.wait_committed(end).unwrap();
+                    path.wait_answerable(end).unwrap();
                 }
             });
         }
@@ -162,13 +180,13 @@ fn nothing_is_answered_without_the_partner_until_the_rule_says_so() {
     let path = path(&a, &heard);
     let (at_a, at_b) = links(&a, &b);
     path.set_rule(AckRule::Both).unwrap();
-    path.start_mirror(9, at_a.sender, a.end()).unwrap();
+    path.start_mirror(9, at_a.sender, a.end(), AnswerFrom::Power).unwrap();
     drop(at_b);
     let waiting = {
         let path = path.clone();
         std::thread::spawn(move || {
             let end = append(&path, b"alone");
-            path.wait_committed(end).map(|()| end)
+            path.wait_answerable(end).map(|()| end)
         })
     };
     let begun = Instant::now();
@@ -194,14 +212,14 @@ fn a_partner_that_comes_back_gets_what_it_misses_and_then_counts() {
     let from = b.end();
     for n in 0..200u32 {
         let end = append(&path, &n.to_le_bytes().repeat(100));
-        path.wait_committed(end).unwrap();
+        path.wait_answerable(end).unwrap();
     }
     let (at_a, at_b) = links(&a, &b);
     let mut partner = Partner::start(b, at_b, from);
-    path.start_mirror(2, at_a.sender, from).unwrap();
+    path.start_mirror(2, at_a.sender, from, AnswerFrom::Power).unwrap();
     path.set_rule(AckRule::Both).unwrap();
     let end = append(&path, b"behind the barrier");
-    path.wait_committed(end).unwrap();
+    path.wait_answerable(end).unwrap();
     assert_eq!(partner.log.end(), a.end());
     partner.stop();
 }
@@ -214,7 +232,7 @@ fn closing_answers_everybody_who_waits() {
         .map(|_| {
             // Let in before the path is closed, however slow the thread starts; it may wait before or after.
             let (path, end) = (path.clone(), append(&path, b"x"));
-            std::thread::spawn(move || path.wait_committed(end))
+            std::thread::spawn(move || path.wait_answerable(end))
         })
         .collect();
     std::thread::sleep(Duration::from_millis(20));
@@ -242,11 +260,11 @@ impl FullPartner {
         let path = path(&a, &Arc::default());
         let (at_a, at_b) = links(&a, &b);
         let partner = Partner::start(b.clone(), at_b, b.end());
-        path.start_mirror(1, at_a.sender, a.end()).unwrap();
+        path.start_mirror(1, at_a.sender, a.end(), AnswerFrom::Power).unwrap();
         path.set_rule(AckRule::Local).unwrap();
         let write = |count: usize| {
             for _ in 0..count {
-                path.wait_committed(append(&path, &[1; RECORD_BYTES])).unwrap();
+                path.wait_answerable(append(&path, &[1; RECORD_BYTES])).unwrap();
             }
             a.end()
         };
@@ -295,7 +313,7 @@ fn mirroring_can_be_stopped_while_a_client_waits_for_room_in_the_partners_ring()
     let end = append(&path, b"no room for this there");
     let client = {
         let path = path.clone();
-        std::thread::spawn(move || path.wait_committed(end))
+        std::thread::spawn(move || path.wait_answerable(end))
     };
     let deadline = Instant::now() + Duration::from_secs(20);
     while path.can_drive() {

@@ -5,10 +5,11 @@
 //! - what cannot begin yet (a full log, a full disk, no lease, a read of what is not committed) ends with
 //!   [`NotServing::MustWait`] before it has changed anything, and the attempt tells for what it has to wait ([`Wait`]):
 //!   the door parks the request ([`Journal::park`](super::Journal::park)), and another attempt is made when it may go on;
-//! - what was done and is not committed yet goes on as if it were, and the attempt owes that commit: the door hands its
-//!   answer over ([`Journal::when_committed`](super::Journal::when_committed)), and whoever commits gives it.
+//! - what was done and is not answerable yet goes on as if it were, and the attempt owes that: the door hands its
+//!   answer over ([`Journal::when_answerable`](super::Journal::when_answerable)), and whoever commits gives it;
+//! - an fsync owes that everything before it is committed, in the same way.
 //!
-//! Invariant: an answer is given only when everything that its attempts owe is committed. Whoever makes no attempt (the
+//! Invariant: an answer is given only when everything that its attempts owe has come. Whoever makes no attempt (the
 //! node's own threads, benches, a simulation's clients) waits on its own thread as ever.
 //!
 //! Not chosen: a spare thread in place of each that waits (thousands of clients are thousands of threads), `async`
@@ -43,6 +44,8 @@ pub(super) enum Wait {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Attempt {
     pub(super) owed: Lsn,
+    /// What has to be committed: for an fsync.
+    pub(super) owed_synced: Lsn,
     pub(super) wait: Option<Wait>,
     pub(super) progress: Progress,
     pub(super) lease_patience: Option<Instant>,
@@ -56,9 +59,9 @@ impl Attempt {
         self.wait.is_some()
     }
 
-    /// What has to be committed before the answer.
-    pub fn owed(&self) -> Lsn {
-        self.owed
+    /// May its outcome be told now?
+    pub fn is_paid(&self, journal: &dyn Journal) -> bool {
+        self.owed_synced == Lsn::ZERO && journal.answerable() >= self.owed
     }
 }
 
@@ -191,7 +194,7 @@ impl Parked {
     }
 }
 
-/// Answers with `outcome` when everything that the attempt owes is committed: at once, if it is.
+/// Answers with `outcome` when everything that the attempt owes has come: at once, if it has.
 pub fn finish<T: Send + 'static, E: From<Denied> + Send + 'static>(
     journal: &Arc<dyn Journal>,
     client: Client,
@@ -199,10 +202,13 @@ pub fn finish<T: Send + 'static, E: From<Denied> + Send + 'static>(
     outcome: Result<T, E>,
     answer: impl FnOnce(Result<T, E>) + Send + 'static,
 ) {
-    if journal.committed() >= attempt.owed {
+    if attempt.is_paid(journal.as_ref()) {
         return answer(outcome);
     }
-    let give = move |committed: Result<(), Denied>| answer(committed.map_err(E::from).and(outcome));
+    let give = move |come: Result<(), Denied>| answer(come.map_err(E::from).and(outcome));
     // An error, too, tells of what it is based on.
-    journal.when_committed(attempt.owed, client, Box::new(give));
+    match attempt.owed_synced {
+        Lsn::ZERO => journal.when_answerable(attempt.owed, client, Box::new(give)),
+        synced => journal.when_synced(synced.max(attempt.owed), client, Box::new(give)),
+    }
 }

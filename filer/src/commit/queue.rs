@@ -32,7 +32,7 @@ struct Lines {
     room: VecDeque<Parked>,
     /// The log fills: until when each is slowed down.
     slowed: BTreeMap<(Instant, u64), Parked>,
-    /// Up to where has to be committed.
+    /// Up to where has to be answerable.
     commit: BTreeMap<(Lsn, u64), Parked>,
     others: VecDeque<Parked>,
     /// They have to read the base, and go to the threads that may hang with it.
@@ -69,14 +69,14 @@ pub(super) enum Next {
 pub(super) struct Seen<'a> {
     pub gate: &'a Gate,
     pub reserved: Lsn,
-    pub committed: Lsn,
+    pub answerable: Lsn,
     pub has_lease: bool,
 }
 
 impl Seen<'_> {
     fn lets(&self, wait: &Wait, now: Instant) -> bool {
         match wait {
-            Wait::Commit(lsn) => self.committed >= *lsn,
+            Wait::Commit(lsn) => self.answerable >= *lsn,
             // Taken by [`Queue::next_for_base`] only.
             Wait::Base => false,
             Wait::Lease { until } => self.has_lease || now >= *until,
@@ -161,8 +161,8 @@ impl Queue {
     }
 
     /// Does somebody wait for a commit that has come?
-    pub fn waits_for(&self, committed: Lsn) -> bool {
-        self.first_commit.load(Ordering::SeqCst) <= committed.0
+    pub fn waits_for(&self, answerable: Lsn) -> bool {
+        self.first_commit.load(Ordering::SeqCst) <= answerable.0
     }
 
     /// The last commit that somebody waits for.

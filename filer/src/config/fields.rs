@@ -4,7 +4,7 @@ use super::model::{CommandLine, Compress, LogFormat, LogKind, TransportKind, Vol
 use super::section::nearest;
 use super::units::{AddressPrefix, ByteSize, HumanDuration};
 use crate::witness::etcd::EtcdEndpoint;
-use ids::{NodeName, VolumeId};
+use ids::{AnswerFrom, NodeName, VolumeId};
 use rdma_transport::tls::PublicKey;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -192,6 +192,14 @@ impl Field for Compress {
     fn read(value: &DeValue<'_>) -> Result<Compress, String> {
         let names = [("auto", Compress::Auto), ("always", Compress::Always), ("never", Compress::Never)];
         choice(value, &names)
+    }
+}
+
+impl Field for AnswerFrom {
+    const WANTED: &'static str = "one of \"power\", \"memory\"";
+    const EXAMPLE: &'static str = "\"power\"";
+    fn read(value: &DeValue<'_>) -> Result<AnswerFrom, String> {
+        choice(value, &[("power", AnswerFrom::Power), ("memory", AnswerFrom::Memory)])
     }
 }
 

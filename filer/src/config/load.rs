@@ -11,6 +11,7 @@ use super::model::*;
 use super::section::{Located, Section, Source};
 use super::units::{ByteSize, HumanDuration};
 use super::witness::witness;
+use ids::AnswerFrom;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -154,7 +155,11 @@ fn volume(
             format!("write {:?} or {:?}, the same on both nodes", own.name.as_str(), peer.name.as_str()),
         );
     }
+    let answer = section.optional::<AnswerFrom>("answer");
     let log = section.required_table("log").and_then(|section| log(section, claims));
+    if let (Some(Located { value: AnswerFrom::Memory, line }), Some(log)) = (&answer, &log) {
+        check_answer_from_memory(&section, *line, log.kind);
+    }
     let fuse = match section.table("fuse") {
         Some(section) => fuse(section, claims),
         None => FuseConfig {
@@ -194,6 +199,7 @@ fn volume(
         rdma,
         link,
         log: log?,
+        answer: answer.map_or(AnswerFrom::default(), |located| located.value),
         fuse,
         timers,
         consistency_point,
@@ -205,6 +211,24 @@ fn volume(
         },
         preferred_primary: preferred.map(|located| located.value),
     })
+}
+
+/// Only a log on a device is slower than memory.
+fn check_answer_from_memory(section: &Section<'_, '_>, line: usize, kind: LogKind) {
+    let why = match kind {
+        LogKind::Block => return,
+        LogKind::Emulated => {
+            "every answer comes out of memory already, and an fsync has nothing stronger to wait for"
+        }
+        LogKind::FsDax | LogKind::DevDax => {
+            "persistent memory is as fast as memory, and every answer survives power"
+        }
+    };
+    section.problem(
+        line,
+        format!("`answer`: \"memory\" changes nothing with a log of kind \"{kind}\": {why}"),
+        "remove it, or choose a log of kind \"block\"",
+    );
 }
 
 fn peer(mut section: Section<'_, '_>, own: Option<&NodeConfig>, doors: &Doors) -> Option<PeerConfig> {

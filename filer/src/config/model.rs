@@ -5,7 +5,7 @@
 use super::link::{LinkConfig, Persistence, RdmaConfig};
 use super::units::AddressPrefix;
 use crate::witness::etcd::EtcdSettings;
-use ids::{BaseLimits, NodeName, VolumeId};
+use ids::{AnswerFrom, BaseLimits, NodeName, VolumeId};
 pub use rdma_transport::TransportKind;
 use rdma_transport::tls::PublicKey;
 use std::fmt;
@@ -130,6 +130,8 @@ pub struct VolumeConfig {
     pub link: LinkConfig,
     /// The log.
     pub log: LogConfig,
+    /// What answers wait for while both nodes hold the volume; the stronger of both nodes' counts.
+    pub answer: AnswerFrom,
     /// The mount.
     pub fuse: FuseConfig,
     /// Heartbeats, lease and time limits.

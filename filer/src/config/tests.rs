@@ -367,6 +367,26 @@ fn bad_lines_and_their_messages() {
 }
 
 #[test]
+fn answers_come_out_of_memory_only_where_a_device_is_slower() {
+    let with = |answer: &str| {
+        GOOD.replacen("transport = \"tcp\"", &format!("transport = \"tcp\"\nanswer = \"{answer}\""), 1)
+    };
+    let chosen = |text: &str| NodeConfig::parse(text, "f").unwrap().volumes[0].answer;
+    assert_eq!(chosen(GOOD), ids::AnswerFrom::Power, "the stronger one, if nothing is said");
+    assert_eq!(chosen(&with("power")), ids::AnswerFrom::Power);
+    assert_eq!(chosen(&with("memory")), ids::AnswerFrom::Memory);
+    assert!(problems(&with("disk"))[0].contains("write one of \"power\", \"memory\""));
+    for kind in ["emulated", "fsdax", "devdax"] {
+        let found = problems(&with("memory").replacen("kind = \"block\"", &format!("kind = \"{kind}\""), 1));
+        let expected = format!(
+            "21: volume \"home\": `answer`: \"memory\" changes nothing with a log of kind \"{kind}\""
+        );
+        assert!(found.len() == 1 && found[0].starts_with(&expected), "{found:?}");
+        assert!(found[0].ends_with("=> remove it, or choose a log of kind \"block\""), "{found:?}");
+    }
+}
+
+#[test]
 fn what_may_stand_only_once() {
     let second =
         MINIMAL.split_once("[[volume]]").map(|(_, volume)| format!("{MINIMAL}[[volume]]{volume}")).unwrap();

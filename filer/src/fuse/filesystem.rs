@@ -77,6 +77,7 @@ pub(super) struct FuseFilesystem {
     pub(super) volume: Arc<Volume>,
     pub(super) ttl: Lifetime,
     writeback_cache: bool,
+    pub(super) answers_from_memory: bool,
     /// To be told when the session ends.
     signal: Arc<Signal>,
     pub(super) directories: Arc<Directories>,
@@ -91,6 +92,7 @@ impl FuseFilesystem {
             volume,
             in_flight: Arc::default(),
             writeback_cache: options.writeback_cache,
+            answers_from_memory: options.answers_from_memory,
             signal,
             directories: Arc::default(),
         }
@@ -330,26 +332,28 @@ impl Filesystem for FuseFilesystem {
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
         // The offset counts, whatever the file was opened with: the kernel appends at the size that it knows, under
         // its lock of the inode, and it alone changes sizes. With `O_APPEND` an offset before the end is meant
         // (`RWF_NOAPPEND`, or its own write-back).
-        self.write_file(request, inode, offset, data, write_flags, reply);
+        // `O_SYNC` has the bit of `O_DSYNC`, and RWF_DSYNC sets it here; what the kernel itself gathered it syncs itself.
+        let sync = self.answers_from_memory && flags.0 & libc::O_DSYNC != 0;
+        self.write_file(request, inode, (offset, data), (write_flags, sync), reply);
     }
 
     fn flush(&self, _r: &Request, _i: INodeNo, _h: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
         reply.error(fuser::Errno::ENOSYS);
     }
 
-    fn fsync(&self, _r: &Request, _i: INodeNo, _h: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        reply.error(fuser::Errno::ENOSYS);
+    fn fsync(&self, request: &Request, _i: INodeNo, _h: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.sync(request, reply);
     }
 
-    fn fsyncdir(&self, _r: &Request, _i: INodeNo, _h: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        reply.error(fuser::Errno::ENOSYS);
+    fn fsyncdir(&self, request: &Request, _i: INodeNo, _h: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.sync(request, reply);
     }
 
     fn release(

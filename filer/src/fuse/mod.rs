@@ -4,9 +4,9 @@
 //! requests one to one into calls of [`crate::volume::Volume`]; `mount` owns the life of a session.
 //!
 //! Invariants: an answer leaves only after the volume gave it, so after its commit; what the kernel may answer
-//! from its own cache ends with the read lease (`kernel_cache`). fsync and flush answer
-//! ENOSYS once: the kernel then takes them as done after it has written its own dirty pages, which is true,
-//! for every answered write is durable.
+//! from its own cache ends with the read lease (`kernel_cache`). flush answers ENOSYS once, and so does fsync where every
+//! answered write is durable: the kernel then takes them as done after it has written its own dirty pages, which is true.
+//! Where answers come out of memory, fsync waits ([`crate::volume::Volume::sync`]).
 //!
 //! What can go wrong: see [`MountError`] and [`mount()`].
 

@@ -19,6 +19,8 @@ pub struct MountOptions {
     pub cache_ttl: Duration,
     /// Let the kernel gather writes in its page cache: an answered `write` is then durable only after fsync.
     pub writeback_cache: bool,
+    /// An answer may be told before an fsync could be: have fsync asked for.
+    pub answers_from_memory: bool,
     /// Let others in than the user that the daemon runs as.
     pub allow_other: bool,
     /// Honour device nodes.
@@ -36,6 +38,7 @@ impl Default for MountOptions {
             threads: 16,
             cache_ttl: Duration::from_secs(1),
             writeback_cache: false,
+            answers_from_memory: false,
             allow_other: true,
             allow_devices: true,
             allow_suid: true,

@@ -148,14 +148,21 @@ impl FuseFilesystem {
         });
     }
 
-    /// `kills`: a caller that may not keep set-id bits takes them away.
+    /// Where every answered operation survives what an fsync does, the kernel need not ask again.
+    pub(super) fn sync(&self, request: &Request, reply: ReplyEmpty) {
+        if !self.answers_from_memory {
+            return reply.error(fuser::Errno::ENOSYS);
+        }
+        self.plain(request, Volume::sync, move |done| empty(reply, done));
+    }
+
+    /// `sync`: the answer waits for what an fsync does. `kills`: a caller that may not keep set-id bits takes them away.
     pub(super) fn write_file(
         &self,
         request: &Request,
         inode: INodeNo,
-        offset: u64,
-        data: &[u8],
-        flags: WriteFlags,
+        (offset, data): (u64, &[u8]),
+        (flags, sync): (WriteFlags, bool),
         reply: ReplyWrite,
     ) {
         let (inode, who) = (oid(inode), Caller::of(request));
@@ -174,12 +181,21 @@ impl FuseFilesystem {
                     Err(error) if written == 0 => return Err(error),
                     Err(_) => {}
                 }
+                if sync {
+                    volume.sync()?;
+                }
                 Ok(written)
             };
             (bytes, again)
         };
         let stranger = kills.then_some(&who as &dyn Principal);
-        let now = || self.volume.write(inode, at(offset), data, stranger);
+        let now = || {
+            let written = self.volume.write(inode, at(offset), data, stranger)?;
+            if sync {
+                self.volume.sync()?;
+            }
+            Ok(written)
+        };
         let call = self.in_flight.begin(inode, offset, data.len() as u64);
         self.volume.serve(client(request), now, later, move |written| {
             drop(call);

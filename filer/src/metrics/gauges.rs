@@ -23,7 +23,10 @@ type Read = fn(&VolumeStatus) -> Option<f64>;
 const GAUGES: &[(&str, &str, Read)] = &[
     ("epoch", "Epoch of the volume", |v| Some(v.epoch.0 as f64)),
     ("reserved_lsn_bytes", "Log position: space given to records", |v| Some(v.cursors?.reserved().0 as f64)),
-    ("committed_lsn_bytes", "Log position: acknowledged", |v| Some(v.cursors?.committed().0 as f64)),
+    ("answerable_lsn_bytes", "Log position: acknowledged", |v| Some(v.cursors?.answerable().0 as f64)),
+    ("committed_lsn_bytes", "Log position: durable as an fsync is", |v| {
+        Some(v.cursors?.committed().0 as f64)
+    }),
     ("applied_lsn_bytes", "Log position: in the local tree", |v| Some(v.cursors?.applied().0 as f64)),
     ("trimmed_lsn_bytes", "Log position: reusable before", |v| Some(v.cursors?.trimmed().0 as f64)),
     ("apply_lag_operations", "Operations committed and not in the local tree", |v| {
@@ -190,6 +193,7 @@ fn state<T: PartialEq>(
 fn level_labels(level: Option<AckLevel>) -> (&'static str, &'static str) {
     let Some(level) = level else { return ("none", "0") };
     let durability = match level.weakest() {
+        ids::Durability::Memory => "memory",
         ids::Durability::Process => "process",
         ids::Durability::Power => "power",
     };

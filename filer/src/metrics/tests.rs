@@ -21,7 +21,7 @@ fn latencies_carry_the_level_in_force() {
     let metrics = Metrics::new();
     let home = metrics.volume("home");
     home.commit.observe(Duration::from_micros(10));
-    home.set_level(Some(AckLevel { local: Durability::Power, peer: Some(Durability::Process) }));
+    home.set_level(Some(AckLevel { local: Durability::Power, peer: Some(Durability::Process) }), None);
     home.commit.observe(Duration::from_micros(20));
     home.operations.add(3);
     home.set_link(LinkMetrics {

@@ -15,14 +15,22 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// The levels that a latency is told under: (durability, nodes), as labels.
-const LEVELS: [(&str, &str); 5] =
-    [("none", "0"), ("process", "1"), ("process", "2"), ("power", "1"), ("power", "2")];
+const LEVELS: [(&str, &str); 7] = [
+    ("none", "0"),
+    ("memory", "1"),
+    ("memory", "2"),
+    ("process", "1"),
+    ("process", "2"),
+    ("power", "1"),
+    ("power", "2"),
+];
 
 fn level_index(level: Option<AckLevel>) -> usize {
     let Some(level) = level else { return 0 };
     let durability = match level.weakest() {
-        Durability::Process => 1,
-        Durability::Power => 3,
+        Durability::Memory => 1,
+        Durability::Process => 3,
+        Durability::Power => 5,
     };
     durability + usize::from(level.nodes() - 1)
 }
@@ -79,8 +87,11 @@ impl LeveledLatency {
 pub struct VolumeMetrics {
     name: String,
     level: Arc<AtomicUsize>,
-    /// From reserving a record to its being committed: what a client waits for.
+    synced_level: Arc<AtomicUsize>,
+    /// From reserving a record to its answer: what a client waits for.
     pub commit: LeveledLatency,
+    /// What an fsync waits for that answers do not; told under what an fsync survives.
+    pub sync: LeveledLatency,
     /// Making a batch durable in the local log.
     pub persist: LeveledLatency,
     /// A whole consistency point.
@@ -110,13 +121,15 @@ pub struct VolumeMetrics {
 
 impl VolumeMetrics {
     fn new(name: &str) -> VolumeMetrics {
-        let level = Arc::new(AtomicUsize::new(0));
+        let [level, synced_level] = [0; 2].map(|none| Arc::new(AtomicUsize::new(none)));
         VolumeMetrics {
             name: name.to_owned(),
             commit: LeveledLatency::new(&level),
             persist: LeveledLatency::new(&level),
             apply: LeveledLatency::new(&level),
+            sync: LeveledLatency::new(&synced_level),
             level,
+            synced_level,
             operations: Counter::default(),
             applied_bytes: Counter::default(),
             consistency_points: Counter::default(),
@@ -136,18 +149,20 @@ impl VolumeMetrics {
         let _first = self.link.set(link);
     }
 
-    /// What an acknowledgement survives from now on; `None` = nothing is acknowledged.
-    pub fn set_level(&self, level: Option<AckLevel>) {
+    /// What an acknowledgement survives from now on, and what an fsync does; `None` = nothing is acknowledged.
+    pub fn set_level(&self, level: Option<AckLevel>, synced: Option<AckLevel>) {
         self.level.store(level_index(level), Ordering::Relaxed);
+        self.synced_level.store(level_index(synced), Ordering::Relaxed);
     }
 
-    fn latencies(&self) -> [(&'static str, &'static str, &LeveledLatency); 3] {
+    fn latencies(&self) -> [(&'static str, &'static str, &LeveledLatency); 4] {
         [
             (
                 "commit_latency",
-                "Time from writing a record to its commit, which a client waits for",
+                "Time from writing a record to its answer, which a client waits for",
                 &self.commit,
             ),
+            ("sync_latency", "Time that an fsync waits, where answers come out of memory", &self.sync),
             ("persist_latency", "Time to make a batch durable in the local log", &self.persist),
             ("apply_latency", "Time of a whole consistency point", &self.apply),
         ]

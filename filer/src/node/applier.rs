@@ -13,13 +13,12 @@ use super::event::NodeEvent;
 use super::executor::watch::SLOW_PREFIX;
 use super::shared::Shared;
 use super::verify::Seal;
-use crate::commit::Journal;
 use crate::runtime::{self, Condvar, Instant, Mutex, MutexGuard, mark, planted};
 use crate::stack::{RETIRED_POLL, Retired};
 use crate::status::ConsistencyPointStatus;
 use apply_engine::Delta;
 use apply_engine::consistency::ApplyError;
-use ids::{AckRule, Lsn};
+use ids::Lsn;
 use pair::LocalFault;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -354,7 +353,7 @@ fn seal(shared: &Shared) -> Option<(Arc<Delta>, Retired)> {
         shared.verify.partner_sealed(end, here);
         return sealed;
     }
-    let mirrored = shared.path.cursors().rule() == AckRule::Both;
+    let mirrored = shared.path.cursors().rule().waits_for_partner();
     let paused = mirrored && !shared.stack.is_fresh() && shared.verify.pause_partner();
     let sealed = shared.stack.seal()?;
     shared.verify.primary_sealed(sealed.0.end(), paused);

@@ -22,6 +22,7 @@ use super::split::talk::Talk;
 use super::standing::StandingFaults;
 use super::verify;
 use super::volume::NO_PAIR;
+use super::write_behind;
 use crate::control::{ControlError, ErrorKind};
 use crate::runtime::channel::{Receiver, RecvTimeoutError, Sender};
 use crate::runtime::{self, Instant, mark};
@@ -212,6 +213,7 @@ impl Executor {
                 let peer = Peer::new(id, *link, Landing::of(&self.shared));
                 self.shared.verify.set_peer(Some((id, peer.control())));
                 self.shared.room.set_peer(Some(peer.control()));
+                self.shared.write_behind.set_peer(Some((id, peer.control())));
                 self.peer = Some(peer);
                 let log = self.shared.log_summary();
                 self.apply(Event::LinkUp { link: LinkId(id), log });
@@ -286,6 +288,7 @@ impl Executor {
         self.resync.link_ended();
         self.shared.verify.set_peer(None);
         self.shared.room.set_peer(None);
+        self.shared.write_behind.set_peer(None);
         let Some(peer) = self.peer.take() else { return };
         if let Err(error) = peer.close(&self.shared.path) {
             let remedy = "end the partner's process, then restart this node";
@@ -297,6 +300,7 @@ impl Executor {
     /// What the partner's log is like, before anything is sent to it.
     fn heard_hello(&self, log: &LogSummary) {
         *self.shared.peer_durability.lock() = Some(log.durability);
+        write_behind::heard_hello(&self.shared, log);
         if let Err(error) = self.shared.path.update(|cursors| cursors.set_peer_trimmed(log.tail.lsn)) {
             tracing::warn!(volume = self.shared.name(), %error, "the partner's tail is not believed");
         }
@@ -321,6 +325,8 @@ impl Executor {
         let shared = self.shared.clone();
         match command {
             Command::Store(state) => {
+                // What it says of this log is to be true of the log's device.
+                shared.path.persist_all();
                 let complete = state.in_sync;
                 shared.log.update_superblock(|superblock| {
                     superblock.role_state = state.encode();
@@ -379,7 +385,8 @@ impl Executor {
             Command::StartMirroring { link, from } => {
                 mark!("mirroring began");
                 if let Some(sender) = self.peer_of(link).and_then(Peer::lend_sender)
-                    && let Err(error) = shared.path.start_mirror(link.0, sender, from)
+                    && let Err(error) =
+                        shared.path.start_mirror(link.0, sender, from, shared.write_behind.agreed())
                 {
                     shared.tell(NodeEvent::MirrorLost { id: link.0, reason: error.to_string() });
                 }

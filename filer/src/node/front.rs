@@ -13,7 +13,7 @@ use crate::runtime::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use crate::runtime::{self, Instant, JoinHandle};
 use crate::status::{Role, TakeoverTiming};
 use crate::volume::Volume;
-use ids::{BaseLimits, Epoch};
+use ids::{AnswerFrom, BaseLimits, Epoch};
 use pair::{StopReason, TakeoverTimes};
 use std::sync::Arc;
 use std::time::Duration;
@@ -209,6 +209,7 @@ impl Door {
             source_name: format!("twinfiler:{}", self.shared.name()),
             threads: fuse.threads,
             writeback_cache: fuse.writeback_cache,
+            answers_from_memory: self.shared.config.answer == AnswerFrom::Memory,
             allow_other: fuse.allow_other,
             allow_suid: !fuse.nosuid,
             allow_devices: !fuse.nodev,

@@ -8,6 +8,7 @@
 use super::event::NodeEvent;
 use super::rdma::Rdma;
 use super::shared::Shared;
+use super::write_behind;
 use crate::config::TransportKind;
 use crate::runtime::{self, Instant};
 use rdma_transport::tls::{LinkKeys, PrivateKey};
@@ -230,6 +231,8 @@ fn start(shared: &Arc<Shared>, id: u64, mut link: Link, alive: Arc<AtomicBool>) 
 fn read_control(shared: &Shared, id: u64, control: &dyn Control) -> LinkError {
     loop {
         match control.recv(LOOK_AROUND) {
+            // At once: somebody waits for it.
+            Ok(Some(bytes)) if write_behind::is_about(&bytes) => write_behind::heard(shared, id, &bytes),
             Ok(Some(bytes)) => shared.tell(NodeEvent::Message { id, bytes }),
             Ok(None) if shared.is_stopping() => return LinkError::Closed,
             Ok(None) => {}

@@ -33,6 +33,7 @@ mod standing;
 mod verify;
 mod volume;
 mod witness;
+mod write_behind;
 
 #[cfg(feature = "simulation")]
 pub use link::LinkSource;

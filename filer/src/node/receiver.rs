@@ -1,7 +1,8 @@
 //! The partner's receiving thread: bytes land in the ring, the chain is checked, they are made durable, the
 //! primary is told. And what a takeover does first: take in everything that has landed, announced or not.
 //!
-//! Invariants: only what continues the chain and is durable is acknowledged. Where the primary itself learns
+//! Invariants: only what continues the chain and is durable is acknowledged; where both nodes want answers out of memory
+//! ([`super::write_behind`]), what continues it. Where the primary itself learns
 //! from its NIC that its bytes are durable here (verbs, modes `read` and `flush`), it acknowledges without this
 //! processor; so once it may write here no more, [`Landing::take_in_the_rest`] walks the ring beyond the last
 //! arrival that was announced. What can go wrong: a sender whose bytes do not continue the chain, or whose claim
@@ -11,11 +12,12 @@
 use super::NodeError;
 use super::event::NodeEvent;
 use super::shared::Shared;
+use super::write_behind::WriteBehind;
 use crate::commit::CommitPath;
 use crate::metrics::VolumeMetrics;
 use crate::runtime::channel::Sender;
 use crate::runtime::{self, Instant, JoinHandle, mark};
-use ids::LogPoint;
+use ids::{AnswerFrom, LogPoint};
 use nvlog::Log;
 use rdma_transport::MirrorReceiver;
 use std::sync::Arc;
@@ -36,6 +38,9 @@ pub(super) struct Landing {
     events: Sender<NodeEvent>,
     /// The primary may acknowledge what lies here before this processor has seen it.
     one_sided: bool,
+    write_behind: Arc<WriteBehind>,
+    /// What is acknowledged is in memory; it is durable later, which is told otherwise.
+    from_memory: bool,
 }
 
 impl Landing {
@@ -47,6 +52,8 @@ impl Landing {
             metrics: shared.metrics.clone(),
             events: shared.events.clone(),
             one_sided: shared.config.persistence().is_one_sided(),
+            write_behind: shared.write_behind.clone(),
+            from_memory: false,
         }
     }
 
@@ -67,7 +74,11 @@ impl Landing {
                 "the primary claimed {claimed}, but the records say {landed}"
             )));
         }
-        self.keep(before, landed).map_err(|error| Refused::Other(error.to_string()))?;
+        match self.from_memory {
+            true => self.path.landed(landed).map_err(NodeError::from),
+            false => self.keep(before, landed),
+        }
+        .map_err(|error| Refused::Other(error.to_string()))?;
         receiver.acknowledge(landed).map_err(|error| Refused::Other(error.to_string()))
     }
 
@@ -114,19 +125,22 @@ enum Refused {
 /// A running receiver.
 pub(super) struct Receiving {
     stop: Arc<AtomicBool>,
+    write_behind: Arc<WriteBehind>,
     thread: JoinHandle<Box<dyn MirrorReceiver>>,
 }
 
 impl Receiving {
     /// Receives from `at`, this log's end.
     pub fn start(
-        landing: Landing,
+        mut landing: Landing,
         link: u64,
         mut receiver: Box<dyn MirrorReceiver>,
         at: LogPoint,
     ) -> std::io::Result<Receiving> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
+        let write_behind = landing.write_behind.clone();
+        landing.from_memory = write_behind.receives(link) == AnswerFrom::Memory;
         let run = move || {
             runtime::be_vital();
             let refused = match receiver.start(at) {
@@ -145,12 +159,13 @@ impl Receiving {
             receiver
         };
         let thread = runtime::spawn("receive", run)?;
-        Ok(Receiving { stop, thread })
+        Ok(Receiving { stop, thread, write_behind })
     }
 
     /// Takes in what was announced, and ends. The peer's right to write must be revoked, or the link closed.
     pub fn stop(self) -> Option<Box<dyn MirrorReceiver>> {
         self.stop.store(true, Ordering::Release);
+        self.write_behind.receives_no_more();
         self.thread.join().ok()
     }
 }

@@ -4,10 +4,10 @@ use super::rdma::Rdma;
 use super::shared::Shared;
 use crate::commit::Journal;
 use crate::status::{
-    AckLevel, Lag, LeaseStatus, LogStatus, Mode, PartnerView, Role, SpaceStatus, TransportCounters,
-    VolumeStatus, WitnessStatus,
+    Lag, LeaseStatus, LogStatus, Mode, PartnerView, Role, SpaceStatus, TransportCounters, VolumeStatus,
+    WitnessStatus,
 };
-use ids::{AckRule, Cursors, Epoch};
+use ids::{Cursors, Epoch};
 use pair::witness::Mode as RegisterMode;
 use pair::{PairStatus, RoleName};
 use std::sync::atomic::Ordering;
@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering;
 pub(super) fn volume(shared: &Shared, witness_address: Option<&str>) -> VolumeStatus {
     let pair = shared.pair.lock().clone();
     let cursors = shared.path.cursors();
-    let acknowledgement = acknowledgement(shared, &cursors);
+    let (acknowledgement, synced) = shared.levels(cursors.rule());
     let space = shared.path.space();
     VolumeStatus {
         name: shared.name().to_owned(),
@@ -28,6 +28,7 @@ pub(super) fn volume(shared: &Shared, witness_address: Option<&str>) -> VolumeSt
         epoch: pair.as_ref().map_or(Epoch(0), |pair| pair.epoch),
         cursors: Some(cursors),
         acknowledgement,
+        synced,
         apply_lag: apply_lag(shared, &cursors),
         partner_lag: partner_lag(shared, pair.as_ref()),
         log: LogStatus {
@@ -59,15 +60,6 @@ pub(super) fn volume(shared: &Shared, witness_address: Option<&str>) -> VolumeSt
         hooks: shared.hooks.status(),
         floating_ip: shared.hooks.address_status(),
         faults: shared.faults.lock().clone(),
-    }
-}
-
-fn acknowledgement(shared: &Shared, cursors: &Cursors) -> Option<AckLevel> {
-    let local = shared.log.durability();
-    match cursors.rule() {
-        AckRule::Nobody => None,
-        AckRule::Local => Some(AckLevel { local, peer: None }),
-        AckRule::Both => Some(AckLevel { local, peer: Some(shared.peer_durability()) }),
     }
 }
 

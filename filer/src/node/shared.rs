@@ -9,7 +9,8 @@ use super::resync::state::ResyncState;
 use super::room::RoomState;
 use super::split::talk::SplitState;
 use super::verify::VerifyState;
-use crate::commit::{Ask, BaseReads, CommitPath, Gate, Journal, Needs, PatientBase, Room, SpaceBudget};
+use super::write_behind::WriteBehind;
+use crate::commit::{Ask, BaseReads, CommitPath, Gate, Needs, PatientBase, Room, SpaceBudget};
 use crate::config::VolumeConfig;
 use crate::fuse::KernelCache;
 use crate::hooks::RoleHooks;
@@ -17,10 +18,10 @@ use crate::metrics::VolumeMetrics;
 use crate::runtime::channel::Sender;
 use crate::runtime::{Mutex, Uptime};
 use crate::stack::DeltaStack;
-use crate::status::{ConsistencyPointStatus, Fault, FaultKind, TakeoverTiming};
+use crate::status::{AckLevel, ConsistencyPointStatus, Fault, FaultKind, TakeoverTiming};
 use crate::volume::Volume;
 use apply_engine::{Base, Delta, Layers, Vanished};
-use ids::{Durability, Lsn, NodeName, Oid};
+use ids::{AckRule, Durability, Lsn, NodeName, Oid};
 use nvlog::Log;
 use pair::{LogSummary, PairStatus, Vitals};
 use rdma_transport::Counters;
@@ -66,6 +67,7 @@ pub(super) struct Shared {
     pub split: SplitState,
     pub verify: VerifyState,
     pub room: Arc<RoomState>,
+    pub write_behind: Arc<WriteBehind>,
     pub started: Uptime,
     pub stopping: AtomicBool,
     /// The volume while this node serves it.
@@ -104,8 +106,9 @@ impl Shared {
         let _ended = self.events.send(event);
     }
 
-    /// This node's log as the partner must know it.
+    /// This node's log as the partner must know it. What the pair hears of is on the log's device.
     pub fn log_summary(&self) -> LogSummary {
+        self.path.persist_all();
         let superblock = self.log.superblock();
         LogSummary {
             volume: self.config.id,
@@ -116,6 +119,7 @@ impl Shared {
             history: superblock.epoch_history,
             survived: !superblock.memory_lost,
             durability: self.log.durability(),
+            answer_from: self.config.answer,
             base_empty: self.base_is_empty(),
         }
     }
@@ -203,6 +207,19 @@ impl Shared {
         match &self.config.resync.salvage {
             Some(path) => path.join(self.name()),
             None => self.config.base.join(apply_engine::base::HIDDEN_NAME).join("salvage"),
+        }
+    }
+
+    /// What an answer survives under a rule, and what an fsync does; `None`: there is none.
+    pub fn levels(&self, rule: AckRule) -> (Option<AckLevel>, Option<AckLevel>) {
+        let local = self.log.durability();
+        let both = AckLevel { local, peer: Some(self.peer_durability()) };
+        let memory = AckLevel { local: Durability::Memory, peer: Some(Durability::Memory) };
+        match rule {
+            AckRule::Nobody => (None, None),
+            AckRule::Local => [AckLevel { local, peer: None }; 2].map(Some).into(),
+            AckRule::Both => [both; 2].map(Some).into(),
+            AckRule::Memory => (Some(memory), Some(both)),
         }
     }
 

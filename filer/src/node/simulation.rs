@@ -9,7 +9,6 @@ use super::link::{LinkSource, Source};
 use super::open::Opened;
 use super::shared::Shared;
 use super::volume::VolumeNode;
-use crate::commit::Journal;
 use crate::config::NodeConfig;
 use crate::metrics::Metrics;
 use crate::runtime::{Uptime, mark};

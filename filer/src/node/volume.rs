@@ -13,6 +13,7 @@ use super::room::RoomState;
 use super::shared::{Shared, fresh_layers};
 use super::split::talk::SplitState;
 use super::verify::{self, VerifyState};
+use super::write_behind::{self, WriteBehind};
 use super::{NodeError, applier, report, witness};
 use crate::commit::{BaseReads, CommitEvents, CommitPath, Gate};
 use crate::config::NodeConfig;
@@ -63,7 +64,7 @@ struct Order<'a> {
     before: u64,
 }
 
-struct ToExecutor(Sender<NodeEvent>, Arc<ApplierState>, Arc<RoomState>);
+struct ToExecutor(Sender<NodeEvent>, Arc<ApplierState>, Arc<RoomState>, Arc<WriteBehind>);
 
 impl CommitEvents for ToExecutor {
     fn mirror_lost(&self, link: u64, error: LinkError) {
@@ -77,6 +78,9 @@ impl CommitEvents for ToExecutor {
     }
     fn partner_has_room(&self, committed: Lsn, oid: Oid, range: Range<u64>) -> bool {
         self.2.ask(committed, oid, range)
+    }
+    fn want_partner_durable(&self, lsn: Lsn) {
+        self.3.want(lsn);
     }
 }
 
@@ -105,7 +109,9 @@ impl VolumeNode {
         });
         let applier = Arc::new(ApplierState::new(end.lsn > tail.lsn));
         let room = Arc::new(RoomState::default());
-        let to_executor = Box::new(ToExecutor(events.clone(), applier.clone(), room.clone()));
+        let write_behind = Arc::new(WriteBehind::default());
+        let to_executor =
+            Box::new(ToExecutor(events.clone(), applier.clone(), room.clone(), write_behind.clone()));
         let path = CommitPath::new(log.clone(), cursors, gate.clone(), metrics.clone(), to_executor, started);
         let (verify, to_verify) = VerifyState::new();
         let reads = BaseReads::of_threads(config.fuse.threads);
@@ -136,6 +142,7 @@ impl VolumeNode {
             split: SplitState::default(),
             verify,
             room,
+            write_behind,
             started,
             stopping: AtomicBool::new(false),
             volume: Mutex::new(None),
@@ -229,11 +236,17 @@ impl VolumeNode {
             let s = shared.clone();
             volume.spawn("base", move || s.path.serve_base())?;
         }
+        if write_behind::is_for(&shared.config) {
+            let s = shared.clone();
+            volume.spawn("flush", move || write_behind::run(&s))?;
+        }
         let s = shared;
         volume.spawn("pump", move || {
             runtime::be_urgent();
             while !s.is_stopping() {
-                if !s.path.pump() {
+                let more = s.path.pump();
+                s.path.watch_behind();
+                if !more {
                     runtime::sleep(PUMP_INTERVAL);
                 }
             }

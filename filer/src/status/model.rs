@@ -85,6 +85,9 @@ pub struct VolumeStatus {
     pub cursors: Option<Cursors>,
     /// What an acknowledgement survives now; `None` when nothing is acknowledged.
     pub acknowledgement: Option<AckLevel>,
+    /// What an fsync survives now; `None` when nothing is acknowledged.
+    #[serde(default)]
+    pub synced: Option<AckLevel>,
     /// Committed here and not in the local tree yet.
     pub apply_lag: Lag,
     /// Written here and not durable at the partner yet.

@@ -54,6 +54,10 @@ fn render_volume(page: &mut Page, volume: &VolumeStatus, now_unix_ms: u64) {
         page.line("takeover", text);
     }
     page.line("acknowledgement", &acknowledgement(volume));
+    if let Some(synced) = volume.synced.filter(|synced| volume.acknowledgement != Some(*synced)) {
+        let means = survives(synced.weakest());
+        page.line("fsync", &format!("{synced}: an fsync, or a write with O_SYNC, survives {means}"));
+    }
     if let Some(lease) = &volume.lease {
         let text = match lease.remaining_ms {
             None => "has no end: nobody else can become primary".to_owned(),
@@ -80,10 +84,14 @@ fn render_volume(page: &mut Page, volume: &VolumeStatus, now_unix_ms: u64) {
         ),
     );
     if let Some(cursors) = &volume.cursors {
+        let answered = match cursors.answerable() {
+            answerable if answerable > cursors.committed() => format!("  answered {answerable}"),
+            _ => String::new(),
+        };
         page.line(
             "cursors",
             &format!(
-                "trimmed {}  applied {}  committed {}  durable {}",
+                "trimmed {}  applied {}  committed {}{answered}  durable {}",
                 cursors.trimmed(),
                 cursors.applied(),
                 cursors.committed(),
@@ -347,6 +355,7 @@ fn persistence_line(link: &TransportCounters) -> String {
 
 fn survives(durability: ids::Durability) -> &'static str {
     match durability {
+        ids::Durability::Memory => "the loss of one node, NOT of both",
         ids::Durability::Process => "the process, NOT power loss",
         ids::Durability::Power => "power loss",
     }

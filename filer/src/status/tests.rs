@@ -26,6 +26,7 @@ pub(crate) fn sample() -> NodeStatus {
             epoch: Epoch(7),
             cursors: Some(cursors),
             acknowledgement: Some(AckLevel { local: Durability::Process, peer: Some(Durability::Process) }),
+            synced: Some(AckLevel { local: Durability::Process, peer: Some(Durability::Process) }),
             apply_lag: Lag { operations: 12, bytes: 3072, seconds: 0.4 },
             partner_lag: Some(Lag::default()),
             log: LogStatus {

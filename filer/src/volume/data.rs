@@ -137,8 +137,8 @@ impl Volume {
             (layers, segments, inode.gate, len as usize)
         };
         self.journal.check_lease()?;
-        if self.journal.committed() < gate {
-            self.journal.require_committed(gate)?;
+        if self.journal.answerable() < gate {
+            self.journal.require_answerable(gate)?;
         }
         for segment in segments {
             let start = (segment.offset - offset) as usize;
@@ -247,13 +247,15 @@ impl Volume {
         Ok(here && self.journal.partner_has_room(oid, range))
     }
 
-    /// Makes an answered write durable: it is already, for nothing is answered earlier.
+    /// What an fsync of any kind waits for (that of a directory, an `O_SYNC` write, an NFS COMMIT or FILE_SYNC): everything
+    /// that was done so far is committed. Where nothing is answered earlier, it is already.
     ///
     /// # Errors
     /// When the node does not serve any more.
     pub fn sync(&self) -> Result<()> {
+        self.journal.check_lease()?;
         let end = self.state.read().end;
-        Ok(self.journal.wait_committed(end)?)
+        Ok(self.journal.sync(end)?)
     }
 
     pub(super) fn gate(&self, oid: Oid) -> Result<ids::Lsn> {

@@ -172,7 +172,7 @@ impl Volume {
     /// Is everything committed that an object's attributes show? Of one that is not known yet: nobody can say.
     pub fn is_committed(&self, oid: Oid) -> bool {
         let gate = self.state.read().inodes.get(&oid).map(|inode| inode.gate);
-        gate.is_none_or(|gate| self.journal.committed() >= gate)
+        gate.is_none_or(|gate| self.journal.answerable() >= gate)
     }
 
     fn parent_or_self(&self, oid: Oid) -> Oid {

@@ -192,8 +192,8 @@ impl Volume {
     /// Waits until what was shown up to `gate` is committed, and whether reads may be answered.
     fn show(&self, gate: Lsn) -> Result<()> {
         self.journal.check_lease()?;
-        if self.journal.committed() < gate {
-            self.journal.wait_committed(gate)?;
+        if self.journal.answerable() < gate {
+            self.journal.wait_answerable(gate)?;
         }
         Ok(())
     }

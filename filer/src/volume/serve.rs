@@ -26,7 +26,7 @@ impl Volume {
             let (bytes, again) = later(outcome);
             return self.park(client, made, bytes, again, answer);
         }
-        if self.journal.committed() >= made.owed() {
+        if made.is_paid(self.journal.as_ref()) {
             return answer(outcome);
         }
         finish::<T, Errno>(&self.journal, client, made, outcome, answer);

@@ -80,14 +80,14 @@ impl Journal for SoloJournal {
         &self.log
     }
 
-    fn wait_committed(&self, lsn: Lsn) -> Result<(), NotServing> {
-        while self.committed() < lsn {
+    fn wait_answerable(&self, lsn: Lsn) -> Result<(), NotServing> {
+        while self.answerable() < lsn {
             let _one = self.sealing.lock();
-            if self.committed() >= lsn {
+            if self.answerable() >= lsn {
                 break;
             }
             let sealed = self.log.seal();
-            self.log.persist(self.committed(), sealed.lsn).map_err(|_| NotServing::LogFailed)?;
+            self.log.persist(self.answerable(), sealed.lsn).map_err(|_| NotServing::LogFailed)?;
             self.committed.store(sealed.lsn.0, Ordering::Release);
             if sealed.lsn < lsn {
                 // An earlier record is still being filled by another thread.
@@ -97,7 +97,7 @@ impl Journal for SoloJournal {
         Ok(())
     }
 
-    fn committed(&self) -> Lsn {
+    fn answerable(&self) -> Lsn {
         Lsn(self.committed.load(Ordering::Acquire))
     }
 
@@ -241,7 +241,7 @@ impl Applier {
             let oldest = self.stack.snapshot().sealed.first().cloned();
             let Some(delta) = oldest else { return Ok(()) };
             let log = &self.journal.log;
-            self.journal.wait_committed(delta.end())?;
+            self.journal.wait_answerable(delta.end())?;
             apply_engine::apply(&self.base, log, &delta)?;
             self.base.sync()?;
             let end = log.point_at(delta.end()).ok_or_else(|| anyhow::anyhow!("no record ends there"))?;

@@ -78,7 +78,7 @@ impl Volume {
         let (outcome, end) = self.transact_uncommitted(ask, asked, act)?;
         match outcome {
             Ok(_) => self.journal.commit(end)?,
-            Err(_) => self.journal.wait_committed(end)?,
+            Err(_) => self.journal.wait_answerable(end)?,
         }
         outcome
     }

@@ -35,11 +35,11 @@ impl Journal for Leased {
     fn log(&self) -> &Arc<nvlog::Log> {
         self.journal.log()
     }
-    fn wait_committed(&self, lsn: ids::Lsn) -> Result<(), NotServing> {
-        self.journal.wait_committed(lsn)
+    fn wait_answerable(&self, lsn: ids::Lsn) -> Result<(), NotServing> {
+        self.journal.wait_answerable(lsn)
     }
-    fn committed(&self) -> ids::Lsn {
-        self.journal.committed()
+    fn answerable(&self) -> ids::Lsn {
+        self.journal.answerable()
     }
     fn check_lease(&self) -> Result<(), NotServing> {
         while self.left().is_some_and(|left| left.is_zero()) {

@@ -246,11 +246,11 @@ impl Journal for Frozen {
     fn log(&self) -> &Arc<nvlog::Log> {
         self.0.log()
     }
-    fn wait_committed(&self, lsn: ids::Lsn) -> Result<(), NotServing> {
-        self.0.wait_committed(lsn)
+    fn wait_answerable(&self, lsn: ids::Lsn) -> Result<(), NotServing> {
+        self.0.wait_answerable(lsn)
     }
-    fn committed(&self) -> ids::Lsn {
-        self.0.committed()
+    fn answerable(&self) -> ids::Lsn {
+        self.0.answerable()
     }
     fn check_lease(&self) -> Result<(), NotServing> {
         while self.1.load(Ordering::SeqCst) {

@@ -208,6 +208,7 @@ impl Executor<'_> {
         let to = match n.rule {
             AckRule::Nobody => return,
             AckRule::Both if !early => n.durable.min(n.peer_durable),
+            AckRule::Memory => n.durable.min(n.peer_durable),
             AckRule::Both | AckRule::Local => n.durable,
         };
         if to <= n.committed {

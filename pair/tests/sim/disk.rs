@@ -3,7 +3,7 @@
 //!
 //! The log knows what it holds, never whether it should: the checks are elsewhere.
 
-use ids::{ChainCrc, Durability, Epoch, EpochHistory, EpochStart, LogPoint, Lsn, VolumeId};
+use ids::{AnswerFrom, ChainCrc, Durability, Epoch, EpochHistory, EpochStart, LogPoint, Lsn, VolumeId};
 use pair::{LogSummary, PointVerdict};
 
 pub const VOLUME: VolumeId = VolumeId([7; 16]);
@@ -66,6 +66,7 @@ impl Disk {
             history: self.history.clone(),
             survived: self.survived,
             durability: Durability::Power,
+            answer_from: AnswerFrom::Power,
             base_empty: self.base_empty,
         }
     }

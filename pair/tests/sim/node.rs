@@ -142,7 +142,7 @@ impl Node {
             AckRule::Nobody => self.committed,
             AckRule::Local => self.durable_len,
             AckRule::Both if early => self.durable_len,
-            AckRule::Both => self.durable_len.min(self.peer_durable),
+            AckRule::Both | AckRule::Memory => self.durable_len.min(self.peer_durable),
         }
     }
 }

@@ -181,6 +181,7 @@ fn config(plan: &Plan, host: usize) -> NodeConfig {
             path: "/simulated".into(),
             capacity_bytes: plan.capacity_bytes,
         },
+        answer: ids::AnswerFrom::Power,
         fuse: FuseConfig {
             mount: None,
             writeback_cache: false,

@@ -2,7 +2,7 @@
 //!
 //! Lock order: `mirror`, then `local`, then `cursors`. Whoever drives has the seat of [`super::mirror`].
 
-use super::{CommitPath, MAX_IN_FLIGHT, Mirror};
+use super::{CommitPath, MAX_IN_FLIGHT, Mirror, Partner};
 use crate::commit::{Journal, NotServing};
 use crate::runtime::{self, Instant, MutexGuard, planted};
 use ids::{AckRule, LogPoint, Lsn};
@@ -39,9 +39,14 @@ impl CommitPath {
                 silent = true;
             }
         }
-        let persisted_at = self.persist_sealed(sealed);
+        // Out of memory is answered without the device.
+        let persisted_at = match self.rule() {
+            AckRule::Memory => None,
+            _ => self.persist_sealed(sealed),
+        };
         if mirror.sender.in_flight() > 0 {
             match mirror.sender.poll(wait)? {
+                Some(held) if mirror.from_memory => self.peer_held(held),
                 // Where there is no usable TSC, as in many guests, reading the clock costs more than all else here.
                 Some(durable) if !planted!(AckBeforePeerDurable) => {
                     self.peer_durable(durable, persisted_at.unwrap_or_else(Instant::now));
@@ -96,69 +101,86 @@ impl CommitPath {
         }
         let done = Instant::now();
         *local = sealed;
-        let moved = {
+        let released = {
             let mut cursors = self.cursors.lock();
             // A solo node comes here without a look at its partner's ring.
             cursors.set_sealed(sealed.lsn).expect(NEVER_OVERRUN);
-            cursors.set_local_durable(sealed.lsn)
+            cursors
+                .set_local_durable(sealed.lsn)
+                .expect("whoever persists holds `local` until the cursor has followed");
+            (cursors.committed(), cursors.answerable())
         };
-        let committed = moved.expect("whoever persists holds `local` until the cursor has followed");
         drop(local);
         self.metrics.persist.observe(done.duration_since(begun));
-        self.publish_committed(committed);
+        self.publish(released);
         Some(done)
     }
 
     pub(super) fn peer_durable(&self, durable: LogPoint, seen: Instant) {
-        {
-            let mut partner = self.partner.lock();
-            if partner.holding
-                && let Err(error) = self.hold_from(Some(durable.lsn))
-            {
-                tracing::warn!(%error, "the log no longer holds what the partner acknowledged");
-            }
-            (partner.at, partner.seen) = (durable, seen);
-        }
-        let moved = self.cursors.lock().set_peer_durable(durable);
-        let committed = moved.expect("the sender reports only what it was given");
-        self.publish_committed(committed);
+        self.note_partner(&mut self.partner.lock(), durable, seen);
+        let released = {
+            let mut cursors = self.cursors.lock();
+            cursors.set_peer_durable(durable).expect("the sender reports only what it was given");
+            (cursors.committed(), cursors.answerable())
+        };
+        self.publish(released);
     }
 
-    pub(super) fn publish_committed(&self, committed: Lsn) {
+    /// What the partner has durably need not be kept for it any longer.
+    pub(super) fn note_partner(&self, partner: &mut Partner, durable: LogPoint, seen: Instant) {
+        if partner.holding
+            && let Err(error) = self.hold_from(Some(durable.lsn))
+        {
+            tracing::warn!(%error, "the log no longer holds what the partner acknowledged");
+        }
+        (partner.at, partner.seen) = (durable, seen);
+    }
+
+    /// After the cursors moved: everything before these is committed, and answerable.
+    pub(super) fn publish(&self, (committed, answerable): (Lsn, Lsn)) {
         if self.committed.fetch_max(committed.0, Ordering::SeqCst) < committed.0 {
-            self.waiters.wake_satisfied(committed);
-            self.answers.give(committed);
-            if self.queue.waits_for(committed) {
+            self.sync_waiters.wake_satisfied(committed);
+            self.syncs.give(committed);
+        }
+        if self.answerable.fetch_max(answerable.0, Ordering::SeqCst) < answerable.0 {
+            self.waiters.wake_satisfied(answerable);
+            self.answers.give(answerable);
+            if self.queue.waits_for(answerable) {
                 self.gate.bell().ring();
             }
         }
     }
 
     pub(super) fn lose_mirror(&self, mut mirror: MutexGuard<'_, Option<Mirror>>, error: LinkError) {
-        if let Some(lost) = mirror.take() {
+        if let Some(lost) = self.partner_ended(mirror.take()) {
             drop(mirror);
             self.events.mirror_lost(lost.link, error);
         }
     }
 
-    /// Drives until `lsn` is committed, the rule changes, or there is nothing to drive with; if it is `hasty`, also
+    /// Drives until `lsn` is answerable, the rule changes, or there is nothing to drive with; if it is `hasty`, also
     /// until the partner keeps silent for one poll. Returns whether the caller should look again at once.
     pub(super) fn drive(&self, lsn: Lsn, hasty: bool) -> bool {
         match self.rule() {
             AckRule::Nobody => false,
             AckRule::Local => {
                 self.persist_sealed(self.log.seal());
-                self.committed() < lsn && self.rule() == AckRule::Local && {
+                self.answerable() < lsn && self.rule() == AckRule::Local && {
                     // An earlier record is still being filled by another thread.
                     runtime::yield_now();
                     true
                 }
             }
-            AckRule::Both => {
+            // The devices have to follow, which others see to.
+            _ if self.is_held(lsn) => {
+                self.hasten(lsn);
+                false
+            }
+            rule @ (AckRule::Both | AckRule::Memory) => {
                 let Some(mut mirror) = self.try_seat() else { return false };
                 let mut alive = true;
                 while let Some(link) = mirror.as_mut() {
-                    let over = self.committed() >= lsn || self.rule() != AckRule::Both;
+                    let over = self.answerable() >= lsn || self.rule() != rule || self.is_held(lsn);
                     if over || self.is_seat_wanted() || self.check_open().is_err() {
                         break;
                     }
@@ -174,7 +196,7 @@ impl CommitPath {
                             return false;
                         }
                     }
-                    if link.sender.in_flight() == 0 && self.committed() < lsn {
+                    if link.sender.in_flight() == 0 && self.answerable() < lsn {
                         runtime::yield_now();
                     }
                 }
@@ -203,7 +225,7 @@ impl CommitPath {
         match self.rule() {
             AckRule::Nobody => false,
             AckRule::Local => true,
-            AckRule::Both => self.try_seat().is_some_and(|mirror| mirror.is_some()),
+            AckRule::Both | AckRule::Memory => self.try_seat().is_some_and(|mirror| mirror.is_some()),
         }
     }
 }

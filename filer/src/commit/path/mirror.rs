@@ -6,14 +6,15 @@
 //! have parked. What can go wrong: the link does not take the sender, or fails while it is driven.
 
 use super::{CommitPath, Mirror};
-use crate::runtime::{Instant, MutexGuard};
-use ids::{AckRule, LogPoint};
+use crate::runtime::MutexGuard;
+use ids::{AckRule, AnswerFrom, LogPoint};
 use rdma_transport::{LinkError, MirrorSender};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 impl CommitPath {
-    /// Starts to mirror over `sender` what lies after `from`, which the partner has durably.
+    /// Starts to mirror over `sender` what lies after `from`, which the partner has durably. What it acknowledges further
+    /// on is in its memory, if answers come `from` there, else in its log.
     ///
     /// # Errors
     /// When the link does not take it.
@@ -22,12 +23,14 @@ impl CommitPath {
         link: u64,
         mut sender: Box<dyn MirrorSender>,
         from: LogPoint,
+        answers: AnswerFrom,
     ) -> Result<(), LinkError> {
         let mut mirror = self.take_seat();
         let started = sender.start(from);
         if started.is_ok() {
-            *mirror = Some(Mirror { link, sender, sent: from });
-            self.peer_durable(from, Instant::now());
+            let from_memory = answers == AnswerFrom::Memory;
+            *mirror = Some(Mirror { link, sender, sent: from, from_memory });
+            self.partner_starts(link, from, from_memory);
         }
         drop(mirror);
         self.wake_next();
@@ -37,21 +40,21 @@ impl CommitPath {
     /// Stops to mirror, and gives the sender back. Waits for a driver that is polling, for at most
     /// the time of one poll.
     pub fn stop_mirror(&self) -> Option<(u64, Box<dyn MirrorSender>)> {
-        let stopped = self.take_seat().take();
+        let stopped = self.partner_ended(self.take_seat().take());
         self.wake_next();
         stopped.map(|mirror| (mirror.link, mirror.sender))
     }
 
     /// Like [`CommitPath::stop_mirror`], if the mirror uses this link.
     pub fn stop_mirror_of(&self, link: u64) -> Option<Box<dyn MirrorSender>> {
-        let stopped = self.take_seat().take_if(|mirror| mirror.link == link);
+        let stopped = self.partner_ended(self.take_seat().take_if(|mirror| mirror.link == link));
         self.wake_next();
         stopped.map(|mirror| mirror.sender)
     }
 
     /// Moves records that nobody waits for, and feeds a partner that catches up. Returns whether there is more.
     pub fn pump(&self) -> bool {
-        let both = self.rule() == AckRule::Both;
+        let both = self.rule().waits_for_partner();
         let mut more = false;
         if let Some(mut mirror) = self.try_seat()
             && let Some(link) = mirror.as_mut()

@@ -50,10 +50,10 @@ impl CommitPath {
 
     /// Drives for as long as the partner usually takes, then owes the rest.
     pub(super) fn drive_or_owe(&self, lsn: Lsn) -> Result<(), NotServing> {
-        while self.drive(lsn, true) && self.committed() < lsn {
+        while self.drive(lsn, true) && self.answerable() < lsn {
             self.check_open()?;
         }
-        if self.committed() >= lsn {
+        if self.answerable() >= lsn {
             return Ok(());
         }
         self.check_open()?;
@@ -73,14 +73,14 @@ impl CommitPath {
         Err(NotServing::MustWait)
     }
 
-    pub(super) fn answer_when_committed(&self, lsn: Lsn, client: Client, answer: Answer) {
+    pub(super) fn answer_when_answerable(&self, lsn: Lsn, client: Client, answer: Answer) {
         if self.answers.len() >= MAX_OWED {
-            return answer(self.wait_committed(lsn).map_err(Denied::from));
+            return answer(self.wait_answerable(lsn).map_err(Denied::from));
         }
         self.answers.add(lsn, client, answer);
-        let committed = self.committed();
-        if committed >= lsn {
-            self.answers.give(committed);
+        let answerable = self.answerable();
+        if answerable >= lsn {
+            self.answers.give(answerable);
         }
         match self.check_open() {
             // Whoever has the seat looks for answers that are owed when it leaves.
@@ -113,14 +113,16 @@ impl CommitPath {
 
     /// Tells all who wait without a thread that they are not served.
     pub(super) fn deny_waiting(&self, why: NotServing) {
-        self.answers.give(self.committed());
+        self.answers.give(self.answerable());
         self.answers.deny_all(why.into());
+        self.syncs.give(self.committed());
+        self.syncs.deny_all(why.into());
         self.queue.deny_all(why.into());
     }
 
     /// How many requests wait without a thread: to go on, and to be answered.
     pub fn waiting(&self) -> (usize, usize) {
-        (self.queue.len(), self.answers.len())
+        (self.queue.len(), self.answers.len() + self.syncs.len())
     }
 
     /// Drives for answers that are owed, until [`CommitPath::end_serving`].
@@ -129,14 +131,15 @@ impl CommitPath {
         while !self.ended.load(Ordering::SeqCst) {
             if asked.elapsed() >= ASK_CLIENTS_EVERY {
                 self.answers.let_go(ASK_CLIENTS_EVERY);
+                self.syncs.let_go(ASK_CLIENTS_EVERY);
                 self.queue.let_go(ASK_CLIENTS_EVERY);
                 asked = Instant::now();
             }
-            let wanted = self.answers.last().max(self.queue.last_commit());
+            let wanted = self.answers.last().max(self.syncs.last()).max(self.queue.last_commit());
             if let Some(lsn) = wanted {
                 self.drive_on(lsn);
             }
-            self.answers.give(self.committed());
+            self.answers.give(self.answerable());
             if let Err(why) = self.check_open() {
                 self.deny_waiting(why);
             }
@@ -147,8 +150,8 @@ impl CommitPath {
     /// Drives for others as long as the partner answers. The seat may be taken; then that driver goes on, and rings when
     /// it leaves.
     fn drive_on(&self, lsn: Lsn) {
-        while self.committed() < lsn && self.drive(lsn, true) && self.check_open().is_ok() {}
-        if self.committed() < lsn && self.can_drive() {
+        while self.answerable() < lsn && self.drive(lsn, true) && self.check_open().is_ok() {}
+        if self.answerable() < lsn && !self.is_held(lsn) && self.can_drive() {
             self.owing.ring_always();
         }
     }
@@ -187,7 +190,7 @@ impl CommitPath {
             let seen = Seen {
                 gate: &self.gate,
                 reserved: self.log.reserved(),
-                committed: self.committed(),
+                answerable: self.answerable(),
                 has_lease: self.now_ms() < self.lease_until_ms.load(Ordering::SeqCst),
             };
             let at = match self.queue.next(&seen) {
@@ -219,6 +222,7 @@ impl CommitPath {
     pub fn end_serving(&self) {
         self.ended.store(true, Ordering::SeqCst);
         self.owing.ring_always();
+        self.flushing.ring_always();
         self.gate.bell().ring_always();
         self.base_bell.ring_always();
     }

@@ -4,7 +4,6 @@ use super::{Executor, LEAVE_WITHIN, WATCH_INTERVAL};
 use crate::commit::{Journal, NotServing, PeerSpace, SpaceBudget};
 use crate::node::NodeError;
 use crate::runtime::{self, Instant, mark, planted};
-use crate::status::AckLevel;
 use apply_engine::MetadataSpace;
 use ids::{AckRule, Epoch, Lsn};
 use nvlog::UpdateError;
@@ -37,17 +36,14 @@ impl Executor {
     pub(super) fn set_rule(&mut self, rule: AckRule) -> Result<(), NodeError> {
         let shared = &self.shared;
         shared.path.set_rule(rule)?;
-        if rule != AckRule::Both {
+        if !rule.waits_for_partner() {
             shared.gate.set_peer_space(None);
         }
         shared.path.update(|_| Ok(()))?;
-        let local = shared.log.durability();
-        shared.metrics.set_level(match rule {
-            AckRule::Nobody => None,
-            AckRule::Local => Some(AckLevel { local, peer: None }),
-            AckRule::Both => Some(AckLevel { local, peer: Some(shared.peer_durability()) }),
-        });
-        self.answers.push_back(Event::RuleSet { rule, committed: shared.path.committed() });
+        let (answers, syncs) = shared.levels(rule);
+        shared.metrics.set_level(answers, syncs);
+        // What was answered is what the partner has to hold, wherever it is here.
+        self.answers.push_back(Event::RuleSet { rule, committed: shared.path.answerable() });
         Ok(())
     }
 
@@ -98,6 +94,7 @@ impl Executor {
         if point.lsn < shared.log.end().lsn {
             mark!("records cut off");
         }
+        shared.path.persist_all();
         if planted!(RejoinWithoutTruncation) {
             return Ok(LogSummary { end: point, ..shared.log_summary() });
         }
@@ -116,7 +113,7 @@ impl Executor {
         shared.path.update(|cursors| cursors.set_peer_trimmed(vitals.trimmed))?;
         if let Some(committed) = committed {
             shared.path.committed_by_primary(committed)?;
-        } else if shared.path.cursors().rule() == AckRule::Both {
+        } else if shared.path.cursors().rule().waits_for_partner() {
             // Totals are not told: they bind through what is free.
             let space = SpaceBudget {
                 free_bytes: vitals.free_bytes,

@@ -6,7 +6,6 @@
 //! takes, and served from there, as it is when a disk fails later.
 
 use super::Executor;
-use crate::commit::Journal;
 use crate::node::NodeError;
 use crate::node::follower::{Serving, UNBOUNDED};
 use crate::runtime::{Instant, mark};

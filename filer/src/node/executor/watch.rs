@@ -9,7 +9,7 @@
 
 use super::Executor;
 use crate::runtime::Instant;
-use ids::{AckRule, Lsn};
+use ids::Lsn;
 use pair::{Event, LinkId, LocalFault, MonoMs, PairMode, RoleName};
 use std::time::Duration;
 
@@ -89,7 +89,7 @@ impl Executor {
         let shared = &self.shared;
         let cursors = shared.path.cursors();
         let (durable, here) = (cursors.peer_durable(), cursors.local_durable());
-        let outstanding = cursors.rule() == AckRule::Both && here > durable;
+        let outstanding = cursors.rule().waits_for_partner() && here > durable;
         let patience = shared.config.link.tuning(shared.config.timers.peer_timeout).dead_peer_timeout;
         if !self.progress.stands_still(durable, outstanding, patience) {
             return;

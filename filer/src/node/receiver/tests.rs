@@ -36,7 +36,16 @@ fn landing(log: &Arc<Log>, one_sided: bool) -> (Landing, crate::runtime::channel
     let metrics = Metrics::new().volume("v");
     let path = CommitPath::new(log.clone(), cursors, gate, metrics.clone(), Box::new(Nobody), Uptime::now());
     let (events, heard) = unbounded();
-    (Landing { log: log.clone(), path: Arc::new(path), metrics, events, one_sided }, heard)
+    let landing = Landing {
+        log: log.clone(),
+        path: Arc::new(path),
+        metrics,
+        events,
+        one_sided,
+        write_behind: Arc::default(),
+        from_memory: false,
+    };
+    (landing, heard)
 }
 
 /// Both ends of a link over shared memory, which is one-sided as RDMA is.

@@ -154,6 +154,7 @@ impl Receive {
         base.set_applied(finished.point);
         base.sync()?;
         let log = |error: &dyn std::fmt::Display| ReceiveError::Log(error.to_string());
+        self.shared.path.persist_all();
         self.shared.log.reset(finished.point).map_err(|error| log(&error))?;
         let Finished { point, history, .. } = finished;
         self.shared

@@ -193,7 +193,7 @@ pub(super) fn heard(shared: &Arc<Shared>, link: u64, bytes: &[u8]) {
     };
     match word {
         Word::Pause { number } => {
-            state.align.lock().pause(crate::commit::Journal::committed(&*shared.path), Instant::now());
+            state.align.lock().pause(shared.path.committed(), Instant::now());
             state.say(&Word::Paused { number });
         }
         Word::Paused { number } => {

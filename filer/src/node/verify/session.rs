@@ -340,7 +340,7 @@ impl<'a> Session<'a> {
             return Err("the node stops".to_owned());
         }
         match self.shared.path.cursors().rule() {
-            AckRule::Both => Ok(()),
+            AckRule::Both | AckRule::Memory => Ok(()),
             _ => Err("the pair is not mirrored any more".to_owned()),
         }
     }

@@ -39,18 +39,18 @@ impl Journal for HeldJournal {
     fn log(&self) -> &Arc<nvlog::Log> {
         self.inner.log()
     }
-    fn wait_committed(&self, lsn: Lsn) -> std::result::Result<(), NotServing> {
+    fn wait_answerable(&self, lsn: Lsn) -> std::result::Result<(), NotServing> {
         let mut rule = self.rule.lock();
-        while *rule == Rule::Hold && self.inner.committed() < lsn {
+        while *rule == Rule::Hold && self.inner.answerable() < lsn {
             self.changed.wait(&mut rule);
         }
         match *rule {
             Rule::Refuse(why) => Err(why),
-            _ => self.inner.wait_committed(lsn),
+            _ => self.inner.wait_answerable(lsn),
         }
     }
-    fn committed(&self) -> Lsn {
-        self.inner.committed()
+    fn answerable(&self) -> Lsn {
+        self.inner.answerable()
     }
     fn check_lease(&self) -> std::result::Result<(), NotServing> {
         match *self.rule.lock() {
