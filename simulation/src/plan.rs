@@ -3,6 +3,7 @@
 use crate::schedule::{self, Fault, Kinds};
 use crate::witness::Keeper;
 use apply_engine::simulation::Refusing;
+use ids::AnswerFrom;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -78,6 +79,9 @@ impl Plan {
             // Drawn on their own: the rest of a seed is what it would be without them.
             until_ms = schedule::add_forgetfulness(&mut faults, seed, until_ms);
         }
+        if answers_from_memory(seed) && theme != Theme::VolatileLogs {
+            schedule::add_double_losses(&mut faults, seed, until_ms);
+        }
         let busy = theme == Theme::Absence;
         let slowest = [200, 2_000, 20_000][rng.random_range(0..3)];
         Plan {
@@ -104,6 +108,14 @@ impl Plan {
         (self.seed % 4 == 3).then_some(Refusing { seed: self.seed ^ host as u64, one_in })
     }
 
+    /// What answers wait for: in one seed of four, where the partner's processor acknowledges, both nodes' memory.
+    pub fn answer(&self) -> AnswerFrom {
+        match answers_from_memory(self.seed) && !self.one_sided && !self.volatile_logs() {
+            true => AnswerFrom::Memory,
+            false => AnswerFrom::Power,
+        }
+    }
+
     /// Who keeps the register.
     pub fn keeper(&self) -> Keeper {
         if ETCD_RESTS.contains(&(self.seed % 7)) { Keeper::Etcd } else { Keeper::BuiltIn }
@@ -113,4 +125,9 @@ impl Plan {
     pub fn volatile_logs(&self) -> bool {
         self.theme == Theme::VolatileLogs
     }
+}
+
+/// Of these seeds both nodes answer out of memory, if their logs and links let them. (Not those that found a bug once.)
+fn answers_from_memory(seed: u64) -> bool {
+    seed % 4 == 2
 }

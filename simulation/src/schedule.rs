@@ -7,6 +7,8 @@ use rand::{Rng, SeedableRng};
 /// Makes of a seed another one.
 const FORGETFUL: u64 = 0x666f_7267_6574;
 
+const DOUBLE_LOSS: u64 = 0x646f_7562_6c65;
+
 /// One fault.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Fault {
@@ -222,6 +224,30 @@ pub fn add_forgetfulness(faults: &mut Vec<Fault>, seed: u64, until_ms: u64) -> u
     let until_ms = if outdated { add_outdated_survivor(faults, rng, until_ms) } else { until_ms };
     faults.sort_by_key(|fault| fault.at_ms);
     until_ms
+}
+
+/// Both nodes lose power, or their processes, at once or nearly so: what was answered and not synced may be gone then.
+pub fn add_double_losses(faults: &mut Vec<Fault>, seed: u64, until_ms: u64) {
+    let rng = &mut StdRng::seed_from_u64(seed ^ DOUBLE_LOSS);
+    for _ in 0..rng.random_range(1..=3) {
+        let at_ms = rng.random_range(200..until_ms);
+        match rng.random_range(0..3) {
+            0 => {
+                let first = host(rng);
+                let second_ms = at_ms + rng.random_range(0..60);
+                faults.push(Fault {
+                    at_ms,
+                    kind: Kind::Kill { host: first, for_ms: rng.random_range(0..1_500) },
+                });
+                faults.push(Fault {
+                    at_ms: second_ms,
+                    kind: Kind::Kill { host: 1 - first, for_ms: rng.random_range(0..1_500) },
+                });
+            }
+            _ => faults.push(Fault { at_ms, kind: power_both(rng) }),
+        }
+    }
+    faults.sort_by_key(|fault| fault.at_ms);
 }
 
 /// One node comes back while the other, which went on alone, is down, and a register from before their last epochs tells it

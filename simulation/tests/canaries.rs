@@ -43,9 +43,10 @@ canaries! {
     a_resync_that_stops_a_byte_early_is_found: ResyncCursorOffByOne
     a_tail_that_moves_before_the_flush_is_found: TailBeforeFlush
     an_old_register_that_is_believed_is_found: OldRegisterBelieved
+    an_fsync_before_both_devices_have_it_is_found: FsyncBeforeDurable
 }
 
 #[test]
 fn every_canary_has_its_test() {
-    assert_eq!(Canary::ALL.len(), 8, "a new canary needs a test above");
+    assert_eq!(Canary::ALL.len(), 9, "a new canary needs a test above");
 }

@@ -24,11 +24,13 @@ pub enum Canary {
     TailBeforeFlush,
     /// A register that is older than the node's own epoch decides (planted in `pair`).
     OldRegisterBelieved,
+    /// An fsync is answered before either device has what it is about.
+    FsyncBeforeDurable,
 }
 
 impl Canary {
     /// Every one.
-    pub const ALL: [Canary; 8] = [
+    pub const ALL: [Canary; 9] = [
         Canary::AckBeforePeerDurable,
         Canary::ApplyBeforeCommit,
         Canary::TakeoverWithoutRevoke,
@@ -37,6 +39,7 @@ impl Canary {
         Canary::ResyncCursorOffByOne,
         Canary::TailBeforeFlush,
         Canary::OldRegisterBelieved,
+        Canary::FsyncBeforeDurable,
     ];
 }
 

@@ -8,7 +8,7 @@ use super::World;
 use super::files::{self, Change, Files};
 use crate::invariants::acknowledged_stays;
 use filer::volume::{Errno, Node, NodeKind, Root, Volume};
-use ids::{Epoch, Oid};
+use ids::{AnswerFrom, Epoch, Oid};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use scheduler::channel;
@@ -23,6 +23,9 @@ const PATIENCE: Duration = Duration::from_millis(20);
 /// A client looks at all that it has after so many changes.
 const CHANGES_PER_LOOK: u32 = 40;
 
+/// How many changes an fsync follows, where answers come out of memory.
+const FSYNC_PART: f64 = 0.3;
+
 /// What all clients have in common.
 #[derive(Default)]
 pub struct Counters {
@@ -30,6 +33,11 @@ pub struct Counters {
     pub acknowledged: AtomicU64,
     /// Changes that were cut off, and had been made; or not.
     pub cut_off: [AtomicU64; 2],
+    /// Fsyncs that were answered.
+    pub synced: AtomicU64,
+    /// How often what was in memory only may have been lost with both nodes, and how many changes were.
+    pub losses: AtomicU64,
+    pub lost: AtomicU64,
     /// Nobody begins another change.
     pub stop: AtomicBool,
 }
@@ -40,6 +48,10 @@ pub struct Client {
     name: String,
     rng: StdRng,
     files: Files,
+    /// What its directory was before each change since it last had an fsync answered, where answers come out of memory.
+    unsynced: Vec<Files>,
+    /// How often both nodes' memory may have been lost when it last saw that nothing was.
+    losses_seen: u64,
     home: Option<Oid>,
     /// Whom it asked last.
     server: usize,
@@ -49,7 +61,16 @@ impl Client {
     pub fn new(world: &Arc<World>, number: usize) -> Client {
         let rng = StdRng::seed_from_u64(world.plan.seed ^ (number as u64 + 1) << 32);
         let name = format!("c{number}");
-        Client { world: world.clone(), name, rng, files: Files::default(), home: None, server: number % 2 }
+        Client {
+            world: world.clone(),
+            name,
+            rng,
+            files: Files::default(),
+            unsynced: Vec::new(),
+            losses_seen: 0,
+            home: None,
+            server: number % 2,
+        }
     }
 
     /// Changes things until it is told to stop, then looks a last time.
@@ -79,7 +100,9 @@ impl Client {
         match made {
             Some(Ok(())) => {
                 self.world.counters.acknowledged.fetch_add(1, Ordering::Relaxed);
+                self.remember();
                 self.files.apply(&change);
+                self.sync_sometimes();
                 match self.rng.random_range(0..20) {
                     0 => self.look(None),
                     1..4 => self.glimpse(),
@@ -94,14 +117,52 @@ impl Client {
         }
     }
 
+    fn answers_from_memory(&self) -> bool {
+        self.world.plan.answer() == AnswerFrom::Memory
+    }
+
+    /// Before a change that was answered: until the next fsync it may be undone.
+    fn remember(&mut self) {
+        if self.answers_from_memory() {
+            self.unsynced.push(self.files.clone());
+        }
+    }
+
+    /// Asks for an fsync now and then. Once it was answered, nothing before it may be lost.
+    fn sync_sometimes(&mut self) {
+        if !self.answers_from_memory() || !self.rng.random_bool(FSYNC_PART) {
+            return;
+        }
+        if let Some(Ok(())) = self.ask(Volume::sync) {
+            self.world.counters.synced.fetch_add(1, Ordering::Relaxed);
+            self.unsynced.clear();
+        }
+    }
+
+    /// Is what was seen an earlier state that a loss of both nodes' memory may have brought back? Then it counts from
+    /// now on.
+    fn lost_with_both(&mut self, losses: u64, seen: &files::Tree) -> bool {
+        if losses == self.losses_seen {
+            return false;
+        }
+        self.losses_seen = losses;
+        let same = |files: &Files| files::difference(seen, &files.tree()).is_none();
+        let Some(back) = self.unsynced.iter().rposition(same) else { return false };
+        self.world.counters.lost.fetch_add((self.unsynced.len() - back) as u64, Ordering::Relaxed);
+        self.files = self.unsynced[back].clone();
+        self.unsynced.truncate(back);
+        true
+    }
+
     /// Looks at everything until somebody shows it. `cut_off`: what may have been done, too.
     fn look(&mut self, cut_off: Option<Change>) {
         let home = self.home();
         // Whoever says that it serves must show the same, also one that nobody else talks to any more.
         self.server = self.rng.random_range(0..2);
-        let seen = loop {
+        let (seen, losses) = loop {
+            let losses = self.world.counters.losses.load(Ordering::Relaxed);
             match self.ask(move |volume| files::look(volume, home)) {
-                Some(Ok(seen)) => break seen,
+                Some(Ok(seen)) => break (seen, losses),
                 Some(Err(_)) | None => self.elsewhere(),
             }
         };
@@ -113,13 +174,21 @@ impl Client {
         match cut_off.zip(after) {
             Some((_, after)) if files::difference(&seen, &after.tree()).is_none() => {
                 self.world.counters.cut_off[0].fetch_add(1, Ordering::Relaxed);
+                self.remember();
                 self.files = after;
+                self.losses_seen = losses;
             }
+            _ if files::difference(&seen, &self.files.tree()).is_some()
+                && self.lost_with_both(losses, &seen) => {}
             Some((change, _)) => {
                 self.world.counters.cut_off[1].fetch_add(1, Ordering::Relaxed);
                 acknowledged_stays::shown(&self.name, &seen, &self.files.tree(), Some(&change));
+                self.losses_seen = losses;
             }
-            None => acknowledged_stays::shown(&self.name, &seen, &self.files.tree(), None),
+            None => {
+                acknowledged_stays::shown(&self.name, &seen, &self.files.tree(), None);
+                self.losses_seen = losses;
+            }
         }
     }
 
@@ -127,12 +196,19 @@ impl Client {
     fn home(&mut self) -> Oid {
         while self.home.is_none() {
             let name = self.name.clone();
-            let made = self.ask(move |volume| match volume.lookup(Oid::ROOT, name.as_bytes()) {
-                Err(Errno::ENOENT) => {
-                    let node = Node { kind: NodeKind::Directory, mode: 0o755, umask: 0, open: false };
-                    volume.create(&Root, Oid::ROOT, name.as_bytes(), node)
+            let sync = self.answers_from_memory();
+            let made = self.ask(move |volume| {
+                let home = match volume.lookup(Oid::ROOT, name.as_bytes()) {
+                    Err(Errno::ENOENT) => {
+                        let node = Node { kind: NodeKind::Directory, mode: 0o755, umask: 0, open: false };
+                        volume.create(&Root, Oid::ROOT, name.as_bytes(), node)
+                    }
+                    other => other,
+                }?;
+                if sync {
+                    volume.sync()?;
                 }
-                other => other,
+                Ok(home)
             });
             match made {
                 Some(Ok(found)) => self.home = Some(found.oid),
@@ -155,6 +231,10 @@ impl Client {
 
     /// Looks at one thing only.
     fn glimpse(&mut self) {
+        if self.world.counters.losses.load(Ordering::Relaxed) != self.losses_seen {
+            // Whether something was lost shows in the whole only.
+            return self.look(None);
+        }
         let home = self.home();
         let Some(path) = self.files.any(&mut self.rng) else { return };
         self.server = self.rng.random_range(0..2);
@@ -162,7 +242,9 @@ impl Client {
             let path = path.clone();
             self.ask(move |volume| files::look_at(volume, home, &path))
         };
-        if let Some(Ok(seen)) = seen {
+        if let Some(Ok(seen)) = seen
+            && self.world.counters.losses.load(Ordering::Relaxed) == self.losses_seen
+        {
             acknowledged_stays::glimpsed(
                 &self.name,
                 &path,

@@ -10,8 +10,9 @@ use filer::config::{
     WitnessKeeper,
 };
 use filer::node::simulation::{SimNode, SimParts};
-use ids::VolumeId;
+use ids::{AnswerFrom, VolumeId};
 use nvlog::sim::SimRegion;
+use pair::PairMode;
 use scheduler::NodeId;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -90,7 +91,11 @@ impl Host {
     pub fn crash(&mut self, plan: &Plan, power: Option<u64>) {
         match power {
             None => {
-                self.region = self.region.kill_process();
+                // A log on a device has its image in the process's own memory.
+                self.region = match plan.answer() {
+                    AnswerFrom::Memory => self.region.crash_losing_all(),
+                    AnswerFrom::Power => self.region.kill_process(),
+                };
                 self.disk = self.disk.crash(DiskCrash::Process);
             }
             Some(seed) => {
@@ -136,6 +141,7 @@ impl World {
 
     /// Ends a host's process where it stands; with it, in `power` cuts, the machine.
     pub fn end(self: &Arc<World>, host: usize, power: Option<u64>) {
+        self.note_loss();
         // What it has committed since the last look, nobody may be able to show later.
         let (running, region) = {
             let hosts = self.hosts.lock();
@@ -160,6 +166,18 @@ impl World {
     }
 }
 
+impl World {
+    /// Before a host ends: unless both are mirrored, what is in memory only may be lost with it.
+    fn note_loss(&self) {
+        let is_mirrored = |state: &filer::node::simulation::Observed| {
+            state.pair.as_ref().is_some_and(|pair| pair.mode == PairMode::Mirrored)
+        };
+        if !self.observe().is_some_and(|both| both.iter().all(is_mirrored)) {
+            self.counters.losses.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
 /// What both nodes are configured with.
 fn config(plan: &Plan, host: usize) -> NodeConfig {
     let address = |host: usize| format!("127.0.0.1:{}", 1000 + host).parse().expect("an address");
@@ -181,7 +199,7 @@ fn config(plan: &Plan, host: usize) -> NodeConfig {
             path: "/simulated".into(),
             capacity_bytes: plan.capacity_bytes,
         },
-        answer: ids::AnswerFrom::Power,
+        answer: plan.answer(),
         fuse: FuseConfig {
             mount: None,
             writeback_cache: false,

@@ -175,9 +175,11 @@ impl World {
     }
 
     fn note_what_happened(&self) {
-        let Counters { acknowledged, cut_off, .. } = &self.counters;
+        let Counters { acknowledged, cut_off, synced, lost, .. } = &self.counters;
         let note = |what, count: u64| (0..count).for_each(|_| marks::note(what));
         note("operation acknowledged", acknowledged.load(Ordering::Relaxed));
+        note("fsync answered", synced.load(Ordering::Relaxed));
+        note("answered and lost with both nodes", lost.load(Ordering::Relaxed));
         note("cut off and made", cut_off[0].load(Ordering::Relaxed));
         note("cut off and not made", cut_off[1].load(Ordering::Relaxed));
     }
