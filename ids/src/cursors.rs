@@ -232,9 +232,9 @@ impl Cursors {
         self.advance_committed()
     }
 
-    /// The partner has everything before `to.lsn` in memory.
+    /// The partner has everything before `to.lsn` in memory. That its log has it may have been heard before.
     pub fn set_peer_held(&mut self, to: LogPoint) -> Result<(), CursorError> {
-        self.checked("peer_held", to.lsn, |c| c.peer_held = to.lsn)?;
+        self.checked("peer_held", to.lsn, |c| c.peer_held = c.peer_held.max(to.lsn))?;
         self.advance_answerable()
     }
 
@@ -451,6 +451,8 @@ mod tests {
         assert_eq!(c.answerable(), Lsn(320), "too long behind: nothing more");
         c.hold_answers(false).unwrap();
         assert_eq!(c.answerable(), Lsn(384));
+        c.set_peer_held(point(64)).unwrap();
+        assert_eq!(c.held(), Lsn(640), "old news");
         assert_eq!(c.set_rule(AckRule::Nobody).unwrap(), Lsn(128));
         assert_eq!(c.answerable(), Lsn(384), "what was answered is not taken back");
         assert_eq!(c.set_rule(AckRule::Local).unwrap(), Lsn(640));
