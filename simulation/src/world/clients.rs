@@ -90,12 +90,16 @@ impl Client {
     }
 
     fn change(&mut self) {
+        if self.answers_from_memory() && self.may_have_lost() {
+            // What comes next has to fit what is there.
+            self.look(None);
+        }
         let home = self.home();
         let change = self.files.draw(&mut self.rng);
         scheduler::trace(|| format!("{} {change}", self.name));
         let made = {
             let change = change.clone();
-            self.ask(move |volume| change.make(volume, home))
+            self.ask_of_this_state(move |volume| change.make(volume, home))
         };
         match made {
             Some(Ok(())) => {
@@ -121,6 +125,11 @@ impl Client {
         self.world.plan.answer() == AnswerFrom::Memory
     }
 
+    /// May both nodes have lost what was in memory only, since it was last seen that nothing was?
+    fn may_have_lost(&self) -> bool {
+        self.world.counters.losses.load(Ordering::Relaxed) != self.losses_seen
+    }
+
     /// Before a change that was answered: until the next fsync it may be undone.
     fn remember(&mut self) {
         if self.answers_from_memory() {
@@ -133,7 +142,8 @@ impl Client {
         if !self.answers_from_memory() || !self.rng.random_bool(FSYNC_PART) {
             return;
         }
-        if let Some(Ok(())) = self.ask(Volume::sync) {
+        if let Some(Ok(())) = self.ask_of_this_state(Volume::sync) {
+            scheduler::trace(|| format!("{} fsync", self.name));
             self.world.counters.synced.fetch_add(1, Ordering::Relaxed);
             self.unsynced.clear();
         }
@@ -142,7 +152,8 @@ impl Client {
     /// Is what was seen an earlier state that a loss of both nodes' memory may have brought back? Then it counts from
     /// now on.
     fn lost_with_both(&mut self, losses: u64, seen: &files::Tree) -> bool {
-        if losses == self.losses_seen {
+        // Both may have been lost while it waited for this answer.
+        if !self.may_have_lost() {
             return false;
         }
         self.losses_seen = losses;
@@ -231,7 +242,7 @@ impl Client {
 
     /// Looks at one thing only.
     fn glimpse(&mut self) {
-        if self.world.counters.losses.load(Ordering::Relaxed) != self.losses_seen {
+        if self.answers_from_memory() && self.may_have_lost() {
             // Whether something was lost shows in the whole only.
             return self.look(None);
         }
@@ -243,7 +254,7 @@ impl Client {
             self.ask(move |volume| files::look_at(volume, home, &path))
         };
         if let Some(Ok(seen)) = seen
-            && self.world.counters.losses.load(Ordering::Relaxed) == self.losses_seen
+            && !(self.answers_from_memory() && self.may_have_lost())
         {
             acknowledged_stays::glimpsed(
                 &self.name,
@@ -254,13 +265,32 @@ impl Client {
         }
     }
 
+    /// Like [`Client::ask`], for what means the state that the client knows: nothing is sent once that may be lost.
+    fn ask_of_this_state<T: Send + 'static>(
+        &mut self,
+        act: impl FnOnce(&Volume) -> Result<T, Errno> + Send + 'static,
+    ) -> Option<Result<T, Errno>> {
+        self.ask_while(act, |client| !client.answers_from_memory() || !client.may_have_lost())
+    }
+
     /// Runs an operation on a node that serves, in a thread of that node. `None`: it died meanwhile, or takes longer
     /// than the other node takes to serve in a later epoch, which decides what became of it.
     fn ask<T: Send + 'static>(
         &mut self,
         act: impl FnOnce(&Volume) -> Result<T, Errno> + Send + 'static,
     ) -> Option<Result<T, Errno>> {
+        self.ask_while(act, |_| true)
+    }
+
+    fn ask_while<T: Send + 'static>(
+        &mut self,
+        act: impl FnOnce(&Volume) -> Result<T, Errno> + Send + 'static,
+        may_be_sent: impl Fn(&Client) -> bool,
+    ) -> Option<Result<T, Errno>> {
         loop {
+            if !may_be_sent(self) {
+                return None;
+            }
             let life = self.world.hosts.lock()[self.server].life.clone();
             if let Some(life) = life
                 && let Some(volume) = life.sim.as_ref().and_then(|sim| sim.volume())
