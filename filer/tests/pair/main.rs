@@ -16,6 +16,7 @@ mod index;
 mod leaving;
 mod link;
 mod machine;
+mod memory;
 mod mounts;
 mod operations;
 mod orphans;

@@ -1,0 +1,114 @@
+//! Volumes whose answers come out of memory (`answer = "memory"`), with logs on devices: what is answered survives the loss of
+//! either node, what is synced that of both.
+
+use crate::harness::{Cluster, Disk, Load, Side, Spec, check_all, twinfiler};
+use filer::status::AckLevel;
+use ids::Durability;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+const CAPACITY: &str = "32MiB";
+const VOLUME_ID: &str = "00112233445566778899aabbccddeeff";
+
+/// Both nodes have logs on disks of their own, and answer out of memory.
+fn answering_from_memory() -> (Cluster, [Disk; 2]) {
+    let mut pair = Cluster::prepare(Spec { capacity: CAPACITY, ..Spec::default() });
+    let disks = Side::BOTH.map(|side| {
+        let (at, image) = (pair.node_dir(side).join("log-disk"), pair.node_dir(side).join("log-image"));
+        fs::create_dir(&at).unwrap();
+        let disk = Disk::make("ext4", &[], &image, 128, &at);
+        let (log, base) = (at.join("log").display().to_string(), pair.base(side).display().to_string());
+        let made = twinfiler(&[
+            "init",
+            "--name",
+            "v",
+            "--volume-id",
+            VOLUME_ID,
+            "--base",
+            &base,
+            "--log",
+            &log,
+            "--log-kind",
+            "block",
+            "--capacity",
+            CAPACITY,
+        ]);
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let text = fs::read_to_string(pair.config(side)).unwrap();
+        let emulated = format!("log = {{ kind = \"emulated\", path = \"{}\"", pair.log(side).display());
+        assert!(text.contains(&emulated), "{text}");
+        let block = format!("answer = \"memory\"\nlog = {{ kind = \"block\", path = \"{log}\"");
+        fs::write(pair.config(side), text.replace(&emulated, &block)).unwrap();
+        disk
+    });
+    for side in Side::BOTH {
+        pair.start_node(side);
+    }
+    assert_eq!(pair.wait_mirrored(), Side::A);
+    (pair, disks)
+}
+
+/// Files that somebody has waited for in each way there is: by `fsync`, by writing with `O_SYNC`, and as names by `fsync` of
+/// their directory.
+fn write_and_sync(mount: &Path) -> Vec<&'static str> {
+    let mut synced = File::create(mount.join("fsync")).unwrap();
+    synced.write_all(b"fsync").unwrap();
+    synced.sync_all().unwrap();
+    let mut data = File::create(mount.join("fdatasync")).unwrap();
+    data.write_all(b"fdatasync").unwrap();
+    data.sync_data().unwrap();
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).custom_flags(libc::O_SYNC);
+    options.open(mount.join("o_sync")).unwrap().write_all(b"o_sync").unwrap();
+    fs::create_dir(mount.join("dir")).unwrap();
+    fs::write(mount.join("dir/name"), "dir/name").unwrap();
+    File::open(mount.join("dir")).unwrap().sync_all().unwrap();
+    File::open(mount).unwrap().sync_all().unwrap();
+    vec!["fsync", "fdatasync", "o_sync", "dir/name"]
+}
+
+#[test]
+fn an_answer_out_of_memory_survives_the_primary() {
+    let (mut pair, _disks) = answering_from_memory();
+    let status = pair.volume(Side::A).unwrap();
+    let on_both = |level| Some(AckLevel { local: level, peer: Some(level) });
+    assert_eq!(status.acknowledgement, on_both(Durability::Memory), "{status:?}");
+    assert_eq!(status.synced, on_both(Durability::Power), "{status:?}");
+    let load = Load::start(&pair.mount(Side::A), "c", 2);
+    load.wait_for(200);
+    pair.kill(Side::A);
+    pair.wait_serving(Side::B);
+    let outcomes = load.join();
+    check_all(&pair.mount(Side::B), &outcomes);
+    let alone = pair.volume(Side::B).unwrap();
+    let power = Some(AckLevel { local: Durability::Power, peer: None });
+    assert_eq!(
+        (alone.acknowledgement, alone.synced),
+        (power, power),
+        "alone it answers when its device has it"
+    );
+    pair.start_node(Side::A);
+    assert_eq!(pair.wait_mirrored(), Side::B);
+    check_all(&pair.mount(Side::B), &outcomes);
+    pair.check_trees_equal();
+}
+
+#[test]
+fn what_is_synced_survives_both_nodes() {
+    let (mut pair, _disks) = answering_from_memory();
+    let synced = write_and_sync(&pair.mount(Side::A));
+    // What nobody has waited for may be lost, and is in nobody's way.
+    fs::write(pair.mount(Side::A).join("answered"), "answered").unwrap();
+    pair.kill(Side::A);
+    pair.kill(Side::B);
+    for side in Side::BOTH {
+        pair.start_node(side);
+    }
+    let primary = pair.wait_mirrored();
+    for name in synced {
+        assert_eq!(fs::read_to_string(pair.mount(primary).join(name)).unwrap(), name);
+    }
+    pair.check_trees_equal();
+}
