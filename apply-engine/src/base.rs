@@ -174,7 +174,7 @@ impl Base {
     /// Number of objects in the tree, orphans and the root included.
     ///
     /// # Errors
-    /// When the index can not be read.
+    /// When the index cannot be read.
     pub fn object_count(&self) -> Result<u64, IndexError> {
         #[cfg(any(test, feature = "simulation"))]
         if let Some(disk) = self.simulation() {
@@ -272,7 +272,7 @@ impl Base {
     /// The index does not know an object that must be there: finds every object by a walk.
     ///
     /// # Errors
-    /// When the tree can not be read, or the index not be written.
+    /// When the tree cannot be read, or the index not be written.
     pub fn mend_index(&self) -> Result<(), OpenError> {
         #[cfg(any(test, feature = "simulation"))]
         if let Some(disk) = self.simulation() {
@@ -287,7 +287,7 @@ impl Base {
     /// Opens the index again if it has failed, and finds every object by a walk. Nobody may change the tree meanwhile.
     ///
     /// # Errors
-    /// When it still can not be used, or the tree not be read.
+    /// When it still cannot be used, or the tree not be read.
     pub fn revive_index(&self) -> Result<(), TreeError> {
         #[cfg(any(test, feature = "simulation"))]
         if self.simulation().is_some() {
@@ -430,7 +430,7 @@ impl Base {
     }
 }
 
-/// `stat` and label of what a descriptor names. A label that can not be read is an I/O error.
+/// `stat` and label of what a descriptor names. A label that cannot be read is an I/O error.
 pub(crate) fn examine(
     fd: BorrowedFd<'_>,
     at: &dyn std::fmt::Display,
@@ -440,7 +440,7 @@ pub(crate) fn examine(
     match label {
         Ok(label) => Ok((stat, label)),
         Err(why) => {
-            tracing::error!(%at, %why, "an object's label can not be used");
+            tracing::error!(%at, %why, "an object's label cannot be used");
             Err(TreeError { doing: "use the label of", at: at.to_string(), errno: Errno::IO })
         }
     }

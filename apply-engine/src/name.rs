@@ -11,17 +11,17 @@ use std::os::unix::ffi::OsStrExt;
 /// Longest name, in bytes.
 pub const MAX_NAME_BYTES: usize = 255;
 
-/// Bytes that can not name a directory entry.
+/// Bytes that cannot name a directory entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum NameError {
     /// No byte at all.
-    #[error("a name can not be empty")]
+    #[error("a name cannot be empty")]
     Empty,
     /// More than [`MAX_NAME_BYTES`].
-    #[error("a name can not be longer than {MAX_NAME_BYTES} bytes")]
+    #[error("a name cannot be longer than {MAX_NAME_BYTES} bytes")]
     TooLong,
     /// `.`, `..`, or with a `/` or NUL in it.
-    #[error("a name can not be \".\" or \"..\" nor hold '/' or NUL")]
+    #[error("a name cannot be \".\" or \"..\" nor hold '/' or NUL")]
     Reserved,
 }
 

@@ -65,9 +65,9 @@ pub enum ResyncError {
     #[error(transparent)]
     Apply(#[from] ApplyError),
     /// A file or a directory could not be read.
-    #[error("{0} can not be read: {1}; check the disk")]
+    #[error("{0} cannot be read: {1}; check the disk")]
     Read(Oid, std::io::Error),
-    /// The captures can not all be true.
+    /// The captures cannot all be true.
     #[error("the description of {0} contradicts itself or another one; it is compared again")]
     Contradiction(Oid),
     /// The index failed.
@@ -110,7 +110,7 @@ impl ObjectLabel {
 /// `None` at the end.
 ///
 /// # Errors
-/// When the index or a label can not be read.
+/// When the index or a label cannot be read.
 pub fn labels(base: &Base, from: Oid, max: usize) -> Result<(Vec<ObjectLabel>, Option<Oid>), ResyncError> {
     at!(base, site => site::labels(site, from, max))
 }
@@ -256,7 +256,7 @@ pub fn seal(base: &Base, objects: &[ObjectLabel]) -> Result<(), ResyncError> {
 /// have left with objects that the index does not know.
 ///
 /// # Errors
-/// When the tree can not be walked.
+/// When the tree cannot be walked.
 pub fn reindex(base: &Base) -> Result<(), ResyncError> {
     #[cfg(any(test, feature = "simulation"))]
     if let Some(disk) = base.simulation() {

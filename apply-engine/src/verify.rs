@@ -12,7 +12,7 @@
 //! - what differs between two healthy nodes by nature is left out: times of reading, block counts, what is a hole and what
 //!   are zeros, SELinux labels, the root's own times, and change times of what was adopted and not changed since.
 //!
-//! What can go wrong: an object can not be read. That is a finding ([`UNREADABLE`]), not the end of a walk. Only the
+//! What can go wrong: an object cannot be read. That is a finding ([`UNREADABLE`]), not the end of a walk. Only the
 //! index ends one. The tree must stand still meanwhile; the caller sees to that.
 //!
 //! Digests are XXH3 with 64 bits: they find faults, not forgers.
@@ -48,7 +48,7 @@ pub type Names = Vec<(Vec<u8>, Option<Oid>)>;
 /// `max_objects` objects; and where to go on.
 ///
 /// # Errors
-/// When the index can not be read.
+/// When the index cannot be read.
 pub fn part(base: &Base, from: Key, max_objects: usize, max_bytes: u64) -> Result<Part, ResyncError> {
     at!(base, site => part::part(site, from, max_objects, max_bytes))
 }
@@ -56,7 +56,7 @@ pub fn part(base: &Base, from: Key, max_objects: usize, max_bytes: u64) -> Resul
 /// One object in detail. `None`: it is not there.
 ///
 /// # Errors
-/// When it can not be read.
+/// When it cannot be read.
 pub fn aspects(base: &Base, oid: Oid) -> Result<Option<Aspects>, ResyncError> {
     at!(base, site => Ok(object::aspects(site, oid)?.map(|(aspects, _)| aspects)))
 }
@@ -65,7 +65,7 @@ pub fn aspects(base: &Base, oid: Oid) -> Result<Option<Aspects>, ResyncError> {
 /// is not there, or no directory.
 ///
 /// # Errors
-/// When it can not be read.
+/// When it cannot be read.
 pub fn names(base: &Base, oid: Oid) -> Result<Option<Names>, ResyncError> {
     at!(base, site => {
         let is_directory = site.find(oid)?.is_some_and(|found| found.kind.is_directory());
@@ -82,7 +82,7 @@ pub fn applied(base: &Base, delta: &Delta) -> Applied {
 /// Where these objects lie, as paths below the root: one for each that a walk over all directories finds.
 ///
 /// # Errors
-/// When the root can not be read; a directory that can not be is passed over.
+/// When the root cannot be read; a directory that cannot be is passed over.
 pub fn paths(base: &Base, sought: &BTreeSet<Oid>) -> Result<BTreeMap<Oid, Vec<u8>>, ResyncError> {
     at!(base, site => paths::paths(site.reader(), sought))
 }

@@ -1,9 +1,9 @@
-//! How much Twinfiler costs beside a bare peer that does only what can not be left out: `cargo xtask bench`.
+//! How much Twinfiler costs beside a bare peer that does only what cannot be left out: `cargo xtask bench`.
 //!
 //! Every row is a ratio of two things measured in turns in one run on one machine, so that what else happens
 //! there meets both; absolute times stand beside it for orientation. `--tiny` runs everything on sizes that take
 //! seconds: it shows that the benches work, its numbers mean nothing. A missed bar is told and is no failure;
-//! a part that can not run is one.
+//! a part that cannot run is one.
 
 mod append;
 mod apply;

@@ -49,7 +49,7 @@ impl Shutdown {
     /// A latch that is set by signals from now on, in the whole process; see the module.
     ///
     /// # Errors
-    /// When the handlers can not be installed.
+    /// When the handlers cannot be installed.
     pub fn on_signals() -> io::Result<Shutdown> {
         let shutdown = Shutdown::default();
         let again = Arc::new(AtomicBool::new(false));

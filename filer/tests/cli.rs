@@ -53,7 +53,7 @@ fn usage() {
 #[test]
 fn configurations() {
     let (_, err) = expect(66, &["--config", "/nowhere/twinfiler.toml", "serve"]);
-    assert!(err.starts_with("twinfiler: can not read the configuration /nowhere/twinfiler.toml"), "{err}");
+    assert!(err.starts_with("twinfiler: cannot read the configuration /nowhere/twinfiler.toml"), "{err}");
     let directory = tempfile::tempdir().unwrap();
     let path = config(directory.path());
     let (out, err) = expect(0, &["--config", &path, "config", "check"]);

@@ -58,7 +58,7 @@ impl std::fmt::Display for AnswerFrom {
 
 /// A change that would break the order of the cursors. Always a bug or a lying peer, never bad luck.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("cursor {cursor} can not move to LSN {to}: {why} (cursors: {now:?})")]
+#[error("cursor {cursor} cannot move to LSN {to}: {why} (cursors: {now:?})")]
 pub struct CursorError {
     /// The cursor that should have moved.
     pub cursor: &'static str,

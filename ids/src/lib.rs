@@ -1,7 +1,7 @@
 //! The vocabulary that every Twinfiler crate shares: identifiers, log positions, and the cursors of one
 //! volume with the order that must hold between them.
 //!
-//! Nothing here does I/O. A number that means something has its own type, so that an epoch can not be passed
+//! Nothing here does I/O. A number that means something has its own type, so that an epoch cannot be passed
 //! where a log position is wanted.
 
 mod cursors;

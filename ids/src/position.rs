@@ -78,7 +78,7 @@ pub struct EpochStart {
 
 /// An entry that would break the order of an epoch history.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("epoch {} at LSN {} can not follow epoch {} at LSN {}", .new.epoch, .new.first_lsn, .last.epoch, .last.first_lsn)]
+#[error("epoch {} at LSN {} cannot follow epoch {} at LSN {}", .new.epoch, .new.first_lsn, .last.epoch, .last.first_lsn)]
 pub struct HistoryError {
     /// The entry that was refused.
     pub new: EpochStart,

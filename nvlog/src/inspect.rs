@@ -2,7 +2,7 @@
 //!
 //! Invariants: opens read-only and takes no lock, so it works beside a running daemon (and may then see records
 //! come and go); never panics on any content; reads and lists a bounded amount.
-//! What can go wrong: the path can not be read. Everything else is a finding, not an error.
+//! What can go wrong: the path cannot be read. Everything else is a finding, not an error.
 
 use crate::format::{
     HEADER_BYTES, RECORD_MAGIC, RING_OFFSET_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_OFFSETS, header,
@@ -29,9 +29,9 @@ impl Default for InspectOptions {
     }
 }
 
-/// Why a log can not be looked at.
+/// Why a log cannot be looked at.
 #[derive(Debug, thiserror::Error)]
-#[error("{path}: can not be read: {source}")]
+#[error("{path}: cannot be read: {source}")]
 pub struct InspectError {
     /// The path.
     pub path: PathBuf,

@@ -82,7 +82,7 @@ impl SuperblockDraft {
     }
 }
 
-/// Why a superblock can not be used.
+/// Why a superblock cannot be used.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum SuperblockError {
     /// Neither copy carries the magic.

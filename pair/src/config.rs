@@ -91,7 +91,7 @@ impl Default for Timers {
     }
 }
 
-/// A configuration that can not work, and what to change.
+/// A configuration that cannot work, and what to change.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ConfigError {
     /// Both nodes have the same name.

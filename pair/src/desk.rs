@@ -216,7 +216,7 @@ impl Desk {
 
     /// The witness has lost the register since, and someone made it anew: the answer to a question is younger than
     /// what was known when it was asked, so only that can have lowered the generation. Without this the node
-    /// would believe its old value and ask for ever what can not be granted.
+    /// would believe its old value and ask for ever what cannot be granted.
     fn began_anew(&self, request: RequestId, register: &Register) -> bool {
         let known = self.register().map(|register| register.generation);
         self.asked.as_ref().is_some_and(|asked| asked.request == request && asked.known == known)

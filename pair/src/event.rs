@@ -160,7 +160,7 @@ pub enum Event {
     /// The operator's command has ended (it took too long, or its caller left): what it asked for must not happen any
     /// more, as far as that can still be helped.
     Withdrawn(Operator),
-    /// This node can not apply for now.
+    /// This node cannot apply for now.
     LocalFault(LocalFault),
     /// It can again.
     LocalHealed,

@@ -71,7 +71,7 @@ impl Pair {
     /// Starts with what the log's superblock and recovery said.
     ///
     /// # Errors
-    /// A configuration that can not work.
+    /// A configuration that cannot work.
     pub fn new(
         config: Config,
         durable: DurableState,

@@ -14,7 +14,7 @@ pub(crate) enum Meeting {
     Split(Split),
 }
 
-/// Refuses a node that can not be the partner.
+/// Refuses a node that cannot be the partner.
 /// `granted` is what this node's clients were, so that the tree may hold it.
 pub(crate) fn refuse(
     config: &Config,

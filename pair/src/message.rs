@@ -192,7 +192,7 @@ pub enum CallOff {
     PartnerLost,
 }
 
-/// A message that can not be understood.
+/// A message that cannot be understood.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum MessageError {
     /// The partner runs a version that this program does not know.

@@ -53,7 +53,7 @@ impl Pair {
         }
     }
 
-    /// The log can not bring this node up to date; looked at again with every link.
+    /// The log cannot bring this node up to date; looked at again with every link.
     pub(crate) fn needs_resync(&mut self, reason: ResyncReason) {
         let news = self.reports.needs_resync != Some(reason);
         self.reports.needs_resync = Some(reason);

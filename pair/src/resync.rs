@@ -67,7 +67,7 @@ impl Pair {
             ),
             Role::Partner(_) | Role::Waiting(_) if self.peer_epoch().is_some() => Ok(()),
             Role::Partner(_) | Role::Waiting(_) => no("no primary is linked; start the other node"),
-            _ => no("this node can not be resynced now; see `twinfiler status`"),
+            _ => no("this node cannot be resynced now; see `twinfiler status`"),
         }
     }
 

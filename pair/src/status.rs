@@ -28,7 +28,7 @@ pub enum PairMode {
     Deposed,
     /// Misses records that the other node acknowledged alone.
     Outdated,
-    /// The log can not bring this node up to date.
+    /// The log cannot bring this node up to date.
     NeedsResync,
     /// Both nodes acknowledged records that the other lacks.
     Split,
@@ -126,7 +126,7 @@ pub enum ResyncReason {
     #[error("this log has no common point with the primary's")]
     NoCommonPoint,
     /// The log could not be cut where the histories part.
-    #[error("this log can not be cut where it parts from the primary's")]
+    #[error("this log cannot be cut where it parts from the primary's")]
     CannotTruncate,
     /// A new, empty node for a volume that has data.
     #[error("the volume had data before its log began; a first copy is needed")]
@@ -205,7 +205,7 @@ pub struct PairStatus {
     pub needs_resync: Option<ResyncReason>,
     /// Both sides of a split.
     pub split: Option<Split>,
-    /// This node can not apply.
+    /// This node cannot apply.
     pub local_fault: bool,
     /// The last takeover by this node since it started.
     pub takeover: Option<TakeoverTimes>,

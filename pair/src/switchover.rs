@@ -21,7 +21,7 @@ impl Pair {
             (Operator::Switchover, Role::Primary(primary)) => match primary.mode {
                 PrimaryMode::Mirrored { .. } if self.peer_healthy() => Ok(()),
                 PrimaryMode::Mirrored { .. } => {
-                    no("the partner can not apply to its own disk; repair it first")
+                    no("the partner cannot apply to its own disk; repair it first")
                 }
                 PrimaryMode::HandingOver { .. } => no("a switchover is under way"),
                 _ => no("the pair is not mirrored; wait until the partner has caught up"),
@@ -42,7 +42,7 @@ impl Pair {
                 _ => no("this node is primary and serves"),
             },
             (Operator::ForceTakeover, Role::Failed(_) | Role::Stopped | Role::Opening(_)) => {
-                no("this node can not serve now")
+                no("this node cannot serve now")
             }
             (Operator::ForceTakeover, _) => self.can_be_forced(),
             (Operator::DiscardLocal, Role::Waiting(_)) if self.reports.split.is_some() => Ok(()),
@@ -60,7 +60,7 @@ impl Pair {
         let no = |why: &str| Err(why.to_owned());
         if self.durable.resync {
             return no(
-                "this node's tree is half replaced by the primary's; it can not serve before the resync has ended",
+                "this node's tree is half replaced by the primary's; it cannot serve before the resync has ended",
             );
         }
         if self.reports.needs_resync == Some(ResyncReason::FirstCopy) {

@@ -1,7 +1,7 @@
 //! The witness's register and the two questions that can be asked about it.
 //!
 //! The register is one value per volume. It changes only by compare-and-swap on the whole value, and each swap
-//! raises `generation`, so a swap that was delayed in the network can not succeed once anything has changed.
+//! raises `generation`, so a swap that was delayed in the network cannot succeed once anything has changed.
 //! Whoever keeps it must make a swap durable before answering; nothing else is asked of it (etcd will do).
 
 use ids::{Epoch, NodeName, VolumeId};

@@ -66,7 +66,7 @@ enum Words {
 enum Heard {
     /// It has not said everything.
     Waits(Caller),
-    /// Its opening message is whole, or can not become one.
+    /// Its opening message is whole, or cannot become one.
     Said(Box<Stream>, Result<Preamble, Refusal>),
     /// It is nobody.
     Stranger(String),

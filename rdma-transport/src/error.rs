@@ -34,8 +34,8 @@ pub enum LinkError {
         /// Why.
         why: crate::tls::TlsError,
     },
-    /// TLS can not be set up.
-    #[error("TLS can not be set up: {0}")]
+    /// TLS cannot be set up.
+    #[error("TLS cannot be set up: {0}")]
     Settings(String),
     /// The handshake was not finished in time.
     #[error("the handshake with {address} took longer than {limit:?}")]
@@ -76,8 +76,8 @@ pub enum LinkError {
         /// Its length.
         len_bytes: usize,
     },
-    /// The address can not be used.
-    #[error("address {address:?} can not be used: {source}")]
+    /// The address cannot be used.
+    #[error("address {address:?} cannot be used: {source}")]
     Address {
         /// As given.
         address: String,
@@ -87,7 +87,7 @@ pub enum LinkError {
     /// The volume is registered at this listener already.
     #[error("volume {0} is registered at this listener already")]
     Registered(ids::VolumeId),
-    /// The ring can not be shared with another process.
+    /// The ring cannot be shared with another process.
     #[error("this log's memory has no descriptor that another process can map; use tcp")]
     NotShareable,
     /// The RDMA device, its port or the connection failed.

@@ -102,7 +102,7 @@ fn without_a_device_the_error_says_how_to_get_one() {
     }
     let text = refusal(&Settings::default()).to_string();
     assert!(text.contains("modprobe rdma_rxe") && text.contains("rdma link add"), "{text}");
-    // A mode that can not be had is refused before a device is asked for.
+    // A mode that cannot be had is refused before a device is asked for.
     let read = Settings { persistence: Persistence::Read, ..Settings::default() };
     assert!(matches!(refusal(&read), VerbsError::ModeRefused { mode: Persistence::Read, .. }));
 }

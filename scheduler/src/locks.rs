@@ -256,7 +256,7 @@ impl Condvar {
         if core::is_dying() {
             return WaitTimeoutResult(true);
         }
-        // Nobody runs between these two: a notification can not be missed.
+        // Nobody runs between these two: a notification cannot be missed.
         guard.open();
         let notified = core::block(Some(key_of(self)), until_ns);
         guard.inner = Some(guard.lock.wait_for_lock());

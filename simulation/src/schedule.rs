@@ -36,7 +36,7 @@ pub enum Kind {
     Break,
     /// A host reaches neither the other one nor the witness; its clients still reach it.
     Isolate { host: usize, for_ms: u64 },
-    /// A host can not reach the witness.
+    /// A host cannot reach the witness.
     WitnessAway { host: usize, for_ms: u64 },
     /// Nobody can.
     WitnessGone { for_ms: u64 },

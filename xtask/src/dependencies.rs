@@ -3,7 +3,7 @@
 //! Both lock files: every package comes from the one registry with a checksum, none from git or a path of its own; none
 //! that cargo's copy of the index calls withdrawn ("yanked"). What is built for Linux: a licence that we may pass on,
 //! and no crate in two versions, but for the exceptions here, each with its reason; an exception that is not needed
-//! any more is an error too. What can not be seen without the network: advisories, and what was withdrawn since cargo
+//! any more is an error too. What cannot be seen without the network: advisories, and what was withdrawn since cargo
 //! last looked. cargo-deny and cargo-audit do those; they want a database that must be fetched.
 
 use crate::workspace::Workspace;

@@ -102,7 +102,7 @@ struct Lines<F> {
 
 impl<F: FnMut(&str)> Lines<F> {
     fn forward(&mut self) {
-        // What can not be read now is in the file for whoever looks later.
+        // What cannot be read now is in the file for whoever looks later.
         let _ = self.file.read_to_end(&mut self.partial);
         while let Some(end) = self.partial.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = self.partial.drain(..=end).collect();

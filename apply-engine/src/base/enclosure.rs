@@ -30,7 +30,7 @@ pub enum EnclosureError {
         parent: PathBuf,
     },
     /// It could not be found out.
-    #[error("can not look at the directories above {}: {errno}", path.display())]
+    #[error("cannot look at the directories above {}: {errno}", path.display())]
     Unreadable {
         /// The tree's root.
         path: PathBuf,

@@ -8,9 +8,9 @@ use super::label::LabelError;
 
 /// One system call below the volume root failed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("can not {doing} {at}: {errno}")]
+#[error("cannot {doing} {at}: {errno}")]
 pub struct TreeError {
-    /// What was tried, as words that fit after "can not".
+    /// What was tried, as words that fit after "cannot".
     pub doing: &'static str,
     /// The object or the slot.
     pub at: String,
@@ -36,14 +36,14 @@ impl From<TreeError> for std::io::Error {
     }
 }
 
-/// A volume root that can not be used, and what to do about it.
+/// A volume root that cannot be used, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Not root.
     #[error("twinfiler keeps other people's ownership and opens files by handle: run it as root")]
     NotRoot,
     /// No such directory, or not readable.
-    #[error("can not open the volume root {}: {errno}", path.display())]
+    #[error("cannot open the volume root {}: {errno}", path.display())]
     Root {
         /// The directory.
         path: PathBuf,
@@ -116,8 +116,8 @@ pub enum OpenError {
         /// The directory.
         path: PathBuf,
     },
-    /// The filesystem can not hold a volume.
-    #[error("the filesystem of {} can not hold a volume, it has no {missing}: use ext4, xfs or btrfs", path.display())]
+    /// The filesystem cannot hold a volume.
+    #[error("the filesystem of {} cannot hold a volume, it has no {missing}: use ext4, xfs or btrfs", path.display())]
     Unsuitable {
         /// The directory.
         path: PathBuf,
@@ -156,7 +156,7 @@ pub enum OpenError {
         /// The object.
         path: String,
     },
-    /// A label that can not be read.
+    /// A label that cannot be read.
     #[error("{path}: {why}")]
     Label {
         /// The object.
@@ -186,7 +186,7 @@ pub enum OpenError {
     /// A system call failed.
     #[error(transparent)]
     Tree(#[from] TreeError),
-    /// The index can not even be made anew.
+    /// The index cannot even be made anew.
     #[error(transparent)]
     Index(#[from] super::index::IndexError),
 }

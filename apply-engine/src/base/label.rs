@@ -1,7 +1,7 @@
 //! The label of an object: one small xattr that says which object of the volume an inode is.
 //!
 //! It is the authority on identity (the index is only a cache of it), and it keeps what the local filesystem
-//! can not be told: the client-visible change time, generation and link count. It also keeps
+//! cannot be told: the client-visible change time, generation and link count. It also keeps
 //! the mode, because a change of owner clears suid bits and a crash may come before they are set again. `trusted.*` works on every inode
 //! type, symlinks included, through `/proc/self/fd/N` of an `O_PATH` descriptor.
 //!
@@ -42,7 +42,7 @@ pub struct Label {
     pub last_lsn: Lsn,
 }
 
-/// A label that can not be used.
+/// A label that cannot be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum LabelError {
     /// Not as long as a label.

@@ -178,7 +178,7 @@ fn write_with<B: PinnedBytes>(
         match ring.submit_and_wait(1) {
             Ok(_) => {}
             Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
-            // The kernel still may read what was submitted, so the memory can not be given back.
+            // The kernel still may read what was submitted, so the memory cannot be given back.
             Err(error) => panic!("io_uring stopped working with writes in flight: {error}"),
         }
         while let Some(completion) = ring.completion().next() {

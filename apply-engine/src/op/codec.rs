@@ -51,7 +51,7 @@ pub enum DecodeError {
     /// A field's value makes no sense.
     #[error("the operation's field {0} is out of range")]
     Field(&'static str),
-    /// A name that can not be one.
+    /// A name that cannot be one.
     #[error("the operation holds an unusable name: {0}")]
     Name(#[from] NameError),
 }

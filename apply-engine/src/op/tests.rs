@@ -138,7 +138,7 @@ fn numbers_that_would_overflow_a_file_are_refused() {
     assert_eq!(Operation::decode(&[200], 1), Err(DecodeError::Tag(200)));
 }
 
-/// What decodes at all encodes to the same bytes: two nodes can not read one record differently.
+/// What decodes at all encodes to the same bytes: two nodes cannot read one record differently.
 fn decode_is_canonical(head: &[u8], len: u64) -> Result<(), TestCaseError> {
     if let Ok(operation) = Operation::decode(head, len) {
         let again = encoded(&operation);

@@ -8,7 +8,7 @@
 //!
 //! An object that loses its last name before it is known where it belongs waits in the *parking* directory: an
 //! ordinary directory of the tree without a name of its own, so every step is an ordinary consistency point. Something
-//! that can not be placed yet (its directory is not there, or a move would close a cycle) is deferred: the caller comes
+//! that cannot be placed yet (its directory is not there, or a move would close a cycle) is deferred: the caller comes
 //! again with it. When the source stands still, each pass over the deferred takes every wrong name away, so the next one
 //! places more.
 //!

@@ -4,7 +4,7 @@
 //! sides of a split volume gave it away) makes way: it gets an OID that nobody uses, and is dead. So does one without
 //! a name here that has names there, because nothing gives such an object a name again.
 //!
-//! What can go wrong: captures that can not all be true. What a consistency point would panic about is looked for
+//! What can go wrong: captures that cannot all be true. What a consistency point would panic about is looked for
 //! before.
 
 use ids::{Lsn, Oid};

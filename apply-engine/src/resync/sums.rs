@@ -6,7 +6,7 @@
 //!
 //! Invariant: when [`LabelSums::step`] has said that nothing is left to do, and every object that changed since a label
 //! of its range was last read has been told, [`LabelSums::total`] is the sum over all labels. Memory: some 50 bytes
-//! for each range of [`RANGE_OIDS`] OIDs that holds an object. What can go wrong: labels that can not be read.
+//! for each range of [`RANGE_OIDS`] OIDs that holds an object. What can go wrong: labels that cannot be read.
 
 use ids::Oid;
 use std::collections::{BTreeMap, BTreeSet};
@@ -50,7 +50,7 @@ impl LabelSums {
     /// Reads some labels; true when nothing is left to do.
     ///
     /// # Errors
-    /// When the index or a label can not be read.
+    /// When the index or a label cannot be read.
     pub fn step(&mut self, base: &Base) -> Result<bool, ResyncError> {
         super::sum_labels(base, self)
     }

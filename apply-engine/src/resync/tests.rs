@@ -41,7 +41,7 @@ fn all_labels(site: &impl Site) -> Vec<ObjectLabel> {
     all
 }
 
-/// What the receiver can not know to be the same: labels that differ, or that it has no reason to trust.
+/// What the receiver cannot know to be the same: labels that differ, or that it has no reason to trust.
 fn suspects(source: &impl Site, receiver: &impl Site, trusted_below: Lsn) -> Vec<Oid> {
     let theirs: std::collections::HashSet<ObjectLabel> =
         all_labels(source).into_iter().filter(|label| label.last_lsn < trusted_below).collect();

@@ -10,7 +10,7 @@
 //! follows from the records alone and changes with each: an apply fault that is systematic is seen at once, a single
 //! wrong object or block among thousands by `twinfiler verify`.
 //!
-//! What can go wrong: an object can not be read, or is not there although it should be. It counts as
+//! What can go wrong: an object cannot be read, or is not there although it should be. It counts as
 //! [`UNREADABLE`] and so differs from the other node's.
 
 use ids::{Lsn, Oid};
@@ -79,7 +79,7 @@ pub(super) fn applied(site: &impl Site, delta: &Delta) -> Applied {
     touched.dedup();
     let one = |oid: &Oid| {
         let digest = object(site, delta, *oid).unwrap_or_else(|error| {
-            tracing::warn!(%oid, %error, "an object that was just applied can not be read");
+            tracing::warn!(%oid, %error, "an object that was just applied cannot be read");
             Some(UNREADABLE)
         });
         Ok::<_, std::convert::Infallible>(digest)

@@ -15,9 +15,9 @@ pub enum Finding {
     OnlyHere,
     /// This node does not have it.
     OnlyThere,
-    /// This node can not read it.
+    /// This node cannot read it.
     UnreadableHere,
-    /// The other node can not read it.
+    /// The other node cannot read it.
     UnreadableThere,
 }
 

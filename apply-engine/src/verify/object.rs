@@ -1,6 +1,6 @@
 //! What one object is like in a tree, as five numbers.
 //!
-//! What can go wrong: it can not be read ([`ResyncError::Read`]), or its label can not be used.
+//! What can go wrong: it cannot be read ([`ResyncError::Read`]), or its label cannot be used.
 
 use ids::{Lsn, Oid};
 use serde::{Deserialize, Serialize};
@@ -77,7 +77,7 @@ impl Digest {
         self.number(content.digest.unwrap_or(0));
     }
 
-    /// Never 0, which stands for what can not be read.
+    /// Never 0, which stands for what cannot be read.
     pub fn end(&self) -> u64 {
         self.0.digest().max(1)
     }

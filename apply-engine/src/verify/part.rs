@@ -17,7 +17,7 @@ use crate::resync::site::Site;
 
 /// Files longer than this are compared in pieces of this length.
 pub const PIECE_BYTES: u64 = 1 << 20;
-/// Stands for the digest of what can not be read.
+/// Stands for the digest of what cannot be read.
 pub const UNREADABLE: u64 = 0;
 /// What looking at an object or a piece costs, in bytes of content that could be read instead. It bounds how many of
 /// them one part tells, too.
@@ -113,7 +113,7 @@ pub(super) fn part(
     let known = site.known(from.oid, max_objects)?;
     let beyond = known.last().filter(|_| known.len() == max_objects).map(|last| last.0.checked_add(1));
     let mut next = beyond.flatten().map(|oid| Key { oid: Oid(oid), piece: 0 });
-    // An object whose length can not be told is read all the same, and found to be unreadable then.
+    // An object whose length cannot be told is read all the same, and found to be unreadable then.
     let lengths = pool::map(&known, |oid| Ok::<_, ResyncError>(length(site, *oid).unwrap_or(Some((0, 0)))))?;
     let mut planned = Planned { max_cost: max_bytes.max(1), ..Planned::default() };
     for (&oid, length) in known.iter().zip(lengths) {
@@ -169,7 +169,7 @@ fn digest(site: &impl Site, unit: &Unit) -> (Option<u64>, u64) {
             .map(|content| (content.digest, content.read_bytes)),
     };
     found.unwrap_or_else(|error| {
-        tracing::warn!(%oid, %error, "an object can not be read to be compared");
+        tracing::warn!(%oid, %error, "an object cannot be read to be compared");
         (Some(UNREADABLE), 0)
     })
 }

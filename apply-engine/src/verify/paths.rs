@@ -1,6 +1,6 @@
 //! Where objects lie: a walk over all directories, done only when there is something to name.
 //!
-//! What can go wrong: a directory can not be read; what lies below it is then told by its OID alone.
+//! What can go wrong: a directory cannot be read; what lies below it is then told by its OID alone.
 
 use ids::Oid;
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,7 +41,7 @@ pub(super) fn paths(
         };
         match reader.readdir(directory, look) {
             Err(error) if directory == Oid::ROOT => return Err(ResyncError::Read(directory, error)),
-            Err(error) => tracing::warn!(%directory, %error, "a directory can not be read to name objects"),
+            Err(error) => tracing::warn!(%directory, %error, "a directory cannot be read to name objects"),
             Ok(()) => {}
         }
     }

@@ -107,7 +107,7 @@ impl Layers {
     /// The entries of a directory. O(n log n) in what the base and the Deltas hold of it.
     ///
     /// # Errors
-    /// When it does not exist, or the base can not be read.
+    /// When it does not exist, or the base cannot be read.
     pub fn listing(&self, directory: Oid) -> Result<Listing, ViewError> {
         let mut names: HashMap<Name, Option<Target>> = HashMap::new();
         self.visit_entries(directory, |name, target| {
@@ -120,7 +120,7 @@ impl Layers {
     /// Whether a directory has no entry. Stops at the first one it finds.
     ///
     /// # Errors
-    /// When it does not exist, or the base can not be read.
+    /// When it does not exist, or the base cannot be read.
     pub fn is_empty_directory(&self, directory: Oid) -> Result<bool, ViewError> {
         let mut empty = true;
         self.visit_entries(directory, |_, _| {

@@ -58,7 +58,7 @@ impl Layers {
     /// The object in a slot; `None` when it is empty.
     ///
     /// # Errors
-    /// When the base can not be read. A directory that does not exist has only empty slots.
+    /// When the base cannot be read. A directory that does not exist has only empty slots.
     pub fn lookup(&self, parent: Oid, name: NameRef<'_>) -> Result<Option<Target>, ViewError> {
         let reached = self.walk(|delta| match delta.slot(parent, name) {
             Some(target) => ControlFlow::Break(target),
@@ -84,7 +84,7 @@ impl Layers {
     /// All attributes of an object.
     ///
     /// # Errors
-    /// When it does not exist, or the base can not be read.
+    /// When it does not exist, or the base cannot be read.
     pub fn attributes(&self, oid: Oid) -> Result<Attributes, ViewError> {
         let mut patch = AttrPatch::default();
         let mut masked_from = u64::MAX;
@@ -113,7 +113,7 @@ impl Layers {
     /// The directory that holds this directory; the root holds itself.
     ///
     /// # Errors
-    /// When it does not exist, or the base can not be read.
+    /// When it does not exist, or the base cannot be read.
     pub fn parent(&self, directory: Oid) -> Result<Oid, ViewError> {
         let found = self.walk_object(directory, |object| match object.parent {
             Some(parent) => ControlFlow::Break(parent),
@@ -129,7 +129,7 @@ impl Layers {
     /// Target of a symbolic link; empty for what is none.
     ///
     /// # Errors
-    /// When it does not exist, or the base can not be read.
+    /// When it does not exist, or the base cannot be read.
     pub fn readlink(&self, oid: Oid) -> Result<Vec<u8>, ViewError> {
         match self.walk_object(oid, |_| ControlFlow::<()>::Continue(()))? {
             Reached::Birth(birth) => Ok(birth.target.into_vec()),
@@ -140,7 +140,7 @@ impl Layers {
     /// Value of an xattr by its full name; `None` when the object has no such.
     ///
     /// # Errors
-    /// When the object does not exist, or the base can not be read.
+    /// When the object does not exist, or the base cannot be read.
     pub fn xattr(&self, oid: Oid, name: &[u8]) -> Result<Option<Vec<u8>>, ViewError> {
         let found = self.walk_object(oid, |object| match object.xattrs.get(name) {
             Some(value) => ControlFlow::Break(value.as_deref().map(<[u8]>::to_vec)),
@@ -156,7 +156,7 @@ impl Layers {
     /// Full names of all xattrs, sorted.
     ///
     /// # Errors
-    /// When the object does not exist, or the base can not be read.
+    /// When the object does not exist, or the base cannot be read.
     pub fn xattr_names(&self, oid: Oid) -> Result<Vec<Vec<u8>>, ViewError> {
         let mut present: BTreeMap<Vec<u8>, bool> = BTreeMap::new();
         let reached = self.walk_object(oid, |object| {
@@ -177,7 +177,7 @@ impl Layers {
     /// nobody has: the new primary logs a reap for each.
     ///
     /// # Errors
-    /// When the base can not be read.
+    /// When the base cannot be read.
     pub fn orphans(&self) -> Result<Vec<Oid>, ViewError> {
         let mut decided: BTreeMap<Oid, bool> = BTreeMap::new();
         self.walk(|delta| {

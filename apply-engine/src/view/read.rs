@@ -59,7 +59,7 @@ impl Layers {
     /// Fills `buf` from `offset`; fewer bytes only at the end of the file.
     ///
     /// # Errors
-    /// When the file does not exist, or the base or the log can not be read.
+    /// When the file does not exist, or the base or the log cannot be read.
     pub fn read(&self, oid: Oid, offset: u64, buf: &mut [u8]) -> Result<usize, ViewError> {
         if !self.is_touched(oid) {
             return self.base.read_at(oid, offset, buf).map_err(Layers::base_error(oid));

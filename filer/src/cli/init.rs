@@ -4,7 +4,7 @@
 //! and goes on where it stopped. The base is labelled before the log is formatted, so a log without its tree
 //! never exists. Nobody but root reaches the tree on this machine: a closed directory is above it.
 //! What can go wrong: a directory with files in it, a log or a label of something else (all
-//! refused, nothing changed), a filesystem that can not hold a volume.
+//! refused, nothing changed), a filesystem that cannot hold a volume.
 
 use super::args::InitArguments;
 use super::exit::{ExitCode, Failure};
@@ -155,7 +155,7 @@ impl Enclosure {
 }
 
 fn no_root_as_base() -> Failure {
-    Failure::new(ExitCode::Usage, "the root directory can not be a base")
+    Failure::new(ExitCode::Usage, "the root directory cannot be a base")
 }
 
 /// The directory above the base was made for it: root's, not at the top of the machine, and with nothing else in it.
@@ -238,7 +238,7 @@ impl Made {
         let mut text = String::new();
         let place = if self.adopt { "--adopt" } else { "--base" };
         let remark = if self.adopt { "#   (the partner's directory must hold the same files)\n" } else { "" };
-        // Writing to a String can not fail.
+        // Writing to a String cannot fail.
         let _ = write!(
             text,
             "volume id {volume}\n\n\

@@ -1,6 +1,6 @@
 //! What this machine lacks of what the configuration names, all at once, before anything is opened.
 //!
-//! Only looks, changes nothing. What it can not see without opening (foreign tree, other volume, lock) is found
+//! Only looks, changes nothing. What it cannot see without opening (foreign tree, other volume, lock) is found
 //! by the crates that open, with typed errors of their own. A check here may be outrun by a change right after; then
 //! that opening fails, only less clearly.
 
@@ -171,7 +171,7 @@ fn check_fuse_device(found: &mut Preflight) {
     if let Err(error) = device {
         found.add(
             ExitCode::Unavailable,
-            format!("/dev/fuse can not be used: {error}"),
+            format!("/dev/fuse cannot be used: {error}"),
             "load the module (`modprobe fuse`); in a container, pass the device in",
         );
     }
@@ -186,7 +186,7 @@ fn check_directory(found: &mut Preflight, volume: &VolumeConfig, kind: &str, pat
             found.add(ExitCode::Config, what, "name a directory");
         }
         Err(error) => {
-            let what = format!("volume {name}: the {kind} {shown} can not be used: {error}");
+            let what = format!("volume {name}: the {kind} {shown} cannot be used: {error}");
             found.add(ExitCode::Unavailable, what, "create it; is its filesystem mounted?");
         }
     }
@@ -252,7 +252,7 @@ fn check_log(found: &mut Preflight, volume: &VolumeConfig) {
             }
         }
         Err(error) => {
-            let what = format!("volume {name}: the log {shown} can not be used: {error}");
+            let what = format!("volume {name}: the log {shown} cannot be used: {error}");
             let remedy = match kind {
                 LogKind::DevDax => "is the namespace in devdax mode? (`ndctl list`)",
                 LogKind::Block | LogKind::FsDax | LogKind::Emulated => {

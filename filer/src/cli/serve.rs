@@ -31,7 +31,7 @@ pub(super) fn serve(path: &Path) -> anyhow::Result<()> {
     let config = NodeConfig::load(path)?;
     // Before there is any other thread: each has its own rights.
     rights::keep_only(rights::of_node()).map_err(|errno| {
-        let why = format!("the rights that are not needed can not be given up: {errno}; is it in a container that forbids prctl?");
+        let why = format!("the rights that are not needed cannot be given up: {errno}; is it in a container that forbids prctl?");
         Failure::new(ExitCode::NoPermission, why)
     })?;
     logging::start(&config);

@@ -473,7 +473,7 @@ impl Gate {
 }
 
 impl State {
-    /// Log that can not be overwritten, when it is reserved up to here.
+    /// Log that cannot be overwritten, when it is reserved up to here.
     fn used_bytes(&self, reserved: Lsn) -> u64 {
         let needed_from = self.hold.map_or(self.floor, |hold| hold.min(self.floor));
         reserved.since(needed_from) + self.admitted_bytes

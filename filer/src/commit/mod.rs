@@ -28,7 +28,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// This node can not answer (any more): not primary, deposed, stopping, or frozen for longer than a client
+/// This node cannot answer (any more): not primary, deposed, stopping, or frozen for longer than a client
 /// should wait.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum NotServing {
@@ -42,7 +42,7 @@ pub enum NotServing {
     #[error("the node is stopping")]
     Stopping,
     /// The log's memory failed.
-    #[error("the log can not be written; see the node's log")]
+    #[error("the log cannot be written; see the node's log")]
     LogFailed,
     /// Said in an [`attempt`] only, and never to a client: another one is to be made.
     #[error("the request has to wait")]

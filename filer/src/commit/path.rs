@@ -49,7 +49,7 @@ const LEASE_PATIENCE: Duration = Duration::from_secs(30);
 pub trait CommitEvents: Send + Sync {
     /// The mirror link numbered `link` failed.
     fn mirror_lost(&self, link: u64, error: LinkError);
-    /// This node's log can not be written any more.
+    /// This node's log cannot be written any more.
     fn log_failed(&self, error: String);
     /// Space runs out: a consistency point would help.
     fn want_consistency_point(&self);

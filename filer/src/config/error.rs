@@ -17,10 +17,10 @@ pub struct Problem {
     pub remedy: String,
 }
 
-/// A configuration that can not be used.
+/// A configuration that cannot be used.
 #[derive(Debug)]
 pub enum ConfigError {
-    /// The file can not be read.
+    /// The file cannot be read.
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -58,7 +58,7 @@ impl fmt::Display for ConfigError {
             ConfigError::Unreadable { path, source } => {
                 write!(
                     f,
-                    "can not read the configuration {}: {source}\n    remedy: name another file with --config, or \
+                    "cannot read the configuration {}: {source}\n    remedy: name another file with --config, or \
                      write one (docs/configuration.md; `twinfiler init` prints a start)",
                     path.display()
                 )

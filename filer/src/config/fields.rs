@@ -227,7 +227,7 @@ impl Field for DeviceName {
         if usable {
             Ok(DeviceName(name.to_owned()))
         } else {
-            Err(format!("{name:?} can not name an RDMA device"))
+            Err(format!("{name:?} cannot name an RDMA device"))
         }
     }
 }
@@ -248,7 +248,7 @@ impl Field for InterfaceName {
         if usable {
             Ok(InterfaceName(name.to_owned()))
         } else {
-            Err(format!("{name:?} can not name an interface"))
+            Err(format!("{name:?} cannot name an interface"))
         }
     }
 }

@@ -208,7 +208,7 @@ fn check_persistence(
         section.problem(
             line,
             format!(
-                "`persistence`: \"{mode}\" can not hold for a `block` log: RDMA reaches only its image in memory, \
+                "`persistence`: \"{mode}\" cannot hold for a `block` log: RDMA reaches only its image in memory, \
                  and the disk is written by the partner's processor"
             ),
             "write `persistence = \"message\"`, or use a `devdax` log on both nodes",
@@ -231,7 +231,7 @@ pub(super) fn check_transport(section: &Section<'_, '_>, chosen: &Chosen) {
     if chosen.log == Some(LogKind::FsDax) {
         section.problem(
             chosen.line,
-            "`transport`: \"verbs\" can not mirror an `fsdax` log: every kernel refuses to register files of a DAX \
+            "`transport`: \"verbs\" cannot mirror an `fsdax` log: every kernel refuses to register files of a DAX \
              filesystem with a NIC (EOPNOTSUPP), because the filesystem may move their blocks at any time",
             "give the namespace to the log as a device (`ndctl create-namespace -f -e NAMESPACE -m devdax`, \
              `kind = \"devdax\"`), or write `transport = \"tcp\"`",

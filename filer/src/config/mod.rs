@@ -42,7 +42,7 @@ impl NodeConfig {
     /// Reads and checks the file at `path`.
     ///
     /// # Errors
-    /// [`ConfigError::Unreadable`] when the file can not be read, [`ConfigError::Invalid`] with every problem in it.
+    /// [`ConfigError::Unreadable`] when the file cannot be read, [`ConfigError::Invalid`] with every problem in it.
     pub fn load(path: &Path) -> Result<NodeConfig, ConfigError> {
         let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
         let length_bytes = std::fs::metadata(path).map_err(unreadable)?.len();

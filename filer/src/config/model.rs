@@ -138,7 +138,7 @@ pub struct VolumeConfig {
     pub timers: TimerConfig,
     /// When the local tree is brought up to date.
     pub consistency_point: ConsistencyPointConfig,
-    /// How fast the partner's tree is brought up to date when the log can not do it.
+    /// How fast the partner's tree is brought up to date when the log cannot do it.
     pub resync: ResyncConfig,
     /// Commands run when the role changes.
     pub hooks: HooksConfig,

@@ -339,7 +339,7 @@ fn bad_lines_and_their_messages() {
         (
             "interface = \"eth0\"",
             "interface = \"a-name-that-is-too-long\"",
-            "57: volume \"home\" [volume.floating_ip]: `interface`: \"a-name-that-is-too-long\" can not name an interface => write the name of a network interface: `interface = \"eth0\"`",
+            "57: volume \"home\" [volume.floating_ip]: `interface`: \"a-name-that-is-too-long\" cannot name an interface => write the name of a network interface: `interface = \"eth0\"`",
         ),
         (
             "min_rate = \"1MiB\"",

@@ -61,7 +61,7 @@ pub trait ControlTarget: Send + Sync + 'static {
     /// Gives up this node's side of a split (`here`) or the partner's.
     ///
     /// # Errors
-    /// `Refused` with the reason (not split, that side serves, the partner can not be asked).
+    /// `Refused` with the reason (not split, that side serves, the partner cannot be asked).
     fn split_discard(&self, volume: &str, here: bool) -> Result<(), ControlError>;
     /// Begins to compare both base trees of `volume`; with `repair` the partner then gets what differs. Returns the number
     /// that the result in the status will carry.

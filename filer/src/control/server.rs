@@ -22,7 +22,7 @@ const MAX_COMMAND_TIMEOUT: Duration = Duration::from_secs(3600);
 /// How often the listening thread looks whether it should end.
 const STOP_POLL: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
-/// Why the control socket can not be opened.
+/// Why the control socket cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// Another daemon answers there.
@@ -32,7 +32,7 @@ pub enum SocketError {
     #[error("{} exists and is no socket\n    remedy: choose another `node.control`", .0.display())]
     Occupied(PathBuf),
     /// The system refused.
-    #[error("can not listen at {}: {source}\n    remedy: the directory must exist and be writable by root", path.display())]
+    #[error("cannot listen at {}: {source}\n    remedy: the directory must exist and be writable by root", path.display())]
     Io {
         /// The socket.
         path: PathBuf,
@@ -148,7 +148,7 @@ fn accept_all(
             Ok(0) | Err(rustix::io::Errno::INTR) => continue,
             Ok(_) => {}
             Err(error) => {
-                tracing::error!(%error, "the control socket can not be polled");
+                tracing::error!(%error, "the control socket cannot be polled");
                 return;
             }
         }

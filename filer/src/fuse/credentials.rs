@@ -18,7 +18,7 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Those of thread `tid`; of nobody when it can not be read.
+    /// Those of thread `tid`; of nobody when it cannot be read.
     pub fn of_thread(tid: u32) -> Credentials {
         std::fs::read_to_string(format!("/proc/{tid}/status"))
             .map_or_else(|_| Credentials::default(), |s| parse(&s))

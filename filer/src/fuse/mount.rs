@@ -96,7 +96,7 @@ pub fn mount(
         }
     });
     // Nothing is asked of the mount from inside this process: a thread that waits for its own process's answer
-    // can not be killed, and would keep the log and the mount of a killed daemon for ever.
+    // cannot be killed, and would keep the log and the mount of a killed daemon for ever.
     let device = mounted_device(&mountpoint).unwrap_or(0);
     raise_readahead(device);
     Ok(MountHandle { mountpoint, device, session: Some(started), cache, watcher: Some(watcher), signal })

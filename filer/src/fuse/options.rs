@@ -61,7 +61,7 @@ impl MountOptions {
 pub enum MountError {
     /// FUSE is not there.
     #[error(
-        "/dev/fuse can not be opened ({source}): load the kernel's `fuse` module, or give the container the device"
+        "/dev/fuse cannot be opened ({source}): load the kernel's `fuse` module, or give the container the device"
     )]
     NoFuseDevice {
         /// What opening it said.

@@ -19,9 +19,9 @@ const EXCHANGE_LIMIT: Duration = Duration::from_secs(3);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Why metrics can not be served.
+/// Why metrics cannot be served.
 #[derive(Debug, thiserror::Error)]
-#[error("can not serve metrics at {address}: {source}\n    remedy: choose another `node.metrics_listen`")]
+#[error("cannot serve metrics at {address}: {source}\n    remedy: choose another `node.metrics_listen`")]
 pub struct ServeError {
     /// The address.
     pub address: SocketAddr,
@@ -40,7 +40,7 @@ impl MetricsServer {
     /// Serves at `address` what `render` returns for each scrape.
     ///
     /// # Errors
-    /// When the address can not be listened at.
+    /// When the address cannot be listened at.
     pub fn start(
         address: SocketAddr,
         render: impl Fn() -> String + Send + 'static,

@@ -3,7 +3,7 @@
 //! Invariants: observing costs a few relaxed atomic additions and never waits; every latency carries the
 //! durability level of the acknowledgements it was measured under, so that memory that only survives a process
 //! is never plotted as persistent. Gauges are not maintained: they are read from the status at the moment of
-//! the scrape, so that metrics and `twinfiler status` can not disagree. What can go wrong: nothing that
+//! the scrape, so that metrics and `twinfiler status` cannot disagree. What can go wrong: nothing that
 //! touches clients; a scrape that hangs is cut off.
 //!
 //! prometheus-client's own histogram takes a lock for each observation, which is why [`LatencyHistogram`]

@@ -282,7 +282,7 @@ impl Executor {
         }
     }
 
-    /// Ends the link. Where the partner's right to write into this log can not be taken away, this node must
+    /// Ends the link. Where the partner's right to write into this log cannot be taken away, this node must
     /// not go on: whatever it would do with the log, the other may write into it.
     fn close_peer(&mut self) {
         self.resync.link_ended();

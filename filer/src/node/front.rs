@@ -33,7 +33,7 @@ const LASTING: Duration = Duration::from_secs(10);
 /// Faults that begin so are forgotten when the volume is mounted again.
 const LOST_PREFIX: &str = "the mount went away";
 /// Faults that begin so are forgotten when the mount succeeds.
-const FAULT_PREFIX: &str = "the volume can not be mounted";
+const FAULT_PREFIX: &str = "the volume cannot be mounted";
 
 /// How long it took, and why.
 type Takeover = (TakeoverTimes, &'static str);

@@ -59,11 +59,11 @@ const CONSISTENCY_POINT_LIMIT: Duration = Duration::from_secs(120);
 /// Longest wait for a takeover that an operator asked for: a switchover has its own limits, and ends before.
 const TAKEOVER_LIMIT: Duration = Duration::from_secs(60);
 
-/// Why a node can not start, or one of its volumes can not go on.
+/// Why a node cannot start, or one of its volumes cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
-    /// The log can not be opened.
-    #[error("volume {volume}: the log {path} can not be used")]
+    /// The log cannot be opened.
+    #[error("volume {volume}: the log {path} cannot be used")]
     Log {
         /// The volume.
         volume: String,
@@ -88,8 +88,8 @@ pub enum NodeError {
         /// As the configuration says.
         configured_bytes: u64,
     },
-    /// The base tree can not be opened.
-    #[error("volume {volume}: the base directory can not be used")]
+    /// The base tree cannot be opened.
+    #[error("volume {volume}: the base directory cannot be used")]
     Base {
         /// The volume.
         volume: String,
@@ -106,8 +106,8 @@ pub enum NodeError {
         #[source]
         source: std::io::Error,
     },
-    /// RDMA can not be used.
-    #[error("volume {volume}: RDMA can not be used")]
+    /// RDMA cannot be used.
+    #[error("volume {volume}: RDMA cannot be used")]
     Rdma {
         /// The volume.
         volume: String,
@@ -115,7 +115,7 @@ pub enum NodeError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The pair can not work so.
+    /// The pair cannot work so.
     #[error("volume {volume}: {why}")]
     Pair {
         /// The volume.
@@ -123,14 +123,14 @@ pub enum NodeError {
         /// Why, and what to do.
         why: String,
     },
-    /// The configured witness can not be asked.
+    /// The configured witness cannot be asked.
     #[error(transparent)]
     Witness(#[from] crate::witness::etcd::EtcdError),
-    /// This node's private key can not be used.
+    /// This node's private key cannot be used.
     #[error(transparent)]
     Key(#[from] KeyError),
     /// Nothing can listen.
-    #[error("{what} can not listen: {why}")]
+    #[error("{what} cannot listen: {why}")]
     Listen {
         /// What.
         what: &'static str,
@@ -140,15 +140,15 @@ pub enum NodeError {
     /// A thread could not be started.
     #[error("a thread could not be started ({0}); raise the limit of processes")]
     Thread(std::io::Error),
-    /// A committed record can not be read.
-    #[error("the log can not be read at LSN {lsn}: {why}")]
+    /// A committed record cannot be read.
+    #[error("the log cannot be read at LSN {lsn}: {why}")]
     Unreadable {
         /// Where.
         lsn: Lsn,
         /// Why.
         why: String,
     },
-    /// The log can not be cut there.
+    /// The log cannot be cut there.
     #[error("no record ends at LSN {lsn}")]
     NoRecordBoundary {
         /// Where.
@@ -163,11 +163,11 @@ pub enum NodeError {
     /// The order of the cursors would break.
     #[error(transparent)]
     Cursor(#[from] ids::CursorError),
-    /// What landed can not be taken in.
+    /// What landed cannot be taken in.
     #[error(transparent)]
     Landed(#[from] nvlog::ChainError),
-    /// What landed can not be made durable.
-    #[error("what the partner wrote can not be made durable: {0}")]
+    /// What landed cannot be made durable.
+    #[error("what the partner wrote cannot be made durable: {0}")]
     Persist(#[source] nvlog::PersistError),
     /// The log could not be cut.
     #[error(transparent)]

@@ -3,7 +3,7 @@
 //! The sender is lent to the commit path while this node mirrors, the receiver to its thread while it
 //! receives; both come back, because roles can change over one link. Invariant: when [`Peer::revoke`] or
 //! [`Peer::close`] returns well, nothing of the partner lands in the log any more, and what had landed is part
-//! of it, announced or not. What can go wrong: the right to write can not be taken away; then both say so, and
+//! of it, announced or not. What can go wrong: the right to write cannot be taken away; then both say so, and
 //! whoever asked must not go on.
 
 use super::NodeError;

@@ -1,7 +1,7 @@
 //! A volume's RDMA device: opened before anything of the volume is changed, kept as long as its log is open.
 //!
 //! Without the cargo feature `verbs` there is none: [`Rdma`] has no value then, and the configuration refuses the
-//! transport. What can go wrong: no library, no device, memory that can not be registered; each is told with its
+//! transport. What can go wrong: no library, no device, memory that cannot be registered; each is told with its
 //! remedy before the node starts.
 
 use super::NodeError;

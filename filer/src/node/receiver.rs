@@ -98,7 +98,7 @@ impl Landing {
     /// durable. Nobody may write here any more, and no receiver run.
     ///
     /// What lies beyond and does not continue the log stays where it is: looking for it would cost a takeover the
-    /// time to read the whole ring, and the first record of the new epoch starts a chain that it can not continue.
+    /// time to read the whole ring, and the first record of the new epoch starts a chain that it cannot continue.
     pub fn take_in_the_rest(&self) -> Result<(), NodeError> {
         let before = self.log.end();
         let (landed, cut) = self.log.ingest_all()?;

@@ -92,7 +92,7 @@ fn partner(shared: &Shared, pair: Option<&PairStatus>) -> PartnerView {
         free_bytes: heard.map(|vitals| vitals.free_bytes),
         fault: heard
             .filter(|vitals| !vitals.healthy)
-            .map(|_| "it can not apply to its base filesystem".to_owned()),
+            .map(|_| "it cannot apply to its base filesystem".to_owned()),
     }
 }
 

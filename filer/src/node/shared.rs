@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Faults that begin so are over when it tells again.
-const NO_SPACE_TOLD: &str = "the base filesystem can not be asked for its space";
+const NO_SPACE_TOLD: &str = "the base filesystem cannot be asked for its space";
 /// Faults that status remembers at once; the oldest go first.
 const MAX_FAULTS: usize = 16;
 /// Of a reason that the partner tells, so much is shown.
@@ -163,7 +163,7 @@ impl Shared {
         *self.space.lock()
     }
 
-    /// What the local filesystem can still store; nothing when it can not be asked.
+    /// What the local filesystem can still store; nothing when it cannot be asked.
     pub fn local_space(&self) -> SpaceBudget {
         let space = self.ask_for_space();
         *self.space.lock() = space;
@@ -196,7 +196,7 @@ impl Shared {
         let stack = DeltaStack::new(self.fresh_layers(tail.lsn));
         let end = self.log.end().lsn;
         if let Err(error) = Follower::new(tail, tail.lsn).absorb(&self.log, &stack, end, UNBOUNDED) {
-            tracing::warn!(volume = self.name(), %error, "the log can not be read to its end");
+            tracing::warn!(volume = self.name(), %error, "the log cannot be read to its end");
         }
         let whole = stack.snapshot();
         (*whole).clone()

@@ -35,7 +35,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Log space that clients can not take, beside one longest record for the padding at the ring's end: room for
+/// Log space that clients cannot take, beside one longest record for the padding at the ring's end: room for
 /// the node's own records.
 const LOG_RESERVE_BYTES: u64 = 64 << 10;
 /// How often a wait for the pair looks.

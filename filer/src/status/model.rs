@@ -156,7 +156,7 @@ pub struct LogStatus {
     pub durability: Durability,
     /// Length of the ring.
     pub capacity_bytes: u64,
-    /// Ring space that can not be reused yet.
+    /// Ring space that cannot be reused yet.
     pub used_bytes: u64,
     /// The log did not survive the last restart of the machine, or is not that of the tree: no takeover by itself.
     pub lost_at_boot: bool,

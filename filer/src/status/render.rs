@@ -435,7 +435,7 @@ impl Page {
     }
 
     fn push(&mut self, line: &str) {
-        // Writing to a String can not fail.
+        // Writing to a String cannot fail.
         let _ = writeln!(self.0, "{}", line.trim_end());
     }
 }

@@ -87,7 +87,7 @@ impl Volume {
     /// Changes attributes; those afterwards.
     ///
     /// # Errors
-    /// EISDIR, EINVAL and EFBIG for a size that can not be set.
+    /// EISDIR, EINVAL and EFBIG for a size that cannot be set.
     pub fn setattr(&self, who: &dyn Principal, oid: Oid, set: SetAttributes) -> Result<Attributes> {
         if set.size.is_some_and(|size| size > self.limits.max_file_bytes) {
             return Err(Errno::EFBIG);

@@ -88,7 +88,7 @@ impl Volume {
     /// of all earlier times.
     ///
     /// # Errors
-    /// When the base can not be read, or the node does not serve any more.
+    /// When the base cannot be read, or the node does not serve any more.
     pub fn reap_orphans(&self) -> Result<usize> {
         let orphans = self.stack.snapshot().orphans()?;
         for oid in &orphans {

@@ -128,7 +128,7 @@ impl Volume {
     /// Shows the entries past `position` (0 is the beginning) until `visit` says that there is no more room.
     ///
     /// # Errors
-    /// When the base can not be read, or the node does not serve any more.
+    /// When the base cannot be read, or the node does not serve any more.
     pub fn read_directory(
         &self,
         stream: &DirectoryStream,
@@ -160,7 +160,7 @@ impl Volume {
     /// Attributes of an entry that a listing showed; `None` when it is gone since.
     ///
     /// # Errors
-    /// When the base can not be read, or the node does not serve any more.
+    /// When the base cannot be read, or the node does not serve any more.
     pub fn listed_attributes(&self, oid: Oid) -> Result<Option<Attributes>> {
         match self.shown(oid) {
             Ok(attributes) => Ok(Some(attributes)),

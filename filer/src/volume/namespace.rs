@@ -83,7 +83,7 @@ impl<'a> From<NodeKind<'a>> for NewKind<'a> {
     }
 }
 
-/// Whether a name can be made in a directory: the base's own names in the root can not.
+/// Whether a name can be made in a directory: the base's own names in the root cannot.
 pub(super) fn check_new_name(parent: Oid, name: NameRef<'_>) -> Result<()> {
     match parent == Oid::ROOT && is_reserved_in_root(name.as_bytes()) {
         true => Err(Errno::EPERM),

@@ -259,7 +259,7 @@ impl<'a> Transaction<'a> {
         Ok(self.state.remember(Inode::new(attributes, gate)))
     }
 
-    /// A directory that can hold names: one that was removed can not.
+    /// A directory that can hold names: one that was removed cannot.
     pub fn directory(&mut self, oid: Oid) -> Result<&mut Inode> {
         let inode = self.inode(oid)?;
         match inode.attributes.kind.is_directory() {

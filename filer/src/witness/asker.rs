@@ -39,7 +39,7 @@ impl Asker {
     /// Nothing is connected before the first question. `own` is this node's key, for the built-in witness.
     ///
     /// # Errors
-    /// A file of certificates or keys can not be used.
+    /// A file of certificates or keys cannot be used.
     pub fn new(config: Option<&WitnessConfig>, own: Option<&PrivateKey>) -> Result<Asker, EtcdError> {
         let Some(config) = config else {
             return Ok(Asker { keeper: Keeper::None, timeout: Duration::ZERO, why: None });

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum WitnessError {
-    /// The address can not be resolved.
-    #[error("witness address {address} can not be resolved: {source}; check the configuration and DNS")]
+    /// The address cannot be resolved.
+    #[error("witness address {address} cannot be resolved: {source}; check the configuration and DNS")]
     Address {
         /// As configured.
         address: String,
@@ -26,7 +26,7 @@ pub enum WitnessError {
         source: io::Error,
     },
     /// Nobody there, or no way to it.
-    #[error("witness {address} can not be reached: {source}; check that 'twinfiler witness' runs there")]
+    #[error("witness {address} cannot be reached: {source}; check that 'twinfiler witness' runs there")]
     Connect {
         /// As configured.
         address: String,
@@ -35,7 +35,7 @@ pub enum WitnessError {
     },
     /// The witness proved another key, none, or does not know this node's. Nothing was carried out.
     #[error(
-        "witness {address} can not be trusted or does not trust this node: {why}; compare `witness.public_key` here \
+        "witness {address} cannot be trusted or does not trust this node: {why}; compare `witness.public_key` here \
              with `twinfiler keygen --show` there, and its file of nodes with this node's key"
     )]
     Untrusted {

@@ -78,7 +78,7 @@ pub struct EtcdSettings {
 /// Why there is no answer, or no client.
 #[derive(Debug, thiserror::Error)]
 pub enum EtcdError {
-    /// A file of certificates or keys can not be used.
+    /// A file of certificates or keys cannot be used.
     #[error("{path}: {why}; name a PEM file with the {what}")]
     Pem {
         /// The file.

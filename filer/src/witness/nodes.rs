@@ -28,10 +28,10 @@ pub enum Access {
     },
 }
 
-/// Why the file can not be used.
+/// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum NodesError {
-    /// It can not be read.
+    /// It cannot be read.
     #[error("the nodes' keys in {path}: {source}; write a line for each node: its public key")]
     Unreadable {
         /// The file.

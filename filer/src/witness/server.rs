@@ -37,22 +37,22 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// Pause of the accept loop while nobody comes; bounds the delay of a first request.
 const ACCEPT_CHECK: Duration = Duration::from_millis(2);
 
-/// Why the witness can not serve.
+/// Why the witness cannot serve.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The state.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The address.
-    #[error("the witness can not listen on {address}: {source}; choose a free address of this machine")]
+    #[error("the witness cannot listen on {address}: {source}; choose a free address of this machine")]
     Listen {
         /// The configured address.
         address: SocketAddr,
         /// What the system said.
         source: io::Error,
     },
-    /// TLS can not be set up.
-    #[error("TLS can not be set up: {0}")]
+    /// TLS cannot be set up.
+    #[error("TLS cannot be set up: {0}")]
     Tls(#[from] rustls::Error),
 }
 
@@ -233,7 +233,7 @@ impl Shared<'_> {
             return Ok(());
         }
         *probed = None;
-        store.probe().map_err(|error| format!("it can not write its state: {error}"))?;
+        store.probe().map_err(|error| format!("it cannot write its state: {error}"))?;
         *probed = Some(Instant::now());
         Ok(())
     }
@@ -265,7 +265,7 @@ impl Shared<'_> {
             }
             Err(StoreError::Full) => Some(Answer::Refused { reason: StoreError::Full.to_string() }),
             Err(error) => {
-                tracing::error!(%error, "witness: can not keep its state, stops");
+                tracing::error!(%error, "witness: cannot keep its state, stops");
                 *self.failure.lock() = Some(error);
                 None
             }

@@ -18,7 +18,7 @@ const FILE_NAME: &str = "registers.json";
 const NEW_FILE_NAME: &str = "registers.json.new";
 const LOCK_FILE_NAME: &str = "lock";
 
-/// Why the state can not be used or changed.
+/// Why the state cannot be used or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The file is not what this program wrote.

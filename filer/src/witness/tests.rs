@@ -220,7 +220,7 @@ fn a_witness_that_cannot_write_says_so_to_who_only_reads() {
         let outcome = client.ask(&read, TIMEOUT);
         assert_eq!(outcome, WitnessOutcome::Unreachable { maybe_applied: false });
         let why = client.why().unwrap().to_owned();
-        assert!(why.contains("can not write its state"), "{why}");
+        assert!(why.contains("cannot write its state"), "{why}");
         // As soon as it can, it answers; it has lost nothing by that.
         std::fs::create_dir(&state).unwrap();
         assert_eq!(client.ask(&read, TIMEOUT), WitnessOutcome::Is(None));

@@ -263,7 +263,7 @@ impl Journal for Frozen {
     }
 }
 
-/// A thread that waits inside the process whose answer it waits for can not even be killed: mounting must not
+/// A thread that waits inside the process whose answer it waits for cannot even be killed: mounting must not
 /// ask the mount anything.
 #[test]
 fn mounting_a_frozen_volume_does_not_wait_for_it() {

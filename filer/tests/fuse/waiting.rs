@@ -166,7 +166,7 @@ fn killed_dies(mut client: Child) {
             assert_eq!(status.signal(), Some(libc::SIGKILL));
             return;
         }
-        assert!(Instant::now() < deadline, "a client that waits can not be killed");
+        assert!(Instant::now() < deadline, "a client that waits cannot be killed");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

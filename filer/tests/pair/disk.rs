@@ -93,7 +93,7 @@ fn enospc_while_applying_hands_over_and_heals() {
     for number in 0..8 {
         assert_eq!(fs::metadata(pair.mount(Side::B).join(format!("f{number}"))).unwrap().len(), 1 << 20);
     }
-    // Nothing is accepted that one of the nodes can not store.
+    // Nothing is accepted that one of the nodes cannot store.
     let refused = write(pair.mount(Side::B).join("more"), 4096);
     assert_eq!(refused.unwrap_err().raw_os_error(), Some(NO_SPACE));
     fs::remove_file(foreign).unwrap();
@@ -265,7 +265,7 @@ fn a_full_log_slows_clients_and_fails_none() {
     let mut pair = Cluster::start(Spec { capacity: "8MiB", disk_mib: [None, Some(64)], ..Spec::default() });
     let load = Load::start(&pair.mount(Side::A), "c", 3);
     load.wait_for(50);
-    // The partner can not apply: what it needs stays in both logs.
+    // The partner cannot apply: what it needs stays in both logs.
     pair.disk(Side::B).as_ref().unwrap().break_it();
     let volume = pair.wait_volume(Side::A, "a log more than half full", |volume| {
         volume.log.used_bytes > volume.log.capacity_bytes / 2 || used_by_partner(volume) > 0.5

@@ -304,7 +304,7 @@ fn a_missing_device_is_named() {
     let mut pair = stopped_pair();
     replace_in_config(&pair, Side::A, "kind = \"emulated\"", "kind = \"block\"");
     std::fs::remove_file(pair.log(Side::A)).unwrap();
-    refuses(&mut pair, 69, &["the log", "can not be used"]);
+    refuses(&mut pair, 69, &["the log", "cannot be used"]);
 }
 
 #[cfg(feature = "verbs")]

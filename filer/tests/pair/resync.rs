@@ -1,4 +1,4 @@
-//! A partner whose log can not bring it up to date gets the primary's tree, and is as good as any partner then.
+//! A partner whose log cannot bring it up to date gets the primary's tree, and is as good as any partner then.
 
 use crate::harness::{Cluster, Load, Side, Spec, check_all, twinfiler};
 use filer::control::{Answer, Request};

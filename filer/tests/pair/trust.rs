@@ -248,7 +248,7 @@ fn both_nodes_notice_a_dead_witness_and_its_return() {
             assert_eq!(error.is_none(), alive, "{error:?}");
             assert!(
                 error.is_none_or(
-                    |error| error.contains("can not be reached") || error.contains("did not answer")
+                    |error| error.contains("cannot be reached") || error.contains("did not answer")
                 )
             );
         }

@@ -10,7 +10,7 @@
 //! What can go wrong: the ring is full or too many records are in flight (typed, nothing reserved); the medium
 //! fails (the range stays dirty and the next persist tries again).
 //!
-//! Rejected: a lock-free reservation by fetch-and-add. It can not take back an overrun of the ring, and the
+//! Rejected: a lock-free reservation by fetch-and-add. It cannot take back an overrun of the ring, and the
 //! uncontended lock costs about as much.
 
 use super::cells::Published;
@@ -23,7 +23,7 @@ use ids::{Epoch, EpochStart, LogPoint, Lsn};
 use std::io;
 use std::sync::atomic::Ordering;
 
-/// Space for one record. Publish it soon: records after it can not be sealed before.
+/// Space for one record. Publish it soon: records after it cannot be sealed before.
 #[must_use = "a slot that is dropped becomes a no-op record"]
 pub struct Slot<'a> {
     log: &'a Log,

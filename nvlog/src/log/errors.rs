@@ -6,7 +6,7 @@ use crate::superblock::SuperblockError;
 use ids::{Epoch, LogPoint, Lsn, VolumeId};
 use std::io;
 
-/// Why a region can not be formatted. Nothing was changed, except after [`FormatError::Io`].
+/// Why a region cannot be formatted. Nothing was changed, except after [`FormatError::Io`].
 #[derive(Debug, thiserror::Error)]
 pub enum FormatError {
     /// There is a log already, whole or damaged.
@@ -39,10 +39,10 @@ pub enum FormatError {
     Io(#[from] io::Error),
 }
 
-/// Why a log can not be opened. Nothing was changed, except after [`OpenError::Io`].
+/// Why a log cannot be opened. Nothing was changed, except after [`OpenError::Io`].
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The region itself can not be opened.
+    /// The region itself cannot be opened.
     #[error(transparent)]
     Region(#[from] RegionError),
     /// No superblock copy can be used.
@@ -174,7 +174,7 @@ pub enum ChainError {
 #[derive(Debug, thiserror::Error)]
 pub enum TruncateError {
     /// No record of this log ends there with that CRC.
-    #[error("{to} is not a point of this log (tail {tail}, end {end}): it can not be truncated there")]
+    #[error("{to} is not a point of this log (tail {tail}, end {end}): it cannot be truncated there")]
     NotAPoint {
         /// The point asked for.
         to: LogPoint,
@@ -200,7 +200,7 @@ pub enum TruncateError {
 #[derive(Debug, thiserror::Error)]
 pub enum TailError {
     /// Before the tail, after the end, or no point of this log.
-    #[error("the tail can not move from {tail} to {to} (end {end})")]
+    #[error("the tail cannot move from {tail} to {to} (end {end})")]
     NotAPoint {
         /// The point asked for.
         to: LogPoint,
@@ -210,7 +210,7 @@ pub enum TailError {
         end: LogPoint,
     },
     /// What lies before the point is not durable.
-    #[error("the tail can not move to {to}: the log is durable up to {persisted} only; persist it first")]
+    #[error("the tail cannot move to {to}: the log is durable up to {persisted} only; persist it first")]
     NotDurable {
         /// The point asked for.
         to: LogPoint,
@@ -232,7 +232,7 @@ pub enum UpdateError {
         len_bytes: usize,
     },
     /// The epoch would go back, or records of the old one are still being written.
-    #[error("epoch {new} can not begin now: epoch {now} is written up to {end}, reserved up to {reserved}")]
+    #[error("epoch {new} cannot begin now: epoch {now} is written up to {end}, reserved up to {reserved}")]
     Epoch {
         /// The epoch asked for.
         new: Epoch,

@@ -217,7 +217,7 @@ impl Writer {
                 // EAGAIN and EBUSY: the kernel is short of requests for the moment; completions free them.
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY)) => {}
                 // Anything else means that the ring itself is broken: no completion will come, and the
-                // buffer can not be proven free. Never return into a state where it might be reused.
+                // buffer cannot be proven free. Never return into a state where it might be reused.
                 Err(error) => panic!("io_uring_enter failed on a valid ring: {error}"),
             }
             for completion in self.uring.completion() {

@@ -144,7 +144,7 @@ pub fn check_free(path: &Path) -> Result<(), RegionError> {
     sys::Place::find(path, OpenMode::Existing)?.open(rustix::fs::OFlags::CLOEXEC).map(drop)
 }
 
-/// Why a region can not be opened.
+/// Why a region cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum RegionError {
     /// Another process has it open.
@@ -197,7 +197,7 @@ pub enum RegionError {
         why: String,
     },
     /// A device that cannot be written.
-    #[error("{path}: the device can not be written; is it read-only (`blockdev --setrw {path}`)?")]
+    #[error("{path}: the device cannot be written; is it read-only (`blockdev --setrw {path}`)?")]
     ReadOnly {
         /// The device.
         path: PathBuf,
@@ -224,7 +224,7 @@ pub enum RegionError {
     },
     /// The kernel refuses MAP_SYNC here.
     #[error(
-        "{path}: the kernel can not map this with MAP_SYNC: the file system is not DAX (mount ext4 or xfs on a \
+        "{path}: the kernel cannot map this with MAP_SYNC: the file system is not DAX (mount ext4 or xfs on a \
          pmem device with -o dax), or the kind should be `block`"
     )]
     NoMapSync {

@@ -61,7 +61,7 @@ impl Source {
         self.unreadable.get()
     }
 
-    /// Fills `target` from `offset` on; what can not be read is zero.
+    /// Fills `target` from `offset` on; what cannot be read is zero.
     pub(crate) fn read(&self, offset: u64, target: &mut [u8]) {
         let complete = match &self.backing {
             Backing::Mapped(mapping) => mapping.copy_out(offset, target).is_some(),

@@ -62,7 +62,7 @@ impl Faults {
         self.total -= 1;
         *self.of(kind) -= 1;
         if self.total == 0 {
-            // States whose remaining bounds differ only in what can not be used are one.
+            // States whose remaining bounds differ only in what cannot be used are one.
             *self = Faults::default();
         }
     }

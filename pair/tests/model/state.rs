@@ -219,7 +219,7 @@ impl State {
             }
         }
         let register = &self.register;
-        // A swap whose expected value is gone can not succeed any more.
+        // A swap whose expected value is gone cannot succeed any more.
         self.late.retain(|request| match request {
             Request::Read { .. } => false,
             Request::CompareAndSwap { expected, .. } => expected == register,

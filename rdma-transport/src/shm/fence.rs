@@ -1,6 +1,6 @@
 //! The right of the peer's process to write into this ring.
 //!
-//! There is no NIC in between that could refuse a write, and a mapping can not be taken from another process. So
+//! There is no NIC in between that could refuse a write, and a mapping cannot be taken from another process. So
 //! the right is a promise, held by Dekker's order: the writer announces that it writes and then looks whether it
 //! may; the owner withdraws the right and then looks whether somebody writes. One of them always sees the other.
 //!

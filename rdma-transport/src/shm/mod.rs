@@ -48,7 +48,7 @@ impl Listener {
     /// Listens at the unix socket `path`. A socket that a dead process left there is replaced.
     ///
     /// # Errors
-    /// The path can not be used, or somebody listens there.
+    /// The path cannot be used, or somebody listens there.
     pub fn bind(path: &Path) -> Result<Listener, LinkError> {
         Listener::bind_with(path, None)
     }
@@ -56,7 +56,7 @@ impl Listener {
     /// Listens likewise; with a key of its own it lets in who proves the key of a registered partner, and nobody else.
     ///
     /// # Errors
-    /// The path can not be used, or somebody listens there.
+    /// The path cannot be used, or somebody listens there.
     pub fn bind_with(path: &Path, own: Option<&PrivateKey>) -> Result<Listener, LinkError> {
         let refused = |source| LinkError::Address { address: path.display().to_string(), source };
         let listener = match UnixListener::bind(path) {
@@ -74,7 +74,7 @@ impl Listener {
     /// Lets the partner of a volume in. Until then it is refused with [`crate::Refusal::UnknownVolume`].
     ///
     /// # Errors
-    /// The volume is registered already, or its memory can not be shared.
+    /// The volume is registered already, or its memory cannot be shared.
     pub fn register(&self, params: LinkParams, memory: Arc<dyn LogMemory>) -> Result<Acceptor, LinkError> {
         if memory.shared_fd().is_none() {
             return Err(LinkError::NotShareable);
@@ -99,7 +99,7 @@ fn is_left_behind(path: &Path) -> bool {
 /// Connects to the listener at the unix socket `path`.
 ///
 /// # Errors
-/// No link could be made within the handshake timeout, or the peer refused, or the memory can not be shared.
+/// No link could be made within the handshake timeout, or the peer refused, or the memory cannot be shared.
 pub fn connect(path: &Path, params: &LinkParams, memory: Arc<dyn LogMemory>) -> Result<Link, LinkError> {
     if memory.shared_fd().is_none() {
         return Err(LinkError::NotShareable);

@@ -58,7 +58,7 @@ impl Listener {
     /// Listens at `address` (`host:port`; port 0 takes a free one).
     ///
     /// # Errors
-    /// The address can not be used.
+    /// The address cannot be used.
     pub fn bind(address: &str) -> Result<Listener, LinkError> {
         Listener::bind_with(address, None)
     }
@@ -66,7 +66,7 @@ impl Listener {
     /// Listens likewise; with a key of its own it lets in who proves the key of a registered partner, and nobody else.
     ///
     /// # Errors
-    /// The address can not be used.
+    /// The address cannot be used.
     pub fn bind_with(address: &str, own: Option<&PrivateKey>) -> Result<Listener, LinkError> {
         let refused = |source| LinkError::Address { address: address.to_owned(), source };
         let listener = TcpListener::bind(address).map_err(refused)?;

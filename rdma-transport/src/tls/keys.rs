@@ -29,7 +29,7 @@ const MAX_FILE_BYTES: u64 = 4096;
 /// Characters in a line of PEM (RFC 7468).
 const PEM_LINE: usize = 64;
 
-/// Why a key can not be made or used.
+/// Why a key cannot be made or used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// No public key.
@@ -37,7 +37,7 @@ pub enum KeyError {
         "{0:?} is not a public key: write what `twinfiler keygen` printed, {PREFIX}... with 44 characters behind"
     )]
     Malformed(String),
-    /// The file can not be read or written.
+    /// The file cannot be read or written.
     #[error("private key {path}: {source}; `twinfiler keygen {path}` makes one")]
     File {
         /// The file.

@@ -7,7 +7,7 @@
 //! `opening` drives rustls through the handshake in a buffer of fixed length; then `record` takes the
 //! keys over and protects records itself, as a kernel does with kTLS: one copy less, nothing allocated for a
 //! record, and the two directions can be used by different threads. kTLS itself was not chosen because Debian
-//! does not load its module by itself and containers can not; a fallback would have been needed all the same.
+//! does not load its module by itself and containers cannot; a fallback would have been needed all the same.
 //!
 //! What can go wrong: a key that is not the expected one, or no TLS at all ([`TlsError`]); each ends the opening
 //! before anything but a few kilobytes and half a millisecond was spent.

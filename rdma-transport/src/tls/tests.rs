@@ -95,7 +95,7 @@ fn a_key_that_is_not_configured_is_refused_by_either_side() {
     let wrong_server =
         handshake(&mut client(a, b.public()), &mut server(other, a.public()), |_, _| {}).unwrap_err();
     assert!(matches!(wrong_server, (true, TlsError::WrongKey)), "{wrong_server:?}");
-    // Who knows the public key only can not prove it: the signature is by another key.
+    // Who knows the public key only cannot prove it: the signature is by another key.
     let thief = client(a, b.public());
     let mut honest = server(b, a.public());
     let mut changed = thief;

@@ -1,4 +1,4 @@
-//! Why RDMA can not be used here, and what to do about it.
+//! Why RDMA cannot be used here, and what to do about it.
 
 use super::settings::Persistence;
 use std::io;
@@ -8,7 +8,7 @@ use std::io;
 pub enum VerbsError {
     /// The verbs library is not there.
     #[error(
-        "the RDMA library libibverbs.so.1 can not be loaded: install it with its drivers (Debian: apt install \
+        "the RDMA library libibverbs.so.1 cannot be loaded: install it with its drivers (Debian: apt install \
          libibverbs1 ibverbs-providers), or use transport = \"tcp\""
     )]
     NoLibrary,
@@ -29,7 +29,7 @@ pub enum VerbsError {
     },
     /// The device could not be opened.
     #[error(
-        "RDMA device {name:?} can not be opened: {source}: check that ib_uverbs is loaded and that this process \
+        "RDMA device {name:?} cannot be opened: {source}: check that ib_uverbs is loaded and that this process \
          may open /dev/infiniband/uverbs*"
     )]
     Open {
@@ -97,7 +97,7 @@ pub enum VerbsError {
     },
     /// The log's memory is of a kind that no adapter can use for long.
     #[error(
-        "the log's memory can not be registered with {device:?}: it is a file on a DAX filesystem (fsdax), which \
+        "the log's memory cannot be registered with {device:?}: it is a file on a DAX filesystem (fsdax), which \
          the kernel refuses for RDMA; use the device itself (log kind devdax, `ndctl create-namespace -m devdax`), \
          or transport = \"tcp\""
     )]
@@ -107,7 +107,7 @@ pub enum VerbsError {
     },
     /// The log is a mapped file of an ordinary filesystem.
     #[error(
-        "the log's memory can not be registered with {device:?}: it is a mapped file of an ordinary filesystem, \
+        "the log's memory cannot be registered with {device:?}: it is a mapped file of an ordinary filesystem, \
          which kernels since 6.5 refuse for RDMA; use a devdax log, or transport = \"tcp\""
     )]
     MemoryFile {
@@ -116,7 +116,7 @@ pub enum VerbsError {
     },
     /// More memory than may be locked.
     #[error(
-        "the log's {bytes} bytes can not be locked for {device:?} ({source}): raise the limit of locked memory \
+        "the log's {bytes} bytes cannot be locked for {device:?} ({source}): raise the limit of locked memory \
          (systemd: LimitMEMLOCK=infinity; shell: ulimit -l unlimited)"
     )]
     MemoryLimit {
@@ -127,8 +127,8 @@ pub enum VerbsError {
         /// Why.
         source: io::Error,
     },
-    /// The persistence mode can not be honoured.
-    #[error("persistence = \"{mode}\" can not be had: {reason}")]
+    /// The persistence mode cannot be honoured.
+    #[error("persistence = \"{mode}\" cannot be had: {reason}")]
     ModeRefused {
         /// The mode.
         mode: Persistence,

@@ -1,5 +1,5 @@
 //! A peer's adapter that is silent, queue pairs that fail, a peer that lies, and a device without windows: what
-//! can not be had through the public interface. They run where `TWINFILER_RDMA=1` promises a device.
+//! cannot be had through the public interface. They run where `TWINFILER_RDMA=1` promises a device.
 
 use super::assemble::assemble_shared;
 use super::shared::Shared;

@@ -79,7 +79,7 @@ impl Chain {
             return Err(format!("a log that is committed up to {committed} does not hold {from}"));
         }
         for record in log.records(from, committed) {
-            let record = record.map_err(|error| format!("a committed record can not be read: {error}"))?;
+            let record = record.map_err(|error| format!("a committed record cannot be read: {error}"))?;
             let payload = match record.kind {
                 RecordKind::Data => {
                     // No payload crosses the ring's end.

@@ -36,7 +36,7 @@ impl Oracle {
     /// Takes a report in.
     ///
     /// # Errors
-    /// A report that can not be true: of an unknown thread, or of less than was reported before.
+    /// A report that cannot be true: of an unknown thread, or of less than was reported before.
     pub fn observe(&mut self, report: &Report) -> Result<()> {
         let Some(thread) = self.threads.get_mut(&report.thread()) else {
             bail!("a report of an unknown thread: {report}")

@@ -32,7 +32,7 @@ struct Known {
     oracle: Oracle,
     /// When the last acknowledgement arrived here.
     last: Instant,
-    /// Reports that can not be true, and what the load complained of.
+    /// Reports that cannot be true, and what the load complained of.
     complaints: Vec<String>,
 }
 

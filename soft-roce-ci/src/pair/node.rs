@@ -27,7 +27,7 @@ const WATCH_INTERVAL_MS: u64 = 150;
 /// The last lines of a log that are shown with an error.
 const TAIL_LINES: usize = 25;
 
-/// The exit code for a configuration that can not be.
+/// The exit code for a configuration that cannot be.
 const CONFIGURATION: i32 = 78;
 
 /// The signal that ends a daemon cleanly.

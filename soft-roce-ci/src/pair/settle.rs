@@ -24,7 +24,7 @@ impl Pair<'_> {
             vec![self.harness().to_owned(), "check".to_owned(), "--tree".to_owned(), MOUNT.to_owned()];
         for load in self.loads() {
             if !load.is_over() {
-                bail!("a load still runs: what it has written can not be judged");
+                bail!("a load still runs: what it has written cannot be judged");
             }
             argv.extend(load.allowed().iter().map(ToString::to_string));
         }

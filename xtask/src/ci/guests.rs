@@ -1,7 +1,7 @@
 //! The scenarios of `soft-roce-ci`: two virtual machines with Soft-RoCE and NVDIMMs, power cuts, cut links.
 //!
 //! The harness runs as a program of its own; this part builds it, shows its line for each scenario, and counts them.
-//! What can go wrong: this machine can not run guests at all. That is a failure, said loudly, with the way around it.
+//! What can go wrong: this machine cannot run guests at all. That is a failure, said loudly, with the way around it.
 
 use crate::packages;
 use crate::steps::{self, Counts, Report, Shown};

@@ -43,7 +43,7 @@ impl NodeView {
         self.role() == "primary" && self.volume()["mounted_at"].is_string()
     }
 
-    /// False while the node says that it, or its partner, can not apply to its local tree.
+    /// False while the node says that it, or its partner, cannot apply to its local tree.
     pub fn can_apply(&self) -> bool {
         let faults = self.volume()["faults"].as_array().map_or(&[][..], Vec::as_slice);
         let own = |fault: &Value| fault["what"].as_str().is_some_and(|what| what.starts_with("applying"));

@@ -49,7 +49,7 @@ impl Wire {
         });
         let relay = Arc::clone(&shared);
         std::thread::Builder::new().name("wire".into()).spawn(move || {
-            // A connection that can not be relayed is closed: both ends try again.
+            // A connection that cannot be relayed is closed: both ends try again.
             listener.incoming().flatten().for_each(|near| drop(relay.carry(near)));
         })?;
         Ok(Wire { address, shared })

@@ -85,7 +85,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Refuses what this machine can not show.
+/// Refuses what this machine cannot show.
 fn require_device(transport: &str, devices: &Path) -> Result<()> {
     let has_device = || std::fs::read_dir(devices).is_ok_and(|mut entries| entries.next().is_some());
     if transport != "verbs" || has_device() {

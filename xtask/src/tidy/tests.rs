@@ -38,6 +38,7 @@ fn text_rules_find_their_bad_samples() {
     complains("a.rs", concat!("//! x\n// TO", "DO later\n"), "finish it");
     complains("a.rs", "//! x\nfn a() {} \n", "white space");
     complains("a.rs", "//! x\n\tfn a() {}\n", "a tab");
+    complains("a.md", concat!("It can", " not be.\n"), "cannot");
     complains("a.rs", "//! x\nfn a() {}", "newline");
     complains("a.md", concat!("see https://crates", ".io/x\n"), "registry");
     complains("a.toml", concat!("path = \"/wo", "rk/x\"\n"), "a path of one machine");

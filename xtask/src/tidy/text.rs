@@ -12,6 +12,9 @@ const SOFT_LIMIT_LINES: usize = 400;
 const UNFINISHED: [&str; 4] =
     [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X"), concat!("todo", "!(")];
 
+/// What is written in one word. Found in any case.
+const TWO_WORDS: &str = concat!("can", " not");
+
 /// Hosts of package registries: what is built must not depend on where somebody gets packages from.
 const REGISTRY_HOSTS: [&str; 6] = [
     concat!("crates", ".io"),
@@ -54,6 +57,9 @@ pub fn check(source: &Source, findings: &mut Findings) {
         }
         if line.contains('\t') && tabs_are_wrong(path) {
             complain("a tab");
+        }
+        if line.to_ascii_lowercase().contains(TWO_WORDS) {
+            complain("write it in one word: cannot");
         }
         for word in UNFINISHED.iter().filter(|word| contains_word(line, word)) {
             complain(&format!("{word}: finish it or write down why it stays"));

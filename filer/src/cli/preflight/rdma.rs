@@ -108,7 +108,7 @@ fn listed(items: &[String]) -> String {
     if items.is_empty() { "nothing".to_owned() } else { items.join(", ") }
 }
 
-/// A NIC keeps using the pages it was given: a filesystem that may write them elsewhere can not lend them.
+/// A NIC keeps using the pages it was given: a filesystem that may write them elsewhere cannot lend them.
 fn check_memory(found: &mut Preflight, volume: &VolumeConfig) {
     if volume.log.kind != LogKind::Emulated {
         return; // devdax is memory, a block log's image is anonymous memory, fsdax was refused with the file
@@ -116,7 +116,7 @@ fn check_memory(found: &mut Preflight, volume: &VolumeConfig) {
     let Some(path) = volume.log.path.exists().then_some(&volume.log.path) else { return };
     if let Some(file_system) = disk_file_system(path) {
         let what = format!(
-            "volume {}: the log {} is a file on {file_system}, whose cached pages RDMA can not rely on: kernels since \
+            "volume {}: the log {} is a file on {file_system}, whose cached pages RDMA cannot rely on: kernels since \
              6.5 refuse to register them (EFAULT), older ones accept and the file may never see what was written; and \
              it would not survive power",
             volume.name,

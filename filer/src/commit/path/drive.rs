@@ -66,7 +66,7 @@ impl CommitPath {
         }
         let mut end = from;
         for record in self.log.records(from, sealed.lsn) {
-            // What can not be read here the partner's chain check would refuse: let it say so.
+            // What cannot be read here the partner's chain check would refuse: let it say so.
             let Ok(record) = record else { return if end == from { sealed } else { end } };
             if record.point_after.lsn > room_end {
                 break;

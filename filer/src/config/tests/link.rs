@@ -59,7 +59,7 @@ fn rdma_that_can_not_be_is_refused_with_its_reason() {
         ),
         ("port = 1", "port = 0", ["`port`: 0", "counted from 1", "port = 1"]),
         ("gid_index = 3", "gid_index = 300", ["gid_index", "300 is out of range", "0 to 255"]),
-        ("device = \"mlx5_0\"", "device = \"../x\"", ["device", "can not name an RDMA device", "rdma link"]),
+        ("device = \"mlx5_0\"", "device = \"../x\"", ["device", "cannot name an RDMA device", "rdma link"]),
     ] {
         let found = refused(from, to);
         for word in words {

@@ -1,4 +1,4 @@
-//! What a takeover finds in the ring: a link whose bytes land without a word, and a right that can not be taken.
+//! What a takeover finds in the ring: a link whose bytes land without a word, and a right that cannot be taken.
 
 use super::*;
 use crate::commit::{CommitEvents, Gate};
@@ -85,7 +85,7 @@ impl MirrorReceiver for Silent {
     }
 }
 
-/// A right that can not be taken away.
+/// A right that cannot be taken away.
 struct Stuck(Arc<dyn Fence>);
 
 impl Fence for Stuck {

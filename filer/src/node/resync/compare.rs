@@ -1,10 +1,10 @@
-//! The receiver's comparison: which objects can not be known to be the same on both sides.
+//! The receiver's comparison: which objects cannot be known to be the same on both sides.
 //!
 //! Which labels mean the same on both sides: those before the common end of both logs, of objects that no record in
 //! this node's own log touches (a consistency point over those may have been cut off), if the log survived at all.
 //! Every other label counts as one that no source has.
 //!
-//! What can go wrong: as anywhere in a session ([`ReceiveError`]). A log that can not be read is one that did not
+//! What can go wrong: as anywhere in a session ([`ReceiveError`]). A log that cannot be read is one that did not
 //! survive.
 
 use super::error::ReceiveError;

@@ -16,7 +16,7 @@ pub(super) enum ReceiveError {
     /// No answer.
     #[error("the primary did not answer within {0:?}")]
     Silent(Duration),
-    /// The source can not go on.
+    /// The source cannot go on.
     #[error("{0}")]
     Refused(String),
     /// Damaged, or not what was asked for.

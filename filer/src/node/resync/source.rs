@@ -226,7 +226,7 @@ impl<'a> Answering<'a> {
             drop(frozen);
             self.check()?;
             if Instant::now() > deadline {
-                return Err("the primary can not apply to its own base filesystem: see its status".to_owned());
+                return Err("the primary cannot apply to its own base filesystem: see its status".to_owned());
             }
             self.shared.applier.request();
             runtime::sleep(LOOK);
@@ -276,7 +276,7 @@ impl<'a> Answering<'a> {
     }
 
     fn weigh(&self, oids: &[Oid]) -> Answer {
-        // What can not be read is met again where it is described.
+        // What cannot be read is met again where it is described.
         let found = oids.iter().filter_map(|oid| self.shared.base.attributes(*oid).ok());
         let (mut objects, mut allocated_bytes, mut content_bytes) = (0, 0_u64, 0_u64);
         for attributes in found {

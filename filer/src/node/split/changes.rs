@@ -2,7 +2,7 @@
 //!
 //! Invariant: whatever was acknowledged on this node after the point is found, applied or not, for a record's objects
 //! are in the Delta until the base carries their labels. An object that was changed before the point may be shown too
-//! (one that a resync left incomplete). What can go wrong: the base can not be read; a walk that goes on while clients
+//! (one that a resync left incomplete). What can go wrong: the base cannot be read; a walk that goes on while clients
 //! change the tree leaves out what goes away meanwhile.
 
 use apply_engine::resync::{self, ResyncError};
@@ -19,7 +19,7 @@ const MAX_REMOVED: usize = 100_000;
 /// Removed directories inside removed directories that a path is followed through.
 const MAX_DEPTH: usize = 256;
 
-/// Why the changes can not be told.
+/// Why the changes cannot be told.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::node) enum ChangesError {
     /// The tree.
@@ -150,7 +150,7 @@ pub(in crate::node) struct Removed {
 }
 
 impl Removed {
-    /// Reads what of the log was not trimmed yet; a record that can not be read ends it.
+    /// Reads what of the log was not trimmed yet; a record that cannot be read ends it.
     pub fn read(log: &Log, since: Lsn) -> Removed {
         let (mut removed, mut buffer) = (Removed::default(), Vec::new());
         for record in log.records(log.tail(), log.end().lsn) {

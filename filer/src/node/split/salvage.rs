@@ -17,7 +17,7 @@
 //! both); nothing is ever removed but what carries `.partial`.
 //!
 //! What can go wrong: too little space, found before anything is copied ([`SalvageError::Space`]); a filesystem that
-//! can not hold an object (reported, the tree stays).
+//! cannot hold an object (reported, the tree stays).
 
 use super::changes::{Changes, ChangesError, Entry, GoOn, Removed, shown};
 use apply_engine::{Attributes, Layers, ObjectKind, ViewError};
@@ -56,9 +56,9 @@ pub(in crate::node) enum SalvageError {
     )]
     Space { needed_bytes: u64, free_bytes: u64, at: PathBuf },
     /// A file could not be written.
-    #[error("what only this node holds can not be kept in {}: {source}; nothing of the tree was changed", at.display())]
+    #[error("what only this node holds cannot be kept in {}: {source}; nothing of the tree was changed", at.display())]
     Io { at: PathBuf, source: io::Error },
-    /// This node's tree can not be read.
+    /// This node's tree cannot be read.
     #[error(transparent)]
     Changes(#[from] ChangesError),
     /// It could not be asked what the primary has.

@@ -10,7 +10,7 @@
 //! the log fills.
 //!
 //! What can go wrong: words are lost or late (that point, or that part, is not compared, or compared again); an object
-//! can not be read (it is reported as differing).
+//! cannot be read (it is reported as differing).
 
 mod align;
 mod answer;

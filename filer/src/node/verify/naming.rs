@@ -30,8 +30,8 @@ impl Session<'_> {
             let what = match finding {
                 Finding::OnlyHere => format!("only on {me}"),
                 Finding::OnlyThere => format!("only on {peer}"),
-                Finding::UnreadableHere => format!("can not be read on {me}"),
-                Finding::UnreadableThere => format!("can not be read on {peer}"),
+                Finding::UnreadableHere => format!("cannot be read on {me}"),
+                Finding::UnreadableThere => format!("cannot be read on {peer}"),
                 Finding::Differs => match (ours.get(at), theirs.get(at)) {
                     (Some(ours), Some(theirs)) => differences(ours, theirs, &me, &peer),
                     _ => "differs".to_owned(),

@@ -139,7 +139,7 @@ pub(super) fn named(shared: &Shared, end: Lsn, objects: Vec<(Oid, u64)>, next: O
 /// These are known to differ: both nodes say so by name.
 pub(super) fn learn(shared: &Shared, oids: &BTreeSet<Oid>) {
     let found = paths(&shared.base, oids).unwrap_or_else(|error| {
-        tracing::warn!(volume = shared.name(), %error, "objects that differ can not be named");
+        tracing::warn!(volume = shared.name(), %error, "objects that differ cannot be named");
         BTreeMap::new()
     });
     let what = {

@@ -37,7 +37,7 @@ const MAX_ATTEMPTS: u32 = 100;
 const POINT_LIMIT: Duration = Duration::from_secs(30);
 /// Objects that a result names.
 pub(super) const MAX_LISTED: usize = 1000;
-const CAN_NOT_APPLY: &str = "this node can not apply to its base filesystem: see its faults";
+const CAN_NOT_APPLY: &str = "this node cannot apply to its base filesystem: see its faults";
 /// How often a wait looks.
 pub(super) const LOOK: Duration = Duration::from_millis(10);
 

@@ -27,7 +27,7 @@ pub(super) const MAX_NAMES_BYTES: usize = 128 << 10;
 /// What one object is like, and what it holds by name if it is a directory and that is little.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(in crate::node) struct Described {
-    /// `None`: it is not there, or can not be read.
+    /// `None`: it is not there, or cannot be read.
     pub aspects: Option<Aspects>,
     /// Names of a directory; `None` for what is no directory, or holds too many.
     pub names: Option<Vec<(Vec<u8>, Option<Oid>)>>,

@@ -29,7 +29,7 @@ use std::time::Duration;
 /// Longest wait for something on a mount that should answer.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(45);
 
-/// These tests mount filesystems: they can not pass without the rights to.
+/// These tests mount filesystems: they cannot pass without the rights to.
 pub fn require_root_and_fuse() {
     assert!(rustix::process::geteuid().is_root(), "these tests run nodes that mount: run them as root");
     let fuse = std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse");

@@ -105,7 +105,7 @@ impl Kind {
             11 => Kind::Silent,
             12 => Kind::Full(whom),
             13 => Kind::Hangs(whom),
-            // btrfs can not be shut down.
+            // btrfs cannot be shut down.
             14 if filesystem == Filesystem::Btrfs => Kind::Hangs(whom),
             14 => Kind::Broken(whom),
             15 => Kind::IndexLost { whom, noise },
