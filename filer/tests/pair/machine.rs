@@ -1,7 +1,7 @@
 //! What the machine below a node does to it: its log device goes, or its memory is used up.
 
 use crate::faults::wait_fault;
-use crate::harness::{ANSWER_LIMIT, Cluster, Disk, Load, Side, Spec, check_all, twinfiler, within};
+use crate::harness::{ANSWER_LIMIT, Cluster, Disk, Load, Side, Spec, check_all, within};
 use filer::status::{FaultKind, Mode, Role};
 use rustix::process::{Resource, Rlimit, prlimit};
 use std::fs;
@@ -12,33 +12,7 @@ const CAPACITY: &str = "32MiB";
 /// Node A's log is a file on a disk of its own, written directly.
 fn with_block_log() -> (Cluster, Disk, PathBuf) {
     let mut pair = Cluster::prepare(Spec { capacity: CAPACITY, ..Spec::default() });
-    let (at, image) = (pair.node_dir(Side::A).join("log-disk"), pair.node_dir(Side::A).join("log-image"));
-    fs::create_dir(&at).unwrap();
-    let disk = Disk::make("ext4", &[], &image, 128, &at);
-    let log = at.join("log").display().to_string();
-    let base = pair.base(Side::A).display().to_string();
-    let id = "00112233445566778899aabbccddeeff";
-    let made = twinfiler(&[
-        "init",
-        "--name",
-        "v",
-        "--volume-id",
-        id,
-        "--base",
-        &base,
-        "--log",
-        &log,
-        "--log-kind",
-        "block",
-        "--capacity",
-        CAPACITY,
-    ]);
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let text = fs::read_to_string(pair.config(Side::A)).unwrap();
-    let emulated = format!("kind = \"emulated\", path = \"{}\"", pair.log(Side::A).display());
-    assert!(text.contains(&emulated));
-    let text = text.replace(&emulated, &format!("kind = \"block\", path = \"{log}\""));
-    fs::write(pair.config(Side::A), text).unwrap();
+    let (disk, image) = pair.use_block_log(Side::A, "");
     for side in Side::BOTH {
         pair.start_node(side);
     }

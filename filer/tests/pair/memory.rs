@@ -1,7 +1,7 @@
 //! Volumes whose answers come out of memory (`answer = "memory"`), with logs on devices: what is answered survives the loss of
 //! either node, what is synced that of both.
 
-use crate::harness::{Cluster, Disk, Load, Side, Spec, check_all, twinfiler};
+use crate::harness::{Cluster, Disk, Load, Side, Spec, check_all};
 use filer::status::AckLevel;
 use ids::Durability;
 use std::fs::{self, File, OpenOptions};
@@ -10,39 +10,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 const CAPACITY: &str = "32MiB";
-const VOLUME_ID: &str = "00112233445566778899aabbccddeeff";
 
 /// Both nodes have logs on disks of their own, and answer out of memory.
 fn answering_from_memory() -> (Cluster, [Disk; 2]) {
     let mut pair = Cluster::prepare(Spec { capacity: CAPACITY, ..Spec::default() });
-    let disks = Side::BOTH.map(|side| {
-        let (at, image) = (pair.node_dir(side).join("log-disk"), pair.node_dir(side).join("log-image"));
-        fs::create_dir(&at).unwrap();
-        let disk = Disk::make("ext4", &[], &image, 128, &at);
-        let (log, base) = (at.join("log").display().to_string(), pair.base(side).display().to_string());
-        let made = twinfiler(&[
-            "init",
-            "--name",
-            "v",
-            "--volume-id",
-            VOLUME_ID,
-            "--base",
-            &base,
-            "--log",
-            &log,
-            "--log-kind",
-            "block",
-            "--capacity",
-            CAPACITY,
-        ]);
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let text = fs::read_to_string(pair.config(side)).unwrap();
-        let emulated = format!("log = {{ kind = \"emulated\", path = \"{}\"", pair.log(side).display());
-        assert!(text.contains(&emulated), "{text}");
-        let block = format!("answer = \"memory\"\nlog = {{ kind = \"block\", path = \"{log}\"");
-        fs::write(pair.config(side), text.replace(&emulated, &block)).unwrap();
-        disk
-    });
+    let disks = Side::BOTH.map(|side| pair.use_block_log(side, "answer = \"memory\"\n").0);
     for side in Side::BOTH {
         pair.start_node(side);
     }

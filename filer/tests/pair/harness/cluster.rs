@@ -10,7 +10,7 @@ use rdma_transport::tls::{PrivateKey, PublicKey};
 use rustix::process::Signal;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -182,31 +182,41 @@ impl Cluster {
 
     /// Runs `twinfiler init` for one volume of one node.
     pub fn init(&self, side: Side, name: &str, id: &str, capacity: &str) {
-        self.init_with("--base", side, name, id, capacity);
+        self.init_with(&["--base"], side, name, id, &self.log_of(side, name), capacity);
     }
 
     /// Likewise, over a tree that is there.
     pub fn init_adopting(&self, side: Side, name: &str, id: &str, capacity: &str) {
-        self.init_with("--adopt", side, name, id, capacity);
+        self.init_with(&["--adopt"], side, name, id, &self.log_of(side, name), capacity);
     }
 
-    fn init_with(&self, how: &str, side: Side, name: &str, id: &str, capacity: &str) {
+    /// `how`: more arguments, whose last one takes the base.
+    fn init_with(&self, how: &[&str], side: Side, name: &str, id: &str, log: &Path, capacity: &str) {
         let base = self.disk_path(side).join(name).display().to_string();
-        let log = self.log_of(side, name).display().to_string();
-        let output = twinfiler(&[
-            "init",
-            "--name",
-            name,
-            "--volume-id",
-            id,
-            how,
-            &base,
-            "--log",
-            &log,
-            "--capacity",
-            capacity,
-        ]);
+        let log = log.display().to_string();
+        let mut arguments =
+            vec!["init", "--name", name, "--volume-id", id, "--log", &log, "--capacity", capacity];
+        arguments.extend(how);
+        arguments.push(&base);
+        let output = twinfiler(&arguments);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Gives the first volume of a node that was not started yet a log on a disk of its own, written directly; `settings`: more
+    /// lines of the volume. The disk, and its image.
+    pub fn use_block_log(&self, side: Side, settings: &str) -> (Disk, PathBuf) {
+        let (at, image) = (self.node_dir(side).join("log-disk"), self.node_dir(side).join("log-image"));
+        std::fs::create_dir(&at).unwrap();
+        let disk = Disk::make("ext4", &[], &image, 128, &at);
+        let (volume, log) = (&self.spec.volumes[0], at.join("log"));
+        let how = ["--log-kind", "block", "--base"];
+        self.init_with(&how, side, volume.name, volume.id, &log, self.spec.capacity);
+        let text = std::fs::read_to_string(self.config(side)).unwrap();
+        let emulated = format!("log = {{ kind = \"emulated\", path = \"{}\"", self.log(side).display());
+        assert!(text.contains(&emulated), "{text}");
+        let block = format!("{settings}log = {{ kind = \"block\", path = \"{}\"", log.display());
+        std::fs::write(self.config(side), text.replace(&emulated, &block)).unwrap();
+        (disk, image)
     }
 
     // ---- processes ----
