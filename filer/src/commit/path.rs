@@ -256,14 +256,10 @@ impl CommitPath {
 
     /// A primary's partner hears what is committed.
     pub fn committed_by_primary(&self, to: Lsn) -> Result<(), CursorError> {
-        let released = {
-            let mut cursors = self.cursors.lock();
+        self.move_cursors(|cursors| {
             let to = to.min(cursors.local_durable()).max(cursors.committed());
-            cursors.set_committed_by_primary(to)?;
-            (cursors.committed(), cursors.answerable())
-        };
-        self.publish(released);
-        Ok(())
+            cursors.set_committed_by_primary(to)
+        })
     }
 
     /// The log was extended by others than clients (ingested, or an epoch's first record), and holds

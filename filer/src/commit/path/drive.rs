@@ -5,7 +5,7 @@
 use super::{CommitPath, MAX_IN_FLIGHT, Mirror, Partner};
 use crate::commit::{Journal, NotServing};
 use crate::runtime::{self, Instant, MutexGuard, planted};
-use ids::{AckRule, LogPoint, Lsn};
+use ids::{AckRule, Cursors, LogPoint, Lsn};
 use rdma_transport::LinkError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -118,12 +118,8 @@ impl CommitPath {
 
     pub(super) fn peer_durable(&self, durable: LogPoint, seen: Instant) {
         self.note_partner(&mut self.partner.lock(), durable, seen);
-        let released = {
-            let mut cursors = self.cursors.lock();
-            cursors.set_peer_durable(durable).expect("the sender reports only what it was given");
-            (cursors.committed(), cursors.answerable())
-        };
-        self.publish(released);
+        self.move_cursors(|cursors| cursors.set_peer_durable(durable))
+            .expect("the sender reports only what it was given");
     }
 
     /// What the partner has durably need not be kept for it any longer.
@@ -134,6 +130,17 @@ impl CommitPath {
             tracing::warn!(%error, "the log no longer holds what the partner acknowledged");
         }
         (partner.at, partner.seen) = (durable, seen);
+    }
+
+    /// Moves the cursors, and tells those who wait for that.
+    pub(super) fn move_cursors<T>(&self, change: impl FnOnce(&mut Cursors) -> T) -> T {
+        let (outcome, released) = {
+            let mut cursors = self.cursors.lock();
+            let outcome = change(&mut cursors);
+            (outcome, (cursors.committed(), cursors.answerable()))
+        };
+        self.publish(released);
+        outcome
     }
 
     /// After the cursors moved: everything before these is committed, and answerable.

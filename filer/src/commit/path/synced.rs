@@ -51,12 +51,8 @@ impl CommitPath {
 
     /// The partner holds everything before `held.lsn` in memory.
     pub(super) fn peer_held(&self, held: LogPoint) {
-        let released = {
-            let mut cursors = self.cursors.lock();
-            cursors.set_peer_held(held).expect("the sender reports only what it was given");
-            (cursors.committed(), cursors.answerable())
-        };
-        self.publish(released);
+        self.move_cursors(|cursors| cursors.set_peer_held(held))
+            .expect("the sender reports only what it was given");
     }
 
     /// The partner at the other end of `link` told that its log has everything before `durable.lsn`. News of a link that
@@ -200,12 +196,8 @@ impl CommitPath {
         behind.held = hold;
         let mark = behind.mark;
         drop(behind);
-        let released = {
-            let mut cursors = self.cursors.lock();
-            cursors.hold_answers(hold).expect("holding back moves nothing, and letting go what is held");
-            (cursors.committed(), cursors.answerable())
-        };
-        self.publish(released);
+        self.move_cursors(|cursors| cursors.hold_answers(hold))
+            .expect("holding back moves nothing, and letting go what is held");
         if hold {
             self.want_durable(mark);
         }
