@@ -2,12 +2,19 @@
 
 use super::*;
 
-/// A partner that takes in everything and keeps it in memory; its device is the test's.
-fn in_memory(path: &Arc<CommitPath>, a: &Log, b: &Arc<Log>, link: u64) -> Partner {
-    let (at_a, at_b) = links(a, b);
+/// The link of these tests.
+const LINK: u64 = 7;
+
+/// A path that answers out of memory, both logs, and a partner that takes in everything and keeps it in memory; its device is
+/// the test's.
+fn answering(heard: &Arc<Heard>) -> (Arc<CommitPath>, Arc<Log>, Arc<Log>, Partner) {
+    let (a, b) = (log(), log());
+    let path = path(&a, heard);
+    let (at_a, at_b) = links(&a, &b);
     let partner = Partner::start_unpersisted(b.clone(), at_b, b.end());
-    path.start_mirror(link, at_a.sender, b.end(), AnswerFrom::Memory).unwrap();
-    partner
+    path.start_mirror(LINK, at_a.sender, b.end(), AnswerFrom::Memory).unwrap();
+    path.set_rule(AckRule::Memory).unwrap();
+    (path, a, b, partner)
 }
 
 fn syncing(path: &Arc<CommitPath>, end: Lsn) -> std::thread::JoinHandle<Result<(), NotServing>> {
@@ -25,11 +32,8 @@ fn until(what: &str, is_so: impl Fn() -> bool) {
 
 #[test]
 fn an_answer_waits_for_no_device_and_an_fsync_for_both() {
-    let (a, b) = (log(), log());
     let heard = Arc::new(Heard::default());
-    let path = path(&a, &heard);
-    let mut partner = in_memory(&path, &a, &b, 1);
-    path.set_rule(AckRule::Memory).unwrap();
+    let (path, a, b, mut partner) = answering(&heard);
     let end = append(&path, b"answered");
     path.wait_answerable(end).unwrap();
     assert_eq!((a.persisted(), b.persisted()), (Lsn(0), Lsn(0)), "nobody wrote to a device");
@@ -40,7 +44,7 @@ fn an_answer_waits_for_no_device_and_an_fsync_for_both() {
     assert_eq!(heard.wanted.lock()[0], end);
     assert!(!fsync.is_finished() && path.committed() < end, "the partner's device has not got it");
     b.persist(Lsn(0), b.end().lsn).unwrap();
-    path.partner_is_durable(1, b.end());
+    path.partner_is_durable(LINK, b.end());
     fsync.join().unwrap().unwrap();
     assert!(path.committed() >= end);
     partner.stop();
@@ -48,10 +52,7 @@ fn an_answer_waits_for_no_device_and_an_fsync_for_both() {
 
 #[test]
 fn one_word_of_the_partner_is_for_all_who_wait() {
-    let (a, b) = (log(), log());
-    let path = path(&a, &Arc::default());
-    let mut partner = in_memory(&path, &a, &b, 1);
-    path.set_rule(AckRule::Memory).unwrap();
+    let (path, a, b, mut partner) = answering(&Arc::default());
     let fsyncs: Vec<_> = (0..8).map(|n| syncing(&path, append(&path, &[n; 100]))).collect();
     let last = append(&path, b"last");
     path.wait_answerable(last).unwrap();
@@ -60,7 +61,7 @@ fn one_word_of_the_partner_is_for_all_who_wait() {
         path.persist_all();
         a.persisted() >= last
     });
-    path.partner_is_durable(1, b.end());
+    path.partner_is_durable(LINK, b.end());
     for fsync in fsyncs {
         fsync.join().unwrap().unwrap();
     }
@@ -69,27 +70,21 @@ fn one_word_of_the_partner_is_for_all_who_wait() {
 
 #[test]
 fn what_another_link_said_counts_for_nothing() {
-    let (a, b) = (log(), log());
-    let path = path(&a, &Arc::default());
-    let mut partner = in_memory(&path, &a, &b, 7);
-    path.set_rule(AckRule::Memory).unwrap();
+    let (path, _a, b, mut partner) = answering(&Arc::default());
     let end = append(&path, b"x");
     path.wait_answerable(end).unwrap();
     path.persist_all();
-    path.partner_is_durable(6, b.end());
+    path.partner_is_durable(LINK - 1, b.end());
     assert_eq!(path.committed(), Lsn(0), "a link before this one");
     drop(path.stop_mirror());
-    path.partner_is_durable(7, b.end());
+    path.partner_is_durable(LINK, b.end());
     assert_eq!(path.committed(), Lsn(0), "a link that mirrors no more");
     partner.stop();
 }
 
 #[test]
 fn answers_wait_for_a_device_that_falls_behind() {
-    let (a, b) = (log(), log());
-    let path = path(&a, &Arc::default());
-    let mut partner = in_memory(&path, &a, &b, 1);
-    path.set_rule(AckRule::Memory).unwrap();
+    let (path, _a, b, mut partner) = answering(&Arc::default());
     let first = append(&path, b"answered, and not durable");
     path.wait_answerable(first).unwrap();
     path.watch_behind();
@@ -103,7 +98,7 @@ fn answers_wait_for_a_device_that_falls_behind() {
     until("the partner never gets it", || b.end().lsn >= second);
     assert!(path.answerable() < second && !waiting.is_finished());
     path.persist_all();
-    path.partner_is_durable(1, b.end());
+    path.partner_is_durable(LINK, b.end());
     waiting.join().unwrap().unwrap();
     path.watch_behind();
     let third = append(&path, b"out of memory again");
@@ -114,10 +109,7 @@ fn answers_wait_for_a_device_that_falls_behind() {
 
 #[test]
 fn an_fsync_of_a_node_that_serves_no_more_is_refused() {
-    let (a, b) = (log(), log());
-    let path = path(&a, &Arc::default());
-    let mut partner = in_memory(&path, &a, &b, 1);
-    path.set_rule(AckRule::Memory).unwrap();
+    let (path, _a, _b, mut partner) = answering(&Arc::default());
     let end = append(&path, b"x");
     path.wait_answerable(end).unwrap();
     let fsync = syncing(&path, end);
@@ -128,10 +120,7 @@ fn an_fsync_of_a_node_that_serves_no_more_is_refused() {
 
 #[test]
 fn alone_an_answer_waits_for_the_device() {
-    let (a, b) = (log(), log());
-    let path = path(&a, &Arc::default());
-    let mut partner = in_memory(&path, &a, &b, 1);
-    path.set_rule(AckRule::Memory).unwrap();
+    let (path, a, _b, mut partner) = answering(&Arc::default());
     path.wait_answerable(append(&path, b"both have it")).unwrap();
     path.set_rule(AckRule::Nobody).unwrap();
     drop(path.stop_mirror());
