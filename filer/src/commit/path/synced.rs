@@ -78,8 +78,12 @@ impl CommitPath {
 
     /// What landed here has come to be part of the log, in memory. Writes it at once if somebody waits for that.
     pub fn landed(&self, to: LogPoint) -> Result<(), ids::CursorError> {
-        self.cursors.lock().set_sealed(to.lsn)?;
-        if self.wanted.load(Ordering::SeqCst) > self.cursors.lock().local_durable().0 {
+        let durable = {
+            let mut cursors = self.cursors.lock();
+            cursors.set_sealed(to.lsn)?;
+            cursors.local_durable()
+        };
+        if self.wanted.load(Ordering::SeqCst) > durable.0 {
             self.flushing.ring_always();
         }
         Ok(())
