@@ -20,8 +20,14 @@ use ids::{AckRule, Epoch, LogPoint, Lsn};
 pub enum Lease {
     /// No reads.
     None,
-    /// Until this moment of the clock that the events carry; then they wait (frozen) until a new lease.
-    Until(MonoMs),
+    /// For a time; then they wait (frozen) until a new lease.
+    Until {
+        /// Its end, on the clock that the events carry.
+        end: MonoMs,
+        /// How long such a lease is from the sending of a heartbeat: what both nodes agree on, which may be less than
+        /// what this one is configured with.
+        lease_ms: u64,
+    },
     /// No end: solo. Nobody can win a swap from (epoch, me, solo) but an operator's force.
     Forever,
 }

@@ -23,6 +23,9 @@ impl MonoMs {
     }
 }
 
+/// Fewest heartbeats within a lease: one may be lost without stopping reads.
+pub const HEARTBEATS_PER_LEASE: u64 = 3;
+
 /// Timers of the pair. All in milliseconds.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Timers {
@@ -177,7 +180,7 @@ impl Config {
         if lease_ms + margin_ms >= timeout_ms {
             return Err(ConfigError::LeaseTooLong { lease_ms, margin_ms, timeout_ms });
         }
-        if heartbeat_ms == 0 || heartbeat_ms > lease_ms / 3 {
+        if heartbeat_ms == 0 || heartbeat_ms > lease_ms / HEARTBEATS_PER_LEASE {
             return Err(ConfigError::HeartbeatTooSlow { heartbeat_ms, lease_ms });
         }
         Ok(())

@@ -39,7 +39,7 @@ mod waiting;
 pub mod witness;
 
 pub use command::{Command, Lease, StopReason};
-pub use config::{Config, ConfigError, MonoMs, Timers};
+pub use config::{Config, ConfigError, HEARTBEATS_PER_LEASE, MonoMs, Timers};
 pub use durable::{DurableState, LogSummary, MAX_STATE_BYTES, StateError};
 pub use event::{Event, LocalFault, Operator, PointVerdict};
 pub use machine::Pair;

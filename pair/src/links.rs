@@ -188,8 +188,8 @@ impl Pair {
         {
             primary.answered = primary.answered.max(sent);
             // Both nodes should be configured alike; while one is not (yet), the shorter lease counts.
-            let lease_ms = self.config.timers.lease_ms.min(promised_ms);
-            primary.lease_until = primary.lease_until.max(sent.plus(lease_ms));
+            primary.lease_ms = self.config.timers.lease_ms.min(promised_ms);
+            primary.lease_until = primary.lease_until.max(sent.plus(primary.lease_ms));
             self.renew_lease();
         }
     }

@@ -29,6 +29,7 @@
 //! Every arrow is taken in [`Pair::apply`] or a function that it calls in a file named by role; effects leave
 //! only through `emit`, which keeps account of them, so that the invariants can be checked after each event.
 
+use crate::config::HEARTBEATS_PER_LEASE;
 use crate::desk::Desk;
 use crate::state::{Distrust, Effects, Known, LinkState, Reports, Role, Waiting, Why};
 use crate::witness::{Mode, Register};
@@ -237,7 +238,7 @@ impl Pair {
         if let Some(asked) = self.desk.overdue(self.now, &self.config.timers) {
             self.witness_said(asked, crate::WitnessOutcome::Unreachable { maybe_applied: true });
         }
-        let due = |last: MonoMs| self.now.since(last) >= self.config.timers.heartbeat_ms;
+        let due = |last: MonoMs| self.now.since(last) >= self.heartbeat_ms();
         if self.last_heartbeat.is_none_or(due) {
             self.last_heartbeat = Some(self.now);
             let epoch = match &self.role {
@@ -255,10 +256,19 @@ impl Pair {
         }
     }
 
+    /// Between two heartbeats. Three fit in a lease, also where the partner's is shorter than this node's own.
+    fn heartbeat_ms(&self) -> u64 {
+        let own = self.config.timers.heartbeat_ms;
+        match &self.role {
+            Role::Primary(primary) => own.min(primary.lease_ms / HEARTBEATS_PER_LEASE).max(1),
+            _ => own,
+        }
+    }
+
     /// When the next `Tick` must come at the latest.
     pub fn next_deadline(&self) -> MonoMs {
         let timers = &self.config.timers;
-        let heartbeat = self.last_heartbeat.map_or(self.now, |last| last.plus(timers.heartbeat_ms));
+        let heartbeat = self.last_heartbeat.map_or(self.now, |last| last.plus(self.heartbeat_ms()));
         let witness = self.desk.deadline(timers);
         let role = self.role_deadline();
         [Some(heartbeat), (witness > self.now).then_some(witness), role]

@@ -42,8 +42,8 @@ impl Pair {
         }
         visit(Name::OwnHello(&mut self.hellos));
         self.effects.granted.iter_mut().chain(&mut self.effects.mirroring).for_each(|l| visit(Name::Link(l)));
-        if let Lease::Until(until) = &mut self.effects.lease {
-            visit(Name::Moment(until, 0));
+        if let Lease::Until { end, .. } = &mut self.effects.lease {
+            visit(Name::Moment(end, 0));
         }
         match &mut self.role {
             Role::Waiting(Waiting { patience, join_not_before, .. }) => {

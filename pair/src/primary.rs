@@ -27,6 +27,11 @@ impl Primary {
             PrimaryMode::Solo | PrimaryMode::Frozen { .. } | PrimaryMode::DrainingToStop => None,
         }
     }
+
+    /// Until when reads may be answered on what the partner promised.
+    pub fn lease(&self) -> Lease {
+        Lease::Until { end: self.lease_until, lease_ms: self.lease_ms }
+    }
 }
 
 impl Pair {
@@ -54,6 +59,7 @@ impl Pair {
             catch: None,
             answered: now,
             lease_until: now,
+            lease_ms: self.config.timers.lease_ms,
             fault_retry: now,
         });
         self.emit(Command::StartServing { epoch: opening.epoch });
@@ -153,7 +159,7 @@ impl Pair {
         let handing_over = matches!(primary.mode, PrimaryMode::HandingOver { .. });
         primary.mode = PrimaryMode::Frozen { claim_at, since: self.now };
         primary.catch = None;
-        let lease = Lease::Until(primary.lease_until);
+        let lease = primary.lease();
         self.set_rule(AckRule::Nobody);
         self.set_lease(lease);
         if self.effects.draining {
@@ -194,7 +200,7 @@ impl Pair {
     pub(crate) fn renew_lease(&mut self) {
         let Role::Primary(primary) = &self.role else { return };
         if !matches!(primary.mode, PrimaryMode::Solo | PrimaryMode::DrainingToStop) {
-            self.set_lease(Lease::Until(primary.lease_until));
+            self.set_lease(primary.lease());
         }
     }
 

@@ -112,7 +112,7 @@ impl Pair {
         };
         self.role = Role::Primary(primary);
         self.emit(Command::SetAckRule(AckRule::Both));
-        self.set_lease(Lease::Until(primary.lease_until));
+        self.set_lease(primary.lease());
     }
 
     fn barrier(&mut self, next: BarrierStage) {

@@ -121,6 +121,8 @@ pub(crate) struct Primary {
     pub answered: MonoMs,
     /// The lease those promises make.
     pub lease_until: MonoMs,
+    /// How long each of them is: the shorter of what both nodes are configured with, as far as it was told.
+    pub lease_ms: u64,
     /// No switchover for a local fault before.
     pub fault_retry: MonoMs,
 }

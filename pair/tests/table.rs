@@ -291,16 +291,22 @@ fn answer(sent: MonoMs, promised_ms: u64, vitals: Vitals) -> Event {
 #[test]
 fn a_lease_is_no_longer_than_what_the_partner_promised() {
     let lease_ms = Timers::default().lease_ms;
-    for (promised_ms, counts_ms) in [(lease_ms - 50, lease_ms - 50), (lease_ms + 50, lease_ms)] {
+    for (promised_ms, counts_ms) in
+        [(lease_ms / 10, lease_ms / 10), (lease_ms - 50, lease_ms - 50), (lease_ms + 50, lease_ms)]
+    {
         let mut primary = state("mirrored primary");
-        primary.wait(60);
+        primary.wait(lease_ms);
         let sent = primary.now;
         let commands = primary.give(answer(sent, promised_ms, Vitals::default()));
         let lease = |command: &Command| match command {
-            Command::SetLease(Lease::Until(until)) => Some(until.since(sent)),
+            Command::SetLease(Lease::Until { end, lease_ms }) => Some((end.since(sent), *lease_ms)),
             _ => None,
         };
-        assert_eq!(commands.iter().find_map(lease), Some(counts_ms), "{promised_ms}: {commands:?}");
+        let expected = Some((counts_ms, counts_ms));
+        assert_eq!(commands.iter().find_map(lease), expected, "{promised_ms}: {commands:?}");
+        // Reads must not have to wait for the next one.
+        let next_ms = primary.pair.next_deadline().since(primary.now);
+        assert!(next_ms <= counts_ms / HEARTBEATS_PER_LEASE, "{promised_ms}: after {next_ms} ms");
     }
 }
 

@@ -25,8 +25,6 @@ const MAX_FUSE_THREADS: usize = 64;
 const MIN_LOG_BYTES: u64 = 1 << 20;
 /// Devices and direct I/O want whole pages.
 const LOG_GRANULE_BYTES: u64 = 4096;
-/// Fewest heartbeats within a lease: one may be lost without stopping reads. The pair asks the same.
-const HEARTBEATS_PER_LEASE: u32 = 3;
 /// The pair counts whole milliseconds.
 const MIN_TIMER: Duration = Duration::from_millis(1);
 
@@ -346,12 +344,13 @@ fn timers(mut section: Section<'_, '_>) -> TimerConfig {
         let line = heartbeat_line.unwrap_or(section.line());
         section.problem(line, format!("`heartbeat` ({}) is too short", human(heartbeat)), "at least 1ms");
     }
-    if heartbeat * HEARTBEATS_PER_LEASE > lease {
+    let heartbeats = pair::HEARTBEATS_PER_LEASE;
+    if heartbeat * heartbeats as u32 > lease {
         let line = heartbeat_line.or(lease_line).unwrap_or(section.line());
         section.problem(
             line,
             format!("`heartbeat` ({}) is too long for `lease` ({})", human(heartbeat), human(lease)),
-            format!("at least {HEARTBEATS_PER_LEASE} heartbeats must fit in a lease"),
+            format!("at least {heartbeats} heartbeats must fit in a lease"),
         );
     }
     section.finish();

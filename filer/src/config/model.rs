@@ -261,11 +261,9 @@ impl Default for TimerConfig {
 /// The part of a lease in which the kernel is made to forget.
 const CACHE_GUARD_SHARE: u32 = 3;
 
-impl TimerConfig {
-    /// The end of each lease, in which nothing is answered any more and the kernel forgets what it has been answered.
-    pub fn cache_guard(&self) -> Duration {
-        self.lease / CACHE_GUARD_SHARE
-    }
+/// The end of each lease, in which nothing is answered any more and the kernel forgets what it has been answered.
+pub fn cache_guard(lease: Duration) -> Duration {
+    lease / CACHE_GUARD_SHARE
 }
 
 impl VolumeConfig {

@@ -6,6 +6,7 @@
 //! moment (its parts are given up).
 
 mod acts;
+mod lease;
 mod opening;
 mod resync;
 mod split;
@@ -29,8 +30,7 @@ use crate::runtime::{self, Instant, mark};
 use ids::Lsn;
 use opening::Opening;
 use pair::{
-    Command, Event, Lease, LinkId, LogSummary, Message, MonoMs, Operator, Pair, PairMode, PairStatus,
-    PointVerdict,
+    Command, Event, LinkId, LogSummary, Message, MonoMs, Operator, Pair, PairMode, PairStatus, PointVerdict,
 };
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -61,6 +61,8 @@ pub(super) struct Executor {
     mode: PairMode,
     /// Why the newest claim began.
     reason: &'static str,
+    /// How long the read lease is that is in force, as far as it was told.
+    lease_ms: u64,
     tick_at: Instant,
     /// When it was last said that this thread is late.
     said_late: Option<Instant>,
@@ -96,6 +98,7 @@ impl Executor {
             progress: watch::Progress::default(),
             standing: StandingFaults::default(),
             reason: FORCED,
+            lease_ms: 0,
             tick_at: Instant::now(),
             said_late: None,
             stop_wanted: false,
@@ -353,14 +356,7 @@ impl Executor {
                 self.answers.push_back(Event::Revoked { log: shared.log_summary() });
             }
             Command::SetAckRule(rule) => self.set_rule(rule)?,
-            Command::SetLease(lease) => shared.path.set_lease(match lease {
-                Lease::None => 0,
-                // The rest of it is for what the kernel keeps of answers: to be forgotten.
-                Lease::Until(until) => {
-                    until.0.saturating_sub(shared.config.timers.cache_guard().as_millis() as u64)
-                }
-                Lease::Forever => u64::MAX,
-            }),
+            Command::SetLease(lease) => self.set_lease(lease),
             Command::OpenEpoch { epoch } => self.open_epoch(epoch)?,
             Command::StartServing { epoch } => {
                 let takeover = self.pair.status(self.now()).takeover.map(|times| (times, self.reason));

@@ -110,7 +110,7 @@ pub(super) fn heard_hello(shared: &Shared, theirs: &LogSummary) {
         return;
     }
     let what = format!(
-        "{DISAGREE}: \"{own}\" here, \"{other}\" at the partner; the stronger counts, so an answer waits for both logs"
+        "{DISAGREE}: {own} here, {other} at the partner; the stronger counts, so an answer waits for both logs"
     );
     if !shared.has_fault(&what) {
         shared.healed(DISAGREE);

@@ -1,8 +1,9 @@
 //! Volumes whose answers come out of memory (`answer = "memory"`), with logs on devices: what is answered survives the loss of
 //! either node, what is synced that of both.
 
+use crate::faults::{wait_fault, wait_over};
 use crate::harness::{Cluster, Disk, Load, Side, Spec, check_all};
-use filer::status::AckLevel;
+use filer::status::{AckLevel, FaultKind};
 use ids::Durability;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -20,6 +21,33 @@ fn answering_from_memory() -> (Cluster, [Disk; 2]) {
     }
     assert_eq!(pair.wait_mirrored(), Side::A);
     (pair, disks)
+}
+
+#[test]
+fn nodes_that_disagree_on_answer_wait_for_both_devices_and_say_so() {
+    let mut pair = Cluster::prepare(Spec { capacity: CAPACITY, ..Spec::default() });
+    let _disks = Side::BOTH.map(|side| pair.use_block_log(side, "answer = \"memory\"\n").0);
+    let alike = fs::read_to_string(pair.config(Side::B)).unwrap();
+    fs::write(pair.config(Side::B), alike.replace("answer = \"memory\"\n", "")).unwrap();
+    for side in Side::BOTH {
+        pair.start_node(side);
+    }
+    assert_eq!(pair.wait_mirrored(), Side::A);
+    let status = pair.volume(Side::A).unwrap();
+    let power = AckLevel { local: Durability::Power, peer: Some(Durability::Power) };
+    assert_eq!(status.acknowledgement, Some(power), "{status:?}");
+    for side in Side::BOTH {
+        let fault = wait_fault(&mut pair, side, FaultKind::Other);
+        assert!(
+            fault.what.contains("disagree on `answer`") && fault.remedy.contains("both nodes"),
+            "{fault:?}"
+        );
+    }
+    assert!(pair.terminate(Side::B).success());
+    fs::write(pair.config(Side::B), alike).unwrap();
+    pair.start_node(Side::B);
+    pair.wait_mirrored();
+    wait_over(&mut pair, Side::A, FaultKind::Other);
 }
 
 /// Files that somebody has waited for in each way there is: by `fsync`, by writing with `O_SYNC`, and as names by `fsync` of

@@ -1,7 +1,7 @@
 //! Faults that come from the state of a node: each is made on real nodes, told everywhere, and over by itself.
 
 use crate::faults::{wait_fault, wait_over};
-use crate::harness::{Cluster, Side, Spec, run};
+use crate::harness::{ANSWER_LIMIT, Cluster, Side, Spec, run, within};
 use filer::control::{Answer, Request};
 use filer::status::{Fault, FaultKind, Mode, Role};
 use std::time::Duration;
@@ -95,6 +95,39 @@ fn a_partner_that_does_not_go_with_this_node_is_a_fault() {
     pair.start_node(Side::B);
     pair.wait_mirrored();
     wait_cleared(&mut pair, ports, Side::A, FaultKind::PartnerRefused);
+}
+
+/// The longer lease's share for the kernel's caches is more than the whole shorter one: no read was ever answered.
+#[test]
+fn nodes_with_different_timers_serve_by_the_shorter_lease_and_say_so() {
+    const LONG: &str = "heartbeat = \"100ms\"\npeer_timeout = \"5s\"\nlease = \"4s\"\n";
+    const SHORT: &str = "heartbeat = \"100ms\"\npeer_timeout = \"2s\"\nlease = \"300ms\"\n";
+    let (spec, ports) = with_metrics(Spec { timers: LONG, ..Spec::default() });
+    let mut pair = Cluster::prepare(spec);
+    let alike = std::fs::read_to_string(pair.config(Side::B)).unwrap();
+    assert!(alike.contains(LONG), "{alike}");
+    std::fs::write(pair.config(Side::B), alike.replace(LONG, SHORT)).unwrap();
+    for side in Side::BOTH {
+        pair.start_node(side);
+    }
+    assert_eq!(pair.wait_mirrored(), Side::A);
+    for number in 0..20 {
+        let path = pair.mount(Side::A).join(format!("file-{number}"));
+        within(ANSWER_LIMIT, "a client", move || {
+            std::fs::write(&path, "text").unwrap();
+            assert_eq!(std::fs::read(&path).unwrap(), b"text");
+        });
+    }
+    let fault = wait_raised(&mut pair, ports, Side::A, FaultKind::Other);
+    assert!(
+        fault.what.contains("`lease`: 4000 ms here, 300 ms") && fault.remedy.contains("[volume.timers]"),
+        "{fault:?}"
+    );
+    assert!(pair.terminate(Side::B).success());
+    std::fs::write(pair.config(Side::B), alike).unwrap();
+    pair.start_node(Side::B);
+    pair.wait_mirrored();
+    wait_cleared(&mut pair, ports, Side::A, FaultKind::Other);
 }
 
 /// An interface of this test's own, removed at its end.

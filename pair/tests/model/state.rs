@@ -87,7 +87,7 @@ impl Node {
     pub fn may_read(&self, now: MonoMs) -> bool {
         match self.lease {
             Lease::None => false,
-            Lease::Until(until) => now < until,
+            Lease::Until { end, .. } => now < end,
             Lease::Forever => true,
         }
     }
@@ -239,8 +239,8 @@ impl State {
             if let Some(pair) = &mut node.pair {
                 pair.visit_names(&mut |name| visit(index, name));
             }
-            if let Lease::Until(until) = &mut node.lease {
-                visit(index, Name::Moment(until, 0));
+            if let Lease::Until { end, .. } = &mut node.lease {
+                visit(index, Name::Moment(end, 0));
             }
             let links = node.mirroring.iter_mut().map(|(link, _)| link);
             let links = links.chain(node.await_peer.iter_mut().map(|(link, _)| link));

@@ -118,7 +118,7 @@ impl Node {
     pub fn lease_valid(&self, time_ms: u64) -> bool {
         match self.lease {
             Lease::None => false,
-            Lease::Until(until) => self.clock(time_ms) < until,
+            Lease::Until { end, .. } => self.clock(time_ms) < end,
             Lease::Forever => true,
         }
     }

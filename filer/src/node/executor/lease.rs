@@ -1,0 +1,44 @@
+//! The read lease as the volume and the kernel's caches count it.
+//!
+//! Invariant: the kernel's part is a share of the lease that is in force, which is the shorter one of both nodes: a share
+//! of this node's own could be more than all of it, and no read would ever be answered.
+
+use super::Executor;
+use crate::config::cache_guard;
+use pair::Lease;
+use std::time::Duration;
+
+/// What a fault begins with that is over once both nodes are configured alike.
+const DISAGREE: &str = "the nodes disagree on `lease`";
+
+impl Executor {
+    pub(super) fn set_lease(&mut self, lease: Lease) {
+        let until_ms = match lease {
+            Lease::None => 0,
+            // The rest of it is for what the kernel keeps of answers: to be forgotten.
+            Lease::Until { end, lease_ms } => {
+                self.compare_lease(lease_ms);
+                end.0.saturating_sub(cache_guard(Duration::from_millis(lease_ms)).as_millis() as u64)
+            }
+            Lease::Forever => u64::MAX,
+        };
+        self.shared.path.set_lease(until_ms);
+    }
+
+    /// The lease in force is shorter than this node's own where the partner promises less.
+    fn compare_lease(&mut self, lease_ms: u64) {
+        if std::mem::replace(&mut self.lease_ms, lease_ms) == lease_ms {
+            return;
+        }
+        self.shared.healed(DISAGREE);
+        let own_ms = self.shared.config.timers.lease.as_millis() as u64;
+        if lease_ms < own_ms {
+            self.shared.report(
+                &format!(
+                    "{DISAGREE}: {own_ms} ms here, {lease_ms} ms at the partner; the shorter one counts"
+                ),
+                "write the same [volume.timers] on both nodes, and restart the one that was changed",
+            );
+        }
+    }
+}
