@@ -3,7 +3,7 @@
 use super::{CLIENTS_NOTICE, PROGRESS, pair_machines};
 use crate::lab::Side;
 use crate::pair::node::shell;
-use crate::pair::plan::Plan;
+use crate::pair::plan::{MOUNT, Plan};
 use crate::pair::{LIMIT, Pair};
 use crate::scenario::{Context, Scenario};
 use anyhow::{Result, bail};
@@ -86,6 +86,12 @@ fn refused_unaware(run: &Context) -> Result<bool> {
     }
     let before = pair.start_load(old)?;
     before.wait_progress(150, PROGRESS)?;
+    // Names and reads end with the lease, before the partner takes over; writes into an open file need none. Several, so
+    // that one is on its way while another has landed and is not answered.
+    for writer in 1..=4 {
+        let write = "while printf x >&3; do :; done >/dev/null 2>&1 &";
+        shell(pair.guest(old), &format!("exec 3>{MOUNT}/open-{writer}; {write}"))?;
+    }
 
     shell(pair.guest(old), "ip link set eth1 down")?;
     lab.wire().cut_tcp();
