@@ -3,7 +3,7 @@
 //! Both sides use this module; what travels between them is the caller's business. The *source* shows the labels of
 //! its objects ([`labels`]), describes single objects ([`capture`]) and gives out file contents ([`data_map`],
 //! [`read`]). The *receiver* installs the names of a set of objects ([`install_names`]), then contents
-//! ([`punch`], [`write()`], [`finish_file`]), then labels ([`seal`]).
+//! ([`punch`], [`reserve`], [`write()`], [`finish_file`]), then labels ([`seal`]).
 //!
 //! Invariants:
 //! - an object that was begun carries [`INCOMPLETE`] as its last LSN, which no source ever has, until everything of
@@ -195,7 +195,7 @@ impl<'a> Installing<'a> {
     }
 }
 
-/// Where a file has data, at most `max` ranges from `from` on.
+/// Where a file has data, and room that is set aside, at most `max` ranges of either from `from` on.
 ///
 /// # Errors
 /// When it cannot be read. A file that is gone has a size of 0.
@@ -226,6 +226,14 @@ pub fn shrink_file(base: &Base, file: &Capture) -> Result<(), ResyncError> {
 /// As of any change of the tree.
 pub fn punch(base: &Base, oid: Oid, offset: u64, len_bytes: u64) -> Result<(), ResyncError> {
     at!(base, site => content::punch(site, oid, offset, len_bytes))
+}
+
+/// Makes a range of a file zeros that have blocks, behind its end too, if there is room: where there is none, a hole.
+///
+/// # Errors
+/// As of any change of the tree.
+pub fn reserve(base: &Base, oid: Oid, offset: u64, len_bytes: u64) -> Result<(), ResyncError> {
+    at!(base, site => content::reserve(site, oid, offset, len_bytes))
 }
 
 /// Writes into a file.

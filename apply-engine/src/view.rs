@@ -89,6 +89,10 @@ pub trait BaseReader: Send + Sync {
     fn is_allocated(&self, _oid: Oid, _range: Range<u64>) -> io::Result<bool> {
         Ok(false)
     }
+    /// The parts of a range that have no blocks which a write could go to, in order.
+    fn unallocated(&self, _oid: Oid, range: Range<u64>) -> io::Result<Vec<Range<u64>>> {
+        Ok(vec![range])
+    }
     /// Objects without a name that are kept because somebody had them open.
     fn orphans(&self) -> io::Result<Vec<Oid>>;
 }

@@ -333,13 +333,17 @@ impl BaseReader for Base {
     }
 
     fn is_allocated(&self, oid: Oid, range: Range<u64>) -> io::Result<bool> {
-        if_simulated!(self, disk => BaseReader::is_allocated(disk, oid, range));
+        Ok(self.unallocated(oid, range)?.is_empty())
+    }
+
+    fn unallocated(&self, oid: Oid, range: Range<u64>) -> io::Result<Vec<Range<u64>>> {
+        if_simulated!(self, disk => BaseReader::unallocated(disk, oid, range));
         // What the tree does not hold would be tried again there, and takes room then.
         if self.refused_content(oid).is_some() {
-            return Ok(false);
+            return Ok(vec![range]);
         }
         let allocates = self.limits().allocates;
-        self.on(oid, |inode| Ok(allocated::gaps(inode.file()?, range, allocates)?.is_empty()))
+        self.on(oid, |inode| allocated::gaps(inode.file()?, range, allocates))
     }
 
     fn orphans(&self) -> io::Result<Vec<Oid>> {

@@ -30,6 +30,22 @@ fn is_fresh(stat: &rustix::fs::Stat) -> bool {
     stat.st_uid == 0 && stat.st_mode & 0o077 == 0
 }
 
+/// Zeros that are written at a time.
+const ZEROS_BYTES: usize = 1 << 20;
+
+fn write_all(file: BorrowedFd<'_>, offset: u64, bytes: &[u8]) -> Result<(), Errno> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match rustix::io::pwrite(file, &bytes[done..], offset + done as u64) {
+            Ok(0) => return Err(Errno::IO),
+            Ok(written) => done += written,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
 /// The base and the log that file contents come from.
 pub(crate) struct BaseTree<'a, S> {
     base: &'a Base,
@@ -52,13 +68,33 @@ impl<'a, S> BaseTree<'a, S> {
 
     /// Reserves blocks where there are none.
     fn allocate_gaps(&self, file: BorrowedFd<'_>, range: Range<u64>) -> Result<(), Errno> {
-        let gaps = allocated::gaps(file, range.clone(), self.base.limits().allocates)?;
-        if gaps.first() == Some(&range) {
-            return Err(Errno::NOSPC);
-        }
+        let gaps = allocated::gaps(file, range, self.base.limits().allocates)?;
         gaps.into_iter().try_for_each(|gap| {
             rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, gap.start, gap.end - gap.start)
         })
+    }
+
+    /// Writes zeros where room is scarce and the range has blocks of its own; whether it did. XFS gives the blocks up to
+    /// zero a range, and takes others then, which somebody else may have got by now.
+    fn zero_in_place(&self, inode: &Inode, range: Range<u64>) -> Result<bool, Errno> {
+        if has_room(self.base, range.end - range.start) {
+            return Ok(false);
+        }
+        let gaps = allocated::gaps(inode.file()?, range.clone(), self.base.limits().allocates)?;
+        if gaps.first() == Some(&range) {
+            return Ok(false);
+        }
+        let file = inode.writable()?;
+        // Behind the end of the file nothing has been written.
+        let size = u64::try_from(inode.stat()?.st_size).unwrap_or(0);
+        let (zeros, mut at) = (vec![0; ZEROS_BYTES], range.start);
+        while at < range.end.min(size) {
+            let len = (range.end.min(size) - at).min(ZEROS_BYTES as u64);
+            write_all(file, at, &zeros[..len as usize])?;
+            at += len;
+        }
+        self.allocate_gaps(inode.file()?, range)?;
+        Ok(true)
     }
 
     fn directory(&self, parent: &Parent) -> Result<Directory<'_>, TreeError> {
@@ -322,6 +358,7 @@ impl<S: PayloadSource> Tree for BaseTree<'_, S> {
                 Err(Errno::NOSPC) => self.allocate_gaps(inode.file()?, offset..offset + len_bytes),
                 other => other,
             },
+            Fill::Zero if self.zero_in_place(inode, offset..offset + len_bytes)? => Ok(()),
             Fill::Zero => match allocate(inode, FallocateFlags::ZERO_RANGE | keep) {
                 Err(Errno::OPNOTSUPP) => allocate(inode, punch).and_then(|()| match allocate(inode, keep) {
                     Err(Errno::OPNOTSUPP) => Ok(()),
@@ -392,18 +429,7 @@ impl<S: PayloadSource> Tree for BaseTree<'_, S> {
     }
 
     fn write_bytes(&self, oid: Oid, offset: u64, bytes: &[u8]) -> Result<(), TreeError> {
-        self.on(oid, "write", |inode| {
-            let (file, mut done) = (inode.writable()?, 0);
-            while done < bytes.len() {
-                match rustix::io::pwrite(file, &bytes[done..], offset + done as u64) {
-                    Ok(0) => return Err(Errno::IO),
-                    Ok(written) => done += written,
-                    Err(Errno::INTR) => {}
-                    Err(errno) => return Err(errno),
-                }
-            }
-            Ok(())
-        })
+        self.on(oid, "write", |inode| write_all(inode.writable()?, offset, bytes))
     }
 }
 

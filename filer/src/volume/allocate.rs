@@ -104,11 +104,7 @@ impl Volume {
             AllocateMode::PunchHole => self.transact(Ask::keeping(PAYLOAD_BYTES), |transaction| {
                 transaction.allocate(who, oid, mode, range.clone())
             }),
-            // Zeros are put in the place of what stands there, which not every filesystem does without room.
-            AllocateMode::Zero { .. } => {
-                self.transact(ask, |transaction| transaction.allocate(who, oid, mode, range.clone()))
-            }
-            AllocateMode::Reserve { .. } => {
+            AllocateMode::Zero { .. } | AllocateMode::Reserve { .. } => {
                 let may = || self.has_room(oid, range.clone());
                 self.transact_in_place(ask, None, may, |transaction, in_place| {
                     if in_place && !transaction.layers().is_allocated(oid, range.clone())? {

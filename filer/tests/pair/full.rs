@@ -236,6 +236,13 @@ fn what_was_promised_can_be_written(filesystem: &'static str, mib: u64) {
     overwrite(&written, 0..8 << 20, 3).unwrap();
     let to = format!("of={}", written.display());
     run("dd", &["if=/dev/zero", &to, "bs=64k", "count=32", "oflag=direct", "conv=notrunc", "status=none"]);
+    // Zeros in the place of blocks, of both kinds.
+    for (path, at) in [(&reserved, 12 << 20), (&written, 6 << 20)] {
+        let zero = rustix::fs::FallocateFlags::ZERO_RANGE;
+        rustix::fs::fallocate(open(path), zero, at, 1 << 20).unwrap();
+    }
+    apply_all(&pair);
+    overwrite(&reserved, 12 << 20..13 << 20, 2).unwrap();
     // posix_fallocate of what is there, and its write-back from a mapping's pages.
     let file = open(&reserved);
     rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 24 << 20).unwrap();
@@ -250,7 +257,9 @@ fn what_was_promised_can_be_written(filesystem: &'static str, mib: u64) {
     expect_no_fault(&pair);
     let read = fs::read(&reserved).unwrap();
     assert!(read[..4096] == [8; 4096] && read[4096..19 << 20].iter().all(|byte| *byte == 2));
-    assert!(fs::read(&written).unwrap()[2 << 20..].iter().all(|byte| *byte == 3));
+    let read = fs::read(&written).unwrap();
+    let is = |range: std::ops::Range<usize>, byte: u8| read[range].iter().all(|there| *there == byte);
+    assert!(is(2 << 20..6 << 20, 3) && is(6 << 20..7 << 20, 0) && is(7 << 20..8 << 20, 3));
     pair.check_trees_equal();
 }
 
@@ -273,7 +282,20 @@ fn xfs_full_takes_what_it_has_promised() {
     what_was_promised_can_be_written("xfs", 320);
 }
 
-/// The partner's blocks are not those of the primary: a resync has copied only what was written, say.
+#[test]
+fn a_partner_keeps_what_was_promised_through_a_resync() {
+    let mut pair = full_of_promises("ext4", 96);
+    let config = pair.config(Side::B).display().to_string();
+    run(env!("CARGO_BIN_EXE_twinfiler"), &["--config", &config, "resync", "v"]);
+    pair.wait_volume(Side::B, "a resync", |volume| volume.mode != Mode::Mirrored);
+    pair.wait_mirrored();
+    overwrite(&pair.mount(Side::A).join("reserved"), 0..24 << 20, 2).unwrap();
+    apply_all(&pair);
+    expect_no_fault(&pair);
+    pair.check_trees_equal();
+}
+
+/// The partner's blocks are not those of the primary: somebody has dug holes there, say.
 #[test]
 fn room_that_only_the_primary_has_is_none() {
     let mut pair = full_of_promises("ext4", 96);

@@ -6,6 +6,7 @@ use crate::base::Base;
 use crate::base::allocated::gaps;
 use crate::op::{NewKind, Operation};
 use crate::oracle::MemoryLog;
+use crate::resync::{data_map, reserve as reserve_in};
 use crate::view::BaseReader;
 use ids::Oid;
 use std::fs::{File, OpenOptions};
@@ -131,6 +132,89 @@ fn reserved_blocks_are_written_on_a_full_disk() {
             BaseReader::read_at(&base, FILE, n * (128 << 10), &mut read).expect("reads");
             assert_eq!(read, piece, "{kind} {n}");
         }
+    }
+}
+
+/// Also what was never written of it, and again after a crash.
+#[test]
+fn zeros_are_put_in_the_place_of_blocks_on_a_full_disk() {
+    for kind in ["ext4", "xfs"] {
+        let (image, base, log) = full(kind);
+        let (offset, len_bytes, size_after) = (MIB / 2, 40 * MIB, 64 * MIB);
+        let zero = Operation::ZeroRange { oid: FILE, offset, len_bytes, size_after, at: NOW };
+        point(&base, &log, &[(zero.clone(), &[])]);
+        point(&base, &log, &[(zero, &[])]);
+        let mut read = vec![1; MIB as usize];
+        BaseReader::read_at(&base, FILE, 0, &mut read).expect("reads");
+        let (kept, zeros) = read.split_at(MIB as usize / 2);
+        assert!(kept.iter().all(|byte| *byte == 3) && zeros.iter().all(|byte| *byte == 0), "{kind}");
+        assert!(BaseReader::is_allocated(&base, FILE, 0..64 * MIB).expect("tells"), "{kind}");
+        // Nobody else gets what it gave up.
+        fill(&image, 4096);
+        point(&base, &log, &[write(20 * MIB, &vec![4; MIB as usize])]);
+    }
+}
+
+/// Room between what is written, and behind the end: databases and virtual machines set aside both.
+#[test]
+fn a_resync_sets_aside_what_the_source_has_set_aside() {
+    for kind in ["ext4", "xfs"] {
+        let images = [Image::new(kind), Image::new(kind)];
+        let bases = images.each_ref().map(volume);
+        for (index, base) in bases.iter().enumerate() {
+            let log = MemoryLog::default();
+            point(base, &log, &[(create(FILE, b"file", NewKind::File), &[])]);
+            // What the receiver has instead of holes.
+            let old = vec![9; MIB as usize];
+            let all = (0..6).map(|n| Operation::Write {
+                oid: FILE,
+                offset: n * MIB,
+                len_bytes: MIB as u32,
+                size_after: (n + 1) * MIB,
+                at: NOW,
+            });
+            if index == 1 {
+                point(base, &log, &all.map(|write| (write, &old[..])).collect::<Vec<_>>());
+                continue;
+            }
+            let data = vec![3; MIB as usize];
+            let write =
+                Operation::Write { oid: FILE, offset: 0, len_bytes: MIB as u32, size_after: MIB, at: NOW };
+            let allocate = |offset: u64, len_bytes: u64, size_after: u64| Operation::Allocate {
+                oid: FILE,
+                offset,
+                len_bytes,
+                size_after,
+                at: NOW,
+            };
+            let within = (allocate(2 * MIB, 2 * MIB, 5 * MIB), &[][..]);
+            point(base, &log, &[(write, &data), within, (allocate(16 * MIB, MIB, 5 * MIB), &[])]);
+        }
+        let map = data_map(&bases[0], FILE, 0, 100).expect("reads");
+        assert_eq!((map.size, &map.data[..], map.end), (5 * MIB, &[(0, MIB)][..], 5 * MIB), "{kind}");
+        assert_eq!(map.reserved, [(2 * MIB, 2 * MIB), (16 * MIB, MIB)], "{kind}");
+        // One range at a time tells the same.
+        let (mut at, mut reserved) = (0, Vec::new());
+        while at < 5 * MIB {
+            let map = data_map(&bases[0], FILE, at, 1).expect("reads");
+            assert!(map.end > at, "{map:?}");
+            at = map.end;
+            reserved.extend(map.reserved);
+        }
+        assert_eq!(reserved.first(), Some(&(2 * MIB, 2 * MIB)), "{kind}");
+        for (offset, len_bytes) in map.reserved {
+            reserve_in(&bases[1], FILE, offset, len_bytes).expect("has room");
+        }
+        let mut read = vec![1; 2 * MIB as usize];
+        BaseReader::read_at(&bases[1], FILE, 2 * MIB, &mut read).expect("reads");
+        assert!(read.iter().all(|byte| *byte == 0), "{kind}: what was there before");
+        for range in [2 * MIB..4 * MIB, 16 * MIB..17 * MIB] {
+            assert!(BaseReader::is_allocated(&bases[1], FILE, range).expect("tells"), "{kind}");
+        }
+        assert_eq!(BaseReader::attributes(&bases[1], FILE).expect("is there").size, 6 * MIB);
+        // Where there is no room left it is a hole.
+        fill(&images[1], 4096);
+        reserve_in(&bases[1], FILE, 32 * MIB, 64 * MIB).expect("no more than a promise");
     }
 }
 

@@ -4,7 +4,7 @@ use super::error::ReceiveError;
 use super::receive::Receive;
 use super::wire::{Answer, MAX_ASKED, MAX_CONTENT_BYTES, MAX_ITEMS, Piece, PieceAnswer, Question};
 use crate::runtime::{Instant, planted};
-use apply_engine::resync::{self, Capture, MAX_PIECE_BYTES, ResyncError};
+use apply_engine::resync::{self, Capture, FileMap, MAX_PIECE_BYTES, ResyncError};
 use ids::Oid;
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -28,11 +28,18 @@ impl Receive {
                 let Some((oid, from)) = todo.pop_front() else { return Err(ReceiveError::Answer) };
                 let own_size = resync::data_map(base, oid, 0, 0)?.size;
                 let mut at = from;
-                for &(offset, len_bytes) in &map.data {
-                    let end = offset.checked_add(len_bytes).filter(|end| *end <= map.end);
+                let is_all = map.end >= map.size;
+                for (offset, len_bytes, is_data) in in_order(&map) {
+                    let end = offset.checked_add(len_bytes).filter(|end| match is_data || !is_all {
+                        true => *end <= map.end,
+                        false => *end <= i64::MAX as u64,
+                    });
                     let (Some(end), true) = (end, offset >= at) else { return Err(ReceiveError::Answer) };
-                    hole(base, oid, at, offset, own_size)?;
-                    pieces.push(Range { oid, at: offset, end, own_size });
+                    hole(base, oid, at, offset.min(map.end), own_size)?;
+                    match is_data {
+                        true => pieces.push(Range { oid, at: offset, end, own_size }),
+                        false => resync::reserve(base, oid, offset, len_bytes)?,
+                    }
                     at = end;
                 }
                 hole(base, oid, at, map.end, own_size)?;
@@ -133,6 +140,15 @@ impl Range {
             })
         })
     }
+}
+
+/// Offset and length of the ranges of both kinds, and whether it is data.
+fn in_order(map: &FileMap) -> Vec<(u64, u64, bool)> {
+    let data = map.data.iter().map(|&(offset, len_bytes)| (offset, len_bytes, true));
+    let reserved = map.reserved.iter().map(|&(offset, len_bytes)| (offset, len_bytes, false));
+    let mut ranges: Vec<_> = data.chain(reserved).collect();
+    ranges.sort_unstable();
+    ranges
 }
 
 /// A range that is a hole at the source; past the end here there is nothing to do.

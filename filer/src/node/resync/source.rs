@@ -175,7 +175,7 @@ impl<'a> Answering<'a> {
                 let (mut maps, mut room) = (Vec::new(), MAX_MAP_RANGES);
                 for (oid, from) in files {
                     let map = resync::data_map(base, oid, from, room.max(1)).map_err(failed)?;
-                    room = room.saturating_sub(map.data.len().max(1));
+                    room = room.saturating_sub((map.data.len() + map.reserved.len()).max(1));
                     maps.push(map);
                     if room == 0 {
                         break;

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// Version of these messages and of the rules behind them.
-pub(super) const VERSION: u16 = 4;
+pub(super) const VERSION: u16 = 5;
 /// How each of these messages begins; none of the pair's does.
 const MAGIC: &[u8; 4] = b"TwRs";
 const HEAD_BYTES: usize = 13;
