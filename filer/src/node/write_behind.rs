@@ -151,6 +151,14 @@ pub(super) fn is_for(config: &VolumeConfig) -> bool {
     config.answer == AnswerFrom::Memory
 }
 
+/// See `fuzzing`.
+#[cfg(fuzzing)]
+pub(super) fn try_message(bytes: &[u8]) {
+    if let Some(word) = Word::decode(bytes) {
+        assert_eq!(Word::decode(&word.encode()), Some(word));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
