@@ -75,7 +75,7 @@ impl Plan {
             Theme::VolatileLogs => Kinds::VOLATILE,
         };
         let mut faults = schedule::draw(rng, until_ms, kinds);
-        if seed.is_multiple_of(FORGETFUL_ONE_IN) && theme != Theme::VolatileLogs {
+        if is_forgetful(seed) && theme != Theme::VolatileLogs {
             // Drawn on their own: the rest of a seed is what it would be without them.
             until_ms = schedule::add_forgetfulness(&mut faults, seed, until_ms);
         }
@@ -121,10 +121,19 @@ impl Plan {
         if ETCD_RESTS.contains(&(self.seed % 7)) { Keeper::Etcd } else { Keeper::BuiltIn }
     }
 
+    /// Whether the witness forgets, as the other faults go on.
+    pub fn is_forgetful(&self) -> bool {
+        is_forgetful(self.seed) && !self.volatile_logs()
+    }
+
     /// Whether power takes the logs away.
     pub fn volatile_logs(&self) -> bool {
         self.theme == Theme::VolatileLogs
     }
+}
+
+fn is_forgetful(seed: u64) -> bool {
+    seed.is_multiple_of(FORGETFUL_ONE_IN)
 }
 
 /// Of these seeds both nodes answer out of memory, if their logs and links let them. (Not those that found a bug once.)
