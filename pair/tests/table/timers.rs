@@ -1,0 +1,80 @@
+//! What hangs on time: leases, broken links, a partner that is not ready yet.
+
+use crate::bench::{LINK, answer, message, state};
+use ids::Epoch;
+use pair::*;
+
+/// As while the defaults of a newer program are not those of an older one: a takeover waits out what was promised.
+#[test]
+fn a_lease_is_no_longer_than_what_the_partner_promised() {
+    let lease_ms = Timers::default().lease_ms;
+    for (promised_ms, counts_ms) in
+        [(lease_ms / 10, lease_ms / 10), (lease_ms - 50, lease_ms - 50), (lease_ms + 50, lease_ms)]
+    {
+        let mut primary = state("mirrored primary");
+        primary.wait(lease_ms);
+        let sent = primary.now;
+        let commands = primary.give(answer(sent, promised_ms, Vitals::default()));
+        let lease = |command: &Command| match command {
+            Command::SetLease(Lease::Until { end, lease_ms }) => Some((end.since(sent), *lease_ms)),
+            _ => None,
+        };
+        let expected = Some((counts_ms, counts_ms));
+        assert_eq!(commands.iter().find_map(lease), expected, "{promised_ms}: {commands:?}");
+        // Reads must not have to wait for the next one.
+        let next_ms = primary.pair.next_deadline().since(primary.now);
+        assert!(next_ms <= counts_ms / HEARTBEATS_PER_LEASE, "{promised_ms}: after {next_ms} ms");
+    }
+}
+
+#[test]
+fn a_partner_that_replays_is_handed_nothing() {
+    let mut primary = state("mirrored primary");
+    let mut told = |replays| {
+        let vitals = Vitals { healthy: true, replays, ..Vitals::default() };
+        let sent = primary.now;
+        primary.give(answer(sent, Timers::default().lease_ms, vitals));
+        primary.pair.can(Operator::Switchover)
+    };
+    assert!(told(true).is_err_and(|why| why.contains("replays")));
+    assert_eq!(told(false), Ok(()));
+}
+
+/// The end of a process breaks its links at once; so do things that it outlives. Whatever it was, the lease that was
+/// promised ends first, and a primary that lives has its turn with the witness.
+#[test]
+fn a_broken_link_begins_a_takeover_when_the_lease_has_ended() {
+    let timers = Timers::default();
+    let lease_ms = timers.lease_ms + timers.drift_margin_ms;
+    let heartbeat =
+        || message(Message::Heartbeat { sent: MonoMs(1), epoch: Some(Epoch(3)), vitals: Vitals::default() });
+    let first_turn_ms = timers.link_grace_ms + timers.heartbeat_ms;
+    // The last heartbeat came at the same moment, or before.
+    for silent_ms in [0, timers.heartbeat_ms, lease_ms / 2] {
+        let begins_ms = (lease_ms - silent_ms).max(first_turn_ms);
+        let mut partner = state("mirrored partner");
+        partner.give(heartbeat());
+        partner.wait(silent_ms);
+        partner.give(Event::LinkDown { link: LINK });
+        assert!(partner.pair.next_deadline() <= partner.now.plus(begins_ms));
+        partner.wait(begins_ms - 1);
+        assert_eq!(partner.mode(), "mirrored partner", "{silent_ms}");
+        let commands = partner.wait(1);
+        assert_eq!(partner.mode(), "taking-over none", "{silent_ms}");
+        assert!(commands.contains(&Command::Revoke), "{commands:?}");
+    }
+    // The primary is back over another link, and has not said yet what it is.
+    let mut partner = state("mirrored partner");
+    partner.give(heartbeat());
+    partner.give(Event::LinkDown { link: LINK });
+    partner.give(Event::LinkUp { link: LinkId(2), log: partner.log.clone() });
+    partner.wait(timers.failure_timeout_ms - 1);
+    assert_eq!(partner.mode(), "mirrored partner");
+    // With the link as it was, silence has to last.
+    let mut partner = state("mirrored partner");
+    partner.give(heartbeat());
+    partner.wait(timers.failure_timeout_ms - 1);
+    assert_eq!(partner.mode(), "mirrored partner");
+    partner.wait(1);
+    assert_eq!(partner.mode(), "taking-over none");
+}
