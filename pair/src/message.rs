@@ -36,8 +36,8 @@ pub struct Vitals {
     pub free_metadata_bytes: Option<(u64, u64)>,
     /// Part of the log that is in use, in thousandths.
     pub log_fill_permille: u16,
-    /// A digest of the applied tree for comparisons; 0 when none is kept.
-    pub digest: u64,
+    /// What is committed takes more memory than it may, so it takes it in by pieces: it could not serve at once.
+    pub replays: bool,
     /// The node can apply to its base tree (no EIO, no ENOSPC at present). Set by the pair, not the runtime.
     pub healthy: bool,
 }

@@ -19,10 +19,14 @@ impl Pair {
         let no = |why: &str| Err(why.to_owned());
         match (wish, &self.role) {
             (Operator::Switchover, Role::Primary(primary)) => match primary.mode {
-                PrimaryMode::Mirrored { .. } if self.peer_healthy() => Ok(()),
-                PrimaryMode::Mirrored { .. } => {
+                PrimaryMode::Mirrored { .. } if !self.peer_healthy() => {
                     no("the partner cannot apply to its own disk; repair it first")
                 }
+                PrimaryMode::Mirrored { .. } if self.peer_replays() => no(
+                    "the partner replays more of its log than fits into `consistency_point.memory`, and clients would wait \
+                     for that; ask again when `twinfiler status` there shows that it has applied it",
+                ),
+                PrimaryMode::Mirrored { .. } => Ok(()),
                 PrimaryMode::HandingOver { .. } => no("a switchover is under way"),
                 _ => no("the pair is not mirrored; wait until the partner has caught up"),
             },
@@ -174,6 +178,10 @@ impl Pair {
 
     fn peer_healthy(&self) -> bool {
         self.reports.peer_vitals.is_some_and(|vitals| vitals.healthy)
+    }
+
+    fn peer_replays(&self) -> bool {
+        self.reports.peer_vitals.is_some_and(|vitals| vitals.replays)
     }
 
     fn begin_handover(&mut self) {

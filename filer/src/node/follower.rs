@@ -20,6 +20,8 @@ struct Position {
     seal_from: Lsn,
     /// The volume absorbs its own records; nothing is read from the log.
     serving: bool,
+    /// There was more to absorb than a Delta may hold, and there still is.
+    in_pieces: bool,
     /// One past the highest OID that an absorbed record gave.
     next_oid: Oid,
     buffer: Vec<u8>,
@@ -46,7 +48,14 @@ pub(super) struct Follower(Mutex<Position>);
 impl Follower {
     /// Nothing before `at` needs absorbing; everything before `seal_from` may have been applied.
     pub fn new(at: LogPoint, seal_from: Lsn) -> Follower {
-        Follower(Mutex::new(Position { at, seal_from, serving: false, next_oid: Oid(0), buffer: Vec::new() }))
+        Follower(Mutex::new(Position {
+            at,
+            seal_from,
+            serving: false,
+            in_pieces: false,
+            next_oid: Oid(0),
+            buffer: Vec::new(),
+        }))
     }
 
     /// Begins anew.
@@ -55,6 +64,7 @@ impl Follower {
         position.at = at;
         position.seal_from = seal_from;
         position.serving = false;
+        position.in_pieces = false;
     }
 
     /// Absorbs everything before `end`, unless a Delta of it takes more than `memory`; from then on this node's volume
@@ -74,6 +84,7 @@ impl Follower {
             return Ok(Serving::NotYet);
         }
         position.serving = true;
+        position.in_pieces = false;
         Ok(Serving::Begun)
     }
 
@@ -121,7 +132,14 @@ impl Follower {
         if position.serving {
             return Ok(true);
         }
-        absorb(&mut position, log, stack, to, memory)
+        let all = absorb(&mut position, log, stack, to, memory)?;
+        position.in_pieces = !all;
+        Ok(all)
+    }
+
+    /// Is there more to absorb than fits into one Delta? Serving would have to wait for consistency points.
+    pub fn is_in_pieces(&self) -> bool {
+        self.0.lock().in_pieces
     }
 }
 
