@@ -16,6 +16,7 @@ mod drive;
 mod mirror;
 mod serve;
 mod synced;
+mod trace;
 
 use super::answers::Answers;
 use super::base_reads;
@@ -27,7 +28,7 @@ use super::waiters::Waiters;
 use super::{
     Admission, Answer, Ask, Client, Denied, Gate, Journal, NotServing, Parked, Refused, SpaceBudget,
 };
-use crate::metrics::VolumeMetrics;
+use crate::metrics::{Stage, VolumeMetrics};
 use crate::runtime::{self, Instant, Mutex, Uptime, mark, planted};
 use ids::{AckRule, CursorError, Cursors, LogPoint, Lsn, Oid};
 use nvlog::{Log, Trimmed};
@@ -37,6 +38,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use synced::Behind;
+use trace::{Reached, Trace};
 
 /// Batches on the wire at once: one travels while the next gathers and follows.
 const MAX_IN_FLIGHT: usize = 2;
@@ -123,6 +125,7 @@ pub struct CommitPath {
     rule: AtomicU8,
     started: Uptime,
     lease_until_ms: AtomicU64,
+    trace: Trace,
 }
 
 impl CommitPath {
@@ -165,6 +168,7 @@ impl CommitPath {
             rule: AtomicU8::new(AckRule::Nobody as u8),
             started,
             lease_until_ms: AtomicU64::new(0),
+            trace: Trace::new(),
         }
     }
 
@@ -369,11 +373,15 @@ impl Journal for CommitPath {
     fn admit(&self, ask: Ask) -> Result<Admission, Refused> {
         self.check_open()?;
         let starved = || self.events.want_consistency_point();
+        let begun = trace::is_sampled(self.metrics.operations.get()).then(Instant::now);
         let admission = match is_attempt() {
             true => self.admit_attempt(ask, starved)?,
             false => self.gate.admit(ask, || self.log.reserved(), starved)?,
         };
         self.metrics.throttled.add(admission.slowed.into());
+        if let Some(begun) = begun {
+            self.metrics.stages.observe(Stage::Admitted, begun.elapsed());
+        }
         Ok(admission)
     }
 
@@ -422,7 +430,11 @@ impl Journal for CommitPath {
 
     fn commit(&self, end: Lsn) -> Result<(), NotServing> {
         let begun = Instant::now();
+        if trace::is_sampled(self.metrics.operations.get()) {
+            self.trace.follow(end, begun);
+        }
         self.wait_answerable(end)?;
+        self.trace.goes_on(end, &self.metrics.stages);
         self.metrics.commit.observe(begun.elapsed());
         self.metrics.operations.add(1);
         Ok(())

@@ -13,6 +13,7 @@ mod gauges;
 mod histogram;
 mod http;
 mod link;
+mod stages;
 mod volume;
 
 #[cfg(test)]
@@ -21,6 +22,7 @@ mod tests;
 pub use histogram::LatencyHistogram;
 pub use http::{MetricsServer, ServeError};
 pub use link::LinkMetrics;
+pub use stages::{SAMPLED, Stage, StageLatencies};
 pub use volume::{Counter, LeveledLatency, VolumeMetrics};
 
 use crate::status::NodeStatus;

@@ -24,6 +24,7 @@ fn latencies_carry_the_level_in_force() {
     home.set_level(Some(AckLevel { local: Durability::Power, peer: Some(Durability::Process) }), None);
     home.commit.observe(Duration::from_micros(20));
     home.operations.add(3);
+    home.stages.observe(Stage::There, Duration::from_micros(9));
     home.set_link(LinkMetrics {
         counters: Arc::default(),
         transport: "verbs".into(),
@@ -35,6 +36,7 @@ fn latencies_carry_the_level_in_force() {
     for line in [
         "twinfiler_commit_latency_seconds_count{volume=\"home\",durability=\"none\",nodes=\"0\"} 1",
         "twinfiler_commit_latency_seconds_count{volume=\"home\",durability=\"process\",nodes=\"2\"} 1",
+        "twinfiler_commit_stage_seconds_count{volume=\"home\",stage=\"durable-there\"} 1",
         "twinfiler_operations_total{volume=\"home\"} 3",
         "twinfiler_link_sent_bytes_total{volume=\"home\",transport=\"verbs\",persistence=\"message\"} 0",
         "twinfiler_link_resets_total{volume=\"home\",transport=\"verbs\",persistence=\"message\"} 0",

@@ -2,6 +2,7 @@
 
 use super::histogram::{HistogramSnapshot, LatencyHistogram};
 use super::link::{self, LinkMetrics};
+use super::stages::{Stage, StageLatencies};
 use crate::status::{AckLevel, LatencySummary};
 use ids::Durability;
 use parking_lot::RwLock;
@@ -92,6 +93,8 @@ pub struct VolumeMetrics {
     pub commit: LeveledLatency,
     /// What an fsync waits for that answers do not; told under what an fsync survives.
     pub sync: LeveledLatency,
+    /// What a commit's time consists of.
+    pub stages: StageLatencies,
     /// Making a batch durable in the local log.
     pub persist: LeveledLatency,
     /// A whole consistency point.
@@ -130,6 +133,7 @@ impl VolumeMetrics {
             sync: LeveledLatency::new(&synced_level),
             level,
             synced_level,
+            stages: StageLatencies::default(),
             operations: Counter::default(),
             applied_bytes: Counter::default(),
             consistency_points: Counter::default(),
@@ -227,6 +231,19 @@ impl Collector for Volumes {
                     )?;
                 }
             }
+        }
+        let help = "Time of one stage of a commit, of one commit in 64";
+        let mut metric =
+            encoder.encode_descriptor("commit_stage", help, Some(&Unit::Seconds), MetricType::Histogram)?;
+        for (volume, stage) in volumes.iter().flat_map(|volume| Stage::ALL.map(|stage| (volume, stage))) {
+            let snapshot = volume.stages.of(stage).snapshot();
+            let labels = [("volume", volume.name.as_str()), ("stage", stage.as_str())];
+            metric.encode_family(&labels)?.encode_histogram::<NoLabelSet>(
+                snapshot.sum_s(),
+                snapshot.count(),
+                &snapshot.octaves(),
+                None,
+            )?;
         }
         for (index, (name, help, _)) in first.counters().into_iter().enumerate() {
             let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;

@@ -56,6 +56,7 @@ pub(super) fn volume(shared: &Shared, witness_address: Option<&str>) -> VolumeSt
         lease: lease(shared, pair.as_ref()),
         transport: transport(shared),
         commit_latency: shared.metrics.commit.summary(),
+        commit_stages: shared.metrics.stages.summary(),
         last_takeover: shared.last_takeover.lock().clone(),
         hooks: shared.hooks.status(),
         floating_ip: shared.hooks.address_status(),

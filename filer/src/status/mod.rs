@@ -17,8 +17,8 @@ pub use format::{bytes, duration_us, percent};
 pub use model::{
     AckLevel, ConsistencyPointStatus, Fault, FaultKind, FloatingIpStatus, HookStatus, Lag, LatencySummary,
     LeaseStatus, LogStatus, Mode, NodeStatus, PartnerView, RdmaStatus, ReplayStatus, ResyncSide,
-    ResyncStatus, Role, SpaceStatus, TakeoverTiming, TransportCounters, VerifyFinding, VerifyProgress,
-    VerifyResult, VerifyStatus, VolumeStatus, WitnessStatus, role_name,
+    ResyncStatus, Role, SpaceStatus, StageLatency, TakeoverTiming, TransportCounters, VerifyFinding,
+    VerifyProgress, VerifyResult, VerifyStatus, VolumeStatus, WitnessStatus, role_name,
 };
 pub use render::render;
 pub use split::{ChangedObject, DIRECTORY, SplitReport, SplitSide, mark_both};

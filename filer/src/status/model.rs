@@ -124,6 +124,8 @@ pub struct VolumeStatus {
     pub transport: TransportCounters,
     /// Latency of commits since the start; `None` before the first.
     pub commit_latency: Option<LatencySummary>,
+    /// What that consists of, of one commit in 64: the stages of which some were seen.
+    pub commit_stages: Vec<StageLatency>,
     /// How the last takeover by this node went.
     pub last_takeover: Option<TakeoverTiming>,
     /// The last run of each hook.
@@ -434,6 +436,15 @@ pub struct LatencySummary {
     pub p999_us: f64,
     /// Longest.
     pub max_us: f64,
+}
+
+/// How long one stage of a commit takes.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct StageLatency {
+    /// What it ends with: `admitted`, `sealed`, `posted`, `durable-here`, `durable-there`, `woken`.
+    pub stage: String,
+    /// How long.
+    pub latency: LatencySummary,
 }
 
 /// A takeover, step by step.

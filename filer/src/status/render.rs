@@ -157,6 +157,12 @@ fn render_volume(page: &mut Page, volume: &VolumeStatus, now_unix_ms: u64) {
             ),
         );
     }
+    if !volume.commit_stages.is_empty() {
+        let told = volume.commit_stages.iter().map(|StageLatency { stage, latency }| {
+            format!("{stage} {} / {}", duration_us(latency.p50_us), duration_us(latency.p99_us))
+        });
+        page.line("commit stages", &format!("p50 / p99: {}", told.collect::<Vec<_>>().join("  ")));
+    }
     if let Some(space) = &volume.space {
         page.line(
             "space",

@@ -125,6 +125,10 @@ pub(crate) fn sample() -> NodeStatus {
                 p999_us: 900.0,
                 max_us: 2500.0,
             }),
+            commit_stages: vec![StageLatency {
+                stage: "durable-there".into(),
+                latency: LatencySummary { count: 14, p50_us: 9.0, p99_us: 31.0, p999_us: 31.0, max_us: 31.0 },
+            }],
             last_takeover: Some(TakeoverTiming {
                 at_unix_ms: NOW_UNIX_MS - 60_000,
                 reason: "partner lost".into(),

@@ -2,7 +2,7 @@
 //!
 //! Lock order: `mirror`, then `local`, then `cursors`. Whoever drives has the seat of [`super::mirror`].
 
-use super::{CommitPath, MAX_IN_FLIGHT, Mirror, Partner};
+use super::{CommitPath, MAX_IN_FLIGHT, Mirror, Partner, Reached};
 use crate::commit::{Journal, NotServing};
 use crate::runtime::{self, Instant, MutexGuard, planted};
 use ids::{AckRule, Cursors, LogPoint, Lsn};
@@ -26,11 +26,13 @@ impl CommitPath {
         let mut silent = false;
         let sealed = self.log.seal();
         let peer_room_end = self.note_sealed(sealed.lsn);
+        self.reached(Reached::Sealed, sealed.lsn);
         if sealed.lsn > mirror.sent.lsn && mirror.sender.in_flight() < MAX_IN_FLIGHT {
             let to = self.batch_end(mirror.sent, sealed, peer_room_end);
             if to.lsn > mirror.sent.lsn {
                 mirror.sender.write(to)?;
                 mirror.sent = to;
+                self.reached(Reached::Posted, to.lsn);
                 if planted!(AckBeforePeerDurable) {
                     self.peer_durable(to, Instant::now());
                 }
@@ -46,9 +48,13 @@ impl CommitPath {
         };
         if mirror.sender.in_flight() > 0 {
             match mirror.sender.poll(wait)? {
-                Some(held) if mirror.from_memory => self.peer_held(held),
+                Some(held) if mirror.from_memory => {
+                    self.reached(Reached::There, held.lsn);
+                    self.peer_held(held);
+                }
                 // Where there is no usable TSC, as in many guests, reading the clock costs more than all else here.
                 Some(durable) if !planted!(AckBeforePeerDurable) => {
+                    self.reached(Reached::There, durable.lsn);
                     self.peer_durable(durable, persisted_at.unwrap_or_else(Instant::now));
                 }
                 Some(_) => {}
@@ -100,6 +106,7 @@ impl CommitPath {
             return None;
         }
         let done = Instant::now();
+        self.reached(Reached::Here, sealed.lsn);
         *local = sealed;
         let released = {
             let mut cursors = self.cursors.lock();
@@ -150,12 +157,18 @@ impl CommitPath {
             self.syncs.give(committed);
         }
         if self.answerable.fetch_max(answerable.0, Ordering::SeqCst) < answerable.0 {
+            self.reached(Reached::Answerable, answerable);
             self.waiters.wake_satisfied(answerable);
             self.answers.give(answerable);
             if self.queue.waits_for(answerable) {
                 self.gate.bell().ring();
             }
         }
+    }
+
+    /// Everything before `to` has come so far, which is noted of the commit that is followed.
+    fn reached(&self, what: Reached, to: Lsn) {
+        self.trace.reached(what, to, &self.metrics.stages);
     }
 
     pub(super) fn lose_mirror(&self, mut mirror: MutexGuard<'_, Option<Mirror>>, error: LinkError) {
