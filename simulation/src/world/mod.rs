@@ -11,7 +11,7 @@ mod host;
 mod strike;
 mod watch;
 
-use crate::invariants::heals;
+use crate::invariants::{committed_stays, heals};
 use crate::network::Network;
 use crate::plan::Plan;
 use crate::schedule::Fault;
@@ -158,10 +158,28 @@ impl World {
     /// Every operation is applied on both nodes, and was looked at there.
     pub fn is_at_rest(&self) -> bool {
         let Some(both) = self.observe() else { return false };
-        let end = self.chain.lock().operations_end();
+        let end = self.committed_operations_end();
         let quiet = |node: &Observed| node.cursors.trimmed() >= end && !node.half_applied;
         let followed = self.followed.lock();
         heals::is_mirrored(&both) && both.iter().all(quiet) && followed.iter().all(|tree| tree.at() >= end)
+    }
+
+    /// Where the last committed operation ends, also one that no watch has seen yet.
+    fn committed_operations_end(&self) -> Lsn {
+        let (sims, regions): (Vec<_>, Vec<_>) = {
+            let hosts = self.hosts.lock();
+            let sim = |host: &Host| host.life.as_ref().and_then(|life| life.sim.clone());
+            hosts.iter().map(|host| (sim(host), host.region.clone())).unzip()
+        };
+        let mut chain = self.chain.lock();
+        let glances = sims.iter().enumerate().filter_map(|(host, sim)| Some((host, sim.as_ref()?.glance())));
+        let mut glances: Vec<_> = glances.collect();
+        // A log that began anew holds nothing of what came before: the other one does.
+        glances.sort_by_key(|(_, glance)| glance.tail.lsn);
+        for (host, glance) in &glances {
+            committed_stays::extended(*host, &mut chain, glance, &regions[*host]);
+        }
+        chain.operations_end()
     }
 
     /// Nothing moves any more: both trees hold everything.
