@@ -1,8 +1,8 @@
 //! Contents of files: where they have data, bytes, holes, room that is set aside, and the end.
 //!
 //! A receiver makes everything a hole that is one at the source, and compares or fetches the rest piece by piece. Room
-//! that `fallocate` set aside is a promise to clients, so it is set aside here too, unless there is none left. A file that changes at the source meanwhile is installed as a mixture; the source knows that it changed, and it
-//! comes again.
+//! that `fallocate` set aside is a promise to clients, so it is set aside here too, unless there is none left. A file
+//! that changes at the source meanwhile is installed as a mixture; the source knows that it changed, and it comes again.
 
 use ids::Oid;
 use rustix::io::Errno;

@@ -7,7 +7,7 @@ use crate::status::{AckLevel, LatencySummary};
 use ids::Durability;
 use parking_lot::RwLock;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 use std::fmt;
@@ -196,6 +196,11 @@ impl VolumeMetrics {
     }
 }
 
+fn encode_histogram(mut metric: MetricEncoder<'_>, snapshot: &HistogramSnapshot) -> Result<(), fmt::Error> {
+    let (sum_s, count, octaves) = (snapshot.sum_s(), snapshot.count(), snapshot.octaves());
+    metric.encode_histogram::<NoLabelSet>(sum_s, count, &octaves, None)
+}
+
 /// The volumes of a node, as a collector.
 #[derive(Debug, Default)]
 pub(super) struct Volumes(RwLock<Vec<Arc<VolumeMetrics>>>);
@@ -223,12 +228,7 @@ impl Collector for Volumes {
                 for ((durability, nodes), snapshot) in volume.latencies()[index].2.snapshots() {
                     let labels =
                         [("volume", volume.name.as_str()), ("durability", durability), ("nodes", nodes)];
-                    metric.encode_family(&labels)?.encode_histogram::<NoLabelSet>(
-                        snapshot.sum_s(),
-                        snapshot.count(),
-                        &snapshot.octaves(),
-                        None,
-                    )?;
+                    encode_histogram(metric.encode_family(&labels)?, &snapshot)?;
                 }
             }
         }
@@ -238,12 +238,7 @@ impl Collector for Volumes {
         for (volume, stage) in volumes.iter().flat_map(|volume| Stage::ALL.map(|stage| (volume, stage))) {
             let snapshot = volume.stages.of(stage).snapshot();
             let labels = [("volume", volume.name.as_str()), ("stage", stage.as_str())];
-            metric.encode_family(&labels)?.encode_histogram::<NoLabelSet>(
-                snapshot.sum_s(),
-                snapshot.count(),
-                &snapshot.octaves(),
-                None,
-            )?;
+            encode_histogram(metric.encode_family(&labels)?, &snapshot)?;
         }
         for (index, (name, help, _)) in first.counters().into_iter().enumerate() {
             let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
