@@ -73,8 +73,11 @@ impl Pair {
                  Start the other node, which has the data",
             );
         }
-        let blank =
-            self.log.base_empty && self.log.end.lsn == Lsn::ZERO && self.log.history.entries().is_empty();
+        // In sync with nothing: the pair was mirrored before anything was written.
+        let blank = !self.durable.in_sync
+            && self.log.base_empty
+            && self.log.end.lsn == Lsn::ZERO
+            && self.log.history.entries().is_empty();
         let formed = self.newest_register().is_some()
             || self
                 .peer_hello()

@@ -173,6 +173,20 @@ fn a_partner_whose_tree_differs_does_not_take_over_by_itself() {
     assert!(primary.pair.status(primary.now).eligible);
 }
 
+/// A pair that was mirrored before anything was written: its partner holds all there is, which is nothing.
+#[test]
+fn an_empty_log_that_is_in_sync_may_be_forced() {
+    let mirrored = DurableState { register: Some(register(1, "b", Mode::Mirrored, 1)), ..in_sync(1) };
+    let mut partner = Bench::new(false, log(&[], 0), mirrored.clone());
+    assert_eq!(partner.pair.can(Operator::ForceTakeover), Ok(()));
+    partner.give(Event::Operator(Operator::ForceTakeover));
+    partner.wait(5_000);
+    assert_eq!(partner.mode(), "solo primary");
+    // A log that is not in sync was made anew.
+    let anew = Bench::new(false, log(&[], 0), DurableState { in_sync: false, ..mirrored });
+    assert!(anew.pair.can(Operator::ForceTakeover).unwrap_err().contains("empty"));
+}
+
 #[test]
 fn every_state_and_event_is_as_written_down() {
     let mut table = String::new();
