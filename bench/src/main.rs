@@ -15,6 +15,7 @@ mod machine;
 mod mirror;
 mod node;
 mod operations;
+mod pace;
 mod peers;
 mod profile;
 mod report;
@@ -92,6 +93,8 @@ enum Part {
     Tls,
     /// Mirrored commit over shared memory
     Shm,
+    /// Mirrored commits from a cold start, after a pause and after a busy time
+    Pace,
     /// 4 KiB durable writes through the mount against ext4 append and fsync
     Write,
     /// Large sequential data onto the local filesystem against fio
@@ -156,6 +159,7 @@ fn measure(part: Part, arguments: &Arguments, scale: &Scale, report: &mut Report
         Part::Tcp => mirror::measure_tcp(scale, report),
         Part::Tls => tls::measure(scale, report),
         Part::Shm => mirror::measure_shm(scale, report),
+        Part::Pace => pace::measure(scale, report),
         Part::Write => write::measure(scale, &program()?, &place()?, report),
         Part::Apply => apply::measure(scale, &place()?, report),
         Part::Coalesce => coalesce::measure(scale, &program()?, &place()?, report),

@@ -14,6 +14,10 @@ pub struct Scale {
     pub append_turn_bytes: usize,
     /// Turns of commits.
     pub commits: Turns,
+    /// How long a stretch of commits is, and the pause between two.
+    pub stretch_time: Duration,
+    /// See there.
+    pub stretch_pause: Duration,
     /// Turns of commits between two machines.
     #[cfg_attr(not(feature = "verbs"), expect(dead_code))]
     pub guest_commits: Turns,
@@ -60,6 +64,8 @@ impl Scale {
             append_turns: 101,
             append_turn_bytes: 4 << 20,
             commits: Turns { turns: 40, count: 250, time: Duration::from_millis(500) },
+            stretch_time: Duration::from_secs(1),
+            stretch_pause: Duration::from_secs(1),
             guest_commits: Turns { turns: 20, count: 150, time: Duration::from_secs(1) },
             guest_stream_time: Duration::from_secs(8),
             writes: Turns { turns: 8, count: usize::MAX, time: Duration::from_millis(1500) },
@@ -87,6 +93,8 @@ impl Scale {
             append_turns: 3,
             append_turn_bytes: 64 << 10,
             commits: Turns { turns: 2, count: 20, time: Duration::from_millis(100) },
+            stretch_time: Duration::from_millis(20),
+            stretch_pause: Duration::from_millis(20),
             guest_commits: Turns { turns: 2, count: 20, time: Duration::from_millis(100) },
             guest_stream_time: Duration::from_millis(500),
             writes: Turns { turns: 2, count: 50, time: Duration::from_millis(200) },

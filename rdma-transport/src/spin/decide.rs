@@ -8,10 +8,11 @@
 //!   it before it gives up. There is no second stable state.
 //! - While more threads want to run than there are processors it sleeps, whether polling pays or not: the other side may
 //!   be one of them, and a thread of a real-time class is never pushed aside.
-//! - A poll that gave up just before the answer came argues for longer polls; one that gave up while a processor is
-//!   wanted by others, or several in a row, for none: then it stands in the way of what it waits for. It stands back
-//!   for a while, and longer each time.
-//! - A wait in which nothing came at all says that there is no traffic. It polls again once there is.
+//! - A poll that gave up just before the answer came argues for longer polls; several in a row, fewer while a processor
+//!   is wanted by others, argue for none: then it stands in the way of what it waits for. It stands back for a while, and
+//!   longer each time.
+//! - A wait in which nothing came for long says that there was no traffic, and nothing else: what came late is nobody's
+//!   answer, and whoever polled for it stood in nobody's way. Where nothing came at all it polls again once something has.
 
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,9 @@ const FASTER_WEIGHT: u32 = 4;
 const SLOWER_WEIGHT: u32 = 8;
 /// Polls in vain, one after the other, after which it stands back.
 const MAX_VAIN: u32 = 4;
+/// For so many of them counts one while a processor is wanted by others. One alone may be chance: a thread of another
+/// link that is about to sleep.
+const VAIN_IN_A_CROWD: u32 = 2;
 /// How much longer than computed it polls at most.
 const MAX_STRETCH: u32 = 4;
 /// Answers found by polling, one after the other, after which what argued against it is forgotten.
@@ -59,6 +63,8 @@ pub(super) struct Rules {
     /// The last wait brought nothing.
     quiet: bool,
     stretch: u32,
+    /// It gave up polling in this wait, with the processors in this state.
+    given_up: Option<Processors>,
     vain: u32,
     paid: u32,
     rest: Duration,
@@ -74,6 +80,7 @@ impl Rules {
             limit: Duration::ZERO,
             quiet: false,
             stretch: 1,
+            given_up: None,
             vain: 0,
             paid: 0,
             rest: FIRST_REST,
@@ -109,23 +116,22 @@ impl Rules {
         }
     }
 
-    pub fn gave_up(&mut self, now: Instant, processors: Processors) {
+    pub fn gave_up(&mut self, processors: Processors) {
         self.paid = 0;
-        self.vain += 1;
-        if processors != Processors::Free || self.vain >= MAX_VAIN {
-            self.vain = 0;
-            self.rest_until = Some(now + self.rest);
-            self.rest = (self.rest * 2).min(LONGEST_REST);
-        }
+        self.given_up = Some(processors);
     }
 
     pub fn slept(&mut self, now: Instant, wake: Duration) {
         let Some(begun) = self.begun.take() else { return };
-        if std::mem::take(&mut self.quiet) {
+        let given_up = self.given_up.take();
+        let waited = now.saturating_duration_since(begun);
+        if std::mem::take(&mut self.quiet) || waited > 2 * self.most {
             // The first after a pause: it answers nothing.
             return;
         }
-        let waited = now.saturating_duration_since(begun);
+        if let Some(processors) = given_up {
+            self.was_in_vain(now, processors);
+        }
         if !self.limit.is_zero() && waited <= 2 * self.limit + wake {
             self.stretch = (self.stretch * 2).min(MAX_STRETCH);
         }
@@ -134,14 +140,22 @@ impl Rules {
 
     pub fn nothing(&mut self) {
         self.begun = None;
+        self.given_up = None;
         self.quiet = true;
-        // It was no answer that came too late.
-        self.vain = self.vain.saturating_sub(1);
+    }
+
+    /// It polled, gave up, and the answer came soon after: perhaps because it gave up.
+    fn was_in_vain(&mut self, now: Instant, processors: Processors) {
+        self.vain += if processors == Processors::Free { 1 } else { VAIN_IN_A_CROWD };
+        if self.vain >= MAX_VAIN {
+            // It has to show that it is of use before it is given so many again.
+            self.vain = MAX_VAIN - VAIN_IN_A_CROWD;
+            self.rest_until = Some(now + self.rest);
+            self.rest = (self.rest * 2).min(LONGEST_REST);
+        }
     }
 
     fn learn(&mut self, took: Duration) {
-        // What is longer says no more than that it is too long.
-        let took = took.min(2 * self.most);
         if took < self.service {
             self.service -= (self.service - took) / FASTER_WEIGHT;
         } else {

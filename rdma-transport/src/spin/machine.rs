@@ -1,9 +1,10 @@
 //! What polling and sleeping cost on this machine, for all waiting places of the process.
 //!
-//! The cost of a wake-up is measured, not assumed: at the start by waking a thread of our own some times after it has
-//! slept for a while, and again whenever a waiting thread had to sleep, at most each [`REFRESH_INTERVAL`]. It is from
-//! the call that wakes until the woken thread runs; the median of the last ones counts. Who wants the processors is the
-//! kernel's own count of runnable threads, read at intervals while there is traffic.
+//! The cost of a wake-up is measured, not assumed: whenever a waiting thread had to sleep, at most each
+//! [`REFRESH_INTERVAL`], by waking a thread of our own that sleeps otherwise. It is from the call that wakes until the
+//! woken thread runs; the median of the last ones counts. Not measured by itself at the start: on a machine that starts
+//! something its processors are awake, and to wake a thread costs a fifth of what it costs later. Who wants the processors
+//! is the kernel's own count of runnable threads, read at intervals while there is traffic.
 //!
 //! What can go wrong: no thread can be started, or /proc is not mounted. Then a first guess stands, and processors count
 //! as free; waits in vain still end the polling.
@@ -21,15 +22,15 @@ const FIRST_GUESS: Duration = Duration::from_micros(50);
 /// A longer one says that the machine was busy, not what a wake-up costs.
 const LONGEST_WAKE: Duration = Duration::from_micros(250);
 /// Measurements that count.
-const KEPT: usize = 15;
-/// Pause before each of the first ones: the processor is to fall asleep, too.
-const PAUSE: Duration = Duration::from_millis(1);
-/// How often real sleeps have it measured again.
-const REFRESH_INTERVAL: Duration = Duration::from_millis(250);
+const KEPT: usize = 7;
+/// How often sleeps of waiting threads have it measured.
+const REFRESH_INTERVAL: Duration = Duration::from_millis(100);
+/// The same until so many were measured as count.
+const FIRST_INTERVAL: Duration = Duration::from_millis(5);
 /// How often the run queue is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 /// Looks in a row that must find too many threads before the machine counts as crowded: some always come and go.
-const CROWDED_LOOKS: u32 = 2;
+const CROWDED_LOOKS: u32 = 3;
 
 /// How fresh an answer has to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,6 +46,7 @@ struct Machine {
     /// Nanoseconds; 0: not measured yet.
     wake: AtomicU64,
     woken_at: AtomicU64,
+    measured: AtomicU32,
     sleeper: OnceLock<Thread>,
     next_refresh: AtomicU64,
     next_look: AtomicU64,
@@ -61,6 +63,7 @@ fn machine() -> &'static Machine {
         born: Instant::now(),
         wake: AtomicU64::new(0),
         woken_at: AtomicU64::new(0),
+        measured: AtomicU32::new(0),
         sleeper: OnceLock::new(),
         next_refresh: AtomicU64::new(0),
         next_look: AtomicU64::new(0),
@@ -98,6 +101,7 @@ impl Machine {
             let rung = self.woken_at.swap(0, Relaxed);
             if rung > 0 {
                 self.wake.store(median(&mut last, now.saturating_sub(rung)), Relaxed);
+                self.measured.fetch_add(1, Relaxed);
             }
         }
     }
@@ -112,15 +116,7 @@ pub(super) fn start() {
             let _first = machine.sleeper.set(std::thread::current());
             machine.sleep();
         };
-        let ring = || {
-            for _ in 0..KEPT {
-                std::thread::sleep(PAUSE);
-                machine().ring();
-            }
-        };
-        let spawn = |name: &str| std::thread::Builder::new().name(name.to_owned());
-        let started = spawn("wake-cost").spawn(run).and_then(|_| spawn("wake-cost-ring").spawn(ring));
-        if let Err(error) = started {
+        if let Err(error) = std::thread::Builder::new().name("wake-cost".to_owned()).spawn(run) {
             tracing::warn!(%error, "what a wake-up costs here is not measured");
         }
     });
@@ -129,7 +125,9 @@ pub(super) fn start() {
 /// A thread had to sleep although it waited for something: has the cost of that measured again, if that is long ago.
 pub(super) fn refresh(now: Instant) {
     let machine = machine();
-    if machine.is_due(&machine.next_refresh, now, REFRESH_INTERVAL) {
+    let known = machine.measured.load(Relaxed) >= KEPT as u32;
+    let interval = if known { REFRESH_INTERVAL } else { FIRST_INTERVAL };
+    if machine.is_due(&machine.next_refresh, now, interval) {
         machine.ring();
     }
 }

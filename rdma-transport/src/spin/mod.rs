@@ -45,7 +45,7 @@ impl Spin {
 
     /// It had not come by `now`, when the time to poll was over.
     pub fn gave_up(&mut self, now: Instant) {
-        self.0.gave_up(now, view(Look::Now, now).processors);
+        self.0.gave_up(view(Look::Now, now).processors);
     }
 
     /// It came at `now`, and ended a sleep.

@@ -46,7 +46,7 @@ impl End {
                 self.rules.polled(came);
                 return came;
             }
-            self.rules.gave_up(self.begun + self.limit, processors);
+            self.rules.gave_up(processors);
         }
         let seen = came + wake;
         self.rules.slept(seen, self.believed_wake);
@@ -150,7 +150,7 @@ fn polling_stops_when_no_processor_is_free() {
         assert_eq!(model.polls, 0, "{processors:?}");
     }
 
-    // Told only once it has polled in vain, it tries again after 10, 20, 40 ms and so on.
+    // Told only once it has polled in vain (twice, for once may be chance), it tries again after 10, 20, 40 ms and so on.
     let (mut rules, mut now, mut polls) = (Rules::new(MOST), Instant::now(), 0);
     let end = now + Duration::from_secs(1);
     while now < end {
@@ -158,12 +158,50 @@ fn polling_stops_when_no_processor_is_free() {
         now += limit;
         if !limit.is_zero() {
             polls += 1;
-            rules.gave_up(now, Processors::Crowded);
+            rules.gave_up(Processors::Crowded);
         }
         now += 80 * US;
         rules.slept(now, 40 * US);
     }
     assert!(polls <= 8, "{polls} polls in vain in one second");
+}
+
+/// Links of one process take turns: the poll at the end of one's turn finds the next one at work.
+#[test]
+fn a_poll_at_the_end_of_a_burst_is_held_against_nobody() {
+    for pause in [MOST * 3, Duration::from_millis(10)] {
+        let mut model = Model::new(40 * US, 6 * US, 40 * US);
+        model.commits(20);
+        for _ in 0..50 {
+            // The far end polls for what does not come, sleeps, and is woken by the next burst.
+            let begun = model.now;
+            assert!(model.far.begin(begun, Processors::Free));
+            model.far.rules.gave_up(Processors::Crowded);
+            model.now = begun + pause;
+            model.far.rules.slept(model.now, 40 * US);
+            assert_eq!(model.commits(3), 6 * US, "pause {pause:?}");
+        }
+    }
+}
+
+#[test]
+fn one_crowded_moment_ends_no_polling() {
+    let (mut rules, mut now) = (Rules::new(MOST), Instant::now());
+    let view = View { wake: 40 * US, processors: Processors::Free };
+    for _ in 0..100 {
+        for crowded in [true, false] {
+            let limit = rules.begin(now, view);
+            assert!(!limit.is_zero());
+            now += 6 * US;
+            if crowded {
+                now += limit + 80 * US;
+                rules.gave_up(Processors::Crowded);
+                rules.slept(now, view.wake);
+            } else {
+                rules.polled(now);
+            }
+        }
+    }
 }
 
 #[test]
@@ -176,7 +214,7 @@ fn a_poller_in_the_way_of_its_peer_stands_back_without_being_told() {
         if !limit.is_zero() {
             polls += 1;
             now += limit;
-            rules.gave_up(now, Processors::Free);
+            rules.gave_up(Processors::Free);
         }
         now += 20 * US;
         rules.slept(now, wake);
@@ -202,7 +240,7 @@ fn a_link_without_traffic_sleeps_and_slow_answers_are_not_polled_for() {
         now += 400 * US;
         if !limit.is_zero() {
             polls += 1;
-            rules.gave_up(now, Processors::Free);
+            rules.gave_up(Processors::Free);
         }
         rules.slept(now, view.wake);
     }
