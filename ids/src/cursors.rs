@@ -188,7 +188,8 @@ impl Cursors {
     /// Never for a legal sequence of rules; see [`CursorError`].
     pub fn set_rule(&mut self, rule: AckRule) -> Result<Lsn, CursorError> {
         self.rule = rule;
-        self.advance_committed()
+        self.checked("committed", self.committed, |_| {})?;
+        Ok(self.committed)
     }
 
     /// Space was given to records up to `to`.
@@ -219,7 +220,7 @@ impl Cursors {
     /// The local log holds everything before `to`. Returns the new `committed`.
     pub fn set_local_durable(&mut self, to: Lsn) -> Result<Lsn, CursorError> {
         self.forward("local_durable", to, |c| &mut c.local_durable)?;
-        self.advance_committed()
+        Ok(self.committed)
     }
 
     /// The partner's log holds everything before `to.lsn`. A new link may start further back than the one
@@ -229,25 +230,24 @@ impl Cursors {
             c.peer_durable = to.lsn;
             c.peer_held = c.peer_held.max(to.lsn);
         })?;
-        self.advance_committed()
+        Ok(self.committed)
     }
 
     /// The partner has everything before `to.lsn` in memory. That its log has it may have been heard before.
     pub fn set_peer_held(&mut self, to: LogPoint) -> Result<(), CursorError> {
-        self.checked("peer_held", to.lsn, |c| c.peer_held = c.peer_held.max(to.lsn))?;
-        self.advance_answerable()
+        self.checked("peer_held", to.lsn, |c| c.peer_held = c.peer_held.max(to.lsn))
     }
 
     /// Mirroring begins anew at `from.lsn`, which the partner has durably: it may lie further back than before.
     pub fn set_peer_start(&mut self, from: LogPoint) -> Result<Lsn, CursorError> {
         self.checked("peer_durable", from.lsn, |c| (c.peer_durable, c.peer_held) = (from.lsn, from.lsn))?;
-        self.advance_committed()
+        Ok(self.committed)
     }
 
     /// Whether nothing more is answered out of memory than what is durable.
     pub fn hold_answers(&mut self, held: bool) -> Result<(), CursorError> {
         self.answers_held = held;
-        self.advance_answerable()
+        self.checked("answerable", self.answerable, |_| {})
     }
 
     /// A partner learns from its primary what is committed.
@@ -289,32 +289,19 @@ impl Cursors {
         })
     }
 
-    fn advance_committed(&mut self) -> Result<Lsn, CursorError> {
+    /// Moves `committed` and `answerable` as far as the rule lets them.
+    fn release(&mut self) {
         let releasable = match self.rule {
-            AckRule::Nobody => self.committed,
+            AckRule::Nobody => return,
             AckRule::Local => self.local_durable,
             AckRule::Both | AckRule::Memory => self.local_durable.min(self.peer_durable),
         };
-        if releasable > self.committed {
-            self.checked("committed", releasable, |c| {
-                c.committed = releasable;
-                c.answerable = c.answerable.max(releasable);
-            })?;
+        self.committed = self.committed.max(releasable);
+        self.answerable = self.answerable.max(self.committed);
+        if self.rule == AckRule::Memory && !self.answers_held {
+            let ahead = MAX_AHEAD_BYTES.min(self.capacity_bytes / 4);
+            self.answerable = self.answerable.max(self.held().min(self.committed.plus(ahead)));
         }
-        self.advance_answerable()?;
-        Ok(self.committed)
-    }
-
-    fn advance_answerable(&mut self) -> Result<(), CursorError> {
-        if self.rule != AckRule::Memory || self.answers_held {
-            return Ok(());
-        }
-        let ahead = MAX_AHEAD_BYTES.min(self.capacity_bytes / 4);
-        let answerable = self.held().min(self.committed.plus(ahead));
-        if answerable > self.answerable {
-            self.checked("answerable", answerable, |c| c.answerable = answerable)?;
-        }
-        Ok(())
     }
 
     fn forward(
@@ -337,6 +324,7 @@ impl Cursors {
     ) -> Result<(), CursorError> {
         let before = *self;
         change(self);
+        self.release();
         self.check(cursor, to).inspect_err(|_| *self = before)
     }
 

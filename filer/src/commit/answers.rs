@@ -50,10 +50,14 @@ impl Answers {
     }
 
     /// Gives those whose records are all `committed`.
+    #[inline]
     pub fn give(&self, committed: Lsn) {
-        if self.is_empty() {
-            return;
+        if !self.is_empty() {
+            self.give_some(committed);
         }
+    }
+
+    fn give_some(&self, committed: Lsn) {
         let given = {
             let mut list = self.list.lock();
             let later = list.split_off(&(committed.plus(1), 0));

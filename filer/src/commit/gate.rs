@@ -360,6 +360,9 @@ impl Gate {
 
     /// How long an admission is held back when `used` bytes of the log are taken.
     fn delay(&self, used: u64) -> Duration {
+        if used <= self.capacity_bytes / 100 * THROTTLE_FROM_PERCENT {
+            return Duration::ZERO;
+        }
         let percent = used.saturating_mul(100) / self.capacity_bytes.max(1);
         let above = percent.saturating_sub(THROTTLE_FROM_PERCENT);
         // Quadratic: hardly felt just above the threshold, MAX_DELAY_MS when full.

@@ -38,7 +38,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use synced::Behind;
-use trace::{Reached, Trace};
+use trace::{Reached, Sampler, Trace};
 
 /// Batches on the wire at once: one travels while the next gathers and follows.
 const MAX_IN_FLIGHT: usize = 2;
@@ -125,6 +125,8 @@ pub struct CommitPath {
     rule: AtomicU8,
     started: Uptime,
     lease_until_ms: AtomicU64,
+    admissions: Sampler,
+    commits: Sampler,
     trace: Trace,
 }
 
@@ -168,6 +170,8 @@ impl CommitPath {
             rule: AtomicU8::new(AckRule::Nobody as u8),
             started,
             lease_until_ms: AtomicU64::new(0),
+            admissions: Sampler::default(),
+            commits: Sampler::default(),
             trace: Trace::new(),
         }
     }
@@ -373,12 +377,14 @@ impl Journal for CommitPath {
     fn admit(&self, ask: Ask) -> Result<Admission, Refused> {
         self.check_open()?;
         let starved = || self.events.want_consistency_point();
-        let begun = trace::is_sampled(self.metrics.operations.get()).then(Instant::now);
+        let begun = self.admissions.is_sampled().then(Instant::now);
         let admission = match is_attempt() {
             true => self.admit_attempt(ask, starved)?,
             false => self.gate.admit(ask, || self.log.reserved(), starved)?,
         };
-        self.metrics.throttled.add(admission.slowed.into());
+        if admission.slowed {
+            self.metrics.throttled.add(1);
+        }
         if let Some(begun) = begun {
             self.metrics.stages.observe(Stage::Admitted, begun.elapsed());
         }
@@ -430,7 +436,7 @@ impl Journal for CommitPath {
 
     fn commit(&self, end: Lsn) -> Result<(), NotServing> {
         let begun = Instant::now();
-        if trace::is_sampled(self.metrics.operations.get()) {
+        if self.commits.is_sampled() {
             self.trace.follow(end, begun);
         }
         self.wait_answerable(end)?;

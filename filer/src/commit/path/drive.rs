@@ -7,7 +7,7 @@ use crate::commit::{Journal, NotServing};
 use crate::runtime::{self, Instant, MutexGuard, planted};
 use ids::{AckRule, Cursors, LogPoint, Lsn};
 use rdma_transport::LinkError;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Longest run of records sent as one batch while catching up.
@@ -152,11 +152,15 @@ impl CommitPath {
 
     /// After the cursors moved: everything before these is committed, and answerable.
     pub(super) fn publish(&self, (committed, answerable): (Lsn, Lsn)) {
-        if self.committed.fetch_max(committed.0, Ordering::SeqCst) < committed.0 {
+        // Looked at first: half of the time they have moved already, and a look is cheaper than a change.
+        let moves = |shown: &AtomicU64, to: Lsn| {
+            shown.load(Ordering::SeqCst) < to.0 && shown.fetch_max(to.0, Ordering::SeqCst) < to.0
+        };
+        if moves(&self.committed, committed) {
             self.sync_waiters.wake_satisfied(committed);
             self.syncs.give(committed);
         }
-        if self.answerable.fetch_max(answerable.0, Ordering::SeqCst) < answerable.0 {
+        if moves(&self.answerable, answerable) {
             self.reached(Reached::Answerable, answerable);
             self.waiters.wake_satisfied(answerable);
             self.answers.give(answerable);

@@ -38,14 +38,19 @@ impl Behind {
 
 impl CommitPath {
     /// Both nodes hold everything before `lsn`: if it is not answerable, driving does not make it so.
+    #[inline]
     pub(super) fn is_held(&self, lsn: Lsn) -> bool {
+        // Asked several times for each commit.
+        self.memory_link.load(Ordering::SeqCst) != 0 && self.is_held_out_of_memory(lsn)
+    }
+
+    #[cold]
+    fn is_held_out_of_memory(&self, lsn: Lsn) -> bool {
+        let cursors = self.cursors.lock();
         match self.rule() {
-            AckRule::Memory => self.cursors.lock().held() >= lsn,
-            AckRule::Both if self.memory_link.load(Ordering::SeqCst) != 0 => {
-                let cursors = self.cursors.lock();
-                cursors.held().min(cursors.local_durable()) >= lsn
-            }
-            AckRule::Nobody | AckRule::Local | AckRule::Both => false,
+            AckRule::Memory => cursors.held() >= lsn,
+            AckRule::Both => cursors.held().min(cursors.local_durable()) >= lsn,
+            AckRule::Nobody | AckRule::Local => false,
         }
     }
 

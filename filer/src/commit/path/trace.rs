@@ -45,9 +45,18 @@ pub(super) enum Reached {
     Answerable,
 }
 
-/// Whether the next commit is one that is looked at, after so many.
-pub(super) fn is_sampled(operations: u64) -> bool {
-    operations.is_multiple_of(SAMPLED)
+/// Picks one event in [`SAMPLED`].
+#[derive(Default, Debug)]
+pub(super) struct Sampler(AtomicU64);
+
+impl Sampler {
+    /// Whether this event is one that is looked at.
+    pub fn is_sampled(&self) -> bool {
+        // Of two at once one is not counted, which is cheaper than to count it.
+        let before = self.0.load(Ordering::Relaxed);
+        self.0.store(before.wrapping_add(1), Ordering::Relaxed);
+        before.is_multiple_of(SAMPLED)
+    }
 }
 
 impl Trace {
@@ -68,10 +77,15 @@ impl Trace {
     }
 
     /// Everything before `to` has come so far.
+    #[inline(always)]
     pub fn reached(&self, what: Reached, to: Lsn, stages: &StageLatencies) {
-        if self.end.load(Ordering::Acquire) > to.0 {
-            return;
+        if self.end.load(Ordering::Acquire) <= to.0 {
+            self.note(what, to, stages);
         }
+    }
+
+    #[cold]
+    fn note(&self, what: Reached, to: Lsn, stages: &StageLatencies) {
         let mut slot = self.followed.lock();
         let Some(followed) = slot.as_mut().filter(|followed| followed.end <= to) else { return };
         let moment = match what {
@@ -129,6 +143,13 @@ mod tests {
 
     fn expect(stages: &StageLatencies, names: &[&str]) {
         assert_eq!(counts(stages), names.iter().map(|name| ((*name).to_owned(), 1)).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn one_event_in_some_is_looked_at() {
+        let sampler = Sampler::default();
+        let picked = (0..4 * SAMPLED).filter(|_| sampler.is_sampled()).count();
+        assert_eq!(picked, 4);
     }
 
     #[test]
