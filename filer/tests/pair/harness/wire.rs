@@ -50,8 +50,10 @@ impl Wire {
         let shared = Arc::<Shared>::default();
         let relay = shared.clone();
         std::thread::spawn(move || {
-            for (number, near) in listener.incoming().flatten().enumerate() {
-                relay.carry(number % SOCKETS, near, target);
+            let mut carried = 0;
+            for near in listener.incoming().flatten() {
+                // What nobody took at the other end was no socket of a link.
+                carried += usize::from(relay.carry(carried % SOCKETS, near, target));
             }
         });
         Wire { port, shared }
@@ -75,11 +77,11 @@ impl Wire {
 }
 
 impl Shared {
-    fn carry(self: &Arc<Shared>, socket: usize, near: TcpStream, target: u16) {
+    fn carry(self: &Arc<Shared>, socket: usize, near: TcpStream, target: u16) -> bool {
         if self.cut.load(Ordering::SeqCst) {
-            return;
+            return false;
         }
-        let Ok(far) = TcpStream::connect(("127.0.0.1", target)) else { return };
+        let Ok(far) = TcpStream::connect(("127.0.0.1", target)) else { return false };
         for stream in [&near, &far] {
             stream.set_nodelay(true).unwrap();
             self.connections.lock().unwrap().push(stream.try_clone().unwrap());
@@ -89,6 +91,7 @@ impl Shared {
             let shared = self.clone();
             std::thread::spawn(move || shared.forward(from, to, answers));
         }
+        true
     }
 
     fn forward(&self, mut from: TcpStream, mut to: TcpStream, answers: bool) {
