@@ -68,10 +68,11 @@ pub enum Event {
         /// Which.
         link: LinkId,
     },
-    /// The link's transport refused the partner before any message (wrong volume, version or node).
+    /// The link's transport refused the partner before any message (wrong volume, version or node), or does so no more:
+    /// nobody answers there.
     LinkRefused {
         /// For the status line.
-        reason: String,
+        reason: Option<String>,
     },
     /// A message came.
     Message {

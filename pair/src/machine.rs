@@ -168,8 +168,11 @@ impl Pair {
                 }
                 self.link_lost(link);
             }
-            Event::LinkRefused { reason } => {
+            Event::LinkRefused { reason: Some(reason) } => {
                 self.reports.refusal = Some(crate::Refusal::Transport(reason));
+            }
+            Event::LinkRefused { reason: None } => {
+                self.reports.refusal.take_if(|refusal| matches!(refusal, crate::Refusal::Transport(_)));
             }
             Event::Message { link, message } => {
                 if self.is_current(link) {

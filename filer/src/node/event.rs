@@ -15,8 +15,8 @@ pub(super) enum NodeEvent {
     LinkUp { id: u64, link: Box<Link> },
     /// It is gone.
     LinkDown { id: u64 },
-    /// The partner did not want it, or is not who it should be.
-    LinkRefused { reason: String },
+    /// The partner does not want it, or is not who it should be; or nobody is there any more who could say so.
+    LinkRefused { reason: Option<String> },
     /// A control message came.
     Message { id: u64, bytes: Vec<u8> },
     /// Mirroring to the partner, or receiving from it, failed.

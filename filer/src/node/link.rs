@@ -23,6 +23,9 @@ const LOOK_AROUND: Duration = Duration::from_millis(100);
 /// The first pause after a failed attempt to connect; doubled up to `timers.reconnect`. A partner that lives must be
 /// linked again before its lease is over: it is given up then.
 const FIRST_RECONNECT: Duration = Duration::from_millis(10);
+/// A partner that refuses for so long does so because it is configured so. One that stops or dies may, too: it does not know
+/// the volume any more, or hangs up.
+const REFUSED_FOR: Duration = Duration::from_secs(2);
 
 /// Faults that begin so are over with the next link.
 const DEVICE_FAILS: &str = "no link over RDMA";
@@ -142,7 +145,7 @@ pub(super) fn params(shared: &Shared, keys: Option<LinkKeys>) -> LinkParams {
 /// The thread that makes links.
 pub(super) fn run(shared: &Arc<Shared>, source: &Source, params: &LinkParams) {
     let mut id = 0;
-    let mut told: Option<String> = None;
+    let mut failing = Failing::default();
     let mut current: Option<Arc<AtomicBool>> = None;
     let mut wait = FIRST_RECONNECT;
     while !shared.is_stopping() {
@@ -154,34 +157,55 @@ pub(super) fn run(shared: &Arc<Shared>, source: &Source, params: &LinkParams) {
             Ok(None) => {}
             Ok(Some(link)) => {
                 id += 1;
-                (told, wait) = (None, FIRST_RECONNECT);
+                (failing, wait) = (Failing::default(), FIRST_RECONNECT);
                 shared.healed(DEVICE_FAILS);
                 let alive = Arc::new(AtomicBool::new(true));
                 current = Some(alive.clone());
                 start(shared, id, link, alive);
             }
             Err(error) => {
-                let text = error.to_string();
-                if told.as_ref() != Some(&text) {
-                    tracing::info!(volume = shared.name(), peer = %params.peer, error = text, "no link to the partner");
-                    match error {
-                        LinkError::Refused(_)
-                        | LinkError::Stranger { .. }
-                        | LinkError::Untrusted { .. }
-                        | LinkError::SettingsDiffer { .. } => {
-                            shared.tell(NodeEvent::LinkRefused { reason: text.clone() });
-                        }
-                        LinkError::Rdma(_) => {
-                            shared.report(&format!("{DEVICE_FAILS}: {text}"), DEVICE_REMEDY)
-                        }
-                        _ => {}
-                    }
-                    told = Some(text);
-                }
+                failing.note(shared, params, &error);
                 pause(shared, wait.min(shared.config.timers.reconnect));
                 wait = (wait * 2).min(shared.config.timers.reconnect);
             }
         }
+    }
+}
+
+/// Why there is no link, as it was told.
+#[derive(Default)]
+struct Failing {
+    /// The last error, and since when there has been no other.
+    last: Option<(String, Instant)>,
+    /// The partner counts as one that refuses.
+    refused: bool,
+}
+
+impl Failing {
+    fn note(&mut self, shared: &Shared, params: &LinkParams, error: &LinkError) {
+        let (text, now) = (error.to_string(), Instant::now());
+        let known = self.last.as_ref().filter(|(last, _)| *last == text).map(|(_, since)| *since);
+        let since = known.unwrap_or(now);
+        if known.is_none() {
+            tracing::info!(volume = shared.name(), peer = %params.peer, error = text, "no link to the partner");
+            if let LinkError::Rdma(_) = error {
+                shared.report(&format!("{DEVICE_FAILS}: {text}"), DEVICE_REMEDY);
+            }
+        }
+        let refuses = matches!(
+            error,
+            LinkError::Refused(_)
+                | LinkError::Stranger { .. }
+                | LinkError::Untrusted { .. }
+                | LinkError::SettingsDiffer { .. }
+        );
+        if refuses && (known.is_none() && self.refused || !self.refused && now - since >= REFUSED_FOR) {
+            self.refused = true;
+            shared.tell(NodeEvent::LinkRefused { reason: Some(text.clone()) });
+        } else if !refuses && std::mem::take(&mut self.refused) {
+            shared.tell(NodeEvent::LinkRefused { reason: None });
+        }
+        self.last = Some((text, since));
     }
 }
 

@@ -4,7 +4,8 @@ use crate::faults::{wait_fault, wait_over};
 use crate::harness::{ANSWER_LIMIT, Cluster, Side, Spec, run, within};
 use filer::control::{Answer, Request};
 use filer::status::{Fault, FaultKind, Mode, Role};
-use std::time::Duration;
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
 
 /// Longer than a partner or a witness may be away without a fault.
 const NEARLY_AWAY: Duration = Duration::from_secs(50);
@@ -67,6 +68,26 @@ fn a_volume_that_nobody_serves_is_a_fault() {
     pair.start_node(Side::A);
     pair.wait_mirrored();
     wait_cleared(&mut pair, ports, Side::B, FaultKind::NotServed);
+}
+
+/// While it stops it does not know the volume any more, and one that dies hangs up: neither is a wrong key or address.
+#[test]
+fn a_partner_that_was_stopped_refuses_nothing() {
+    let mut pair = Cluster::start(Spec::default());
+    for stop in [Cluster::terminate, |pair: &mut Cluster, side| {
+        pair.kill(side);
+        ExitStatus::default()
+    }] {
+        assert!(stop(&mut pair, Side::B).success());
+        let until = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < until {
+            let faults = pair.volume(Side::A).expect("it serves").faults;
+            assert!(faults.iter().all(|fault| fault.kind != FaultKind::PartnerRefused), "{faults:?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        pair.start_node(Side::B);
+        pair.wait_mirrored();
+    }
 }
 
 #[test]

@@ -58,11 +58,14 @@ fn a_frozen_primary_says_first_what_it_waits_for() {
     world.witness_up = false;
     world.crash(B);
     world.run_for(1_000);
-    world.apply(A, Event::LinkRefused { reason: "a stranger answers there".to_owned() });
+    world.apply(A, Event::LinkRefused { reason: Some("a stranger answers there".to_owned()) });
     assert_eq!(world.modes()[A], Some((RoleName::Primary, PairMode::Frozen)));
     let detail = status(&world, A).detail;
     assert!(detail.starts_with("partner lost and the witness does not answer"), "{detail}");
     assert!(detail.ends_with("a stranger answers there"), "{detail}");
+    // Nobody answers there any more.
+    world.apply(A, Event::LinkRefused { reason: None });
+    assert_eq!(status(&world, A).refusal, None);
 }
 
 /// The machine's own arithmetic, on a virtual clock; a tick of the simulation takes up to 35 ms.
