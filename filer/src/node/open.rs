@@ -2,7 +2,7 @@
 
 use super::NodeError;
 use super::rdma::Rdma;
-use crate::config::{NodeConfig, VolumeConfig};
+use crate::config::{NodeConfig, TransportKind, VolumeConfig};
 use apply_engine::Base;
 use apply_engine::base::OpenError;
 use nvlog::{Log, OpenMode, RecoveryReport};
@@ -51,7 +51,11 @@ fn one(config: &VolumeConfig) -> Result<Opened, NodeError> {
         .map_err(OpenError::from)
         .and_then(|()| Base::open(&config.base, config.id))
         .map_err(|source| NodeError::Base { volume: volume.clone(), source })?;
-    let region = nvlog::region::open(config.log.kind.into(), &config.log.path, OpenMode::Existing)
+    let open = match config.transport {
+        TransportKind::Shm => nvlog::region::open_shareable,
+        TransportKind::Tcp | TransportKind::Verbs => nvlog::region::open,
+    };
+    let region = open(config.log.kind.into(), &config.log.path, OpenMode::Existing)
         .map_err(|error| log_error(error.into()))?;
     let (log, recovery) = Log::open(region, Some(config.id)).map_err(|error| log_error(error.into()))?;
     let (actual_bytes, configured_bytes) = (log.capacity_bytes(), config.log.capacity_bytes);

@@ -39,7 +39,8 @@ const MAX_BATCH_BYTES: u64 = WRITE_BYTES * QUEUE_DEPTH as u64;
 /// A file or device behind a memory image.
 pub(crate) struct BlockRegion {
     image: Mapping,
-    image_fd: OwnedFd,
+    /// Only where another process may want to map the image.
+    image_fd: Option<OwnedFd>,
     file: OwnedFd,
     writer: Mutex<Writer>,
 }
@@ -51,7 +52,7 @@ struct Writer {
 }
 
 impl BlockRegion {
-    pub(crate) fn open(path: &Path, mode: OpenMode) -> Result<BlockRegion, RegionError> {
+    pub(crate) fn open(path: &Path, mode: OpenMode, shareable: bool) -> Result<BlockRegion, RegionError> {
         let place = Place::find(path, mode)?;
         let (file, has_bytes) = match place.file_type() {
             FileType::RegularFile => open_file(&place, path, mode)?,
@@ -70,7 +71,11 @@ impl BlockRegion {
         if len_bytes == 0 {
             return Err(RegionError::TooSmall { path: path.to_owned(), needs_bytes: BLOCK_BYTES, has_bytes });
         }
-        let (image_fd, image) = mapped_memfd(len_bytes).map_err(failed("allocating the memory image"))?;
+        let image = match shareable {
+            true => mapped_memfd(len_bytes).map(|(fd, image)| (Some(fd), image)),
+            false => Mapping::private(len_bytes).map(|image| (None, image)),
+        };
+        let (image_fd, image) = image.map_err(failed("allocating the memory image"))?;
         writer.load(&image, file.as_fd()).map_err(failed("reading"))?;
         place.keep();
         Ok(BlockRegion { image, image_fd, file, writer: Mutex::new(writer) })
@@ -272,6 +277,6 @@ unsafe impl Region for BlockRegion {
     }
 
     fn shared_fd(&self) -> Option<RawFd> {
-        Some(self.image_fd.as_raw_fd())
+        self.image_fd.as_ref().map(AsRawFd::as_raw_fd)
     }
 }

@@ -258,11 +258,29 @@ pub enum RegionError {
 /// # Errors
 /// [`RegionError`]; nothing that was there is changed.
 pub fn open(kind: RegionKind, path: &Path, mode: OpenMode) -> Result<Box<dyn Region>, RegionError> {
+    open_as(kind, path, mode, false)
+}
+
+/// As [`open`], and another process can map its memory, for a partner on this host. An image of a device takes longer to be
+/// given back then, and so does the process to die that has it.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_shareable(kind: RegionKind, path: &Path, mode: OpenMode) -> Result<Box<dyn Region>, RegionError> {
+    open_as(kind, path, mode, true)
+}
+
+fn open_as(
+    kind: RegionKind,
+    path: &Path,
+    mode: OpenMode,
+    shareable: bool,
+) -> Result<Box<dyn Region>, RegionError> {
     Ok(match kind {
         RegionKind::DevDax => Box::new(MappedRegion::open_devdax(path, mode)?),
         RegionKind::FsDax => Box::new(MappedRegion::open_fsdax(path, mode)?),
         RegionKind::Emulated => Box::new(MappedRegion::open_emulated(path, mode)?),
-        RegionKind::Block => Box::new(block::BlockRegion::open(path, mode)?),
+        RegionKind::Block => Box::new(block::BlockRegion::open(path, mode, shareable)?),
         RegionKind::Simulated => {
             let needs = "no path: it exists in tests only (nvlog::sim)";
             return Err(RegionError::WrongKind { path: path.to_owned(), kind, needs });

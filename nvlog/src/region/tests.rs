@@ -130,3 +130,20 @@ fn stores_are_exact_whichever_way_they_go_and_show_every_byte_once() {
         }
     }
 }
+
+#[test]
+fn an_image_can_be_mapped_by_others_only_where_that_is_asked_for() {
+    // Direct I/O, which memory filesystems need not have.
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let mode = OpenMode::Create { len_bytes: LEN_BYTES };
+    let private = open(RegionKind::Block, &at("private"), mode).unwrap();
+    let shareable = open_shareable(RegionKind::Block, &at("shareable"), mode).unwrap();
+    assert_eq!((private.shared_fd().is_some(), shareable.shared_fd().is_some()), (false, true));
+    for (region, name) in [(private, "private"), (shareable, "shareable")] {
+        region.store(8192, &[b"kept"], &mut |_| {});
+        region.persist(8192, 4).unwrap();
+        drop(region);
+        assert_eq!(std::fs::read(at(name)).unwrap()[8192..8196], *b"kept");
+    }
+}
