@@ -15,6 +15,11 @@ pub(crate) fn available_bytes() -> Option<u64> {
     }
 }
 
+/// Bytes that something which can be left undone may take: most of those, and not all.
+pub(crate) fn spare_bytes() -> Option<u64> {
+    available_bytes().map(|bytes| bytes - bytes / 4)
+}
+
 fn of_meminfo(text: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)

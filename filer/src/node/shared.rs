@@ -7,6 +7,7 @@ use super::rdma::Rdma;
 use super::replay::Replay;
 use super::resync::state::ResyncState;
 use super::room::RoomState;
+use super::split::changes::ChangesError;
 use super::split::talk::SplitState;
 use super::verify::VerifyState;
 use super::write_behind::WriteBehind;
@@ -14,6 +15,7 @@ use crate::commit::{Ask, BaseReads, CommitPath, Gate, Needs, PatientBase, Room, 
 use crate::config::VolumeConfig;
 use crate::fuse::KernelCache;
 use crate::hooks::RoleHooks;
+use crate::memory;
 use crate::metrics::VolumeMetrics;
 use crate::runtime::channel::Sender;
 use crate::runtime::{Mutex, Uptime};
@@ -191,15 +193,26 @@ impl Shared {
 
     /// The tree with everything that this node's log holds, committed or not, as a client of this node would see it.
     /// For a node that serves nobody and follows nobody: nothing is added meanwhile.
-    pub fn whole_log_layers(&self) -> Layers {
+    ///
+    /// # Errors
+    /// It takes more memory than there is.
+    pub fn whole_log_layers(&self) -> Result<Layers, ChangesError> {
         let tail = self.log.tail();
         let stack = DeltaStack::new(self.fresh_layers(tail.lsn));
-        let end = self.log.end().lsn;
-        if let Err(error) = Follower::new(tail, tail.lsn).absorb(&self.log, &stack, end, UNBOUNDED) {
-            tracing::warn!(volume = self.name(), %error, "the log cannot be read to its end");
+        let (end, spare_bytes) = (self.log.end().lsn, memory::spare_bytes());
+        let most = spare_bytes.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(UNBOUNDED);
+        match Follower::new(tail, tail.lsn).absorb(&self.log, &stack, end, most) {
+            Ok(true) => {}
+            Ok(false) => {
+                let log_bytes = end.since(tail.lsn);
+                return Err(ChangesError::Memory { log_bytes, spare_bytes: spare_bytes.unwrap_or_default() });
+            }
+            Err(error) => {
+                tracing::warn!(volume = self.name(), %error, "the log cannot be read to its end");
+            }
         }
         let whole = stack.snapshot();
-        (*whole).clone()
+        Ok((*whole).clone())
     }
 
     /// Where what only this node holds is kept aside.

@@ -11,7 +11,7 @@ use super::error::ReceiveError;
 use super::receive::Receive;
 use super::source::add;
 use super::wire::{Answer, Question, RANGE_OIDS, VERSION};
-use crate::node::follower::{Follower, UNBOUNDED};
+use crate::node::follower::Follower;
 use crate::stack::DeltaStack;
 use apply_engine::resync::{self, ObjectLabel};
 use ids::{Lsn, Oid};
@@ -122,11 +122,18 @@ impl Receive {
     /// log touch, of which it may have been applied. `None`: it cannot be read.
     fn touched(&self) -> Option<HashSet<Oid>> {
         let (log, tail) = (&self.shared.log, self.shared.log.tail());
-        let stack = DeltaStack::new(self.shared.fresh_layers(tail.lsn));
-        Follower::new(tail, tail.lsn).absorb(log, &stack, log.applying_end(), UNBOUNDED).ok()?;
-        let layers = stack.snapshot();
-        let delta = layers.active.read();
-        Some(delta.objects().map(|(oid, _)| oid).chain(delta.directories()).collect())
+        let (follower, mut touched) = (Follower::new(tail, tail.lsn), HashSet::new());
+        // In pieces: all of a large log may not fit into memory.
+        loop {
+            let stack = DeltaStack::new(self.shared.fresh_layers(tail.lsn));
+            let all = follower.absorb(log, &stack, log.applying_end(), self.shared.delta_memory()).ok()?;
+            let layers = stack.snapshot();
+            let delta = layers.active.read();
+            touched.extend(delta.objects().map(|(oid, _)| oid).chain(delta.directories()));
+            if all {
+                return Some(touched);
+            }
+        }
     }
 
     /// Shows this node's labels from `first` on, before `end`.

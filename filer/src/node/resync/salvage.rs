@@ -21,7 +21,7 @@ impl Receive {
         let shared = &self.shared;
         shared.resync.note(|progress| progress.doing(Doing::KeepingAside));
         let since = (trusted_below > Lsn::ZERO).then_some(trusted_below);
-        let layers = Arc::new(shared.whole_log_layers());
+        let layers = Arc::new(shared.whole_log_layers().map_err(SalvageError::from)?);
         let go_on = || self.check_alive().is_ok();
         let changes =
             Changes::find(&shared.base, || layers.clone(), since, &go_on).map_err(SalvageError::from)?;

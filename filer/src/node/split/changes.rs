@@ -5,6 +5,7 @@
 //! (one that a resync left incomplete). What can go wrong: the base cannot be read; a walk that goes on while clients
 //! change the tree leaves out what goes away meanwhile.
 
+use crate::config::ByteSize;
 use apply_engine::resync::{self, ResyncError};
 use apply_engine::{Base, Layers, ObjectKind, Operation, ViewError};
 use ids::{Lsn, Oid};
@@ -28,6 +29,13 @@ pub(in crate::node) enum ChangesError {
     /// The labels.
     #[error(transparent)]
     Labels(#[from] ResyncError),
+    /// What the log holds does not fit.
+    #[error(
+        "to look at the {} of this node's log that its tree does not hold yet takes more than {} of memory, which is what \
+         can be spared here: free memory, or raise the limit of the service, and try again; nothing was changed",
+        ByteSize(*.log_bytes), ByteSize(*.spare_bytes)
+    )]
+    Memory { log_bytes: u64, spare_bytes: u64 },
     /// Nobody wants to know any more.
     #[error("it was ended")]
     Ended,

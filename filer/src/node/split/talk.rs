@@ -123,7 +123,7 @@ pub(in crate::node) fn side(
 ) -> Result<SplitSide, ChangesError> {
     let serves = shared.volume.lock().is_some();
     // A node that waits has not absorbed what its log holds beyond what was committed.
-    let alone = (!serves).then(|| Arc::new(shared.whole_log_layers()));
+    let alone = if serves { None } else { Some(Arc::new(shared.whole_log_layers()?)) };
     let layers = || match &alone {
         Some(layers) => layers.clone(),
         None => shared.stack.snapshot(),
