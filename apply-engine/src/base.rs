@@ -42,7 +42,7 @@ pub(crate) mod tests;
 
 pub use adopt::{ADOPTED_GENERATION, AdoptReport};
 pub use btrfs::MetadataSpace;
-pub use enclosure::{EnclosureError, check_enclosed};
+pub use enclosure::{EnclosureError, check_enclosed, how_to_close, is_for_tree_alone};
 pub use error::{OpenError, TreeError};
 pub use index::IndexError;
 pub use inode::is_xattr_of_clients;

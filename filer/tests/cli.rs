@@ -47,6 +47,10 @@ fn usage() {
     let (out, _) = expect(0, &["--help"]);
     assert!(out.contains("77 no permission"), "{out}");
     expect(64, &["init", "--log", "/tmp/x"]);
+    let (_, err) = expect(64, &["init", "--base", "/tmp/x", "--log", "/tmp/y", "--capacity", "8"]);
+    assert!(err.contains("as in 64MiB"), "{err}");
+    let (_, err) = expect(64, &["switchover", "home", "--timeout", "3"]);
+    assert!(err.contains("as in 250ms"), "{err}");
     expect(64, &["init", "--base", "/tmp/x", "--log", "/tmp/y", "--volume-id", "12"]);
 }
 
@@ -79,6 +83,48 @@ fn what_the_machine_lacks_is_told_at_once() {
     std::fs::create_dir(directory.path().join("log")).unwrap();
     let (_, err) = expect(78, &["--config", &path, "config", "check", "--here"]);
     assert!(err.contains("is not a file or a block device"), "{err}");
+}
+
+/// What `serve` refuses the check tells, with the same status.
+#[test]
+fn a_key_that_cannot_be_used_is_told_by_the_check() {
+    let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+    let path = config(directory.path());
+    let at = |name: &str| directory.path().join(name).display().to_string();
+    let (key, other) = (at("node.key"), expect(0, &["keygen", &at("other.key")]).0);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let text = text.replace("control = ", &format!("private_key = {key:?}\ncontrol = "));
+    let peer = format!("127.0.0.1:17401\", public_key = {:?}", other.trim());
+    std::fs::write(&path, text.replace("127.0.0.1:17401\"", &peer)).unwrap();
+    let both = |code, what: &str| {
+        for arguments in
+            [&["--config", &path, "serve"][..], &["--config", &path, "config", "check", "--here"]]
+        {
+            let (_, err) = expect(code, arguments);
+            assert!(err.contains(what), "{err}");
+        }
+    };
+    both(66, "twinfiler keygen");
+    expect(0, &["keygen", &key]);
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    both(77, "chmod 600");
+}
+
+#[test]
+fn an_address_of_another_machine_is_told_by_the_check() {
+    let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+    let path = config(directory.path());
+    let text = std::fs::read_to_string(&path).unwrap();
+    let listen = text.lines().find(|line| line.starts_with("listen")).unwrap();
+    // For documentation (RFC 5737): nobody has it.
+    std::fs::write(&path, text.replace(listen, "listen = \"192.0.2.1:7400\"\nplaintext = true")).unwrap();
+    let output = twinfiler(&["--config", &path, "config", "check", "--here"]);
+    let err = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        err.contains("`node.listen`: this machine has no address 192.0.2.1") && err.contains("ip address"),
+        "{err}"
+    );
+    assert!(!output.status.success());
 }
 
 #[test]
@@ -181,11 +227,23 @@ fn init_makes_a_volume_once() {
     assert!(err.contains("adopted 2 objects"), "{err}");
     assert_eq!(std::fs::read_to_string(at("full/file")).unwrap(), "precious");
 
+    // Nothing is made for what was misspelt.
+    let (_, err) = expect(66, &["init", "--adopt", "/nowhere", "--log", &other, "--capacity", "1MiB"]);
+    assert!(err.contains("no directory /nowhere to adopt") && !err.contains("chmod"), "{err}");
+    let (_, err) = expect(66, &["init", "--base", &at("new"), "--log", &at("no/log"), "--capacity", "1MiB"]);
+    assert!(err.contains("no directory") && !Path::new(&at("no")).exists(), "{err}");
+    assert!(!Path::new(&at("new")).exists(), "before the tree is touched");
+
     // A run that ended before the log was made is repeated with the same id.
     std::fs::remove_file(&log).unwrap();
     expect(0, &["init", "--base", &base, "--log", &log, "--capacity", "1MiB", "--volume-id", &id]);
     let (out, _) = expect(0, &["log", "inspect", &log]);
     assert!(out.contains(&id), "{out}");
+    // On the partner there is nobody left to tell.
+    std::fs::remove_file(&log).unwrap();
+    let (out, _) =
+        expect(0, &["init", "--base", &base, "--log", &log, "--capacity", "1MiB", "--volume-id", &id]);
+    assert!(!out.contains("twinfiler init") && out.contains("name = \"filer-a\""), "{out}");
 }
 
 #[test]
@@ -198,7 +256,8 @@ fn keys() {
     assert_eq!(expect(0, &["keygen", &file, "--show"]).0, public);
     let (_, err) = expect(73, &["keygen", &file]);
     assert!(err.contains("is not replaced"), "{err}");
-    expect(66, &["keygen", "/nowhere/node.key"]);
+    let (_, err) = expect(66, &["keygen", "/nowhere/node.key"]);
+    assert!(err.contains("mkdir -p /nowhere") && !err.contains("makes one"), "{err}");
     // A witness that others could reach, without keys.
     let state = directory.path().join("state").display().to_string();
     let (_, err) = expect(64, &["witness", "--listen", "0.0.0.0:1", "--state", &state]);
@@ -322,9 +381,10 @@ fn init_closes_the_tree_to_other_users() {
     {
         let (_, err) = init(how, &base, log, 0);
         assert!(
-            err.contains("NOT YET") && err.contains(&format!("chmod 700 {}", at("shared").display())),
+            err.contains("NOT YET") && err.contains(&format!("-m 700 {}/twinfiler", at("shared").display())),
             "{err}"
         );
+        assert!(!err.contains("chmod"), "others need it: {err}");
     }
     assert_eq!(mode(&at("shared")), 0o755);
 

@@ -9,7 +9,11 @@
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use std::ffi::OsStr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use super::LOST_AND_FOUND_NAME;
 
 /// Search permission of others than the owner. With an ACL the bits of the group are its mask.
 const SEARCH_BY_OTHERS: u32 = 0o011;
@@ -19,9 +23,8 @@ const SEARCH_BY_OTHERS: u32 = 0o011;
 pub enum EnclosureError {
     /// Nothing keeps the others out.
     #[error(
-        "other users of this machine can walk into the base tree {}: no directory above it is closed to them. Close the one \
-         above it (`chown root:root {parent}` and `chmod 700 {parent}`); where that holds other things too, keep the tree in \
-         a directory of its own that is closed", path.display(), parent = parent.display()
+        "other users of this machine can walk into the base tree {}: no directory above it is closed to them. Remedy: {}",
+        path.display(), how_to_close(path, parent)
     )]
     Open {
         /// The tree's root.
@@ -37,6 +40,34 @@ pub enum EnclosureError {
         /// Why not.
         errno: Errno,
     },
+}
+
+/// Components of a path like /srv, which is everybody's.
+const TOP_DIRECTORY_COMPONENTS: usize = 2;
+
+/// Whether the directory above a tree was made for it: root's, not at the top of the machine, and with nothing else in it.
+pub fn is_for_tree_alone(parent: &Path, tree: &Path) -> bool {
+    let is_deep = parent.components().count() > TOP_DIRECTORY_COMPONENTS;
+    let is_roots = std::fs::symlink_metadata(parent).is_ok_and(|found| found.is_dir() && found.uid() == 0);
+    let own = |name: &OsStr| Some(name) == tree.file_name() || name == LOST_AND_FOUND_NAME;
+    let nothing_else = std::fs::read_dir(parent)
+        .is_ok_and(|mut entries| entries.all(|entry| entry.is_ok_and(|entry| own(&entry.file_name()))));
+    is_deep && is_roots && nothing_else
+}
+
+/// What an administrator does about a tree that is open to others. A directory that holds other things too is not closed
+/// for it: that would lock others out of those.
+pub fn how_to_close(tree: &Path, parent: &Path) -> String {
+    let (shown, name) = (parent.display(), tree.file_name().unwrap_or_default().display());
+    if is_for_tree_alone(parent, tree) {
+        return format!("close the directory above it: `chown root:root {shown}` and `chmod 700 {shown}`");
+    }
+    let closed = parent.join("twinfiler");
+    let closed = closed.display();
+    format!(
+        "keep the tree in a closed directory of its own, as in `install -d -m 700 {closed}` and `{closed}/{name}` as the \
+         base. Others need {shown}: leave that open"
+    )
 }
 
 /// Looks whether a directory above `path` is closed to everybody but root. `path` itself need not exist, the directory

@@ -39,7 +39,7 @@ pub enum Command {
         /// The volume
         volume: String,
         /// Longest wait
-        #[arg(long, default_value = "30s")]
+        #[arg(long, default_value = "30s", value_parser = duration)]
         timeout: HumanDuration,
     },
     /// Make this node primary of a volume: the primary hands it over
@@ -129,7 +129,7 @@ pub struct InitArguments {
     #[arg(long)]
     pub log: PathBuf,
     /// Length of the log, the same on both nodes [default: 1GiB, or what a smaller device has]
-    #[arg(long)]
+    #[arg(long, value_parser = size)]
     pub capacity: Option<ByteSize>,
 }
 
@@ -176,7 +176,7 @@ pub struct VerifyArguments {
     #[arg(long, requires = "repair")]
     pub yes: bool,
     /// Bytes per second that each side reads at most [default: `max_rate` of volume.resync]
-    #[arg(long)]
+    #[arg(long, value_parser = size)]
     pub max_rate: Option<ByteSize>,
 }
 
@@ -222,4 +222,12 @@ pub enum ConfigCommand {
         #[arg(long)]
         here: bool,
     },
+}
+
+fn size(text: &str) -> Result<ByteSize, String> {
+    text.parse().map_err(|error| format!("{error}: write a whole number and a unit, as in 64MiB or 1GiB"))
+}
+
+fn duration(text: &str) -> Result<HumanDuration, String> {
+    text.parse().map_err(|error| format!("{error}: write a whole number and a unit, as in 250ms, 2s or 5min"))
 }

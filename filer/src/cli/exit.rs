@@ -111,6 +111,8 @@ fn code_of_one(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
                 Some(ExitCode::Config)
             }
             NodeError::Thread(_) => Some(ExitCode::TryAgain),
+            // Its own text is the key's, so the chain shows the key's error only here.
+            NodeError::Key(error) => code_of_one(error),
             _ => None,
         };
     }
@@ -128,7 +130,7 @@ fn code_of_one(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
     if let Some(error) = error.downcast_ref::<KeyError>() {
         return Some(match error {
             KeyError::Malformed(_) | KeyError::NoKey { .. } => ExitCode::Config,
-            KeyError::File { source, .. } => of_io(source),
+            KeyError::File { source, .. } | KeyError::Make { source, .. } => of_io(source),
             KeyError::Exists(_) => ExitCode::Exists,
             KeyError::Readable { .. } | KeyError::Owner { .. } => ExitCode::NoPermission,
             KeyError::Random => ExitCode::Unavailable,

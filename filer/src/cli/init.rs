@@ -11,15 +11,14 @@ use super::exit::{ExitCode, Failure};
 use super::preflight::require_root;
 use crate::config::{ByteSize, LogKind, NodeConfig, VolumeName};
 use anyhow::Context;
-use apply_engine::base::{Base, EnclosureError, LOST_AND_FOUND_NAME, OpenError, check_enclosed};
+use apply_engine::base::{Base, EnclosureError, OpenError, check_enclosed, is_for_tree_alone};
 use ids::VolumeId;
 use nvlog::region::{self, OpenMode};
 use nvlog::{FormatOptions, Log, RegionError};
-use std::ffi::OsStr;
 use std::fmt::Write;
 use std::fs::Permissions;
 use std::io::Read;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Length of a log that nobody has said anything else of.
@@ -29,10 +28,11 @@ const ANSWER_CHOICE: &str = "\
     # \"power\": what is answered survives a loss of power on both nodes. \"memory\": it survives the loss of one node, and\n\
     # only what an fsync waited for that of both; answers do not wait for the devices. The same on both nodes.\n\
     answer = \"power\"\n";
+/// What nodes and keys are called in what is printed, before anybody knows.
+const PLACEHOLDERS: [(&str, &str); 2] = [("filer-a", "10.0.0.1:7400"), ("filer-b", "10.0.0.2:7400")];
+const KEY_PLACEHOLDER: &str = "ed25519:...";
 /// Mode of the directory that keeps other users out of a base.
 const CLOSED: u32 = 0o700;
-/// Components of a path like /srv, which is everybody's.
-const TOP_DIRECTORY_COMPONENTS: usize = 2;
 
 /// Makes the volume and prints what comes next.
 pub(super) fn init(arguments: &InitArguments, config: &Path) -> anyhow::Result<()> {
@@ -53,6 +53,10 @@ pub(super) fn init(arguments: &InitArguments, config: &Path) -> anyhow::Result<(
         return Err(Failure::new(ExitCode::Usage, format!("{message}; choose another place for it")).into());
     }
     require_root()?;
+    if adopt && !base.is_dir() {
+        let message = format!("there is no directory {} to adopt; for a new tree say --base", base.display());
+        return Err(Failure::new(ExitCode::NoInput, message).into());
+    }
     let capacity = place_for_log(arguments, &log)?;
     let enclosure = Enclosure::of(&base)?;
     let volume = match arguments.volume_id {
@@ -65,7 +69,8 @@ pub(super) fn init(arguments: &InitArguments, config: &Path) -> anyhow::Result<(
         format!("the tree is ready; repeat with `--volume-id {volume}` once the log can be made")
     })?;
     let partner = NodeConfig::load(config).ok();
-    let made = Made { name, volume, base, log, kind: arguments.log_kind, capacity, adopt };
+    let (kind, joins) = (arguments.log_kind, arguments.volume_id.is_some());
+    let made = Made { name, volume, base, log, kind, capacity, joins };
     print!("{}", made.next_steps(partner.as_ref()));
     Ok(())
 }
@@ -76,11 +81,21 @@ fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
 
 /// Before the tree is touched: what is there already, or in use, is not going to become a log. Tells how long the log is.
 fn place_for_log(arguments: &InitArguments, path: &Path) -> anyhow::Result<ByteSize> {
+    if let Some(parent) = path.parent().filter(|parent| !parent.is_dir()) {
+        let message = format!("there is no directory {} for the log; nothing was changed", parent.display());
+        let remedy = "correct --log, or make the directory";
+        return Err(Failure::new(ExitCode::NoInput, format!("{message}\n    remedy: {remedy}")).into());
+    }
     let room = match region::probe(arguments.log_kind.into(), path) {
         Err(RegionError::Exists { .. }) => {
             let message = format!("{} exists; nothing was changed", path.display());
             let remedy = "choose another --log, or look what it is with `twinfiler log inspect`";
             return Err(Failure::new(ExitCode::Exists, format!("{message}\n    remedy: {remedy}")).into());
+        }
+        Err(RegionError::Missing { .. }) => {
+            let message = format!("there is no {}; nothing was changed", path.display());
+            let remedy = "correct --log (`lsblk` lists block devices, `ndctl list` persistent memory)";
+            return Err(Failure::new(ExitCode::NoInput, format!("{message}\n    remedy: {remedy}")).into());
         }
         room => room?.map(|len_bytes| len_bytes.saturating_sub(nvlog::format::RING_OFFSET_BYTES)),
     };
@@ -121,7 +136,7 @@ impl Enclosure {
         }
         match check_enclosed(base) {
             Ok(()) => Ok(Enclosure::There),
-            Err(EnclosureError::Open { .. }) if is_for_base_alone(parent, base) => {
+            Err(EnclosureError::Open { .. }) if is_for_tree_alone(parent, base) => {
                 Ok(Enclosure::Close(parent.to_owned()))
             }
             Err(error @ EnclosureError::Open { .. }) => Ok(Enclosure::Later(error)),
@@ -138,7 +153,9 @@ impl Enclosure {
                     .recursive(true)
                     .mode(CLOSED)
                     .create(parent)
-                    .with_context(|| format!("creating {}", parent.display()))
+                    .with_context(|| format!("creating {}", parent.display()))?;
+                eprintln!("{} was not there; it is now, closed to other users (mode 700)", parent.display());
+                Ok(())
             }
             Enclosure::Close(parent) => {
                 std::fs::set_permissions(parent, Permissions::from_mode(CLOSED))
@@ -156,16 +173,6 @@ impl Enclosure {
 
 fn no_root_as_base() -> Failure {
     Failure::new(ExitCode::Usage, "the root directory cannot be a base")
-}
-
-/// The directory above the base was made for it: root's, not at the top of the machine, and with nothing else in it.
-fn is_for_base_alone(parent: &Path, base: &Path) -> bool {
-    let is_deep = parent.components().count() > TOP_DIRECTORY_COMPONENTS;
-    let is_roots = std::fs::symlink_metadata(parent).is_ok_and(|found| found.is_dir() && found.uid() == 0);
-    let own = |name: &OsStr| Some(name) == base.file_name() || name == LOST_AND_FOUND_NAME;
-    let nothing_else = std::fs::read_dir(parent)
-        .is_ok_and(|mut entries| entries.all(|entry| entry.is_ok_and(|entry| own(&entry.file_name()))));
-    is_deep && is_roots && nothing_else
 }
 
 fn random_volume_id() -> std::io::Result<VolumeId> {
@@ -206,9 +213,6 @@ fn make_base(base: &Path, volume: VolumeId, adopt: bool) -> anyhow::Result<()> {
 
 fn make_log(kind: LogKind, path: &Path, volume: VolumeId, capacity: ByteSize) -> anyhow::Result<()> {
     let capacity_bytes = capacity.0;
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
-    }
     let len_bytes = nvlog::format::RING_OFFSET_BYTES
         .checked_add(capacity_bytes)
         .ok_or_else(|| Failure::new(ExitCode::Usage, "--capacity is too large"))?;
@@ -225,37 +229,39 @@ struct Made {
     log: PathBuf,
     kind: LogKind,
     capacity: ByteSize,
-    adopt: bool,
+    /// The id was given: another node has the volume already.
+    joins: bool,
 }
 
 impl Made {
     fn next_steps(&self, config: Option<&NodeConfig>) -> String {
         let Made { name, volume, base, log, kind, capacity, .. } = self;
-        let (own_name, own_address) = config.map_or_else(
-            || ("filer-a".to_owned(), "10.0.0.1:7400".to_owned()),
-            |config| (config.name.to_string(), config.listen.to_string()),
-        );
-        let mut text = String::new();
-        let place = if self.adopt { "--adopt" } else { "--base" };
-        let remark = if self.adopt { "#   (the partner's directory must hold the same files)\n" } else { "" };
-        // Writing to a String cannot fail.
-        let _ = write!(
-            text,
+        let own = config.map(|config| (config.name.to_string(), config.listen.to_string()));
+        let [first, second] = PLACEHOLDERS.map(|(name, address)| (name.to_owned(), address.to_owned()));
+        let partner = if self.joins { &first } else { &second };
+        let mut text = format!(
             "volume id {volume}\n\n\
-             # 1. On this node, add to the configuration (and put the partner's name and address in):\n{}\n\
-             # 2. On the partner:\n\
-             #   twinfiler init --name {name} --volume-id {volume} {place} {} --log-kind {kind} \\\n\
-             #     --log {} --capacity {capacity}\n{remark}\n\
-             # 3. On the partner, add to the configuration:\n{}",
-            self.snippet("filer-b", "10.0.0.2:7400"),
-            base.display(),
-            log.display(),
-            self.snippet(&own_name, &own_address),
+             # On this node, add to the configuration, with the partner's name, address and key (`twinfiler keygen --show`\n\
+             # prints that there):\n{}",
+            self.snippet(partner),
         );
+        if !self.joins {
+            // Writing to a String cannot fail.
+            let _ = write!(
+                text,
+                "\n# On the partner, where an empty tree gets a copy of this one:\n\
+                 #   twinfiler init --name {name} --volume-id {volume} --base {} --log-kind {kind} \\\n\
+                 #     --log {} --capacity {capacity}\n\n\
+                 # On the partner, add to the configuration, with this node's key:\n{}",
+                base.display(),
+                log.display(),
+                self.snippet(&own.unwrap_or(first)),
+            );
+        }
         text
     }
 
-    fn snippet(&self, peer: &str, address: &str) -> String {
+    fn snippet(&self, (peer, address): &(String, String)) -> String {
         let Made { name, volume, base, log, kind, capacity, .. } = self;
         let answer = if *kind == LogKind::Block { ANSWER_CHOICE } else { "" };
         format!(
@@ -263,7 +269,7 @@ impl Made {
              name = \"{name}\"\n\
              id = \"{volume}\"\n\
              base = {}\n\
-             peer = {{ name = \"{peer}\", address = \"{address}\" }}\n\
+             peer = {{ name = \"{peer}\", address = \"{address}\", public_key = \"{KEY_PLACEHOLDER}\" }}\n\
              log = {{ kind = \"{kind}\", path = {}, capacity = \"{capacity}\" }}\n\
              {answer}\
              fuse = {{ mount = \"/srv/{name}\" }}\n",
@@ -281,6 +287,7 @@ fn quoted(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rdma_transport::tls::PrivateKey;
 
     #[test]
     fn the_snippets_are_a_valid_configuration() {
@@ -291,19 +298,22 @@ mod tests {
             log: "/dev/shm/log".into(),
             kind: LogKind::Emulated,
             capacity: ByteSize(1 << 30),
-            adopt: false,
+            joins: false,
         };
-        let node = "[node]\nname = \"filer-a\"\nlisten = \"10.0.0.1:7400\"\nplaintext = true\n";
-        let text = format!("{node}{}", made.snippet("filer-b", "10.0.0.2:7400"));
-        let config = NodeConfig::parse(&text, "snippet").unwrap();
+        let key = "[node]\nname = \"filer-a\"\nlisten = \"10.0.0.1:7400\"\nprivate_key = \"/k\"\n";
+        let partner = ("filer-b".to_owned(), "10.0.0.2:7400".to_owned());
+        let public = PrivateKey::generate().unwrap().public().to_string();
+        let whole =
+            |made: &Made| format!("{key}{}", made.snippet(&partner)).replace(KEY_PLACEHOLDER, &public);
+        let config = NodeConfig::parse(&whole(&made), "snippet").unwrap();
         assert_eq!(config.volumes[0].id, made.volume);
         assert_eq!(config.volumes[0].base, made.base);
         let steps = made.next_steps(Some(&config));
         assert!(!steps.contains("answer"), "there is no choice: {steps}");
+        assert!(steps.contains("peer = { name = \"filer-a\", address = \"10.0.0.1:7400\""), "{steps}");
         made.kind = LogKind::Block;
-        let text = format!("{node}{}", made.snippet("filer-b", "10.0.0.2:7400"));
+        let text = whole(&made);
         assert!(text.contains("\nanswer = \"power\"\n"), "{text}");
         assert_eq!(NodeConfig::parse(&text, "snippet").unwrap().volumes[0].answer, ids::AnswerFrom::Power);
-        assert!(steps.contains("peer = { name = \"filer-a\", address = \"10.0.0.1:7400\" }"), "{steps}");
     }
 }

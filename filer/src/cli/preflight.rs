@@ -12,8 +12,11 @@ use crate::config::{LogKind, NodeConfig, TransportKind, VolumeConfig};
 use crate::control::Request;
 use crate::memory;
 use crate::status::bytes;
-use apply_engine::base::{EnclosureError, OpenError};
+use apply_engine::base::{EnclosureError, OpenError, how_to_close};
+use rdma_transport::tls::PrivateKey;
 use std::fmt;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::time::Duration;
@@ -71,6 +74,10 @@ pub fn require_root() -> Result<(), Preflight> {
 /// Everything that it lacks.
 pub fn preflight(config: &NodeConfig) -> Result<(), Preflight> {
     let mut found = require_root().err().unwrap_or_default();
+    check_key(&mut found, config.private_key.as_deref());
+    let listens =
+        [Some(("node.listen", config.listen)), config.metrics_listen.map(|at| ("node.metrics_listen", at))];
+    listens.into_iter().flatten().for_each(|(key, address)| check_address(&mut found, key, address));
     for volume in &config.volumes {
         check_log(&mut found, volume);
         if volume.transport == TransportKind::Verbs {
@@ -166,6 +173,30 @@ fn check_memory(found: &mut Preflight, image_bytes: u64, available_bytes: Option
     }
 }
 
+fn check_key(found: &mut Preflight, path: Option<&Path>) {
+    if let Some(Err(error)) = path.map(PrivateKey::load) {
+        let error = anyhow::Error::from(error);
+        let remedy =
+            "the other nodes and the witness must have the public half of whichever key is used here";
+        found.add(super::exit::exit_code_of(&error), error.to_string(), remedy);
+    }
+}
+
+/// Whether this machine has the address. Who listens there already is for who listens.
+fn check_address(found: &mut Preflight, key: &str, address: SocketAddr) {
+    let bound = UdpSocket::bind(SocketAddr::new(address.ip(), 0));
+    if let Err(error) = bound
+        && error.kind() == ErrorKind::AddrNotAvailable
+    {
+        let what = format!("`{key}`: this machine has no address {}", address.ip());
+        found.add(
+            ExitCode::Unavailable,
+            what,
+            "correct it, or give the machine that address (`ip address` lists those it has)",
+        );
+    }
+}
+
 fn check_fuse_device(found: &mut Preflight) {
     let device = std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse");
     if let Err(error) = device {
@@ -197,14 +228,11 @@ fn check_enclosed(found: &mut Preflight, volume: &VolumeConfig) {
         // What is not there has been told already.
         Ok(()) | Err(EnclosureError::Unreadable { .. }) => {}
         Err(EnclosureError::Open { parent, .. }) => {
-            let (name, base, parent) = (&volume.name, volume.base.display(), parent.display());
+            let (name, base) = (&volume.name, volume.base.display());
             found.add(
                 ExitCode::NoPermission,
                 format!("volume {name}: other users of this machine can walk into the base directory {base}"),
-                &format!(
-                    "close the directory above it: `chown root:root {parent}` and `chmod 700 {parent}`; where that holds \
-                     other things too, keep the base in a directory of its own that is closed"
-                ),
+                &how_to_close(&volume.base, &parent),
             );
         }
     }
@@ -227,7 +255,7 @@ fn check_limits(found: &mut Preflight, volume: &VolumeConfig) {
 fn check_mount_point(found: &mut Preflight, volume: &VolumeConfig, path: &Path) {
     if crate::fuse::is_our_mount(path) {
         // A daemon that was killed leaves its mount behind, which may never answer; the next mount takes it away.
-        tracing::info!(volume = %volume.name, path = %path.display(), "a mount of an earlier daemon is left behind");
+        tracing::info!(volume = %volume.name, path = %path.display(), "there is a mount of a daemon that was killed, or of one that runs");
     } else {
         check_directory(found, volume, "mount point", path);
     }

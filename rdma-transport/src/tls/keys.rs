@@ -37,9 +37,20 @@ pub enum KeyError {
         "{0:?} is not a public key: write what `twinfiler keygen` printed, {PREFIX}... with 44 characters behind"
     )]
     Malformed(String),
-    /// The file cannot be read or written.
+    /// The file cannot be read.
     #[error("private key {path}: {source}; `twinfiler keygen {path}` makes one")]
     File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file cannot be made.
+    #[error(
+        "private key {path} cannot be made: {source}. Is its directory there (`mkdir -p {}`), and may you write into it?",
+        directory(.path)
+    )]
+    Make {
         /// The file.
         path: PathBuf,
         /// What the system said.
@@ -79,6 +90,11 @@ pub enum KeyError {
     /// The system gives no random numbers.
     #[error("the system gives no random numbers for a key")]
     Random,
+}
+
+/// The directory of a file, for a message.
+fn directory(path: &Path) -> std::path::Display<'_> {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")).display()
 }
 
 /// Who a node is, for others: the public half of its key.
@@ -157,7 +173,7 @@ impl PrivateKey {
         let pkcs8 = random_pkcs8()?;
         let failed = |source: io::Error| match source.kind() {
             io::ErrorKind::AlreadyExists => KeyError::Exists(path.to_owned()),
-            _ => KeyError::File { path: path.to_owned(), source },
+            _ => KeyError::Make { path: path.to_owned(), source },
         };
         let mut file =
             OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;

@@ -16,9 +16,12 @@ pub fn hint(cluster: &Cluster) -> String {
         ));
     }
     text.push_str("  Stop it with:\n");
-    text.push_str(&format!("    kill {}; sleep 2\n", pids.join(" ")));
     text.push_str(&format!(
-        "    umount -l {dir}/a/mount {dir}/b/mount {dir}/a/disk {dir}/b/disk; rm -r {dir} {memory}\n",
+        "    kill {pids}; while kill -0 {pids} 2>/dev/null; do sleep 0.2; done\n",
+        pids = pids.join(" ")
+    ));
+    text.push_str(&format!(
+        "    umount -ql {dir}/a/mount {dir}/b/mount {dir}/a/disk {dir}/b/disk; rm -r {dir} {memory}\n",
         dir = cluster.dir().display(),
         memory = cluster.memory_dir().display(),
     ));

@@ -142,7 +142,14 @@ impl<'a> Session<'a> {
             }
         }
         let differing = self.found.len() as u64;
-        tracing::info!(volume = self.shared.name(), run, differing, repaired, error = ?walked, "the comparison ended");
+        tracing::info!(
+            volume = self.shared.name(),
+            run,
+            differing,
+            repaired,
+            error = walked.as_ref().err().map(String::as_str),
+            "the comparison ended"
+        );
         let mut progress = self.shared.verify.progress.lock();
         *self.shared.verify.last.lock() = Some(VerifyResult {
             run,
