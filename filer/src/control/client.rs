@@ -27,7 +27,7 @@ pub enum ClientError {
         path: PathBuf,
     },
     /// The connection broke or the answer took too long.
-    #[error("the daemon at {} did not answer: {source}\n    remedy: see its log", path.display())]
+    #[error("the daemon at {} did not answer: {source}\n    remedy: does it still run? See its log", path.display())]
     NoAnswer {
         /// The socket.
         path: PathBuf,

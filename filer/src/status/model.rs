@@ -460,7 +460,7 @@ pub struct TakeoverTiming {
     pub detection_us: u64,
     /// Revoking its right to write, and waiting its lease out.
     pub fencing_us: u64,
-    /// Asking the witness.
+    /// Asking the witness, and waiting until what it says can be relied on (a moment after a start, or after the pair formed).
     pub witness_us: u64,
     /// From the grant until the first operation was served.
     pub first_served_us: u64,

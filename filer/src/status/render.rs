@@ -387,7 +387,11 @@ fn no_witness() -> String {
 }
 
 fn witness_line(witness: &WitnessStatus) -> String {
-    let state = if witness.reachable { "answers" } else { "does NOT answer" };
+    let state = match (witness.reachable, &witness.error) {
+        (true, _) => "answers",
+        (false, Some(_)) => "does NOT answer",
+        (false, None) => "has not answered yet",
+    };
     let mut text = format!("{}: {state}", witness.address);
     let mut held = Vec::new();
     held.extend(witness.epoch.map(|epoch| format!("epoch {epoch}")));

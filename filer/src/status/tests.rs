@@ -192,6 +192,10 @@ fn little_is_shown_of_what_is_not_known() {
     volume.acknowledgement = None;
     (volume.cursors, volume.witness, volume.last_takeover) = (None, None, None);
     volume.partner.heard_ms_ago = None;
+    let mut starts = sample();
+    let witness = starts.volumes[0].witness.as_mut().unwrap();
+    (witness.epoch, witness.primary, witness.mode, witness.error) = (None, None, None, None);
+    assert!(render(&starts).contains("10.0.0.3:7402: has not answered yet"), "it has not been asked");
     let page = render(&status);
     assert!(page.contains("nothing is acknowledged") && page.contains("never heard"), "{page}");
     assert!(page.contains("none: a node that loses its partner freezes"), "{page}");
