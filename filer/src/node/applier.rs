@@ -19,7 +19,7 @@ use crate::status::ConsistencyPointStatus;
 use apply_engine::Delta;
 use apply_engine::consistency::ApplyError;
 use ids::Lsn;
-use pair::LocalFault;
+use pair::{LocalFault, RoleName};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -111,21 +111,27 @@ impl ApplierState {
         self.wake.notify_all();
     }
 
-    /// Asks for a consistency point and waits until one that began after the call is finished, or has failed.
-    pub fn request_and_wait(&self, limit: Duration) -> bool {
+    /// Asks for consistency points until one that began after the call is finished and all is `applied` that was meant, or
+    /// they fail. One alone need not be enough: a partner's ends where its primary's did, and a long replay has many.
+    pub fn request_and_wait(&self, limit: Duration, applied: impl Fn() -> bool) -> bool {
         let deadline = Instant::now() + limit;
         let mut wanted = self.wanted.lock();
         // One may be running that sealed before the call: wait for the one after it.
         let (finished, failed) = (wanted.finished + 2, wanted.failed + 2);
         wanted.waiting += 1;
         let done = loop {
+            let began_later = wanted.finished >= finished;
+            if began_later && applied() {
+                break true;
+            }
+            if began_later {
+                // The rest comes with the primary's next word, or with the next piece.
+                self.wake.wait_for(&mut wanted, ABSORB_INTERVAL);
+            }
             // Again when it was begun; but whoever else waits here is not woken for nothing, and wakes this one in turn.
             if !wanted.now {
                 wanted.now = true;
                 self.wake.notify_all();
-            }
-            if wanted.finished >= finished {
-                break true;
             }
             if wanted.failed >= failed || self.wake.wait_until(&mut wanted, deadline).timed_out() {
                 break false;
@@ -182,6 +188,20 @@ impl ApplierState {
         self.wanted.lock().finished += 1;
         self.wake.notify_all();
     }
+}
+
+/// Takes consistency points until everything that is committed now is in the base tree; on a partner everything that its log
+/// holds, for that has been answered, whether its primary has told it or not. False: not within `limit`, or it cannot be
+/// written. A tree that is being replaced by another node's holds nothing of this log, and is not waited for.
+pub(super) fn apply_all(shared: &Shared, limit: Duration) -> bool {
+    let is_partner = || shared.pair.lock().as_ref().is_some_and(|pair| pair.role == RoleName::Partner);
+    let (committed, end) = (shared.path.committed(), shared.log.end().lsn);
+    let end = if is_partner() { end } else { committed };
+    let applied = || {
+        let applied = shared.path.cursors().applied();
+        applied >= end || applied >= committed && !is_partner() || shared.resync.is_replacing()
+    };
+    shared.applier.request_and_wait(limit, applied)
 }
 
 /// The applier's thread.

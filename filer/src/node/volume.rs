@@ -285,7 +285,8 @@ impl VolumeNode {
             let _panicked = executor.join();
         }
         // What is committed goes to the base tree, so that the next start has nothing to do.
-        self.shared.applier.request_and_wait(CLEAN_STOP_APPLY);
+        // No more: nobody tells any more what else is committed.
+        self.shared.applier.request_and_wait(CLEAN_STOP_APPLY, || true);
         self.shared.stopping.store(true, Ordering::Release);
         self.shared.applier.request();
         self.shared.path.end_serving();
@@ -371,9 +372,9 @@ impl VolumeNode {
         verify::begin(&self.shared, options)
     }
 
-    /// Takes a consistency point of everything that is committed now.
+    /// Takes consistency points of everything that has been answered.
     pub fn consistency_point(&self, limit: Duration) -> Option<ConsistencyPointStatus> {
-        self.shared.applier.request_and_wait(limit).then(|| {
+        applier::apply_all(&self.shared, limit).then(|| {
             let last = self.shared.last_point.lock().clone();
             last.unwrap_or(ConsistencyPointStatus {
                 at_unix_ms: runtime::unix_ms(),

@@ -81,3 +81,20 @@ fn both_logs_are_made_longer() {
     check_all(&pair.mount(Side::A), &outcomes);
     pair.check_trees_equal();
 }
+
+/// Whoever looks at a node's tree, or copies it, asks for one first.
+#[test]
+fn a_consistency_point_holds_all_that_was_answered_on_either_node() {
+    let pair = Cluster::start(Spec::default());
+    let load = Load::start(&pair.mount(Side::A), "c", 2);
+    load.wait_for(50);
+    for (number, side) in (0..30).zip(Side::BOTH.into_iter().cycle()) {
+        let name = format!("file-{number}");
+        std::fs::write(pair.mount(Side::A).join(&name), &name).unwrap();
+        let point = pair.ask(side, &Request::ConsistencyPoint { volume: "v".to_owned() });
+        assert!(matches!(point, Ok(Answer::ConsistencyPoint(_))), "{point:?}\n{}", pair.diagnosis());
+        let there = std::fs::read_to_string(pair.base(side).join(&name));
+        assert_eq!(there.ok().as_ref(), Some(&name), "in the tree of node {}", side.name());
+    }
+    check_all(&pair.mount(Side::A), &load.finish());
+}

@@ -8,7 +8,7 @@
 //! What can go wrong: the pair stops being mirrored (the walk ends and says so), the partner never gets to the LSN
 //! ([`MAX_ATTEMPTS`]), this node's disk.
 
-use super::super::applier::Exclusive;
+use super::super::applier::{self, Exclusive};
 use super::super::resync::throttle::Throttle;
 use super::super::shared::Shared;
 use super::points::{self, named_as};
@@ -121,7 +121,7 @@ impl<'a> Session<'a> {
         self.tell("comparing");
         let mut repaired = 0;
         // Everything that was acknowledged before it began is compared.
-        let mut walked = match self.shared.applier.request_and_wait(POINT_LIMIT) {
+        let mut walked = match applier::apply_all(&self.shared, POINT_LIMIT) {
             true => self.walk(None),
             false => Err(CAN_NOT_APPLY.to_owned()),
         };
