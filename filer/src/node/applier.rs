@@ -196,10 +196,13 @@ impl ApplierState {
 pub(super) fn apply_all(shared: &Shared, limit: Duration) -> bool {
     let is_partner = || shared.pair.lock().as_ref().is_some_and(|pair| pair.role == RoleName::Partner);
     let (committed, end) = (shared.path.committed(), shared.log.end().lsn);
-    let end = if is_partner() { end } else { committed };
     let applied = || {
-        let applied = shared.path.cursors().applied();
-        applied >= end || applied >= committed && !is_partner() || shared.resync.is_replacing()
+        let end = if is_partner() { end } else { committed };
+        // What an epoch begins with is in no tree.
+        let absorbed = shared.follower.absorbed().is_none_or(|absorbed| absorbed >= end);
+        shared.path.cursors().applied() >= end
+            || absorbed && shared.unapplied_records() == 0
+            || shared.resync.is_replacing()
     };
     shared.applier.request_and_wait(limit, applied)
 }
