@@ -121,7 +121,7 @@ impl<'a> Session<'a> {
         self.tell("comparing");
         let mut repaired = 0;
         // Everything that was acknowledged before it began is compared.
-        let mut walked = match applier::apply_all(&self.shared, POINT_LIMIT) {
+        let mut walked = match applier::apply_all(self.shared, POINT_LIMIT) {
             true => self.walk(None),
             false => Err(CAN_NOT_APPLY.to_owned()),
         };
