@@ -136,9 +136,11 @@ impl Volume {
         mut visit: impl FnMut(Shown<'_>) -> bool,
     ) -> Result<()> {
         let listing = self.listing(stream, position == 0)?;
+        // Asked before anything is shown: whoever has to wait for it begins the page anew.
+        let parent = if position < AFTER_DOT_DOT { self.parent_or_self(stream.oid)? } else { stream.oid };
         let dots = [(&b"."[..], AFTER_DOT), (b"..", AFTER_DOT_DOT)];
         for (name, after) in dots.into_iter().filter(|(_, after)| position < *after) {
-            let oid = if after == AFTER_DOT { stream.oid } else { self.parent_or_self(stream.oid) };
+            let oid = if after == AFTER_DOT { stream.oid } else { parent };
             if visit(Shown { name, oid, kind: ObjectKind::Directory, after }) {
                 return Ok(());
             }
@@ -175,8 +177,12 @@ impl Volume {
         gate.is_none_or(|gate| self.journal.answerable() >= gate)
     }
 
-    fn parent_or_self(&self, oid: Oid) -> Oid {
-        self.stack.snapshot().parent(oid).unwrap_or(oid)
+    fn parent_or_self(&self, oid: Oid) -> Result<Oid> {
+        match self.stack.snapshot().parent(oid).map_err(Errno::from) {
+            Err(Errno::MUST_WAIT) => Err(Errno::MUST_WAIT),
+            // It has none any more.
+            found => Ok(found.unwrap_or(oid)),
+        }
     }
 
     pub(super) fn listing(&self, stream: &DirectoryStream, anew: bool) -> Result<Arc<Listing>> {

@@ -381,6 +381,45 @@ fn however_many_hang_on_the_disk_the_door_serves_the_rest() {
     }
 }
 
+/// A page is filled from the beginning whenever it is tried: what has to be asked is asked before anything is shown.
+#[test]
+fn a_page_that_had_to_wait_shows_each_name_once() {
+    let (f, _, disk) = hanging();
+    let door = Door::open(&f, disk.clone());
+    let dir = oid_of(&door.volume, "full");
+    let stream = Arc::new(door.volume.open_directory(dir).unwrap());
+    let mut names = Vec::new();
+    let note = |names: &mut Vec<Vec<u8>>, entry: crate::volume::directory::Shown<'_>| {
+        names.push(entry.name.to_vec());
+        false
+    };
+    door.volume.read_directory(&stream, 0, |entry| note(&mut names, entry)).unwrap();
+    assert!(names.len() > 2, "{names:?}");
+    // As many wait for the disk as may.
+    disk.hang_after(0);
+    let (told, hung) = std::sync::mpsc::channel();
+    for number in 1..DOOR_THREADS {
+        door.ask(&told, move |v| v.lookup(Oid::ROOT, format!("cold {number}").as_bytes()).map(drop));
+    }
+    let deadline = Instant::now() + NEVER;
+    while disk.waiting() < DOOR_THREADS - 1 {
+        assert!(Instant::now() < deadline, "{} hang", disk.waiting());
+        std::thread::yield_now();
+    }
+    let (done, listed) = std::sync::mpsc::channel();
+    let page = Arc::new(Mutex::new(Vec::new()));
+    let (fill, list) = (page.clone(), stream.clone());
+    door.ask(&done, move |v| v.read_directory(&list, 0, |entry| note(&mut fill.lock(), entry)));
+    assert_eq!(listed.recv_timeout(NEVER / 100), Err(std::sync::mpsc::RecvTimeoutError::Timeout));
+    disk.heal();
+    assert_eq!(listed.recv_timeout(NEVER), Ok(Ok(())));
+    assert_eq!(*page.lock(), names);
+    for _ in 1..DOOR_THREADS {
+        hung.recv_timeout(NEVER).unwrap().unwrap_err();
+    }
+    door.volume.close_directory(&stream);
+}
+
 /// A node that is deposed does not wait for readers that hang, and they are given nothing of what comes then.
 #[test]
 fn who_hangs_while_the_stack_begins_anew_is_left_behind() {
