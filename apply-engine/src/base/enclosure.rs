@@ -47,19 +47,23 @@ const TOP_DIRECTORY_COMPONENTS: usize = 2;
 
 /// Whether the directory above a tree was made for it: root's, not at the top of the machine, and with nothing else in it.
 pub fn is_for_tree_alone(parent: &Path, tree: &Path) -> bool {
-    let is_deep = parent.components().count() > TOP_DIRECTORY_COMPONENTS;
     let is_roots = std::fs::symlink_metadata(parent).is_ok_and(|found| found.is_dir() && found.uid() == 0);
+    is_roots && holds_nothing_else(parent, tree)
+}
+
+fn holds_nothing_else(parent: &Path, tree: &Path) -> bool {
+    let is_deep = parent.components().count() > TOP_DIRECTORY_COMPONENTS;
     let own = |name: &OsStr| Some(name) == tree.file_name() || name == LOST_AND_FOUND_NAME;
     let nothing_else = std::fs::read_dir(parent)
         .is_ok_and(|mut entries| entries.all(|entry| entry.is_ok_and(|entry| own(&entry.file_name()))));
-    is_deep && is_roots && nothing_else
+    is_deep && nothing_else
 }
 
 /// What an administrator does about a tree that is open to others. A directory that holds other things too is not closed
 /// for it: that would lock others out of those.
 pub fn how_to_close(tree: &Path, parent: &Path) -> String {
     let (shown, name) = (parent.display(), tree.file_name().unwrap_or_default().display());
-    if is_for_tree_alone(parent, tree) {
+    if holds_nothing_else(parent, tree) {
         return format!("close the directory above it: `chown root:root {shown}` and `chmod 700 {shown}`");
     }
     let closed = parent.join("twinfiler");
