@@ -14,9 +14,9 @@ pub struct Scale {
     pub append_turn_bytes: usize,
     /// Turns of commits.
     pub commits: Turns,
-    /// How long a stretch of commits is, and the pause between two.
+    /// How long a stretch of commits lasts.
     pub stretch_time: Duration,
-    /// See there.
+    /// The pause, or the busy time, before all stretches but the first.
     pub stretch_pause: Duration,
     /// Turns of commits between two machines.
     #[cfg_attr(not(feature = "verbs"), expect(dead_code))]

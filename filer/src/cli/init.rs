@@ -82,20 +82,19 @@ fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
 /// Before the tree is touched: what is there already, or in use, is not going to become a log. Tells how long the log is.
 fn place_for_log(arguments: &InitArguments, path: &Path) -> anyhow::Result<ByteSize> {
     if let Some(parent) = path.parent().filter(|parent| !parent.is_dir()) {
-        let message = format!("there is no directory {} for the log; nothing was changed", parent.display());
-        let remedy = "correct --log, or make the directory";
-        return Err(Failure::new(ExitCode::NoInput, format!("{message}\n    remedy: {remedy}")).into());
+        let what = format!("there is no directory {} for the log", parent.display());
+        return Err(unchanged(ExitCode::NoInput, &what, "correct --log, or make the directory").into());
     }
     let room = match region::probe(arguments.log_kind.into(), path) {
         Err(RegionError::Exists { .. }) => {
-            let message = format!("{} exists; nothing was changed", path.display());
             let remedy = "choose another --log, or look what it is with `twinfiler log inspect`";
-            return Err(Failure::new(ExitCode::Exists, format!("{message}\n    remedy: {remedy}")).into());
+            return Err(unchanged(ExitCode::Exists, &format!("{} exists", path.display()), remedy).into());
         }
         Err(RegionError::Missing { .. }) => {
-            let message = format!("there is no {}; nothing was changed", path.display());
             let remedy = "correct --log (`lsblk` lists block devices, `ndctl list` persistent memory)";
-            return Err(Failure::new(ExitCode::NoInput, format!("{message}\n    remedy: {remedy}")).into());
+            return Err(
+                unchanged(ExitCode::NoInput, &format!("there is no {}", path.display()), remedy).into()
+            );
         }
         room => room?.map(|len_bytes| len_bytes.saturating_sub(nvlog::format::RING_OFFSET_BYTES)),
     };
@@ -114,6 +113,10 @@ fn place_for_log(arguments: &InitArguments, path: &Path) -> anyhow::Result<ByteS
         }
         _ => Ok(capacity),
     }
+}
+
+fn unchanged(code: ExitCode, what: &str, remedy: &str) -> Failure {
+    Failure::new(code, format!("{what}; nothing was changed\n    remedy: {remedy}"))
 }
 
 /// How the tree is going to be closed to the other users of the machine.

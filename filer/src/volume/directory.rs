@@ -138,9 +138,8 @@ impl Volume {
         let listing = self.listing(stream, position == 0)?;
         // Asked before anything is shown: whoever has to wait for it begins the page anew.
         let parent = if position < AFTER_DOT_DOT { self.parent_or_self(stream.oid)? } else { stream.oid };
-        let dots = [(&b"."[..], AFTER_DOT), (b"..", AFTER_DOT_DOT)];
-        for (name, after) in dots.into_iter().filter(|(_, after)| position < *after) {
-            let oid = if after == AFTER_DOT { stream.oid } else { parent };
+        let dots = [(&b"."[..], stream.oid, AFTER_DOT), (b"..", parent, AFTER_DOT_DOT)];
+        for (name, oid, after) in dots.into_iter().filter(|(_, _, after)| position < *after) {
             if visit(Shown { name, oid, kind: ObjectKind::Directory, after }) {
                 return Ok(());
             }
