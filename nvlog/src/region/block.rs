@@ -48,7 +48,6 @@ pub(crate) struct BlockRegion {
 struct Writer {
     uring: IoUring,
     bounce: Mapping,
-    _bounce_fd: OwnedFd,
 }
 
 impl BlockRegion {
@@ -130,10 +129,9 @@ impl Writer {
     fn new<F: FnOnce(io::Error) -> RegionError>(
         failed: impl Fn(&'static str) -> F,
     ) -> Result<Writer, RegionError> {
-        let (bounce_fd, bounce) =
-            mapped_memfd(MAX_BATCH_BYTES).map_err(failed("allocating a write buffer"))?;
+        let bounce = Mapping::private(MAX_BATCH_BYTES).map_err(failed("allocating a write buffer"))?;
         let uring = IoUring::new(QUEUE_DEPTH).map_err(failed("io_uring_setup"))?;
-        Ok(Writer { uring, bounce, _bounce_fd: bounce_fd })
+        Ok(Writer { uring, bounce })
     }
 
     /// How long the log is that lies here, by its superblocks; without a valid one, how long the shortest is.
