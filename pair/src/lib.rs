@@ -4,7 +4,7 @@
 //! number. The same events give the same commands, so a run can be replayed and searched. The runtime in
 //! `filer` executes the commands by the rule of order in [`command`].
 //!
-//! What must hold (checked after every event, in release too; DESIGN sections 2 and 6):
+//! What must hold (checked after every event, in release too; `docs/design.md` says why):
 //! 1. Acknowledge alone only in an epoch that a swap of the register gave to this node as `solo` (or an
 //!    operator forced), and only after that is stored.
 //! 2. Claim only with a log that holds everything acknowledged: revoked first, lease waited out, `in_sync`.

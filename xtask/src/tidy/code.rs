@@ -5,8 +5,8 @@
 
 use super::{Findings, Source};
 
-/// Where `unsafe` may stand: a path prefix and the reason. DESIGN section 8 sets the modules; the reasons are
-/// what a reader asks first. An entry that is not needed any more is an error too.
+/// Where `unsafe` may stand: a path prefix and the reason, which is what a reader asks
+/// first. An entry that is not needed any more is an error too.
 const UNSAFE_ALLOWED: &[(&str, &str)] = &[
     ("ids/src/memory.rs", "declares the unsafe trait of shared log memory"),
     ("nvlog/src/region/", "maps persistent memory and gives out pointers into it"),
