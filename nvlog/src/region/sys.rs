@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 use crate::region::{OpenMode, RegionError, RegionKind, device};
+use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::fs::{
     Dev, FallocateFlags, FileType, FlockOperation, Mode, OFlags, Stat, StatFs, fallocate, flock, fstat,
     fstatfs, lstat, open, statfs, unlink,
@@ -217,6 +218,30 @@ pub(crate) fn check_device_len(path: &Path, mode: OpenMode, has_bytes: u64) -> R
 pub(crate) struct Mapping {
     base: NonNull<u8>,
     len: usize,
+    _memory: Memory,
+}
+
+/// What unmaps it.
+enum Memory {
+    Library {
+        _raw: MmapRaw,
+    },
+    /// memmap2 knows no MAP_SYNC.
+    Sync {
+        _mapping: SyncMapping,
+    },
+}
+
+struct SyncMapping {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+impl Drop for SyncMapping {
+    fn drop(&mut self) {
+        // SAFETY: base and length are those of the mapping made in `Mapping::sync`, and nobody else unmaps it.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
+    }
 }
 
 // SAFETY: a mapping is plain memory; who uses the pointer keeps accesses apart.
@@ -238,55 +263,46 @@ pub(crate) enum MapKind {
 
 impl Mapping {
     pub(crate) fn new(fd: BorrowedFd<'_>, len_bytes: u64, kind: MapKind) -> io::Result<Mapping> {
-        Mapping::with_protection(fd, len_bytes, kind, libc::PROT_READ | libc::PROT_WRITE)
+        let len = usize::try_from(len_bytes).map_err(io::Error::other)?;
+        match kind {
+            MapKind::Populated => Mapping::of(MmapOptions::new().len(len).populate().map_raw(&fd)?),
+            MapKind::Sync => Mapping::sync(fd, len),
+            MapKind::Shared => Mapping::of(MmapOptions::new().len(len).map_raw(&fd)?),
+        }
     }
 
     pub(crate) fn read_only(fd: BorrowedFd<'_>, len_bytes: u64) -> io::Result<Mapping> {
-        Mapping::with_protection(fd, len_bytes, MapKind::Shared, libc::PROT_READ)
+        let len = usize::try_from(len_bytes).map_err(io::Error::other)?;
+        Mapping::of(MmapOptions::new().len(len).map_raw_read_only(&fd)?)
     }
 
     /// Memory of this process alone, present at once, in huge pages where the kernel gives some: a process that dies gives
     /// back all its memory before its sockets break, and small pages take 80 ms for each GiB.
     pub(crate) fn private(len_bytes: u64) -> io::Result<Mapping> {
         let len = usize::try_from(len_bytes).map_err(io::Error::other)?;
-        let (protection, flags) =
-            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-        // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
-        let base = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, flags, -1, 0) };
-        let mapping = Mapping::of(base, len)?;
+        let memory = MmapOptions::new().len(len).map_anon()?;
         // A kernel without huge pages gives small ones, and one before 5.14 gives them at the first touch.
-        for advice in [libc::MADV_HUGEPAGE, libc::MADV_POPULATE_WRITE] {
-            // SAFETY: the range is the mapping's, and neither changes what is in it.
-            let _less = unsafe { libc::madvise(mapping.base().cast(), len, advice) };
+        for advice in [Advice::HugePage, Advice::PopulateWrite] {
+            let _less = memory.advise(advice);
         }
-        Ok(mapping)
+        Mapping::of(memory.into())
     }
 
-    fn with_protection(
-        fd: BorrowedFd<'_>,
-        len_bytes: u64,
-        kind: MapKind,
-        protection: i32,
-    ) -> io::Result<Mapping> {
-        let flags = match kind {
-            MapKind::Populated => libc::MAP_SHARED | libc::MAP_POPULATE,
-            MapKind::Sync => libc::MAP_SHARED_VALIDATE | libc::MAP_SYNC,
-            MapKind::Shared => libc::MAP_SHARED,
-        };
-        let len = usize::try_from(len_bytes).map_err(io::Error::other)?;
+    fn of(raw: MmapRaw) -> io::Result<Mapping> {
+        let base = not_null(raw.as_mut_ptr())?;
+        Ok(Mapping { base, len: raw.len(), _memory: Memory::Library { _raw: raw } })
+    }
+
+    fn sync(fd: BorrowedFd<'_>, len: usize) -> io::Result<Mapping> {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_SHARED_VALIDATE | libc::MAP_SYNC;
         // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
         let base = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, flags, fd.as_raw_fd(), 0) };
-        Mapping::of(base, len)
-    }
-
-    /// What mmap has answered.
-    fn of(base: *mut libc::c_void, len: usize) -> io::Result<Mapping> {
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        let base =
-            NonNull::new(base.cast()).ok_or_else(|| io::Error::other("the kernel mapped page zero"))?;
-        Ok(Mapping { base, len })
+        let base = not_null(base.cast())?;
+        Ok(Mapping { base, len, _memory: Memory::Sync { _mapping: SyncMapping { base, len } } })
     }
 
     pub(crate) fn base(&self) -> *mut u8 {
@@ -312,11 +328,8 @@ impl Mapping {
     }
 }
 
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: base and length are those of the mapping made in `new`, and nobody else unmaps it.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
-    }
+fn not_null(base: *mut u8) -> io::Result<NonNull<u8>> {
+    NonNull::new(base).ok_or_else(|| io::Error::other("the kernel mapped page zero"))
 }
 
 /// Memory of `len_bytes` behind a descriptor.

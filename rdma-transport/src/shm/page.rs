@@ -17,10 +17,9 @@
 use crate::LinkError;
 use crate::socket::timespec;
 use ids::{ChainCrc, LogMemory, LogPoint, Lsn};
+use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{MemfdFlags, SealFlags};
-use rustix::mm::{MapFlags, ProtFlags};
 use rustix::thread::futex;
-use std::ffi::c_void;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::time::Duration;
@@ -30,42 +29,20 @@ const PAGE_BYTES: u64 = 4096;
 /// Reads of a mailbox before it counts as unchanged: its writer was stopped half-way.
 const READ_TRIES: usize = 64;
 
-/// A shared mapping, given back when dropped.
-struct Mapping {
-    base: *mut c_void,
-    len: usize,
-}
-
-// SAFETY: a mapping belongs to the process, not to a thread.
-unsafe impl Send for Mapping {}
-// SAFETY: it gives out only its address.
-unsafe impl Sync for Mapping {}
-
-impl Mapping {
-    fn new(fd: impl AsFd, offset: u64, len_bytes: u64) -> Result<Mapping, LinkError> {
-        let actual = rustix::fs::fstat(&fd).map_err(LinkError::os("reading the length of shared memory"))?;
-        let fits = offset
-            .checked_add(len_bytes)
-            .is_some_and(|end| i64::try_from(end).is_ok_and(|end| end <= actual.st_size));
-        if !fits || len_bytes == 0 {
-            return Err(LinkError::Protocol("shared memory is shorter than the peer says".into()));
-        }
-        let len = usize::try_from(len_bytes).map_err(|_| LinkError::NotShareable)?;
-        let protection = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a new mapping at an address that the kernel chooses touches no existing memory.
-        let base =
-            unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, protection, MapFlags::SHARED, fd, offset) };
-        Ok(Mapping { base: base.map_err(LinkError::os("mapping shared memory"))?, len })
+/// Memory that both sides map. What is in it may change at any time, so nobody makes a reference into it.
+fn map(fd: impl AsFd, offset: u64, len_bytes: u64) -> Result<MmapRaw, LinkError> {
+    let actual = rustix::fs::fstat(&fd).map_err(LinkError::os("reading the length of shared memory"))?;
+    let fits = offset
+        .checked_add(len_bytes)
+        .is_some_and(|end| i64::try_from(end).is_ok_and(|end| end <= actual.st_size));
+    if !fits || len_bytes == 0 || !offset.is_multiple_of(PAGE_BYTES) {
+        return Err(LinkError::Protocol(
+            "shared memory is not as long as the peer says, or begins elsewhere".into(),
+        ));
     }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: the mapping was made by `new` and everything that points into it borrows or owns `self`.
-        if let Err(errno) = unsafe { rustix::mm::munmap(self.base, self.len) } {
-            tracing::error!(%errno, "a shared mapping could not be given back");
-        }
-    }
+    let len = usize::try_from(len_bytes).map_err(|_| LinkError::NotShareable)?;
+    let mapped = MmapOptions::new().offset(offset).len(len).map_raw(&fd.as_fd());
+    mapped.map_err(|source| LinkError::Io { what: "mapping shared memory", source })
 }
 
 /// A descriptor of a log's memory that can be handed over.
@@ -77,12 +54,12 @@ pub(super) fn duplicate(fd: RawFd) -> Result<OwnedFd, LinkError> {
 
 /// The peer's ring, mapped here.
 pub(super) struct PeerRing {
-    mapping: Mapping,
+    mapping: MmapRaw,
 }
 
 impl PeerRing {
     pub(super) fn map(fd: OwnedFd, offset: u64, capacity_bytes: u64) -> Result<PeerRing, LinkError> {
-        Ok(PeerRing { mapping: Mapping::new(fd, offset, capacity_bytes)? })
+        Ok(PeerRing { mapping: map(fd, offset, capacity_bytes)? })
     }
 }
 
@@ -90,10 +67,10 @@ impl PeerRing {
 // it is made.
 unsafe impl LogMemory for PeerRing {
     fn base(&self) -> *mut u8 {
-        self.mapping.base.cast()
+        self.mapping.as_mut_ptr()
     }
     fn capacity_bytes(&self) -> u64 {
-        self.mapping.len as u64
+        self.mapping.len() as u64
     }
     fn shared_fd(&self) -> Option<(RawFd, u64)> {
         None
@@ -177,7 +154,7 @@ const _: () = assert!(size_of::<Words>() as u64 <= PAGE_BYTES);
 
 /// A mapped page of words.
 pub(super) struct Page {
-    mapping: Mapping,
+    mapping: MmapRaw,
 }
 
 impl Page {
@@ -190,17 +167,17 @@ impl Page {
             Ok(fd)
         };
         let fd = make().map_err(LinkError::os("making shared memory"))?;
-        Ok((Page { mapping: Mapping::new(&fd, 0, PAGE_BYTES)? }, fd))
+        Ok((Page { mapping: map(&fd, 0, PAGE_BYTES)? }, fd))
     }
 
     /// The peer's page.
     pub(super) fn map(fd: OwnedFd) -> Result<Page, LinkError> {
-        Ok(Page { mapping: Mapping::new(fd, 0, PAGE_BYTES)? })
+        Ok(Page { mapping: map(fd, 0, PAGE_BYTES)? })
     }
 
     pub(super) fn words(&self) -> &Words {
         // SAFETY: the mapping is page-aligned, long enough (asserted above), lives as long as `self`, and holds
         // only atomics, for which every value is valid and which may change at any time.
-        unsafe { &*self.mapping.base.cast::<Words>() }
+        unsafe { &*self.mapping.as_ptr().cast::<Words>() }
     }
 }
