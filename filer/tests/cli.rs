@@ -54,6 +54,16 @@ fn usage() {
     expect(64, &["init", "--base", "/tmp/x", "--log", "/tmp/y", "--volume-id", "12"]);
 }
 
+/// What the unit runs after a daemon was killed, when somebody has broken the file meanwhile.
+#[test]
+fn an_address_that_a_broken_file_keeps_is_told_with_the_command_that_takes_it_away() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = config(directory.path());
+    std::fs::write(&path, "[node").unwrap();
+    let (_, err) = expect(78, &["--config", &path, "release-address"]);
+    assert!(err.contains("ip address del ADDRESS dev INTERFACE") && err.contains(&path), "{err}");
+}
+
 #[test]
 fn configurations() {
     let (_, err) = expect(66, &["--config", "/nowhere/twinfiler.toml", "serve"]);

@@ -8,6 +8,7 @@ use crate::message::{Message, MessageError, Vitals};
 use crate::witness::WitnessOutcome;
 use crate::{LinkId, RequestId};
 use ids::{AckRule, LogPoint, Lsn};
+use serde::{Deserialize, Serialize};
 
 /// Something an operator wants.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -178,9 +179,23 @@ pub enum Event {
         /// The log, empty, at that point.
         log: LogSummary,
     },
-    /// A blocking command failed (the log's memory or superblock). The rest of its batch was dropped.
+    /// A blocking command failed. The rest of its batch was dropped.
     CommandFailed {
+        /// What an operator has to mend.
+        part: FailedPart,
         /// For the status line.
         error: String,
     },
+}
+
+/// What of a node failed, so that it cannot go on.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailedPart {
+    /// The log's memory, device or superblock.
+    Log,
+    /// The other node's right to write into the log could not be taken away.
+    Fence,
+    /// Something of the process: a thread, clients that do not leave.
+    Process,
 }

@@ -66,7 +66,7 @@ impl Pair {
         if self.durable.resync {
             assert!(!self.durable.in_sync, "a tree that is half replaced takes nothing over: {self:?}");
             assert!(
-                matches!(self.role, Role::Waiting(_) | Role::Failed(_) | Role::Stopped),
+                matches!(self.role, Role::Waiting(_) | Role::Failed(..) | Role::Stopped),
                 "nor does anything else with it: {self:?}"
             );
         }

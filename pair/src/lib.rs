@@ -41,7 +41,7 @@ pub mod witness;
 pub use command::{Command, Lease, StopReason};
 pub use config::{Config, ConfigError, HEARTBEATS_PER_LEASE, MonoMs, Timers};
 pub use durable::{DurableState, LogSummary, MAX_STATE_BYTES, StateError};
-pub use event::{Event, LocalFault, Operator, PointVerdict};
+pub use event::{Event, FailedPart, LocalFault, Operator, PointVerdict};
 pub use machine::Pair;
 pub use message::{CallOff, Hello, JoinRefusal, Message, MessageError, PROTOCOL_VERSION, Posture, Vitals};
 pub use naming::Name;

@@ -149,7 +149,7 @@ impl Pair {
     /// takes over.
     pub fn apply(&mut self, now: MonoMs, event: Event) -> Vec<Command> {
         self.now = self.now.max(now);
-        if !matches!(self.role, Role::Failed(_) | Role::Stopped) {
+        if !matches!(self.role, Role::Failed(..) | Role::Stopped) {
             self.transition(event);
             self.check_invariants();
         }
@@ -215,7 +215,7 @@ impl Pair {
             Event::ResyncBegan => self.resync_began(),
             Event::Resynced { log } => self.resynced(log),
             Event::Shutdown => self.shutdown(),
-            Event::CommandFailed { error } => self.failed(error),
+            Event::CommandFailed { part, error } => self.failed(part, error),
         }
         self.run_role();
     }
@@ -232,7 +232,7 @@ impl Pair {
             Role::Partner(_) => self.run_partner(),
             Role::Claiming(_) => self.run_claiming(),
             Role::Primary(_) => self.run_primary(),
-            Role::Opening(_) | Role::Failed(_) | Role::Stopped => {}
+            Role::Opening(_) | Role::Failed(..) | Role::Stopped => {}
         }
     }
 
@@ -437,7 +437,7 @@ impl Pair {
             Role::Partner(partner) => Posture::Partner(partner.epoch),
             Role::Claiming(_) | Role::Opening(_) => Posture::Claiming,
             Role::Waiting(_) if !unusable && self.stopping.is_none() => Posture::Waiting,
-            Role::Waiting(_) | Role::Failed(_) | Role::Stopped => Posture::Unusable,
+            Role::Waiting(_) | Role::Failed(..) | Role::Stopped => Posture::Unusable,
         };
         Hello {
             number: self.hellos,

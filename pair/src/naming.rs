@@ -62,7 +62,7 @@ impl Pair {
             Role::Claiming(claiming) => claiming.clock = TakeoverClock::default(),
             Role::Opening(opening) => opening.clock = opening.clock.map(|_| TakeoverClock::default()),
             Role::Primary(primary) => primary.visit_names(&timers, visit),
-            Role::Failed(_) | Role::Stopped => {}
+            Role::Failed(..) | Role::Stopped => {}
         }
         self.takeover = None;
         let Reports { refusal, needs_resync: _, split: _, peer_vitals, peer_heard } = &mut self.reports;

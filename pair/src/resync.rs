@@ -54,7 +54,9 @@ impl Pair {
             return no("a resync of this node is under way already; `twinfiler status` shows how far it is");
         }
         if self.reports.split.is_some() {
-            return no("the volume is split: see `twinfiler split show`, then `twinfiler split discard`");
+            return no(
+                "the volume is split: see `twinfiler split show VOLUME`, then `twinfiler split discard NODE`",
+            );
         }
         match &self.role {
             Role::Primary(_) => {

@@ -1,7 +1,7 @@
 //! The finer states of the machine. The diagram is in [`crate::machine`].
 
 use crate::witness::Register;
-use crate::{Hello, Lease, LinkId, MonoMs, Refusal, ResyncReason, Split, Vitals};
+use crate::{FailedPart, Hello, Lease, LinkId, MonoMs, Refusal, ResyncReason, Split, Vitals};
 use ids::{AckRule, Epoch, LogPoint, Lsn};
 
 /// What a node is.
@@ -12,7 +12,7 @@ pub(crate) enum Role {
     Claiming(Claiming),
     Opening(Opening),
     Primary(Primary),
-    Failed(String),
+    Failed(FailedPart, String),
     Stopped,
 }
 

@@ -1,5 +1,6 @@
 //! What status shows of a pair: plain data, made after each event, never read back.
 
+use crate::FailedPart;
 use crate::message::Vitals;
 use crate::witness::Register;
 use ids::{Epoch, Lsn, NodeName, VolumeId};
@@ -32,7 +33,7 @@ pub enum PairMode {
     NeedsResync,
     /// Both nodes acknowledged records that the other lacks.
     Split,
-    /// The log failed; restart after repair.
+    /// The log or something else failed; restart after repair.
     Failed,
     /// Stopped cleanly.
     Stopped,
@@ -181,6 +182,8 @@ pub struct PairStatus {
     pub mode: PairMode,
     /// One line on what it waits for or what to do; empty when all is well.
     pub detail: String,
+    /// What failed, in the mode `failed`.
+    pub failed: Option<FailedPart>,
     /// The epoch served or followed; else the highest known.
     pub epoch: Epoch,
     /// Is the link up and the partner's `Hello` accepted?

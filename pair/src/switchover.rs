@@ -7,7 +7,9 @@
 use crate::desk::Purpose;
 use crate::state::{HandOverStage, Known, Primary, PrimaryMode, Role};
 use crate::witness::{Mode, Register};
-use crate::{CallOff, Command, Lease, LinkId, Message, MonoMs, Operator, Pair, ResyncReason, StopReason};
+use crate::{
+    CallOff, Command, FailedPart, Lease, LinkId, Message, MonoMs, Operator, Pair, ResyncReason, StopReason,
+};
 use ids::{AckRule, LogPoint, Lsn};
 
 impl Pair {
@@ -36,7 +38,7 @@ impl Pair {
             }
             (Operator::Switchover, Role::Claiming(_) | Role::Opening(_)) => no(
                 "there is no primary to ask: this node takes over as soon as the witness lets it, or with `twinfiler \
-                 takeover --force`, once the other node is certainly down",
+                 takeover VOLUME --force`, once the other node is certainly down",
             ),
             (Operator::Switchover, _) => no(
                 "there is no primary to ask, or it is not connected; `twinfiler status` says what this node waits for",
@@ -45,14 +47,14 @@ impl Pair {
                 PrimaryMode::Frozen { .. } => Ok(()),
                 _ => no("this node is primary and serves"),
             },
-            (Operator::ForceTakeover, Role::Failed(_) | Role::Stopped | Role::Opening(_)) => {
+            (Operator::ForceTakeover, Role::Failed(..) | Role::Stopped | Role::Opening(_)) => {
                 no("this node cannot serve now")
             }
             (Operator::ForceTakeover, _) => self.can_be_forced(),
             (Operator::DiscardLocal, Role::Waiting(_)) if self.reports.split.is_some() => Ok(()),
             (Operator::DiscardLocal, Role::Primary(_)) if self.reports.split.is_some() => no(
                 "this side serves clients; to discard it, first make the other node serve: there, `twinfiler \
-                 takeover --force`",
+                 takeover VOLUME --force`",
             ),
             (Operator::DiscardLocal, _) => no("the volume is not split here; there is nothing to discard"),
             (Operator::Resync { .. }, _) => self.can_resync(),
@@ -370,7 +372,7 @@ impl Pair {
         self.role = Role::Stopped;
     }
 
-    pub(crate) fn failed(&mut self, error: String) {
+    pub(crate) fn failed(&mut self, part: FailedPart, error: String) {
         if self.effects.serving {
             self.emit(Command::StopServing { reason: StopReason::Failed });
         }
@@ -379,7 +381,7 @@ impl Pair {
         self.stop_mirroring();
         self.emit(Command::Revoke);
         self.send(Message::Goodbye);
-        self.role = Role::Failed(error);
+        self.role = Role::Failed(part, error);
     }
 
     pub(crate) fn role_deadline(&self) -> Option<MonoMs> {

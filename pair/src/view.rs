@@ -1,7 +1,7 @@
 //! The pair as an operator sees it.
 
 use crate::state::{HandOverStage, Known, PartnerStage, PrimaryMode, Role, Why};
-use crate::{MonoMs, Pair, PairMode, PairStatus, RoleName};
+use crate::{FailedPart, MonoMs, Pair, PairMode, PairStatus, RoleName};
 
 impl Pair {
     /// The pair as this node sees it at `now`.
@@ -21,6 +21,10 @@ impl Pair {
             role,
             mode: self.mode(),
             detail: self.detail(),
+            failed: match &self.role {
+                Role::Failed(part, _) => Some(*part),
+                _ => None,
+            },
             epoch,
             linked: self.peer_hello().is_some(),
             witness_reachable: self.desk.reachable.filter(|_| self.config.witness),
@@ -36,7 +40,7 @@ impl Pair {
                 && self.reports.needs_resync.is_none()
                 && self.reports.split.is_none()
                 && (!self.durable.tree_differs || matches!(self.role, Role::Primary(_)))
-                && !matches!(self.role, Role::Failed(_) | Role::Stopped),
+                && !matches!(self.role, Role::Failed(..) | Role::Stopped),
             serving: self.effects.serving,
             peer_vitals: self.reports.peer_vitals,
             peer_silent_ms: self.reports.peer_heard.map(|heard| now.since(heard)),
@@ -80,19 +84,31 @@ impl Pair {
                 PrimaryMode::Frozen { .. } => PairMode::Frozen,
                 PrimaryMode::HandingOver { .. } => PairMode::HandingOver,
             },
-            Role::Failed(_) => PairMode::Failed,
+            Role::Failed(..) => PairMode::Failed,
             Role::Stopped => PairMode::Stopped,
         }
     }
 
     fn detail(&self) -> String {
-        if let Role::Failed(error) = &self.role {
-            return format!("the log fails: {error}; repair it and restart this node");
+        if let Role::Failed(part, error) = &self.role {
+            return match part {
+                FailedPart::Log => format!("the log fails: {error}; repair it and restart this node"),
+                FailedPart::Fence => format!(
+                    "the other node may still write into this log: {error}; end that node for certain, then restart \
+                     this one; the log is whole"
+                ),
+                FailedPart::Process => {
+                    format!("this node cannot go on: {error}; restart it; the log is whole")
+                }
+            };
         }
         if self.reports.split.is_some() {
-            return "both nodes acknowledged what the other lacks; 'twinfiler split show' lists it; choose a side: \
-                    'twinfiler split discard' this one, or 'takeover --force' here and discard the other"
-                .to_owned();
+            return format!(
+                "both nodes acknowledged what the other lacks; 'twinfiler split show VOLUME' lists it; choose a side: \
+                 'twinfiler split discard {}' gives up this one; or 'twinfiler takeover VOLUME --force' here, and discard \
+                 the other",
+                self.config.me
+            );
         }
         if let Some(reason) = self.reports.needs_resync {
             return match self.salvages() {
@@ -124,44 +140,46 @@ impl Pair {
         match &self.role {
             Role::Waiting(_) | Role::Claiming(_) if stale => {
                 "the witness's register is older than what this node knows (it was restored or rolled back), and does \
-                 not decide: waits for the other node; if that is gone for good: 'twinfiler takeover --force'"
+                 not decide: waits for the other node; if that is gone for good: 'twinfiler takeover VOLUME --force'"
             }
             Role::Waiting(_) if self.durable.tree_differs => {
                 "this tree is known to differ from the primary's: waits for the primary, or for 'twinfiler takeover \
-                 --force', which serves it as it is"
+                 VOLUME --force', which serves it as it is"
             }
             Role::Waiting(_) if self.unproven && self.durable.in_sync && self.peer_hello().is_none() => {
                 "it answered out of memory and was not ended cleanly, so the other node may hold more: waits for that; if \
-                 it is gone for good: 'twinfiler takeover --force' here, which keeps everything that an fsync waited for"
+                 it is gone for good: 'twinfiler takeover VOLUME --force' here, which keeps everything that an fsync waited for"
             }
             Role::Waiting(waiting) => match waiting.why {
-                Why::Frozen => "no witness: waits for the partner, or for 'twinfiler takeover --force'",
+                Why::Frozen => {
+                    "no witness: waits for the partner, or for 'twinfiler takeover VOLUME --force'"
+                }
                 Why::HandedOver => "waits for the partner to serve",
                 Why::Outdated | Why::Deposed => {
-                    "waits for the primary, to join it; if that node is gone for good: 'twinfiler takeover --force' \
+                    "waits for the primary, to join it; if that node is gone for good: 'twinfiler takeover VOLUME --force' \
                      here, which gives up what it acknowledged alone"
                 }
                 Why::Starting if unreachable => {
-                    "the witness does not answer; tries again; if it stays away: 'twinfiler takeover --force', once the \
+                    "the witness does not answer; tries again; if it stays away: 'twinfiler takeover VOLUME --force', once the \
                      other node is certainly down"
                 }
                 Why::Starting => "looks for the witness's register and the partner",
             },
             Role::Claiming(_) if unreachable => {
                 "primary lost and the witness does not answer; tries again; if it stays away: 'twinfiler takeover \
-                 --force', once the other node is certainly down"
+                 VOLUME --force', once the other node is certainly down"
             }
             Role::Primary(primary) => match primary.mode {
                 PrimaryMode::Frozen { .. } if !witness => {
-                    "no witness: waits for the partner, or for 'twinfiler takeover --force'"
+                    "no witness: waits for the partner, or for 'twinfiler takeover VOLUME --force'"
                 }
                 PrimaryMode::Frozen { .. } if stale => {
                     "partner lost, and the witness's register is older than what this node knows (it was restored or \
-                     rolled back): waits for the partner; if that is gone for good: 'twinfiler takeover --force'"
+                     rolled back): waits for the partner; if that is gone for good: 'twinfiler takeover VOLUME --force'"
                 }
                 PrimaryMode::Frozen { .. } if unreachable => {
                     "partner lost and the witness does not answer; tries again; if it stays away: 'twinfiler takeover \
-                     --force', once the other node is certainly down"
+                     VOLUME --force', once the other node is certainly down"
                 }
                 PrimaryMode::HandingOver { stage: HandOverStage::Draining { .. }, .. } => {
                     "waits for operations in flight"

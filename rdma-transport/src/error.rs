@@ -170,7 +170,7 @@ pub enum Refusal {
         theirs_bytes: u64,
     },
     /// Another transport (tcp, shm, verbs) is wanted there, or the channel makes no sense.
-    #[error("it does not accept this kind of channel here")]
+    #[error("it uses another transport: `transport` has to be the same in both nodes' files")]
     WrongChannel,
     /// The opening message was garbage.
     #[error("it could not read the opening message")]
@@ -194,9 +194,7 @@ pub enum FenceError {
         waited: Duration,
     },
     /// The RDMA device did not take the right away.
-    #[error(
-        "the RDMA device did not take the peer's right to write away: {source}; stop this node or its adapter"
-    )]
+    #[error("the RDMA device did not take the peer's right to write away: {source}")]
     Device {
         /// Its answer.
         source: io::Error,

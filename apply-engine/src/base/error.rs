@@ -51,7 +51,11 @@ pub enum OpenError {
         errno: Errno,
     },
     /// There is no volume here.
-    #[error("{} holds no Twinfiler volume: make one with `twinfiler init`, or with `--adopt` if it has files", path.display())]
+    #[error(
+        "{} holds no Twinfiler volume: is its filesystem mounted? If there never was one, make it with `twinfiler init`, or \
+         with `--adopt` if it has files",
+        path.display()
+    )]
     NotAVolume {
         /// The directory.
         path: PathBuf,
@@ -89,7 +93,11 @@ pub enum OpenError {
         path: PathBuf,
     },
     /// The label file makes no sense.
-    #[error("{}: {why}; restore it, or remove .twinfiler and adopt the tree again", path.display())]
+    #[error(
+        "{}: {why}; if a newer program has written it, use that one; else keep .twinfiler as it is, which may hold what is \
+         nowhere else, and replace this node as by an empty machine (docs/operations.md)",
+        path.display()
+    )]
     BadLabel {
         /// The label file.
         path: PathBuf,

@@ -27,7 +27,7 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// Clears the terminal and goes to its top.
 const CLEAR: &str = "\x1b[2J\x1b[H";
 
-/// What `takeover --force` risks, said each time.
+/// What `takeover VOLUME --force` risks, said each time.
 const FORCE_RISK: &str = "takeover without the witness: if the partner still serves, or has acknowledged operations \
                           that this node lacks, both sides diverge and one of them must be discarded later";
 

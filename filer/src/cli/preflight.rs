@@ -284,7 +284,8 @@ fn check_log(found: &mut Preflight, volume: &VolumeConfig) {
             let remedy = match kind {
                 LogKind::DevDax => "is the namespace in devdax mode? (`ndctl list`)",
                 LogKind::Block | LogKind::FsDax | LogKind::Emulated => {
-                    "make it with `twinfiler init`; is its filesystem mounted?"
+                    "is its device attached (`lsblk`), its filesystem mounted? Make it with `twinfiler init` only if there was none, or if \
+                     it is lost for good: what only this log holds is lost then"
                 }
             };
             found.add(ExitCode::Unavailable, what, remedy);

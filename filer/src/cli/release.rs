@@ -18,7 +18,10 @@ use std::path::Path;
 
 /// Gives up what this node has no daemon for.
 pub(super) fn release(path: &Path) -> anyhow::Result<()> {
-    let config = NodeConfig::load(path)?;
+    let config = NodeConfig::load(path).context(
+        "the floating addresses stay on this node, and the other one may have them too: mend the file and run \
+         `twinfiler release-address`, or take them away with `ip address del ADDRESS dev INTERFACE`",
+    )?;
     match call(&config.control, &Request::Status, QUICK_LIMIT) {
         Err(ClientError::NotRunning { .. }) => {}
         Err(error @ ClientError::NotAllowed { .. }) => return Err(error.into()),

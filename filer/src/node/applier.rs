@@ -279,8 +279,13 @@ pub(super) fn run(shared: &Arc<Shared>) {
                 shared.applier.failing.store(true, Ordering::Release);
                 let full = matches!(error, ApplyError::NoSpace(_));
                 mark!("consistency point failed");
-                let remedy =
-                    if full { "free space in the base filesystem" } else { "check the disk and its log" };
+                let remedy = match &error {
+                    _ if full => "free space in the base filesystem",
+                    error if error.is_other_tree() => {
+                        "make the other node primary (`twinfiler switchover VOLUME`), then `twinfiler resync VOLUME` here"
+                    }
+                    _ => "check the disk and the kernel's log",
+                };
                 shared.report(&format!("{FAULT_PREFIX}: {error}"), remedy);
                 // The partner hears with the next heartbeat how much room there really is.
                 shared.local_space();

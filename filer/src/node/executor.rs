@@ -30,11 +30,26 @@ use crate::runtime::{self, Instant, mark};
 use ids::Lsn;
 use opening::Opening;
 use pair::{
-    Command, Event, LinkId, LogSummary, Message, MonoMs, Operator, Pair, PairMode, PairStatus, PointVerdict,
+    Command, Event, FailedPart, LinkId, LogSummary, Message, MonoMs, Operator, Pair, PairMode, PairStatus,
+    PointVerdict,
 };
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// What the pair is told of an error after which this node cannot go on.
+fn failed(error: &NodeError) -> Event {
+    tracing::error!(%error, "a command of the pair failed");
+    let part = match error {
+        NodeError::Fence(_) => FailedPart::Fence,
+        NodeError::Update(_)
+        | NodeError::Persist(_)
+        | NodeError::Truncate(_)
+        | NodeError::Unreadable { .. } => FailedPart::Log,
+        _ => FailedPart::Process,
+    };
+    Event::CommandFailed { part, error: error.to_string() }
+}
 
 /// How often something that is waited for by looking is looked at.
 const WATCH_INTERVAL: Duration = Duration::from_millis(1);
@@ -190,7 +205,7 @@ impl Executor {
                     register.epoch, register.primary, register.mode, now.epoch
                 ),
                 "a node that serves, or the pair once it is mirrored, writes it anew by itself; otherwise bring the other \
-                 node back, or, if that is gone for good: `twinfiler takeover --force`",
+                 node back, or, if that is gone for good: `twinfiler takeover VOLUME --force`",
             ),
             None if told && now.witness_reachable == Some(true) => self.shared.healed(ROLLED_BACK),
             _ => {}
@@ -201,8 +216,7 @@ impl Executor {
         for command in commands {
             tracing::debug!(volume = self.shared.name(), ?command, "command");
             if let Err(error) = self.execute(command) {
-                self.shared.report(&error.to_string(), "see `twinfiler status`; the partner takes over");
-                self.answers.push_front(Event::CommandFailed { error: error.to_string() });
+                self.answers.push_front(failed(&error));
                 break;
             }
         }
@@ -277,7 +291,9 @@ impl Executor {
             NodeEvent::Withdrawn(wish) => self.apply(Event::Withdrawn(wish)),
             NodeEvent::Fault(fault) => self.apply(Event::LocalFault(fault)),
             NodeEvent::Healed => self.apply(Event::LocalHealed),
-            NodeEvent::LogFailed(error) => self.apply(Event::CommandFailed { error }),
+            NodeEvent::LogFailed(error) => {
+                self.apply(Event::CommandFailed { part: FailedPart::Log, error });
+            }
             NodeEvent::Shutdown => {
                 self.stop_wanted = true;
                 self.apply(Event::Shutdown);
@@ -294,9 +310,7 @@ impl Executor {
         self.shared.write_behind.set_peer(None);
         let Some(peer) = self.peer.take() else { return };
         if let Err(error) = peer.close(&self.shared.path) {
-            let remedy = "end the partner's process, then restart this node";
-            self.shared.report(&format!("the link could not be ended in order: {error}"), remedy);
-            self.apply(Event::CommandFailed { error: error.to_string() });
+            self.apply(failed(&error));
         }
     }
 

@@ -174,7 +174,7 @@ impl Door {
                     shared.healed(LOST_PREFIX);
                 }
                 Err(error) => {
-                    shared.report(&format!("{FAULT_PREFIX}: {error}"), "it is tried again every second");
+                    shared.report(&format!("{FAULT_PREFIX}: {error}"), "mend what it says, and it is mounted within a second; or give the volume to the other node: `twinfiler switchover VOLUME`");
                     self.wanted = Some((since, takeover));
                     return;
                 }

@@ -10,7 +10,7 @@ use super::shared::{SCARCE, Shared};
 use crate::commit::{Journal, Needs, SpaceBudget};
 use crate::runtime::Instant;
 use crate::status::{FaultKind, Mode, Role};
-use pair::PairStatus;
+use pair::{FailedPart, PairStatus};
 use std::time::Duration;
 
 /// A moment of a takeover, or of a partner that starts again, is no fault.
@@ -34,6 +34,7 @@ enum Standing {
     Frozen { has_witness: bool },
     Waiting { detail: String },
     LogFailed { detail: String },
+    NodeFailed { detail: String, fence: bool },
     Refused { why: String },
     Alone,
     NoWitness,
@@ -49,6 +50,7 @@ impl Standing {
             Standing::Frozen { .. } => FaultKind::Frozen,
             Standing::Waiting { .. } => FaultKind::NotServed,
             Standing::LogFailed { .. } => FaultKind::LogFailed,
+            Standing::NodeFailed { .. } => FaultKind::NodeFailed,
             Standing::Refused { .. } => FaultKind::PartnerRefused,
             Standing::Alone => FaultKind::Alone,
             Standing::NoWitness => FaultKind::NoWitness,
@@ -63,6 +65,7 @@ impl Standing {
         match self {
             Standing::Split
             | Standing::LogFailed { .. }
+            | Standing::NodeFailed { .. }
             | Standing::Refused { .. }
             | Standing::Hook { .. }
             | Standing::Address { .. } => Duration::ZERO,
@@ -86,6 +89,7 @@ impl Standing {
                 format!("the volume is not served, as far as this node knows: {detail}")
             }
             Standing::LogFailed { detail } => format!("the log failed: {detail}"),
+            Standing::NodeFailed { detail, .. } => format!("this node failed: {detail}"),
             Standing::Refused { why } => format!("the partner is refused: {why}"),
             Standing::Alone => "the partner is away: what is answered is on this node only".to_owned(),
             Standing::NoWitness => {
@@ -107,7 +111,7 @@ impl Standing {
     fn remedy(&self) -> &'static str {
         match self {
             Standing::Split => {
-                "look at both sides with `twinfiler split show VOLUME`, then give one up with `twinfiler split discard`"
+                "look at both sides with `twinfiler split show VOLUME`, then give one up with `twinfiler split discard NODE`"
             }
             Standing::Frozen { has_witness: true } => {
                 "bring the partner or the witness back; if the partner is certainly dead, `twinfiler takeover VOLUME --force`"
@@ -116,16 +120,24 @@ impl Standing {
                 "bring the partner back; if it is certainly dead, `twinfiler takeover VOLUME --force`. A witness decides this by itself"
             }
             Standing::Waiting { .. } => {
-                "bring the other node, its link and the witness back; see `twinfiler status` there too"
+                "bring the other node, its link and the witness back; see `twinfiler status` there too, and both daemons' logs for why \
+                 there is no link"
             }
             Standing::LogFailed { .. } => {
                 "end this node, repair the log's device, make the log anew if it is lost, start it: it catches up"
+            }
+            Standing::NodeFailed { fence: true, .. } => {
+                "end the other node for certain (its power), then restart this one. Keep the log: what was answered is in it"
+            }
+            Standing::NodeFailed { fence: false, .. } => {
+                "restart this node; its log of events says more. Keep the log: what was answered is in it"
             }
             Standing::Refused { .. } => "make both nodes agree, then restart the one that was changed",
             Standing::Alone => "bring the partner and the link to it back; it catches up by itself",
             Standing::NoWitness => "bring the witness back; see why it is not reached in this node's log",
             Standing::Full(Whose::Ours) => {
-                "remove files from the volume, take other people's files off the filesystem, or enlarge it"
+                "remove files from the volume and salvages that nobody needs (`.twinfiler/salvage`), take other people's files off the \
+                 filesystem, or enlarge it"
             }
             Standing::Full(Whose::Partner) => {
                 "remove files from the volume, take other people's files off the partner's filesystem, or enlarge it"
@@ -147,7 +159,13 @@ fn now(shared: &Shared, pair: &PairStatus) -> Vec<Standing> {
         standing.push(Standing::Split);
     }
     match pair.mode {
-        Mode::Failed => standing.push(Standing::LogFailed { detail: pair.detail.clone() }),
+        Mode::Failed => {
+            let detail = pair.detail.clone();
+            standing.push(match pair.failed {
+                None | Some(FailedPart::Log) => Standing::LogFailed { detail },
+                Some(part) => Standing::NodeFailed { detail, fence: part == FailedPart::Fence },
+            });
+        }
         Mode::Frozen => {
             standing.push(Standing::Frozen { has_witness: pair.witness_reachable.is_some() });
         }

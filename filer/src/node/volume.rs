@@ -306,7 +306,7 @@ impl VolumeNode {
     /// Gives the primary's place to the partner, and waits until it has it or that is called off.
     pub fn switchover(&self, timeout: Duration, caller: &dyn Caller) -> Result<(), ControlError> {
         if self.role() != Some(RoleName::Primary) {
-            let text = "this node is not the primary: `twinfiler takeover` here would make it so";
+            let text = "this node is not the primary: `twinfiler takeover VOLUME` here would make it so";
             return Err(ControlError::new(ErrorKind::Failed, text));
         }
         let before = self.shared.called_off.lock().0;
@@ -390,7 +390,7 @@ impl VolumeNode {
 /// Faults that begin so are over when the pair is mirrored again.
 pub(super) const NO_PAIR: &str = "the log and the tree of this node do not go together";
 const RESYNC_COMES: &str = "this node gets a resync as soon as the other one is primary; if that is gone for good: \
-                            `twinfiler takeover --force` serves what is here";
+                            `twinfiler takeover VOLUME --force` serves what is here";
 
 /// A copy of the log's superblock could not be read.
 pub(super) const COPY_BAD: &str = "the log's superblock was damaged";

@@ -513,6 +513,8 @@ pub enum FaultKind {
     NotServed,
     /// The log's memory or device failed.
     LogFailed,
+    /// A node cannot go on for another reason; its log is whole.
+    NodeFailed,
     /// The nodes do not go together.
     PartnerRefused,
     /// The partner has been away for a while.
@@ -532,11 +534,12 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All of them.
-    pub const ALL: [FaultKind; 11] = [
+    pub const ALL: [FaultKind; 12] = [
         FaultKind::Split,
         FaultKind::Frozen,
         FaultKind::NotServed,
         FaultKind::LogFailed,
+        FaultKind::NodeFailed,
         FaultKind::PartnerRefused,
         FaultKind::Alone,
         FaultKind::NoWitness,
@@ -553,6 +556,7 @@ impl FaultKind {
             FaultKind::Frozen => "frozen",
             FaultKind::NotServed => "not-served",
             FaultKind::LogFailed => "log-failed",
+            FaultKind::NodeFailed => "node-failed",
             FaultKind::PartnerRefused => "partner-refused",
             FaultKind::Alone => "alone",
             FaultKind::NoWitness => "no-witness",

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug, thiserror::Error)]
 pub enum WitnessError {
     /// The address cannot be resolved.
-    #[error("witness address {address} cannot be resolved: {source}; check the configuration and DNS")]
+    #[error("witness address {address} cannot be used: {source}; write an IP address and a port")]
     Address {
         /// As configured.
         address: String,
@@ -45,7 +45,7 @@ pub enum WitnessError {
         why: String,
     },
     /// The connection failed after the request was (perhaps) sent.
-    #[error("witness {address} did not answer in time: {source}")]
+    #[error("witness {address} did not answer in time: {source}; is its machine or the network overloaded?")]
     NoAnswer {
         /// As configured.
         address: String,

@@ -89,7 +89,9 @@ pub enum EtcdError {
         why: String,
     },
     /// No answer, or one that is an error.
-    #[error("etcd at {endpoint}: {why}; check that the cluster is healthy (`etcdctl endpoint health`)")]
+    #[error(
+        "etcd at {endpoint}: {why}; check that the cluster is healthy (`etcdctl endpoint health`) and that no certificate has expired"
+    )]
     NoAnswer {
         /// The member.
         endpoint: String,

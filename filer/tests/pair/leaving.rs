@@ -83,7 +83,7 @@ fn a_switchover_or_a_takeover_on_the_wrong_node_moves_nothing() {
     let switchover = Request::Switchover { volume: "v".to_owned(), timeout_ms: 30_000 };
     let refused = pair.ask(Side::B, &switchover);
     let Ok(Answer::Error(refused)) = refused else { panic!("{refused:?}") };
-    assert!(refused.message.contains("`twinfiler takeover`"), "{refused:?}");
+    assert!(refused.message.contains("`twinfiler takeover VOLUME`"), "{refused:?}");
     let after = pair.wait_mode(Side::A, Mode::Mirrored);
     assert_eq!((after.role, after.epoch), (Role::Primary, before.epoch));
     assert_eq!(pair.wait_mode(Side::B, Mode::Mirrored).epoch, before.epoch);

@@ -327,7 +327,7 @@ fn a_log_in_memory_that_is_gone_is_made_anew_and_the_node_gets_what_it_misses() 
     pair.wait_serving(Side::B);
     // As after a restart of the machine.
     std::fs::remove_file(pair.log(Side::A)).unwrap();
-    refuses(&mut pair, 69, &["the log", "make it with `twinfiler init`"]);
+    refuses(&mut pair, 69, &["the log", "Make it with `twinfiler init` only if"]);
     pair.init(Side::A, "v", "00112233445566778899aabbccddeeff", "32MiB");
     pair.start_node(Side::A);
     assert_eq!(pair.wait_mirrored(), Side::B);

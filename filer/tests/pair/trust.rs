@@ -125,7 +125,7 @@ fn a_witness_from_a_backup_does_not_decide() {
     pair.start_node(Side::A);
     pair.wait_volume(Side::A, "the fault", |volume| has_fault(volume, "register is older"));
     let volume = does_not_serve(&mut pair, Side::A);
-    assert!(!volume.eligible && volume.detail.contains("takeover --force"), "{volume:?}");
+    assert!(!volume.eligible && volume.detail.contains("takeover VOLUME --force"), "{volume:?}");
     pair.start_node(Side::B);
     let serving = pair.wait_mirrored();
     check_files(&pair.mount(serving), "alone");
@@ -169,7 +169,7 @@ fn force_works_when_primary_and_witness_are_gone() {
     pair.kill(Side::B);
     pair.kill_witness();
     pair.start_node(Side::B);
-    pair.wait_volume(Side::B, "the remedy", |volume| volume.detail.contains("takeover --force"));
+    pair.wait_volume(Side::B, "the remedy", |volume| volume.detail.contains("takeover VOLUME --force"));
     let output = force(&pair, Side::B);
     assert!(output.status.success(), "{output:?}\n{}", pair.diagnosis());
     pair.wait_serving(Side::B);

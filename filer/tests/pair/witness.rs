@@ -100,7 +100,7 @@ fn without_a_witness_the_survivor_freezes_until_it_is_forced() {
     pair.kill(Side::A);
     let outcomes = load.join();
     let frozen = pair.wait_mode(Side::B, Mode::Frozen);
-    assert!(frozen.detail.contains("takeover --force"), "{}", frozen.detail);
+    assert!(frozen.detail.contains("takeover VOLUME --force"), "{}", frozen.detail);
     match takeover(&pair, Side::B, false) {
         Ok(Answer::Error(error)) => assert_eq!(error.kind, ErrorKind::Refused, "{error}"),
         other => panic!("{other:?}"),

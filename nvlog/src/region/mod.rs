@@ -154,7 +154,10 @@ pub enum RegionError {
         path: PathBuf,
     },
     /// Nothing there.
-    #[error("{path}: no such file or device; check `log.path` or make the log with `twinfiler init`")]
+    #[error(
+        "{path}: no such file or device; is the device attached (`lsblk`), the filesystem mounted, `log.path` right? Make a log \
+         with `twinfiler init` only if there was none, or if it is lost for good"
+    )]
     Missing {
         /// The region.
         path: PathBuf,

@@ -4,7 +4,7 @@ use crate::disk::Disk;
 use crate::world::World;
 use ids::EpochHistory;
 use pair::witness::Mode;
-use pair::{Event, Operator, PairMode, ResyncReason, RoleName};
+use pair::{Event, FailedPart, Operator, PairMode, ResyncReason, RoleName};
 
 pub const A: usize = 0;
 pub const B: usize = 1;
@@ -433,7 +433,7 @@ fn a_partner_with_another_capacity_is_refused() {
 #[test]
 fn a_failing_log_stops_serving_and_the_partner_takes_over() {
     let mut world = mirrored(true);
-    world.apply(A, Event::CommandFailed { error: "EIO".to_owned() });
+    world.apply(A, Event::CommandFailed { part: FailedPart::Log, error: "EIO".to_owned() });
     assert_eq!(world.modes()[A].unwrap().1, PairMode::Failed);
     world.run_for(1_500);
     assert_eq!(world.modes()[B], Some((RoleName::Primary, PairMode::Solo)));

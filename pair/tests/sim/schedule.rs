@@ -55,7 +55,7 @@ pub enum Kind {
         node: usize,
         for_ms: u64,
     },
-    /// `takeover --force`, whatever it risks.
+    /// `takeover VOLUME --force`, whatever it risks.
     Force {
         node: usize,
     },

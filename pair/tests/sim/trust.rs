@@ -96,7 +96,7 @@ fn a_register_older_than_the_nodes_own_epoch_never_decides() {
     assert_eq!(world.modes()[A].unwrap().0, RoleName::None, "{:?}", status(&world, A));
     let shown = status(&world, A);
     assert!(shown.register_stale.is_some() && !shown.eligible, "{shown:?}");
-    assert!(shown.detail.contains("takeover --force"), "{}", shown.detail);
+    assert!(shown.detail.contains("takeover VOLUME --force"), "{}", shown.detail);
     world.start(B);
     world.run_for(5_000);
     world.assert_mirrored();

@@ -194,7 +194,7 @@ pub fn states() -> Vec<(&'static str, Bench)> {
     unwitnessed.link(Posture::Primary(Epoch(3)), log(&[(2, 0), (3, 640)], 704));
     unwitnessed.wait(500);
     let mut failed = mirrored.clone();
-    failed.give(Event::CommandFailed { error: "EIO".to_owned() });
+    failed.give(Event::CommandFailed { part: FailedPart::Log, error: "EIO".to_owned() });
     vec![
         ("starting", starting),
         ("outdated", outdated),

@@ -53,7 +53,7 @@ fn events(bench: &Bench) -> Vec<(&'static str, Event)> {
         ("local fault", Event::LocalFault(LocalFault::BaseIo)),
         ("trees differ", Event::TreesDiffer(true)),
         ("shutdown", Event::Shutdown),
-        ("command failed", Event::CommandFailed { error: "EIO".to_owned() }),
+        ("command failed", Event::CommandFailed { part: FailedPart::Log, error: "EIO".to_owned() }),
     ]
 }
 
@@ -160,7 +160,7 @@ fn a_partner_whose_tree_differs_does_not_take_over_by_itself() {
     partner.wait(5_000);
     let status = partner.pair.status(partner.now);
     assert!(!status.serving && status.mode != PairMode::TakingOver, "{status:?}");
-    assert!(status.detail.contains("takeover --force"), "{status:?}");
+    assert!(status.detail.contains("takeover VOLUME --force"), "{status:?}");
     assert_eq!(partner.pair.can(Operator::ForceTakeover), Ok(()));
     // When the trees are known to be the same again, it is as good as any.
     healed.give(Event::TreesDiffer(false));

@@ -23,7 +23,7 @@ fn a_log_that_answered_out_of_memory_claims_only_beside_one_that_holds_no_more()
     alone.wait(60_000);
     assert_eq!(alone.mode(), "starting none");
     let status = alone.pair.status(alone.now);
-    assert!(!status.eligible && status.detail.contains("takeover --force"), "{}", status.detail);
+    assert!(!status.eligible && status.detail.contains("takeover VOLUME --force"), "{}", status.detail);
     assert_eq!(alone.pair.can(Operator::ForceTakeover), Ok(()));
 
     let mut behind = alone.clone();

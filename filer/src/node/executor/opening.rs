@@ -5,12 +5,12 @@
 //! What can go wrong: the disk is full, or does nothing for [`STALLED`]. Then everything is absorbed whatever memory that
 //! takes, and served from there, as it is when a disk fails later.
 
-use super::Executor;
+use super::{Executor, failed};
 use crate::node::NodeError;
 use crate::node::follower::{Serving, UNBOUNDED};
 use crate::runtime::{Instant, mark};
 use ids::{Epoch, Lsn};
-use pair::{Event, TakeoverTimes};
+use pair::TakeoverTimes;
 use std::time::Duration;
 
 /// A consistency point that took so long may never end.
@@ -88,8 +88,7 @@ impl Executor {
             return;
         }
         if let Err(error) = self.try_to_serve() {
-            self.shared.report(&error.to_string(), "see `twinfiler status`; the partner takes over");
-            self.answers.push_front(Event::CommandFailed { error: error.to_string() });
+            self.answers.push_front(failed(&error));
             self.opening = None;
         }
     }
