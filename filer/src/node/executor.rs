@@ -37,20 +37,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What the pair is told of an error after which this node cannot go on.
-fn failed(error: &NodeError) -> Event {
-    tracing::error!(%error, "a command of the pair failed");
-    let part = match error {
-        NodeError::Fence(_) => FailedPart::Fence,
-        NodeError::Update(_)
-        | NodeError::Persist(_)
-        | NodeError::Truncate(_)
-        | NodeError::Unreadable { .. } => FailedPart::Log,
-        _ => FailedPart::Process,
-    };
-    Event::CommandFailed { part, error: error.to_string() }
-}
-
 /// How often something that is waited for by looking is looked at.
 const WATCH_INTERVAL: Duration = Duration::from_millis(1);
 /// How long operations that are inside may take to leave after serving stopped.
@@ -466,4 +452,18 @@ fn takeover_reason(event: &Event, before: PairMode) -> &'static str {
         (_, PairMode::Starting) => "restart",
         _ => "partner lost",
     }
+}
+
+/// What the pair is told of an error after which this node cannot go on.
+fn failed(error: &NodeError) -> Event {
+    tracing::error!(%error, "a command of the pair failed");
+    let part = match error {
+        NodeError::Fence(_) => FailedPart::Fence,
+        NodeError::Update(_)
+        | NodeError::Persist(_)
+        | NodeError::Truncate(_)
+        | NodeError::Unreadable { .. } => FailedPart::Log,
+        _ => FailedPart::Process,
+    };
+    Event::CommandFailed { part, error: error.to_string() }
 }

@@ -174,7 +174,9 @@ impl Door {
                     shared.healed(LOST_PREFIX);
                 }
                 Err(error) => {
-                    shared.report(&format!("{FAULT_PREFIX}: {error}"), "mend what it says, and it is mounted within a second; or give the volume to the other node: `twinfiler switchover VOLUME`");
+                    let remedy = "mend what it says, and it is mounted within a second; or give the volume to the other node: \
+                                  `twinfiler switchover VOLUME`";
+                    shared.report(&format!("{FAULT_PREFIX}: {error}"), remedy);
                     self.wanted = Some((since, takeover));
                     return;
                 }

@@ -33,8 +33,7 @@ enum Standing {
     Split,
     Frozen { has_witness: bool },
     Waiting { detail: String },
-    LogFailed { detail: String },
-    NodeFailed { detail: String, fence: bool },
+    Failed { part: FailedPart, detail: String },
     Refused { why: String },
     Alone,
     NoWitness,
@@ -49,8 +48,8 @@ impl Standing {
             Standing::Split => FaultKind::Split,
             Standing::Frozen { .. } => FaultKind::Frozen,
             Standing::Waiting { .. } => FaultKind::NotServed,
-            Standing::LogFailed { .. } => FaultKind::LogFailed,
-            Standing::NodeFailed { .. } => FaultKind::NodeFailed,
+            Standing::Failed { part: FailedPart::Log, .. } => FaultKind::LogFailed,
+            Standing::Failed { .. } => FaultKind::NodeFailed,
             Standing::Refused { .. } => FaultKind::PartnerRefused,
             Standing::Alone => FaultKind::Alone,
             Standing::NoWitness => FaultKind::NoWitness,
@@ -64,8 +63,7 @@ impl Standing {
     fn patience(&self) -> Duration {
         match self {
             Standing::Split
-            | Standing::LogFailed { .. }
-            | Standing::NodeFailed { .. }
+            | Standing::Failed { .. }
             | Standing::Refused { .. }
             | Standing::Hook { .. }
             | Standing::Address { .. } => Duration::ZERO,
@@ -88,8 +86,8 @@ impl Standing {
             Standing::Waiting { detail } => {
                 format!("the volume is not served, as far as this node knows: {detail}")
             }
-            Standing::LogFailed { detail } => format!("the log failed: {detail}"),
-            Standing::NodeFailed { detail, .. } => format!("this node failed: {detail}"),
+            Standing::Failed { part: FailedPart::Log, detail } => format!("the log failed: {detail}"),
+            Standing::Failed { detail, .. } => format!("this node failed: {detail}"),
             Standing::Refused { why } => format!("the partner is refused: {why}"),
             Standing::Alone => "the partner is away: what is answered is on this node only".to_owned(),
             Standing::NoWitness => {
@@ -123,13 +121,13 @@ impl Standing {
                 "bring the other node, its link and the witness back; see `twinfiler status` there too, and both daemons' logs for why \
                  there is no link"
             }
-            Standing::LogFailed { .. } => {
+            Standing::Failed { part: FailedPart::Log, .. } => {
                 "end this node, repair the log's device, make the log anew if it is lost, start it: it catches up"
             }
-            Standing::NodeFailed { fence: true, .. } => {
+            Standing::Failed { part: FailedPart::Fence, .. } => {
                 "end the other node for certain (its power), then restart this one. Keep the log: what was answered is in it"
             }
-            Standing::NodeFailed { fence: false, .. } => {
+            Standing::Failed { part: FailedPart::Process, .. } => {
                 "restart this node; its log of events says more. Keep the log: what was answered is in it"
             }
             Standing::Refused { .. } => "make both nodes agree, then restart the one that was changed",
@@ -160,11 +158,8 @@ fn now(shared: &Shared, pair: &PairStatus) -> Vec<Standing> {
     }
     match pair.mode {
         Mode::Failed => {
-            let detail = pair.detail.clone();
-            standing.push(match pair.failed {
-                None | Some(FailedPart::Log) => Standing::LogFailed { detail },
-                Some(part) => Standing::NodeFailed { detail, fence: part == FailedPart::Fence },
-            });
+            let part = pair.failed.unwrap_or(FailedPart::Log);
+            standing.push(Standing::Failed { part, detail: pair.detail.clone() });
         }
         Mode::Frozen => {
             standing.push(Standing::Frozen { has_witness: pair.witness_reachable.is_some() });
