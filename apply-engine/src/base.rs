@@ -33,6 +33,7 @@ mod index;
 pub(crate) mod inode;
 mod label;
 pub mod limits;
+pub(crate) mod mounted_over;
 mod private_mount;
 mod reader;
 pub(crate) mod remainder;

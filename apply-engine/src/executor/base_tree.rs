@@ -3,6 +3,7 @@
 use ids::{Lsn, Oid};
 use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
+use std::fmt::Display;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use crate::attributes::{ObjectKind, Timestamp};
 use crate::base::allocated;
 use crate::base::flags;
 use crate::base::inode::{self, Inode, open_child};
+use crate::base::mounted_over;
 use crate::base::remainder::has_room;
 use crate::base::{Base, Label, TreeError, examine};
 use crate::delta::Birth;
@@ -140,10 +142,11 @@ impl<'a, S> BaseTree<'a, S> {
         self.open(at)?.ok_or_else(|| TreeError::at("open", at)(Errno::NOENT))
     }
 
-    /// Does something that takes a name away. Where flags hold that fast, they go, and it is done again.
-    fn freeing(&self, at: &Place, act: impl Fn() -> Result<(), TreeError>) -> Result<(), TreeError> {
+    /// Does something that takes a name away. Where flags or a mount hold that fast, they go, and it is done again.
+    fn freeing(&self, at: &Place, act: impl Fn() -> Result<(), TreeError> + Sync) -> Result<(), TreeError> {
         match act() {
             Err(TreeError { errno: Errno::PERM, .. }) if self.free(at)? => act(),
+            Err(error) if error.errno == Errno::BUSY => freeing_a_mount_point(at, &act).unwrap_or(Err(error)),
             other => other,
         }
     }
@@ -175,6 +178,24 @@ impl<'a, S> BaseTree<'a, S> {
         }
         open_child(directory, name)
     }
+}
+
+/// Does something that takes away a name over which something is mounted; `None`: that cannot be done.
+fn freeing_a_mount_point<T: Send, E: Send>(
+    at: &dyn Display,
+    act: &(impl Fn() -> Result<T, E> + Sync),
+) -> Option<Result<T, E>> {
+    let done = mounted_over::where_nothing_is(act);
+    match &done {
+        Ok(Ok(_)) => tracing::warn!(
+            %at,
+            "something is mounted over this in the base; a client moved or removed the name, and what was mounted on a \
+             name that is gone is mounted no more: unmount what else is mounted below the base"
+        ),
+        Ok(Err(_)) => {}
+        Err(errno) => tracing::warn!(%at, %errno, "no mount namespace to free a mount point in"),
+    }
+    done.ok()
 }
 
 enum Directory<'a> {
@@ -304,6 +325,7 @@ impl<S: PayloadSource> Tree for BaseTree<'_, S> {
         };
         let staged = match stage() {
             Err(Errno::PERM) if held() == Ok(true) => stage(),
+            Err(Errno::BUSY) => freeing_a_mount_point(&oid, &stage).unwrap_or(Err(Errno::BUSY)),
             other => other,
         };
         staged.map_err(TreeError::at("rename", format_args!("{oid} to {to}")))

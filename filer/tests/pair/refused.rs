@@ -22,6 +22,52 @@ fn apply_all(pair: &Cluster) {
     }
 }
 
+/// A base's names over which an administrator has mounted something are moved and removed, on both nodes, from the rights
+/// that a node keeps.
+#[test]
+fn names_that_something_is_mounted_on_move_and_go() {
+    let mut pair = Cluster::start(Spec { disk_mib: [Some(200), Some(200)], ..Spec::default() });
+    let at = pair.mount(Side::A);
+    for name in ["file", "gone"] {
+        fs::write(at.join(name), name).unwrap();
+    }
+    for name in ["d", "e"] {
+        fs::create_dir(at.join(name)).unwrap();
+    }
+    fs::write(at.join("d/inside"), "inside").unwrap();
+    apply_all(&pair);
+    let mounted: Vec<_> = Side::BOTH
+        .iter()
+        .flat_map(|side| ["d/inside", "d", "e", "file", "gone"].map(|name| pair.base(*side).join(name)))
+        .collect();
+    for name in &mounted {
+        let what = if name.is_dir() { "/proc/sys" } else { "/proc/version" };
+        rustix::mount::mount_bind(what, name).unwrap();
+    }
+    assert_eq!(fs::read_to_string(at.join("d/inside")).unwrap(), "inside", "clients see what is below");
+    fs::rename(at.join("file"), at.join("moved")).unwrap();
+    fs::remove_file(at.join("gone")).unwrap();
+    fs::remove_dir(at.join("e")).unwrap();
+    fs::rename(at.join("d"), at.join("f")).unwrap();
+    fs::remove_file(at.join("f/inside")).unwrap();
+    apply_all(&pair);
+    for side in Side::BOTH {
+        let base = pair.base(side);
+        for moved in ["moved", "f"] {
+            rustix::mount::unmount(base.join(moved), rustix::mount::UnmountFlags::empty()).unwrap();
+        }
+        assert_eq!(fs::read_to_string(base.join("moved")).unwrap(), "file");
+        assert_eq!(names_in(&base.join("f")), 0);
+        assert!(["file", "gone", "d", "e"].iter().all(|gone| !base.join(gone).exists()), "{side:?}");
+        assert!(refused(&pair.volume(side).unwrap()).is_none());
+    }
+    let result = crate::verify::run_on(&pair, Side::A, &[], 0);
+    assert_eq!((result.differing, &result.error), (0, &None), "{result:?}");
+    pair.kill(Side::A);
+    pair.wait_serving(Side::B);
+    assert_eq!(fs::read_to_string(pair.mount(Side::B).join("moved")).unwrap(), "file");
+}
+
 fn names_in(directory: &Path) -> usize {
     fs::read_dir(directory).unwrap().map(Result::unwrap).count()
 }

@@ -18,6 +18,7 @@ const UNSAFE_ALLOWED: &[(&str, &str)] = &[
     ("apply-engine/src/base/allocated.rs", "ioctls that tell which blocks a file has"),
     ("apply-engine/src/base/btrfs.rs", "ioctls that tell what btrfs has left for metadata"),
     ("apply-engine/src/base/handles.rs", "file handle system calls"),
+    ("apply-engine/src/base/mounted_over.rs", "takes a thread into a mount namespace of its own"),
     ("apply-engine/src/base/private_mount.rs", "mount system calls"),
     ("apply-engine/src/executor/uring.rs", "submits io_uring requests on log memory"),
     ("simulation/src/entropy.rs", "stands in for the C library's source of randomness"),

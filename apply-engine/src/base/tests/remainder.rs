@@ -96,21 +96,30 @@ fn a_directory_that_takes_a_name_at_a_start_keeps_its_times() {
     assert!(image.path().join("volume/late").exists());
 }
 
-/// Names that flags hold fast are moved and removed: those of files, of directories, and in directories.
-#[test]
-fn names_that_flags_hold_fast_are_moved_and_removed() {
-    const DIRECTORY: Oid = Oid(30);
-    const ROOT: Oid = Oid::ROOT;
-    fn name(name: &[u8]) -> NameRef<'_> {
-        NameRef::new(name).expect("a name")
-    }
-    let inside = |oid, name| match create(oid, name, NewKind::File) {
+const DIRECTORY: Oid = Oid(30);
+const ROOT: Oid = Oid::ROOT;
+
+fn name(name: &[u8]) -> NameRef<'_> {
+    NameRef::new(name).expect("a name")
+}
+
+/// A file in [`DIRECTORY`].
+fn inside(oid: Oid, name: &[u8]) -> Operation<'_> {
+    match create(oid, name, NewKind::File) {
         Operation::Create { name, object, at, .. } => {
             Operation::Create { parent: DIRECTORY, name, object, parent_nlink: 2, at }
         }
         other => other,
-    };
-    let moved = |oid, kind, (from_parent, from), (to_parent, to)| Operation::Rename {
+    }
+}
+
+fn moved<'a>(
+    oid: Oid,
+    kind: ObjectKind,
+    (from_parent, from): (Oid, &'a [u8]),
+    (to_parent, to): (Oid, &'a [u8]),
+) -> Operation<'a> {
+    Operation::Rename {
         from_parent,
         from_name: name(from),
         to_parent,
@@ -121,34 +130,44 @@ fn names_that_flags_hold_fast_are_moved_and_removed() {
         from_parent_nlink: 2,
         to_parent_nlink: 2,
         at: NOW,
-    };
-    let gone = |oid, kind, parent, gone| Operation::Unlink {
+    }
+}
+
+fn gone(oid: Oid, kind: ObjectKind, parent: Oid, gone: &[u8]) -> Operation<'_> {
+    Operation::Unlink {
         parent,
         name: name(gone),
         object: Other { oid, kind, nlink: 0 },
         reap: true,
         parent_nlink: 2,
         at: NOW,
-    };
+    }
+}
+
+/// What the plain tree holds.
+fn plain(image: &Image) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for below in ["volume", "volume/d", "volume/e"] {
+        let Ok(entries) = std::fs::read_dir(image.path().join(below)) else { continue };
+        names.extend(entries.map(|entry| {
+            let path = entry.expect("reads").path();
+            path.strip_prefix(image.path().join("volume")).expect("below").display().to_string()
+        }));
+    }
+    names.retain(|name| name != ".twinfiler");
+    names.sort_unstable();
+    names
+}
+
+/// Names that flags hold fast are moved and removed: those of files, of directories, and in directories.
+#[test]
+fn names_that_flags_hold_fast_are_moved_and_removed() {
     let image = Image::with_size("ext4", 600 << 20);
     let (base, log) = (volume(&image), MemoryLog::default());
     let (file, directory) = (ObjectKind::File, ObjectKind::Directory);
     let apply = |operations: &[Operation<'_>]| {
         let with_nothing: Vec<_> = operations.iter().cloned().map(|operation| (operation, &[][..])).collect();
         point(&base, &log, &with_nothing);
-    };
-    let plain = || {
-        let mut names: Vec<String> = Vec::new();
-        for below in ["volume", "volume/d", "volume/e"] {
-            let Ok(entries) = std::fs::read_dir(image.path().join(below)) else { continue };
-            names.extend(entries.map(|entry| {
-                let path = entry.expect("reads").path();
-                path.strip_prefix(image.path().join("volume")).expect("below").display().to_string()
-            }));
-        }
-        names.retain(|name| name != ".twinfiler");
-        names.sort_unstable();
-        names
     };
     apply(&[
         create(FILE, b"file", NewKind::File),
@@ -177,7 +196,7 @@ fn names_that_flags_hold_fast_are_moved_and_removed() {
         gone(Oid(32), file, DIRECTORY, b"b"),
         moved(DIRECTORY, directory, (ROOT, b"d"), (ROOT, b"e")),
     ]);
-    assert_eq!(plain(), ["a", "e", "e/c", "e/new", "link", "linked", "moved"]);
+    assert_eq!(plain(&image), ["a", "e", "e/c", "e/new", "link", "linked", "moved"]);
     assert_eq!(base.held(9).1, 0, "{:?}", base.held(9));
     chattr(&image, "+i", "e");
     apply(&[
@@ -185,7 +204,75 @@ fn names_that_flags_hold_fast_are_moved_and_removed() {
         gone(Oid(34), file, DIRECTORY, b"new"),
         gone(DIRECTORY, directory, ROOT, b"e"),
     ]);
-    assert_eq!(plain(), ["a", "link", "linked", "moved"]);
+    assert_eq!(plain(&image), ["a", "link", "linked", "moved"]);
+}
+
+/// Mounts the image's root over something in the volume, as an administrator may.
+fn mount_over(image: &Image, name: &str) {
+    let at = image.path().join("volume").join(name);
+    let what = if at.is_dir() { image.path() } else { image.path().join("volume/.twinfiler/label") };
+    let done = std::process::Command::new("mount").arg("--bind").arg(what).arg(at).status();
+    assert!(done.expect("mount runs").success());
+}
+
+fn mounts_below(image: &Image) -> usize {
+    let all = std::fs::read_to_string("/proc/self/mountinfo").expect("reads");
+    let below = format!("{}/", image.path().display());
+    all.lines().filter(|line| line.split(' ').nth(4).is_some_and(|at| at.starts_with(&below))).count()
+}
+
+/// Names that something is mounted over are moved and removed: those of files, of directories, and in directories.
+#[test]
+fn names_that_a_mount_holds_fast_are_moved_and_removed() {
+    let image = Image::with_size("ext4", 600 << 20);
+    let (base, log) = (volume(&image), MemoryLog::default());
+    let (file, directory) = (ObjectKind::File, ObjectKind::Directory);
+    let apply = |operations: &[Operation<'_>]| {
+        let with_nothing: Vec<_> = operations.iter().cloned().map(|operation| (operation, &[][..])).collect();
+        point(&base, &log, &with_nothing);
+    };
+    apply(&[
+        create(FILE, b"file", NewKind::File),
+        create(DIRECTORY, b"d", NewKind::Directory),
+        inside(Oid(31), b"a"),
+        inside(Oid(32), b"b"),
+        create(Oid(40), b"f", NewKind::Directory),
+    ]);
+    for over in ["file", "d/a", "d/b", "d", "f"] {
+        mount_over(&image, over);
+    }
+    apply(&[
+        moved(FILE, file, (ROOT, b"file"), (ROOT, b"moved")),
+        moved(Oid(31), file, (DIRECTORY, b"a"), (ROOT, b"a")),
+        gone(Oid(32), file, DIRECTORY, b"b"),
+        moved(DIRECTORY, directory, (ROOT, b"d"), (ROOT, b"e")),
+        gone(Oid(40), directory, ROOT, b"f"),
+    ]);
+    assert_eq!(base.held(9).1, 0, "{:?}", base.held(9));
+    // What is mounted over a name that was moved moves along.
+    assert_eq!(mounts_below(&image), 3);
+    for left in ["moved", "a", "e"] {
+        let done = std::process::Command::new("umount").arg(image.path().join("volume").join(left)).status();
+        assert!(done.expect("umount runs").success(), "{left}");
+    }
+    assert_eq!(plain(&image), ["a", "e", "moved"]);
+}
+
+/// What is mounted over a directory is not what clients see there, also where mounts are shared as systemd makes them.
+#[test]
+fn what_is_mounted_over_a_tree_is_not_in_it() {
+    let image = Image::with_size("ext4", 600 << 20);
+    let done = std::process::Command::new("mount").arg("--make-shared").arg(image.path()).status();
+    assert!(done.expect("mount runs").success());
+    let (base, log) = (volume(&image), MemoryLog::default());
+    point(&base, &log, &[(create(DIRECTORY, b"d", NewKind::Directory), &[][..])]);
+    mount_over(&image, "d");
+    point(&base, &log, &[(inside(Oid(31), b"a"), &[][..])]);
+    let seen = BaseReader::lookup(&base, DIRECTORY, name(b"a")).expect("reads");
+    assert!(seen.is_some_and(|seen| seen.oid == Oid(31)));
+    let done = std::process::Command::new("umount").arg(image.path().join("volume/d")).status();
+    assert!(done.expect("umount runs").success());
+    assert_eq!(plain(&image), ["d", "d/a"]);
 }
 
 fn value(base: &Base, name: &[u8]) -> Option<Vec<u8>> {

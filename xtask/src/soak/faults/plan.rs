@@ -38,7 +38,7 @@ pub enum Kind {
     Hangs(Whom),
     /// Whoever reads a node's disk waits too.
     Suspended(Whom),
-    /// Files and directories of a node's tree are made immutable; then the node is started again.
+    /// Files and directories of a node's tree are made immutable or mounted over; then the node is started again.
     Refused(Whom),
     /// A node's disk answers nothing but EIO; it is repaired while the node is down.
     Broken(Whom),

@@ -1,5 +1,6 @@
 //! Somebody makes a file and a directory of a node's tree immutable (`chattr +i`), and another pair of them among those that
-//! clients work on. What the tree refuses then is kept beside it and told; what holds a name fast is taken away by the node.
+//! clients work on; over a third pair something is mounted. What the tree refuses then is kept beside it and told; what
+//! holds a name fast is taken away by the node.
 
 use crate::cluster::{Cluster, Side, wait};
 use crate::interrupt;
@@ -7,7 +8,9 @@ use crate::load::fleet::Fleet;
 use crate::random::Random;
 use anyhow::{Context, Result, bail};
 use rustix::fs::IFlags;
+use std::ffi::OsStr;
 use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -45,6 +48,45 @@ impl Drop for Held {
     }
 }
 
+/// Mounts below a base, which end with this, wherever the names have moved to.
+struct MountedOver<'a> {
+    base: &'a Path,
+}
+
+impl MountedOver<'_> {
+    /// Mounts something of ours over each of these; a consistency point may just have taken one away.
+    fn mount(&self, directory: &Path, names: &[PathBuf]) -> Result<()> {
+        let ours = directory.join("mounted-over");
+        std::fs::create_dir_all(&ours)?;
+        std::fs::write(ours.join(FILE), b"somebody else's")?;
+        for name in names {
+            let what = if name.is_dir() { ours.clone() } else { ours.join(FILE) };
+            let _ = rustix::mount::mount_bind(what, name);
+        }
+        Ok(())
+    }
+
+    fn end(&self) -> Result<()> {
+        let all = std::fs::read("/proc/self/mountinfo")?;
+        for at in all.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4))
+        {
+            let at = Path::new(OsStr::from_bytes(at));
+            if at.starts_with(self.base) && at != self.base {
+                rustix::mount::unmount(at, rustix::mount::UnmountFlags::DETACH)
+                    .with_context(|| format!("cannot unmount {}", at.display()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for MountedOver<'_> {
+    fn drop(&mut self) {
+        // After an error; the whole disk goes soon.
+        let _ = self.end();
+    }
+}
+
 /// Inflicts it on a node, and ends it: the flags go, and the node is started again, which tries everything once more.
 pub fn objects(
     cluster: &mut Cluster,
@@ -64,6 +106,8 @@ pub fn objects(
         // A consistency point may just have taken it away.
         let _ = held.hold(&theirs);
     }
+    let mounted = MountedOver { base: &base };
+    mounted.mount(cluster.dir(), &of_writers(&base, noise))?;
     let fresh = format!("new-{}", noise.below(1 << 40));
     let content = fresh.repeat(1 + noise.index(500));
     std::fs::write(ours.join(FILE), &content)?;
@@ -79,6 +123,7 @@ pub fn objects(
     if read(&ours)? != content.as_bytes() {
         bail!("the volume does not show what its base refuses");
     }
+    mounted.end()?;
     held.release()?;
     cluster.terminate(side)?;
     cluster.start_node(side)?;
