@@ -13,6 +13,10 @@ use ids::{Epoch, LogPoint};
 impl Pair {
     /// Begins a claim. `formed`: both nodes agreed that this one may create the register.
     pub(crate) fn claim(&mut self, forced: bool, formed: bool, silent_since: MonoMs) {
+        // Whoever asked for a switchover hears that the partner never came to serve.
+        if matches!(&self.role, Role::Waiting(waiting) if waiting.handed.is_some()) {
+            self.emit(Command::CalledOff(CallOff::PartnerLost));
+        }
         self.emit(Command::Revoke);
         self.desk.fresh = false;
         let now = self.now;

@@ -117,7 +117,8 @@ impl World {
                 self.oracle.applied_by(&n.name, n.committed, &n.disk.log[n.committed..to]);
                 n.committed = to;
             }
-            Command::PeerVitals { committed: None, .. } | Command::SetHold(_) | Command::CalledOff(_) => {}
+            Command::CalledOff(why) => n.called_off = Some(why),
+            Command::PeerVitals { committed: None, .. } | Command::SetHold(_) => {}
             Command::Drain => n.draining = true,
             Command::Undrain => n.draining = false,
             Command::DropLink { link } => {

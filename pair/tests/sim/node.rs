@@ -2,7 +2,7 @@
 
 use crate::disk::{Disk, RECORD_BYTES, VOLUME};
 use ids::{AckRule, Epoch, LogPoint, Lsn, NodeName, VolumeId};
-use pair::{Command, Config, DurableState, Lease, LinkId, LogSummary, MonoMs, Pair, Vitals};
+use pair::{CallOff, Command, Config, DurableState, Lease, LinkId, LogSummary, MonoMs, Pair, Vitals};
 
 pub struct Node {
     pub name: NodeName,
@@ -23,6 +23,7 @@ pub struct Node {
     pub serving: bool,
     pub draining: bool,
     pub stopped: bool,
+    pub called_off: Option<CallOff>,
     pub epoch: Epoch,
     pub mirroring: Option<(LinkId, usize)>,
     pub receiving: Option<LinkId>,
@@ -60,6 +61,7 @@ impl Node {
             serving: false,
             draining: false,
             stopped: false,
+            called_off: None,
             epoch: Epoch(0),
             mirroring: None,
             receiving: None,

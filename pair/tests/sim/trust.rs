@@ -4,7 +4,7 @@
 use crate::scenarios::{A, B, mirrored, progresses, status};
 use crate::world::World;
 use pair::witness::{Mode, Register};
-use pair::{Event, Operator, PairMode, ResyncReason, RoleName};
+use pair::{CallOff, Event, Operator, PairMode, ResyncReason, RoleName};
 
 const SOLO: Option<(RoleName, PairMode)> = Some((RoleName::Primary, PairMode::Solo));
 
@@ -271,6 +271,22 @@ fn a_withdrawn_switchover_is_not_asked_for_again() {
         if made { given += 1 } else { kept += 1 }
     }
     assert!(kept > 0 && given > 0, "{kept} {given}");
+}
+
+/// The partner dies before it serves what it was given. The old primary takes it back, and whoever asked hears that.
+#[test]
+fn a_switchover_that_the_old_primary_takes_back_is_called_off() {
+    let mut world = mirrored(true);
+    world.apply(A, Event::Operator(Operator::Switchover));
+    while world.modes()[A].unwrap().0 == RoleName::Primary {
+        world.run_for(1);
+    }
+    assert_eq!(world.nodes[A].called_off, None);
+    world.crash(B);
+    world.run_for(5_000);
+    assert_eq!(world.modes()[A], SOLO, "{:?}", status(&world, A));
+    assert_eq!(world.nodes[A].called_off, Some(CallOff::PartnerLost));
+    assert!(progresses(&mut world));
 }
 
 /// The other node is there, and knows of nothing newer: nobody can have been granted anything that both lack.
