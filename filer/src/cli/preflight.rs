@@ -106,6 +106,9 @@ pub fn preflight(config: &NodeConfig) -> Result<(), Preflight> {
     if config.volumes.iter().any(|volume| volume.fuse.mount.is_some()) {
         check_fuse_device(&mut found);
     }
+    if config.volumes.iter().any(|volume| volume.transport == TransportKind::Tcp) {
+        check_io_uring(&mut found, rdma_transport::tcp::probe());
+    }
     check_memory(&mut found, image_bytes(config), memory::available_bytes());
     if found.problems.is_empty() { Ok(()) } else { Err(found) }
 }
@@ -208,6 +211,18 @@ fn check_fuse_device(found: &mut Preflight) {
     }
 }
 
+/// Links over TCP are made of it.
+fn check_io_uring(found: &mut Preflight, probed: std::io::Result<()>) {
+    if let Err(error) = probed {
+        found.add(
+            ExitCode::Unavailable,
+            format!("`transport = \"tcp\"` needs io_uring, which this process may not use: {error}"),
+            "allow it (`sysctl kernel.io_uring_disabled=0`; in a container, the three io_uring system calls in its \
+             seccomp profile), or use `transport = \"verbs\"`",
+        );
+    }
+}
+
 fn check_directory(found: &mut Preflight, volume: &VolumeConfig, kind: &str, path: &Path) {
     let (name, shown) = (&volume.name, path.display());
     match std::fs::metadata(path) {
@@ -304,6 +319,16 @@ mod tests {
         let text = needed_text(0, 256 << 20, Some(512 << 20));
         assert!(text.contains("1.25 GiB") && text.contains("but 512 MiB are available"), "{text}");
         assert!(text.contains("`consistency_point.memory`"), "{text}");
+    }
+
+    #[test]
+    fn a_machine_that_forbids_io_uring_has_no_links_over_tcp() {
+        let mut found = Preflight::default();
+        check_io_uring(&mut found, Ok(()));
+        assert_eq!(found.code(), ExitCode::Ok);
+        check_io_uring(&mut found, Err(rustix::io::Errno::PERM.into()));
+        assert_eq!(found.code(), ExitCode::Unavailable);
+        assert!(found.to_string().contains("kernel.io_uring_disabled=0"), "{found}");
     }
 
     #[test]

@@ -129,7 +129,7 @@ impl Drop for Cluster {
     }
 }
 
-/// A certificate for 127.0.0.1 that is its own authority's.
+/// A certificate for 127.0.0.1 that is its own authority's, and one that has expired (`expired.pem`).
 fn certificate(directory: &Path) -> PathBuf {
     let authority_key = rcgen::KeyPair::generate().unwrap();
     let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
@@ -138,8 +138,13 @@ fn certificate(directory: &Path) -> PathBuf {
     let issuer = rcgen::Issuer::new(authority, authority_key);
     let key = rcgen::KeyPair::generate().unwrap();
     let names = vec!["127.0.0.1".to_owned()];
-    let member = rcgen::CertificateParams::new(names).unwrap().signed_by(&key, &issuer).unwrap();
-    std::fs::write(directory.join("cert.pem"), member.pem()).unwrap();
+    let mut member = rcgen::CertificateParams::new(names).unwrap();
+    let signed = member.signed_by(&key, &issuer).unwrap();
+    std::fs::write(directory.join("cert.pem"), signed.pem()).unwrap();
+    (member.not_before, member.not_after) =
+        (rcgen::date_time_ymd(2020, 1, 1), rcgen::date_time_ymd(2021, 1, 1));
+    let expired = member.signed_by(&key, &issuer).unwrap();
+    std::fs::write(directory.join("expired.pem"), expired.pem()).unwrap();
     std::fs::write(directory.join("key.pem"), key.serialize_pem()).unwrap();
     let ca = directory.join("ca.pem");
     std::fs::write(&ca, root.pem()).unwrap();
@@ -250,6 +255,20 @@ fn over_tls_only_a_member_of_the_named_authority_is_asked() {
     let settings = EtcdSettings { ca: Some(certificate(stranger.path())), ..cluster.settings() };
     let failed = Etcd::new(&settings).unwrap().request(&READ, TIMEOUT).unwrap_err();
     assert!(matches!(failed.error, EtcdError::NoAnswer { .. }), "{}", failed.error);
+}
+
+#[test]
+fn a_member_whose_certificate_has_expired_is_not_asked() {
+    let cluster = Cluster::start(1, true);
+    // A member reads its certificate anew for each connection.
+    let in_cluster = |name: &str| cluster.directory.path().join(name);
+    let renewed = std::fs::read(in_cluster("cert.pem")).unwrap();
+    std::fs::copy(in_cluster("expired.pem"), in_cluster("cert.pem")).unwrap();
+    let failed = cluster.client().request(&READ, TIMEOUT).unwrap_err();
+    let text = failed.error.to_string();
+    assert!(!failed.maybe_applied && text.contains("certificate expired"), "{text}");
+    std::fs::write(in_cluster("cert.pem"), renewed).unwrap();
+    lives(&mut cluster.client());
 }
 
 #[test]

@@ -97,6 +97,14 @@ impl Listener {
     }
 }
 
+/// Whether links can be made here: some machines forbid io_uring.
+///
+/// # Errors
+/// What the kernel says instead.
+pub fn probe() -> std::io::Result<()> {
+    uring::probe()
+}
+
 /// Connects to the listener at `address` (`host:port`).
 ///
 /// # Errors

@@ -81,6 +81,11 @@ pub(super) enum Waited {
     Nothing,
 }
 
+/// Whether this process may use io_uring here.
+pub(super) fn probe() -> io::Result<()> {
+    IoUring::new(ENTRIES).map(drop)
+}
+
 impl Channel {
     pub(super) fn new(
         socket: Arc<OwnedFd>,
