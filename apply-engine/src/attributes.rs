@@ -21,7 +21,12 @@ impl Timestamp {
 
     /// The wall clock, now. A clock set before 1970 reads as 1970.
     pub fn now() -> Timestamp {
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        Timestamp::since_epoch(since.unwrap_or_default())
+    }
+
+    /// So long after the beginning of 1970.
+    pub fn since_epoch(since: std::time::Duration) -> Timestamp {
         Timestamp { secs: since.as_secs() as i64, nanos: since.subsec_nanos() }
     }
 }

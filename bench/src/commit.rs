@@ -6,7 +6,6 @@
 use anyhow::{Context, Result, bail};
 use filer::commit::{Ask, CommitEvents, CommitPath, Gate, Journal, SpaceBudget};
 use filer::metrics::Metrics;
-use filer::runtime::Uptime;
 use ids::{AckRule, AnswerFrom, Cursors, LogPoint, NodeName, VolumeId};
 use nvlog::{FormatOptions, Log, format};
 use rdma_transport::tls::{LinkKeys, PrivateKey};
@@ -14,6 +13,7 @@ use rdma_transport::{
     Closer, Control, Fence, Link, LinkError, LinkParams, MirrorReceiver, MirrorSender, TransportKind, shm,
     tcp,
 };
+use runtime::Uptime;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;

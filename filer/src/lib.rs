@@ -14,7 +14,6 @@ mod memory;
 pub mod metrics;
 pub mod node;
 pub mod rights;
-pub mod runtime;
 pub mod shutdown;
 pub mod stack;
 pub mod status;

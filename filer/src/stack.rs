@@ -9,8 +9,8 @@
 //! wrong: a reader that hangs with the disk holds consistency points up, which hang with it; when the stack is begun
 //! anew it is left behind, and what it reads from the log then is not given to anybody.
 
-use crate::runtime::{self, Instant, Mutex, MutexGuard, RwLock};
 use apply_engine::{Delta, Layers, Operation, RecordPosition};
+use runtime::{Instant, Mutex, MutexGuard, RwLock};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;

@@ -4,7 +4,7 @@ use crate::minimise::minimise;
 use crate::plan::Plan;
 use crate::schedule::Fault;
 use crate::world::{self, Report};
-use filer::runtime::canary::Canary;
+use runtime::canary::Canary;
 
 /// Runs that shortening may take.
 const MAX_TRIES: usize = 200;

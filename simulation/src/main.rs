@@ -4,8 +4,8 @@
 //! again. What happened in all runs together is counted before that, so that one sees what was tried.
 
 use clap::Parser;
-use filer::runtime::canary::Canary;
-use filer::runtime::marks::Marks;
+use runtime::canary::Canary;
+use runtime::marks::Marks;
 use simulation::plan::Plan;
 use simulation::{finding, seeds};
 use std::process::ExitCode;

@@ -1,7 +1,7 @@
 //! Each planted bug is found within a bounded number of seeds, and its schedule is shortened.
 
-use filer::runtime::canary::Canary;
 use ids::AnswerFrom;
+use runtime::canary::Canary;
 use simulation::finding::{self, Finding};
 use simulation::plan::Plan;
 

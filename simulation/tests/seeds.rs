@@ -1,6 +1,6 @@
 //! A few hundred seeds: none fails, and between them they go through everything that can go wrong.
 
-use filer::runtime::marks::Marks;
+use runtime::marks::Marks;
 use simulation::finding;
 use simulation::plan::Plan;
 use simulation::seeds;

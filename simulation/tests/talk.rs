@@ -1,7 +1,7 @@
 //! Partners whose talk of trees is spoilt on the way: a resync, and everything else, is refused, tried again, and comes
 //! to its end when the talk is sound again.
 
-use filer::runtime::marks::Marks;
+use runtime::marks::Marks;
 use simulation::plan::{Plan, Theme};
 use simulation::schedule::{Fault, Kind};
 use simulation::world;

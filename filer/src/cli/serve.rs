@@ -36,7 +36,7 @@ pub(super) fn serve(path: &Path) -> anyhow::Result<()> {
     })?;
     logging::start(&config);
     preflight(&config)?;
-    crate::runtime::stay_in_memory();
+    runtime::stay_in_memory();
     let shutdown = Shutdown::on_signals().context("installing the signal handlers")?;
     let socket = ControlServer::bind(&config.control)?;
     let metrics = Metrics::new();

@@ -5,8 +5,8 @@
 //! for long; then only memory is held, and a client that was killed is let go.
 
 use super::patience::{Answer, Client, Denied};
-use crate::runtime::{Instant, Mutex};
 use ids::Lsn;
+use runtime::{Instant, Mutex};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;

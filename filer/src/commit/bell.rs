@@ -3,7 +3,7 @@
 //! Nobody pays for it while it is muted: ringing looks at one flag then. Invariant: a ring is never lost, because who
 //! unmutes it looks afterwards whether there is something to do.
 
-use crate::runtime::{Condvar, Instant, Mutex};
+use runtime::{Condvar, Instant, Mutex};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// See the module.

@@ -10,8 +10,8 @@
 
 use super::bell::Bell;
 use super::{Admission, Ask, Needs, NotServing, Refused, Room, SpaceBudget};
-use crate::runtime::{Condvar, Instant, Mutex, mark};
 use ids::Lsn;
+use runtime::{Condvar, Instant, Mutex, mark};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;

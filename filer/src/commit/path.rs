@@ -29,10 +29,10 @@ use super::{
     Admission, Answer, Ask, Client, Denied, Gate, Journal, NotServing, Parked, Refused, SpaceBudget,
 };
 use crate::metrics::{Stage, VolumeMetrics};
-use crate::runtime::{self, Instant, Mutex, Uptime, mark, planted};
 use ids::{AckRule, CursorError, Cursors, LogPoint, Lsn, Oid};
 use nvlog::{Log, Trimmed};
 use rdma_transport::{LinkError, MirrorSender};
+use runtime::{Instant, Mutex, Uptime, mark, planted};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};

@@ -4,11 +4,11 @@ mod memory;
 
 use super::*;
 use crate::metrics::Metrics;
-use crate::runtime::{Instant, Uptime};
 use ids::{AckRule, AnswerFrom, Cursors, LogPoint, NodeName, VolumeId};
 use nvlog::{FormatOptions, Log};
 use parking_lot::Mutex;
 use rdma_transport::{Link, LinkError, LinkParams, tcp};
+use runtime::{Instant, Uptime};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 

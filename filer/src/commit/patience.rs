@@ -18,8 +18,8 @@
 
 use super::gate::{Hindrance, Progress};
 use super::{Journal, NotServing};
-use crate::runtime::Instant;
 use ids::Lsn;
+use runtime::Instant;
 use std::cell::Cell;
 use std::sync::Arc;
 

@@ -13,8 +13,8 @@
 
 use super::gate::{Gate, Hindrance};
 use super::patience::{Denied, Parked, Wait};
-use crate::runtime::{Instant, Mutex};
 use ids::Lsn;
+use runtime::{Instant, Mutex};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;

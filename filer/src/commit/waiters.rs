@@ -5,8 +5,8 @@
 //! for the earliest position, to drive next. A wake-up is never lost: registering comes before the last
 //! look, and both wakers look at the list after they changed what the last look sees.
 
-use crate::runtime::{self, Mutex, Thread};
 use ids::Lsn;
+use runtime::{Mutex, Thread};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[derive(Debug)]

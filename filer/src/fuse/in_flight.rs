@@ -7,8 +7,8 @@
 //! Invariant: a call ends here before its answer is sent. So what was not left out is either not there yet, or locked
 //! for no longer than it takes to send an answer.
 
-use crate::runtime::Mutex;
 use ids::Oid;
+use runtime::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
 

@@ -15,9 +15,9 @@
 
 use super::convert::ino;
 use super::in_flight::{InFlight, Part};
-use crate::runtime::{self, Condvar, Instant, JoinHandle, Mutex};
 use crate::volume::Volume;
 use ids::Oid;
+use runtime::{Condvar, Instant, JoinHandle, Mutex};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

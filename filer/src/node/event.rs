@@ -2,12 +2,12 @@
 
 use super::split::talk::Talk;
 use crate::control::ControlError;
-use crate::runtime::Instant;
-use crate::runtime::channel::Sender;
 use ids::{LogPoint, Lsn};
 use pair::witness::Request;
 use pair::{LocalFault, Operator, RequestId, WitnessOutcome};
 use rdma_transport::Link;
+use runtime::Instant;
+use runtime::channel::Sender;
 
 /// See the module.
 pub(super) enum NodeEvent {

@@ -25,14 +25,14 @@ use super::verify;
 use super::volume::NO_PAIR;
 use super::write_behind;
 use crate::control::{ControlError, ErrorKind};
-use crate::runtime::channel::{Receiver, RecvTimeoutError, Sender};
-use crate::runtime::{self, Instant, mark};
 use ids::Lsn;
 use opening::Opening;
 use pair::{
     Command, Event, FailedPart, LinkId, LogSummary, Message, MonoMs, Operator, Pair, PairMode, PairStatus,
     PointVerdict,
 };
+use runtime::channel::{Receiver, RecvTimeoutError, Sender};
+use runtime::{Instant, mark};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;

@@ -7,11 +7,11 @@
 //! wrong: a record that this program cannot decode (a newer partner); then the node stops following and says so.
 
 use super::NodeError;
-use crate::runtime::Mutex;
 use crate::stack::DeltaStack;
 use apply_engine::{Operation, RecordPosition};
 use ids::{LogPoint, Lsn, Oid};
 use nvlog::{Log, RecordKind};
+use runtime::Mutex;
 
 #[derive(Debug)]
 struct Position {

@@ -9,12 +9,12 @@
 use super::shared::Shared;
 use crate::commit::Journal;
 use crate::fuse::{MountHandle, MountOptions};
-use crate::runtime::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
-use crate::runtime::{self, Instant, JoinHandle};
 use crate::status::{Role, TakeoverTiming};
 use crate::volume::Volume;
 use ids::{AnswerFrom, BaseLimits, Epoch};
 use pair::{StopReason, TakeoverTimes};
+use runtime::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use runtime::{Instant, JoinHandle};
 use std::sync::Arc;
 use std::time::Duration;
 

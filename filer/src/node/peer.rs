@@ -9,10 +9,10 @@
 use super::NodeError;
 use super::receiver::{Landing, Receiving};
 use crate::commit::CommitPath;
-use crate::runtime::planted;
 use ids::LogPoint;
 use pair::Message;
 use rdma_transport::{Closer, Control, Fence, Link, MirrorReceiver, MirrorSender};
+use runtime::planted;
 use std::sync::Arc;
 
 /// See the module.

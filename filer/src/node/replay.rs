@@ -4,9 +4,9 @@
 //! (`follower`). Invariant: what is told never goes backwards.
 
 use super::shared::Shared;
-use crate::runtime::Mutex;
 use crate::status::{ReplayStatus, bytes};
 use ids::Lsn;
+use runtime::Mutex;
 
 /// Less than this is not worth a word.
 const WORTH_TELLING_BYTES: u64 = 1 << 20;

@@ -6,10 +6,10 @@
 
 use super::shared::Shared;
 use super::verify::Word;
-use crate::runtime::channel::{Sender, bounded};
-use crate::runtime::{self, Instant, Mutex};
 use ids::{Lsn, Oid};
 use rdma_transport::Control;
+use runtime::channel::{Sender, bounded};
+use runtime::{Instant, Mutex};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;

@@ -17,8 +17,6 @@ use crate::fuse::KernelCache;
 use crate::hooks::RoleHooks;
 use crate::memory;
 use crate::metrics::VolumeMetrics;
-use crate::runtime::channel::Sender;
-use crate::runtime::{Mutex, Uptime};
 use crate::stack::DeltaStack;
 use crate::status::{AckLevel, ConsistencyPointStatus, Fault, FaultKind, TakeoverTiming};
 use crate::volume::Volume;
@@ -27,6 +25,8 @@ use ids::{AckRule, Durability, Lsn, NodeName, Oid};
 use nvlog::Log;
 use pair::{LogSummary, PairStatus, Vitals};
 use rdma_transport::Counters;
+use runtime::channel::Sender;
+use runtime::{Mutex, Uptime};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -337,7 +337,7 @@ impl Shared {
             faults.remove(0);
         }
         faults.push(Fault {
-            since_unix_ms: crate::runtime::unix_ms(),
+            since_unix_ms: runtime::unix_ms(),
             kind,
             what: what.to_owned(),
             remedy: remedy.to_owned(),

@@ -11,7 +11,6 @@ use super::shared::Shared;
 use super::volume::VolumeNode;
 use crate::config::NodeConfig;
 use crate::metrics::Metrics;
-use crate::runtime::{Uptime, mark};
 use crate::volume::Volume;
 use crate::witness::Asker;
 use apply_engine::Base;
@@ -21,6 +20,7 @@ use nvlog::sim::SimRegion;
 use nvlog::{CutReason, Log};
 use pair::{DurableState, Operator, PairStatus};
 use rdma_transport::LinkParams;
+use runtime::{Uptime, mark};
 use std::sync::Arc;
 
 /// What a node is made of.

@@ -8,9 +8,9 @@
 
 use super::shared::{SCARCE, Shared};
 use crate::commit::{Journal, Needs, SpaceBudget};
-use crate::runtime::Instant;
 use crate::status::{FaultKind, Mode, Role};
 use pair::{FailedPart, PairStatus};
+use runtime::Instant;
 use std::time::Duration;
 
 /// A moment of a takeover, or of a partner that starts again, is no fault.

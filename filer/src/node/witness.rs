@@ -5,9 +5,9 @@
 
 use super::event::{NodeEvent, WitnessQuestion};
 use super::shared::Shared;
-use crate::runtime::{self, channel::Receiver};
 use crate::witness::Asker;
 use pair::WitnessOutcome;
+use runtime::channel::Receiver;
 use std::sync::Arc;
 
 /// Runs until the executor is gone.

@@ -8,10 +8,10 @@
 
 use super::shared::Shared;
 use crate::config::VolumeConfig;
-use crate::runtime::Mutex;
 use ids::{AnswerFrom, LogPoint, Lsn};
 use pair::LogSummary;
 use rdma_transport::Control;
+use runtime::Mutex;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

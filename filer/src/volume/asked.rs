@@ -23,7 +23,7 @@ use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::runtime::Mutex;
+use runtime::Mutex;
 
 /// How often a change is begun again because something had to be asked.
 pub(super) const MAX_ROUNDS: usize = 256;

@@ -11,10 +11,10 @@
 use super::Volume;
 use super::data::Access;
 use super::errno::{Errno, Result};
-use crate::runtime::Mutex;
 use apply_engine::view::{DirCookie, Listing};
 use apply_engine::{Attributes, ObjectKind, OidMap};
 use ids::{Lsn, Oid};
+use runtime::Mutex;
 use std::sync::{Arc, Weak};
 
 const AFTER_DOT: u64 = 1;

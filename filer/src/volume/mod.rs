@@ -46,11 +46,11 @@ pub use rename::RenameMode;
 pub use xattrs::XattrMode;
 
 use crate::commit::{Journal, SpaceBudget};
-use crate::runtime::RwLock;
 use crate::stack::DeltaStack;
 use apply_engine::{Attributes, ObjectKind, ViewError};
 use directory::Listings;
 use ids::{BaseLimits, Lsn, Oid};
+use runtime::RwLock;
 use state::{InBase, Inode, State, gate_of};
 use std::sync::Arc;
 use std::time::Duration;

@@ -6,12 +6,12 @@
 
 use super::Volume;
 use crate::commit::{Admission, Ask, Journal, Needs, NotServing, Refused, Room, SpaceBudget};
-use crate::runtime::{self, Instant, JoinHandle, Mutex};
 use crate::stack::DeltaStack;
 use apply_engine::delta::Vanished;
 use apply_engine::{Base, Delta, Layers, Oid};
 use ids::{Lsn, VolumeId};
 use nvlog::{FormatOptions, Log};
+use runtime::{Instant, JoinHandle, Mutex};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -14,11 +14,11 @@ use super::principal::Principal;
 use super::state::{Inode, State};
 use super::{Volume, acl};
 use crate::commit::{Ask, Room};
-use crate::runtime::RwLockWriteGuard;
 use crate::stack::Writer;
 use apply_engine::{Attributes, Layers, NameRef, Operation, RecordPosition, Target, Timestamp};
 use ids::{Lsn, Oid};
 use nvlog::Slot;
+use runtime::RwLockWriteGuard;
 use std::cell::{Cell, OnceCell};
 use std::ops::Range;
 use std::sync::Arc;
@@ -142,7 +142,7 @@ impl Volume {
             merged: OnceCell::new(),
             writer,
             state: self.state.write(),
-            at: crate::runtime::timestamp(),
+            at: Timestamp::since_epoch(runtime::unix_time()),
             heads: HEADS.take(),
             first: None,
             more: Vec::new(),

@@ -73,7 +73,7 @@ fn mounted() -> Mounted {
         gate.clone(),
         metrics,
         events,
-        filer::runtime::Uptime::now(),
+        runtime::Uptime::now(),
     ));
     path.set_rule(AckRule::Local).unwrap();
     path.set_lease(u64::MAX);

@@ -15,10 +15,10 @@ mod parts;
 mod wire;
 
 use filer::node::LinkSource;
-use filer::runtime::marks;
 use ids::LogMemory;
 use nvlog::sim::SimRegion;
 use rdma_transport::{Link, LinkError, LinkParams};
+use runtime::marks;
 use scheduler::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::io;

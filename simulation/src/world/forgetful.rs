@@ -8,10 +8,10 @@
 use super::World;
 use super::host::NAMES;
 use filer::node::simulation::Observed;
-use filer::runtime::marks;
 use nvlog::Log;
 use pair::PairMode;
 use pair::witness::Register;
+use runtime::marks;
 use std::sync::Arc;
 use std::time::Duration;
 

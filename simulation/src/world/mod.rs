@@ -19,11 +19,11 @@ use crate::witness::Witness;
 use chain::{Chain, Following};
 use clients::{Client, Counters};
 use filer::node::simulation::Observed;
-use filer::runtime::canary::{self, Canary};
-use filer::runtime::marks::{self, Marks};
 use host::Host;
 use ids::{Epoch, Lsn};
 use parking_lot::Mutex;
+use runtime::canary::{self, Canary};
+use runtime::marks::{self, Marks};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -68,9 +68,16 @@ pub struct Report {
     pub marks: Marks,
 }
 
+/// From now on this thread's simulation has this bug and no other.
+fn plant(canary: Option<Canary>) {
+    canary::plant(canary);
+    // `pair` uses nothing of a machine, so it has a switch of its own.
+    pair::planted::believe_old_registers(canary == Some(Canary::OldRegisterBelieved));
+}
+
 /// Runs a plan with these of its faults. On a thread of its own, or what hash tables do differs from run to run.
 pub fn run(plan: &Plan, faults: &[Fault], planted: Option<Canary>, trace: bool) -> Report {
-    canary::plant(planted);
+    plant(planted);
     let _earlier = marks::take();
     let config = scheduler::Config {
         max_virtual: MAX_VIRTUAL,
@@ -80,7 +87,7 @@ pub fn run(plan: &Plan, faults: &[Fault], planted: Option<Canary>, trace: bool) 
     };
     let (plan, faults) = (plan.clone(), faults.to_vec());
     let outcome = scheduler::run(&config, move || World::new(plan).live(&faults));
-    canary::plant(None);
+    plant(None);
     Report {
         failure: outcome.result.err().map(|failure| failure.to_string()),
         trace_hash: outcome.trace_hash,

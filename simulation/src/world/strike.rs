@@ -5,8 +5,8 @@ use super::host::NAMES;
 use crate::network::{Acknowledge, Network, NetworkConfig};
 use crate::plan::Plan;
 use crate::schedule::Kind;
-use filer::runtime::marks;
 use pair::{Operator, PairMode};
+use runtime::marks;
 use std::sync::Arc;
 use std::time::Duration;
 

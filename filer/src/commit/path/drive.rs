@@ -4,9 +4,9 @@
 
 use super::{CommitPath, MAX_IN_FLIGHT, Mirror, Partner, Reached};
 use crate::commit::{Journal, NotServing};
-use crate::runtime::{self, Instant, MutexGuard, planted};
 use ids::{AckRule, Cursors, LogPoint, Lsn};
 use rdma_transport::LinkError;
+use runtime::{Instant, MutexGuard, planted};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 

@@ -6,9 +6,9 @@
 //! have parked. What can go wrong: the link does not take the sender, or fails while it is driven.
 
 use super::{CommitPath, Mirror};
-use crate::runtime::MutexGuard;
 use ids::{AckRule, AnswerFrom, LogPoint};
 use rdma_transport::{LinkError, MirrorSender};
+use runtime::MutexGuard;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 

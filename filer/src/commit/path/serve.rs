@@ -12,8 +12,8 @@ use crate::commit::Admission;
 use crate::commit::base_reads::{self, Place};
 use crate::commit::patience::Attempt;
 use crate::commit::queue::{Next, Seen};
-use crate::runtime::Instant;
 use ids::Lsn;
+use runtime::Instant;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 

@@ -11,8 +11,8 @@
 use super::{CommitPath, Mirror};
 use crate::commit::patience::{Answer, Client, Denied, in_attempt, is_attempt};
 use crate::commit::{Journal, NotServing};
-use crate::runtime::{self, Instant, planted};
 use ids::{AckRule, LogPoint, Lsn};
+use runtime::{Instant, planted};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 

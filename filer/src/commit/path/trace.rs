@@ -6,8 +6,8 @@
 //! What can go wrong: the followed one is never answered (its node was deposed). The next one takes its place.
 
 use crate::metrics::{SAMPLED, Stage, StageLatencies};
-use crate::runtime::{Instant, Mutex};
 use ids::Lsn;
+use runtime::{Instant, Mutex};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 

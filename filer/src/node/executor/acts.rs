@@ -3,11 +3,11 @@
 use super::{Executor, LEAVE_WITHIN, WATCH_INTERVAL};
 use crate::commit::{Journal, NotServing, PeerSpace, SpaceBudget};
 use crate::node::NodeError;
-use crate::runtime::{self, Instant, mark, planted};
 use apply_engine::MetadataSpace;
 use ids::{AckRule, Epoch, Lsn};
 use nvlog::UpdateError;
 use pair::{Event, LogSummary, StopReason, Vitals};
+use runtime::{Instant, mark, planted};
 
 impl Executor {
     /// Writes the epoch's first record. A primary that goes on in a new epoch has clients inside: newcomers are

@@ -8,9 +8,9 @@
 use super::{Executor, failed};
 use crate::node::NodeError;
 use crate::node::follower::{Serving, UNBOUNDED};
-use crate::runtime::{Instant, mark};
 use ids::{Epoch, Lsn};
 use pair::TakeoverTimes;
+use runtime::{Instant, mark};
 use std::time::Duration;
 
 /// A consistency point that took so long may never end.

@@ -2,9 +2,9 @@
 
 use super::Executor;
 use crate::node::NodeError;
-use crate::runtime::mark;
 use ids::LogPoint;
 use pair::{Event, LinkId, PairMode, RoleName};
+use runtime::mark;
 
 impl Executor {
     /// Begins to receive the primary's tree when the pair wants that. The pair stores it first.

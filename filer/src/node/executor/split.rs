@@ -3,9 +3,9 @@
 use super::Executor;
 use crate::node::event::{NodeEvent, SplitAsk};
 use crate::node::split::talk::{SplitState, Talk};
-use crate::runtime::channel::Sender;
 use ids::Lsn;
 use pair::{Event, LinkId, Operator};
+use runtime::channel::Sender;
 
 impl Executor {
     /// Asks the partner; without a link the answer's channel is simply dropped.

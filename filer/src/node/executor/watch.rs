@@ -8,9 +8,9 @@
 //! for it again.
 
 use super::Executor;
-use crate::runtime::Instant;
 use ids::Lsn;
 use pair::{Event, LinkId, LocalFault, MonoMs, PairMode, RoleName};
+use runtime::Instant;
 use std::time::Duration;
 
 /// By how much the primary's consistency point may come after the partner's; from half a log on, when clients begin

@@ -4,11 +4,11 @@ use super::*;
 use crate::commit::{CommitEvents, Gate};
 use crate::metrics::Metrics;
 use crate::node::peer::Peer;
-use crate::runtime::Uptime;
-use crate::runtime::channel::unbounded;
 use ids::{Cursors, VolumeId};
 use nvlog::FormatOptions;
 use rdma_transport::{Arrival, Fence, FenceError, Link, LinkError, LinkParams, shm};
+use runtime::Uptime;
+use runtime::channel::unbounded;
 
 const VOLUME: VolumeId = VolumeId([7; 16]);
 const CAPACITY_BYTES: u64 = 1 << 20;
@@ -29,7 +29,7 @@ fn log() -> Arc<Log> {
     Arc::new(Log::format(region, options).unwrap())
 }
 
-fn landing(log: &Arc<Log>, one_sided: bool) -> (Landing, crate::runtime::channel::Receiver<NodeEvent>) {
+fn landing(log: &Arc<Log>, one_sided: bool) -> (Landing, runtime::channel::Receiver<NodeEvent>) {
     let (tail, end) = (log.tail().lsn, log.end().lsn);
     let cursors = Cursors::new(CAPACITY_BYTES, tail, tail, end).unwrap();
     let gate = Gate::new(CAPACITY_BYTES, 64 << 10, tail);

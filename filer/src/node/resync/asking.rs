@@ -8,9 +8,9 @@ use super::progress::TELL_EVERY;
 use super::receive::Receive;
 use super::wire::{self, Answer, MAX_RANGES, Question, Tag};
 use crate::node::shared::MAX_REASON_CHARS;
-use crate::runtime::Instant;
 use apply_engine::resync::{Entry, MAX_PARTS, Part, Surveyed, Telling};
 use ids::Oid;
+use runtime::Instant;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 

@@ -3,9 +3,9 @@
 use super::error::ReceiveError;
 use super::receive::Receive;
 use super::wire::{Answer, MAX_ASKED, MAX_CONTENT_BYTES, MAX_ITEMS, Piece, PieceAnswer, Question};
-use crate::runtime::{Instant, planted};
 use apply_engine::resync::{self, Capture, FileMap, MAX_PIECE_BYTES, ResyncError};
 use ids::Oid;
+use runtime::{Instant, planted};
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::Duration;

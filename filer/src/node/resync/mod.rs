@@ -31,10 +31,10 @@ pub(super) use wire::try_messages;
 
 use super::NodeError;
 use super::shared::Shared;
-use crate::runtime::channel::{Sender, TrySendError, bounded};
-use crate::runtime::{self, Instant, mark};
 use rdma_transport::Control;
 use receive::Receive;
+use runtime::channel::{Sender, TrySendError, bounded};
+use runtime::{Instant, mark};
 use source::Source;
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;

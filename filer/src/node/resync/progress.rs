@@ -9,8 +9,8 @@
 //!
 //! What can go wrong: nobody knows how much there is before labels are compared. Then no estimate is made.
 
-use crate::runtime::Instant;
 use crate::status::{ResyncSide, ResyncStatus};
+use runtime::Instant;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -18,8 +18,6 @@ use super::progress::{Doing, Progress};
 use super::wire::{Answer, Finished, MAX_RANGES, Question};
 use crate::node::event::NodeEvent;
 use crate::node::shared::Shared;
-use crate::runtime::channel::Receiver;
-use crate::runtime::{Instant, mark};
 use crate::status::ResyncSide;
 use apply_engine::resync::{
     self, Capture, Identity, Installing, LabelSums, ObjectLabel, ResyncError, Surveyed,
@@ -27,6 +25,8 @@ use apply_engine::resync::{
 use apply_engine::{BaseReader, ObjectKind};
 use ids::{LogPoint, Oid};
 use rdma_transport::Control;
+use runtime::channel::Receiver;
+use runtime::{Instant, mark};
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -20,13 +20,13 @@ use super::wire::{
 use crate::node::applier::Exclusive;
 use crate::node::event::NodeEvent;
 use crate::node::shared::Shared;
-use crate::runtime::channel::Receiver;
-use crate::runtime::{self, Instant};
 use crate::status::ResyncSide;
 use apply_engine::resync::{self, ENTRIES_AT_ONCE, LabelSums, ObjectLabel, Part};
 use apply_engine::{Attributes, BaseReader, ObjectKind};
 use ids::{EpochHistory, Lsn, Oid};
 use rdma_transport::Control;
+use runtime::Instant;
+use runtime::channel::Receiver;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;

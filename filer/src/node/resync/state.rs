@@ -2,10 +2,10 @@
 //! and how far it is.
 
 use super::progress::Progress;
-use crate::runtime::{Instant, Mutex};
 use crate::status::ResyncStatus;
 use apply_engine::Delta;
 use ids::Oid;
+use runtime::{Instant, Mutex};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 

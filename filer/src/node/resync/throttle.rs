@@ -5,8 +5,8 @@
 //! takes less than half a second to give way, and a client that writes now and then hardly slows a resync. One that wrote
 //! while the session began has the lower bound at once.
 
-use crate::runtime::Instant;
 use ids::Lsn;
+use runtime::Instant;
 use std::time::Duration;
 
 /// How often it is looked at what clients do.

@@ -4,10 +4,10 @@ use super::talk::{ANSWER_LIMIT, MAX_ROWS, Talk, side};
 use crate::control::{ControlError, ErrorKind};
 use crate::node::event::{NodeEvent, SplitAsk};
 use crate::node::volume::VolumeNode;
-use crate::runtime::Instant;
-use crate::runtime::channel::bounded;
 use crate::status::{SplitReport, mark_both};
 use pair::Operator;
+use runtime::Instant;
+use runtime::channel::bounded;
 
 const NO_ANSWER: &str = "the partner does not answer; is it linked, and does it run the same program?";
 

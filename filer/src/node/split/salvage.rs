@@ -117,7 +117,7 @@ impl Salvage<'_> {
         progress: &dyn Fn(u64),
     ) -> Result<Option<Kept>, SalvageError> {
         self.clear()?;
-        let name = utc_name(crate::runtime::unix_time());
+        let name = utc_name(runtime::unix_time());
         let partial = self.at.join(format!("{name}{PARTIAL}"));
         let mut builder = std::fs::DirBuilder::new();
         builder.recursive(true).mode(0o700);
@@ -254,7 +254,7 @@ impl Salvage<'_> {
              objects {}\nbytes {}\nremoved names {}\n",
             self.volume,
             self.node,
-            utc_name(crate::runtime::unix_time()),
+            utc_name(runtime::unix_time()),
             self.log_end,
             kept.objects,
             kept.bytes,

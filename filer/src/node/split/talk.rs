@@ -8,12 +8,11 @@
 
 use super::changes::{Changes, ChangesError, Removed, shown};
 use crate::node::shared::Shared;
-use crate::runtime;
-use crate::runtime::Mutex;
-use crate::runtime::channel::Sender;
 use crate::status::{ChangedObject, DIRECTORY, SplitSide};
 use apply_engine::ObjectKind;
 use ids::Lsn;
+use runtime::Mutex;
+use runtime::channel::Sender;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -10,8 +10,8 @@
 //! Invariants: nothing here delays an acknowledgement or a takeover; a partner whose log fills, or that hears nothing,
 //! seals by itself. What can go wrong: a word comes late or not at all; then that one point is not compared.
 
-use crate::runtime::Instant;
 use ids::Lsn;
+use runtime::Instant;
 use std::collections::VecDeque;
 use std::time::Duration;
 

@@ -7,11 +7,11 @@
 use super::super::event::NodeEvent;
 use super::super::shared::Shared;
 use super::wire::{Described, MAX_NAMES_BYTES, MAX_OBJECTS, MAX_PART_BYTES, MAX_REPAIRED, Word};
-use crate::runtime::channel::bounded;
-use crate::runtime::{self, Instant};
 use apply_engine::verify;
 use ids::{Lsn, Oid};
 use pair::Operator;
+use runtime::Instant;
+use runtime::channel::bounded;
 use std::time::Duration;
 
 /// Longest wait for the consistency point that ends there. The primary gives up earlier when its log fills.

@@ -5,9 +5,9 @@
 
 use super::session::{ANSWER_LIMIT, LOOK, Session};
 use super::wire::{MAX_OBJECTS, Word};
-use crate::runtime::{self, Instant};
 use crate::status::{Mode, Role};
 use ids::Oid;
+use runtime::Instant;
 use std::collections::BTreeSet;
 use std::time::Duration;
 

@@ -3,11 +3,11 @@
 use super::*;
 use crate::commit::{BaseReads, Client, CommitEvents, CommitPath, Gate, Journal, PatientBase};
 use crate::metrics::Metrics;
-use crate::runtime::Uptime;
 use apply_engine::delta::Vanished;
 use apply_engine::view::{BaseEntry, BaseReader};
 use apply_engine::{Base, Delta, Layers, NameRef, Target};
 use parking_lot::{Condvar, Mutex};
+use runtime::Uptime;
 use std::io;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};

@@ -50,7 +50,6 @@ thread_local! {
 /// From now on this thread's simulation has this bug and no other.
 pub fn plant(canary: Option<Canary>) {
     PLANTED.set(canary);
-    pair::planted::believe_old_registers(canary == Some(Canary::OldRegisterBelieved));
 }
 
 /// Whether this bug is planted.

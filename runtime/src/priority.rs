@@ -142,7 +142,7 @@ pub fn stay_in_memory() {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::spawn;
+    use crate::spawn;
     use thread_priority::thread_schedule_policy;
 
     const ORDINARY: ThreadSchedulePolicy = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Other);
