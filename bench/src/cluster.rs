@@ -3,8 +3,8 @@
 
 use crate::disk::run;
 use crate::node::{Daemon, Files};
+use admin_api::status::{Mode, Role};
 use anyhow::{Context, Result, bail};
-use filer::status::{Mode, Role};
 use rustix::mount::UnmountFlags;
 use std::ffi::OsString;
 use std::net::{SocketAddr, TcpListener};

@@ -3,9 +3,9 @@
 //! Ours is the product's own commit path at the primary; the partner's side does what the node's receiver does:
 //! check the chain, persist, acknowledge. Both rings are trimmed between turns, as consistency points would.
 
+use admin_api::metrics::Metrics;
 use anyhow::{Context, Result, bail};
 use filer::commit::{Ask, CommitEvents, CommitPath, Gate, Journal, SpaceBudget};
-use filer::metrics::Metrics;
 use ids::{AckRule, AnswerFrom, Cursors, LogPoint, NodeName, VolumeId};
 use nvlog::{FormatOptions, Log, format};
 use rdma_transport::tls::{LinkKeys, PrivateKey};

@@ -1,8 +1,8 @@
 //! One daemon that was started here, and what it says over its control socket. Dropping it is SIGKILL.
 
+use admin_api::control::{Answer, Request, call};
+use admin_api::status::VolumeStatus;
 use anyhow::{Context, Result, bail};
-use filer::control::{Answer, Request, call};
-use filer::status::VolumeStatus;
 use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};

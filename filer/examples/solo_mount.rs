@@ -20,7 +20,7 @@ fn main() -> anyhow::Result<()> {
     let handle = mount(solo.volume.clone(), Path::new(mountpoint), &options)?;
     println!("mounted {base} at {mountpoint}");
 
-    let shutdown = filer::shutdown::Shutdown::on_signals()?;
+    let shutdown = runtime::shutdown::Shutdown::on_signals()?;
     while !handle.has_ended() && shutdown.wait(Duration::from_millis(200)).is_none() {}
     println!("left: {:?}", handle.unmount(Duration::from_secs(5)));
     Ok(())

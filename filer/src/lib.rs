@@ -7,15 +7,11 @@
 pub mod cli;
 pub mod commit;
 pub mod config;
-pub mod control;
 pub mod fuse;
 pub mod hooks;
 mod memory;
-pub mod metrics;
 pub mod node;
 pub mod rights;
-pub mod shutdown;
 pub mod stack;
-pub mod status;
 pub mod volume;
 pub mod witness;

@@ -13,6 +13,7 @@ pub mod marks;
 mod priority;
 #[cfg(not(feature = "simulation"))]
 mod real;
+pub mod shutdown;
 #[cfg(feature = "simulation")]
 mod simulated;
 

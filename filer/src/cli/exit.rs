@@ -1,10 +1,10 @@
 //! Exit codes, after sysexits(3), and which error gets which.
 
 use crate::config::ConfigError;
-use crate::control::{ClientError, ControlError, ErrorKind, SocketError};
-use crate::metrics::ServeError;
 use crate::node::NodeError;
 use crate::witness::NodesError;
+use admin_api::control::{ClientError, ControlError, ErrorKind, SocketError};
+use admin_api::metrics::ServeError;
 use rdma_transport::tls::KeyError;
 use std::io;
 

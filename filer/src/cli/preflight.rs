@@ -9,9 +9,9 @@ mod rdma;
 
 use super::exit::ExitCode;
 use crate::config::{LogKind, NodeConfig, TransportKind, VolumeConfig};
-use crate::control::Request;
 use crate::memory;
-use crate::status::bytes;
+use admin_api::control::Request;
+use admin_api::status::bytes;
 use apply_engine::base::{EnclosureError, OpenError, how_to_close};
 use rdma_transport::tls::PrivateKey;
 use std::fmt;
@@ -120,7 +120,7 @@ pub fn preflight(config: &NodeConfig) -> Result<(), Preflight> {
 /// Everything that this machine lacks.
 pub fn preflight_with_logs(config: &NodeConfig) -> Result<(), Preflight> {
     let mut found = preflight(config).err().unwrap_or_default();
-    let running = crate::control::call(&config.control, &Request::Status, QUICK_LIMIT).is_ok();
+    let running = admin_api::control::call(&config.control, &Request::Status, QUICK_LIMIT).is_ok();
     for volume in &config.volumes {
         log::check(&mut found, volume, running);
     }

@@ -8,12 +8,12 @@ use super::exit::{ExitCode, Failure};
 use super::logging;
 use super::preflight::preflight;
 use crate::config::NodeConfig;
-use crate::control::{ControlServer, ControlTarget};
-use crate::metrics::{Metrics, MetricsServer};
 use crate::node::Node;
 use crate::rights;
-use crate::shutdown::Shutdown;
+use admin_api::control::{ControlServer, ControlTarget};
+use admin_api::metrics::{Metrics, MetricsServer};
 use anyhow::Context;
+use runtime::shutdown::Shutdown;
 use sd_notify::NotifyState;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -100,7 +100,7 @@ fn summary(target: &dyn ControlTarget) -> String {
         .status()
         .volumes
         .iter()
-        .map(|v| format!("{}: {}, {}", v.name, crate::status::role_name(v.role), v.mode))
+        .map(|v| format!("{}: {}, {}", v.name, admin_api::status::role_name(v.role), v.mode))
         .collect();
     volumes.join("; ")
 }

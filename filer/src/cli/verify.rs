@@ -7,8 +7,8 @@
 use super::args::VerifyArguments;
 use super::commands::{QUICK_LIMIT, ask, get_status, say, unexpected};
 use super::exit::{ExitCode, Failure};
-use crate::control::{Answer, ControlError, ErrorKind, Request};
-use crate::status::{VerifyResult, VerifyStatus, bytes, duration_us};
+use admin_api::control::{Answer, ControlError, ErrorKind, Request};
+use admin_api::status::{VerifyResult, VerifyStatus, bytes, duration_us};
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::time::Duration;

@@ -28,7 +28,7 @@ use super::waiters::Waiters;
 use super::{
     Admission, Answer, Ask, Client, Denied, Gate, Journal, NotServing, Parked, Refused, SpaceBudget,
 };
-use crate::metrics::{Stage, VolumeMetrics};
+use admin_api::metrics::{Stage, VolumeMetrics};
 use ids::{AckRule, CursorError, Cursors, LogPoint, Lsn, Oid};
 use nvlog::{Log, Trimmed};
 use rdma_transport::{LinkError, MirrorSender};

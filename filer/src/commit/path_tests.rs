@@ -3,7 +3,7 @@
 mod memory;
 
 use super::*;
-use crate::metrics::Metrics;
+use admin_api::metrics::Metrics;
 use ids::{AckRule, AnswerFrom, Cursors, LogPoint, NodeName, VolumeId};
 use nvlog::{FormatOptions, Log};
 use parking_lot::Mutex;

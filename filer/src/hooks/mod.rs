@@ -16,7 +16,7 @@ pub use command::{CommandError, run};
 pub use floating_ip::{FloatingIp, FloatingIpError};
 
 use crate::config::{HooksConfig, VolumeConfig};
-use crate::status::{FloatingIpStatus, HookStatus, Role, role_name};
+use admin_api::status::{FloatingIpStatus, HookStatus, Role, role_name};
 use ids::Epoch;
 use parking_lot::Mutex;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};

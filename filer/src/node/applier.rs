@@ -14,7 +14,7 @@ use super::executor::watch::SLOW_PREFIX;
 use super::shared::Shared;
 use super::verify::Seal;
 use crate::stack::{RETIRED_POLL, Retired};
-use crate::status::ConsistencyPointStatus;
+use admin_api::status::ConsistencyPointStatus;
 use apply_engine::Delta;
 use apply_engine::consistency::ApplyError;
 use ids::Lsn;

@@ -1,7 +1,7 @@
 //! What the threads of a volume tell its executor.
 
 use super::split::talk::Talk;
-use crate::control::ControlError;
+use admin_api::control::ControlError;
 use ids::{LogPoint, Lsn};
 use pair::witness::Request;
 use pair::{LocalFault, Operator, RequestId, WitnessOutcome};

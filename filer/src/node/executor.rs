@@ -24,7 +24,7 @@ use super::standing::StandingFaults;
 use super::verify;
 use super::volume::NO_PAIR;
 use super::write_behind;
-use crate::control::{ControlError, ErrorKind};
+use admin_api::control::{ControlError, ErrorKind};
 use ids::Lsn;
 use opening::Opening;
 use pair::{
@@ -444,7 +444,7 @@ const ROLLED_BACK: &str = "the witness's register is older than what was granted
 /// Faults that begin so are over when the pair is mirrored again.
 const WRONG_BYTES: &str = "what the primary wrote does not continue this log";
 
-/// Why a claim begins with this event, in the words of [`crate::status::TakeoverTiming`].
+/// Why a claim begins with this event, in the words of [`admin_api::status::TakeoverTiming`].
 fn takeover_reason(event: &Event, before: PairMode) -> &'static str {
     match (event, before) {
         (Event::Operator(Operator::ForceTakeover), _) => FORCED,

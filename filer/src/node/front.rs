@@ -9,8 +9,8 @@
 use super::shared::Shared;
 use crate::commit::Journal;
 use crate::fuse::{MountHandle, MountOptions};
-use crate::status::{Role, TakeoverTiming};
 use crate::volume::Volume;
+use admin_api::status::{Role, TakeoverTiming};
 use ids::{AnswerFrom, BaseLimits, Epoch};
 use pair::{StopReason, TakeoverTimes};
 use runtime::channel::{Receiver, RecvTimeoutError, Sender, unbounded};

@@ -39,10 +39,10 @@ mod write_behind;
 pub use link::LinkSource;
 
 use crate::config::NodeConfig;
-use crate::control::{Caller, ControlError, ControlTarget, ErrorKind};
-use crate::metrics::Metrics;
-use crate::status::{ConsistencyPointStatus, NodeStatus, SplitReport};
 use crate::witness::Asker;
+use admin_api::control::{Caller, ControlError, ControlTarget, ErrorKind};
+use admin_api::metrics::Metrics;
+use admin_api::status::{ConsistencyPointStatus, NodeStatus, SplitReport};
 use ids::Lsn;
 use link::Listeners;
 use pair::Operator;

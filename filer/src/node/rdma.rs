@@ -6,7 +6,7 @@
 
 use super::NodeError;
 use crate::config::{TransportKind, VolumeConfig};
-use crate::status::RdmaStatus;
+use admin_api::status::RdmaStatus;
 use ids::LogMemory;
 use rdma_transport::{Acceptor, Link, LinkError, LinkParams, tcp};
 use std::sync::Arc;

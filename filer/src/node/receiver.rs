@@ -14,7 +14,7 @@ use super::event::NodeEvent;
 use super::shared::Shared;
 use super::write_behind::WriteBehind;
 use crate::commit::CommitPath;
-use crate::metrics::VolumeMetrics;
+use admin_api::metrics::VolumeMetrics;
 use ids::{AnswerFrom, LogPoint};
 use nvlog::Log;
 use rdma_transport::MirrorReceiver;

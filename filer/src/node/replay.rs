@@ -4,7 +4,7 @@
 //! (`follower`). Invariant: what is told never goes backwards.
 
 use super::shared::Shared;
-use crate::status::{ReplayStatus, bytes};
+use admin_api::status::{ReplayStatus, bytes};
 use ids::Lsn;
 use runtime::Mutex;
 

@@ -3,7 +3,7 @@
 use super::rdma::Rdma;
 use super::shared::Shared;
 use crate::commit::Journal;
-use crate::status::{
+use admin_api::status::{
     Lag, LeaseStatus, LogStatus, Mode, PartnerView, Role, SpaceStatus, TransportCounters, VolumeStatus,
     WitnessStatus,
 };

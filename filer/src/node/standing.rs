@@ -8,7 +8,7 @@
 
 use super::shared::{SCARCE, Shared};
 use crate::commit::{Journal, Needs, SpaceBudget};
-use crate::status::{FaultKind, Mode, Role};
+use admin_api::status::{FaultKind, Mode, Role};
 use pair::{FailedPart, PairStatus};
 use runtime::Instant;
 use std::time::Duration;

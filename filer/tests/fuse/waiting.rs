@@ -1,11 +1,11 @@
 //! Requests that have to wait, on a mount with two threads: however many they are, the rest is served, and a client that
 //! is killed dies.
 
+use admin_api::metrics::Metrics;
 use apply_engine::delta::Vanished;
 use apply_engine::{Base, Delta, Layers};
 use filer::commit::{CommitEvents, CommitPath, Gate, Journal, SpaceBudget};
 use filer::fuse::{MountHandle, MountOptions, mount};
-use filer::metrics::Metrics;
 use filer::stack::DeltaStack;
 use filer::volume::Volume;
 use ids::{AckRule, Cursors, VolumeId};

@@ -1,8 +1,8 @@
 //! Bulk work of a node beside what keeps the pair alive.
 
 use crate::harness::{Cluster, Side, Spec, twinfiler};
-use filer::control::{Answer, Request};
-use filer::status::Mode;
+use admin_api::control::{Answer, Request};
+use admin_api::status::Mode;
 use std::fs::{self, File};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};

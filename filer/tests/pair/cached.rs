@@ -1,7 +1,7 @@
 //! What clients with open files read on a node that has lost the right to serve: never old bytes.
 
 use crate::harness::{Cluster, Load, Side, Spec, check_all};
-use filer::control::{Answer, Request};
+use admin_api::control::{Answer, Request};
 use rustix::process::Signal;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;

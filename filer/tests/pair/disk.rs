@@ -1,8 +1,8 @@
 //! Local filesystems that are full or broken, and logs that fill because of them.
 
 use crate::harness::{ANSWER_LIMIT, Cluster, Disk, Frozen, Load, Memory, Side, Spec, check_all, within};
-use filer::control::{Answer, Request};
-use filer::status::{Mode, Role, VolumeStatus};
+use admin_api::control::{Answer, Request};
+use admin_api::status::{Mode, Role, VolumeStatus};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};

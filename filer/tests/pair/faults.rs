@@ -1,8 +1,8 @@
 //! States in which somebody must act are faults: in status, with what to do, in the metrics, and in the log.
 
 use crate::harness::{ANSWER_LIMIT, Cluster, Side, Spec, within};
-use filer::control::{Answer, Request};
-use filer::status::{Fault, FaultKind, Mode, Role, VolumeStatus};
+use admin_api::control::{Answer, Request};
+use admin_api::status::{Fault, FaultKind, Mode, Role, VolumeStatus};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 

@@ -1,8 +1,8 @@
 //! How pairs come about, and what they show while all is well.
 
 use crate::harness::{Cluster, Load, Side, Spec, VolumeSpec, check_all, run};
-use filer::control::{Answer, Request};
-use filer::status::{Mode, Role};
+use admin_api::control::{Answer, Request};
+use admin_api::status::{Mode, Role};
 
 #[test]
 fn pair_forms_from_fresh_logs() {

@@ -2,8 +2,8 @@
 //! that fills it; applying never meets a full disk, and room comes back.
 
 use crate::harness::{ANSWER_LIMIT, Cluster, Side, Spec, run, within};
-use filer::control::{Answer, Request};
-use filer::status::Mode;
+use admin_api::control::{Answer, Request};
+use admin_api::status::Mode;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};

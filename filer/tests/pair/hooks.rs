@@ -1,7 +1,7 @@
 //! What runs when the role changes, and what status tells of it.
 
 use crate::harness::{Cluster, Side, Spec};
-use filer::status::Role;
+use admin_api::status::Role;
 use std::os::unix::fs::PermissionsExt;
 
 #[test]

@@ -1,7 +1,7 @@
 //! A disk that answers nobody, neither who writes nor who reads.
 
 use crate::harness::{ANSWER_LIMIT, Cluster, Device, Disk, Side, Spec, within};
-use filer::status::{Mode, Role};
+use admin_api::status::{Mode, Role};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;

@@ -1,8 +1,8 @@
 //! The index of a base is only a cache: removed, damaged, or an older one, it is made again from the tree, and told.
 
 use crate::harness::{Cluster, Load, Side, Spec, check_all};
-use filer::control::{Answer, Request};
-use filer::status::VolumeStatus;
+use admin_api::control::{Answer, Request};
+use admin_api::status::VolumeStatus;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 

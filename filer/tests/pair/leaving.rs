@@ -1,8 +1,8 @@
 //! A node leaves the primary's place on purpose.
 
 use crate::harness::{Cluster, Load, Outcome, Side, Spec, check_all};
-use filer::control::{Answer, Request};
-use filer::status::{Mode, Role};
+use admin_api::control::{Answer, Request};
+use admin_api::status::{Mode, Role};
 
 /// What clients on the node that left are told: the mount is going or gone. Never an answer that means something
 /// else.

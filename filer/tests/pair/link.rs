@@ -1,7 +1,7 @@
 //! The link between two nodes that both live, and both reach the witness, is cut.
 
 use crate::harness::{Cluster, Load, Side, Spec, Wire, check_all};
-use filer::status::{Mode, Role};
+use admin_api::status::{Mode, Role};
 use rdma_transport::tls::PrivateKey;
 use std::time::Duration;
 

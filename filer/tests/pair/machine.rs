@@ -2,7 +2,7 @@
 
 use crate::faults::wait_fault;
 use crate::harness::{ANSWER_LIMIT, Cluster, Disk, Load, Side, Spec, check_all, within};
-use filer::status::{FaultKind, Mode, Role};
+use admin_api::status::{FaultKind, Mode, Role};
 use rustix::process::{Resource, Rlimit, prlimit};
 use std::fs;
 use std::path::PathBuf;

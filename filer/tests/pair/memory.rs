@@ -3,7 +3,7 @@
 
 use crate::faults::{wait_fault, wait_over};
 use crate::harness::{Cluster, Disk, Load, Side, Spec, check_all};
-use filer::status::{AckLevel, FaultKind};
+use admin_api::status::{AckLevel, FaultKind};
 use ids::Durability;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;

@@ -1,8 +1,8 @@
 //! What an operator does to a pair that is well: docs/operations.md, step by step.
 
 use crate::harness::{Cluster, Load, Side, Spec, check_all};
-use filer::control::{Answer, Request};
-use filer::status::Mode;
+use admin_api::control::{Answer, Request};
+use admin_api::status::Mode;
 
 const ID: &str = "00112233445566778899aabbccddeeff";
 

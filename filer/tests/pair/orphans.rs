@@ -1,7 +1,7 @@
 //! Files that are open and have no name any more.
 
 use crate::harness::{Cluster, Side, Spec};
-use filer::control::{Answer, Request};
+use admin_api::control::{Answer, Request};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;

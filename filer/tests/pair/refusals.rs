@@ -1,8 +1,8 @@
 //! What a node refuses to run with or to talk to: each with a clear message, and nothing is changed.
 
 use crate::harness::{Cluster, Disk, Process, Side, Spec, run, twinfiler};
-use filer::control::Request;
-use filer::status::{Mode, Role, VolumeStatus};
+use admin_api::control::Request;
+use admin_api::status::{Mode, Role, VolumeStatus};
 use nvlog::format::{RING_OFFSET_BYTES, SUPERBLOCK_BYTES, SUPERBLOCK_OFFSETS, superblock};
 use rustix::fs::{XattrFlags, setxattr};
 use rustix::io::Errno;

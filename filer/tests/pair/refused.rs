@@ -1,8 +1,8 @@
 //! What a base filesystem refuses for good, after it was answered: it is kept, shown, told, and stops nobody.
 
 use crate::harness::{Cluster, Side, Spec, within};
-use filer::control::{Answer, Request};
-use filer::status::{Mode, VolumeStatus};
+use admin_api::control::{Answer, Request};
+use admin_api::status::{Mode, VolumeStatus};
 use std::fs;
 use std::path::Path;
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! A start that finds more in its log than fits into memory.
 
 use crate::harness::{Cluster, Side, Spec};
+use admin_api::status::Mode;
 use apply_engine::{NameRef, NewKind, NewObject, Operation, Timestamp};
-use filer::status::Mode;
 use ids::Oid;
 use nvlog::region::{OpenMode, RegionKind};
 use nvlog::{Log, region};

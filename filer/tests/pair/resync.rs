@@ -1,8 +1,8 @@
 //! A partner whose log cannot bring it up to date gets the primary's tree, and is as good as any partner then.
 
 use crate::harness::{Cluster, Load, Side, Spec, check_all, twinfiler};
-use filer::control::{Answer, Request};
-use filer::status::{Mode, ResyncSide, ResyncStatus, Role, VolumeStatus};
+use admin_api::control::{Answer, Request};
+use admin_api::status::{Mode, ResyncSide, ResyncStatus, Role, VolumeStatus};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 

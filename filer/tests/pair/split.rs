@@ -1,8 +1,8 @@
 //! Both nodes acknowledged what the other lacks: shown, settled by the operator, and nothing of it is lost.
 
 use crate::harness::{ANSWER_LIMIT, Cluster, Side, Spec, twinfiler, within};
-use filer::control::{Answer, Request};
-use filer::status::{Mode, Role, SplitReport};
+use admin_api::control::{Answer, Request};
+use admin_api::status::{Mode, Role, SplitReport};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 
@@ -71,7 +71,7 @@ fn part(
     pair
 }
 
-fn paths(report: &filer::status::SplitSide) -> Vec<&str> {
+fn paths(report: &admin_api::status::SplitSide) -> Vec<&str> {
     report.changed.iter().map(|object| object.path.as_str()).collect()
 }
 
@@ -206,7 +206,7 @@ fn a_split_says_where_a_log_no_longer_tells_what_was_removed() {
             (b.removed.as_slice(), b.removed_is_all),
             (&["gone", "old name"].map(str::to_owned)[..], true)
         );
-        let marked = |side: &filer::status::SplitSide, path: &str| {
+        let marked = |side: &admin_api::status::SplitSide, path: &str| {
             side.changed.iter().any(|object| object.path == path && object.on_both_sides)
         };
         assert!(marked(b, "new name") && marked(a, "old name"), "{report:?}");

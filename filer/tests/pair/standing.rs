@@ -2,8 +2,8 @@
 
 use crate::faults::{wait_fault, wait_over};
 use crate::harness::{ANSWER_LIMIT, Cluster, Side, Spec, run, within};
-use filer::control::{Answer, Request};
-use filer::status::{Fault, FaultKind, Mode, Role};
+use admin_api::control::{Answer, Request};
+use admin_api::status::{Fault, FaultKind, Mode, Role};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 

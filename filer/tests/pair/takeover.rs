@@ -1,7 +1,7 @@
 //! A node ends at once: the other one serves, and it comes back.
 
 use crate::harness::{Cluster, Load, Side, Spec, check_all};
-use filer::status::Mode;
+use admin_api::status::Mode;
 
 #[test]
 fn sigkill_of_the_primary_loses_nothing_acknowledged() {

@@ -2,7 +2,7 @@
 //! whose command has ended.
 
 use crate::harness::{Cluster, Side, Spec, twinfiler};
-use filer::status::{Mode, Role, VolumeStatus};
+use admin_api::status::{Mode, Role, VolumeStatus};
 use rustix::process::Signal;
 use std::os::unix::fs::FileExt;
 use std::path::Path;

@@ -1,8 +1,8 @@
 //! What the two base trees hold: compared on demand, and after each consistency point.
 
 use crate::harness::{Cluster, Load, Side, Spec, check_all, twinfiler};
-use filer::control::{Answer, Request};
-use filer::status::{Mode, VerifyFinding, VerifyResult, VolumeStatus};
+use admin_api::control::{Answer, Request};
+use admin_api::status::{Mode, VerifyFinding, VerifyResult, VolumeStatus};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::process::Output;

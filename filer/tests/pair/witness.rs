@@ -1,8 +1,8 @@
 //! Who decides, and what happens when nobody can.
 
 use crate::harness::{ANSWER_LIMIT, Cluster, Load, Side, Spec, check_all, try_within, twinfiler, within};
-use filer::control::{Answer, ErrorKind, Request};
-use filer::status::{Mode, Role, VolumeStatus};
+use admin_api::control::{Answer, ErrorKind, Request};
+use admin_api::status::{Mode, Role, VolumeStatus};
 use std::time::Duration;
 
 /// Long enough that an answer would have come, were there one.

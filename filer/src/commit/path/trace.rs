@@ -5,7 +5,7 @@
 //!
 //! What can go wrong: the followed one is never answered (its node was deposed). The next one takes its place.
 
-use crate::metrics::{SAMPLED, Stage, StageLatencies};
+use admin_api::metrics::{SAMPLED, Stage, StageLatencies};
 use ids::Lsn;
 use runtime::{Instant, Mutex};
 use std::sync::atomic::{AtomicU64, Ordering};

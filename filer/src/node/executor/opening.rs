@@ -52,7 +52,7 @@ impl Executor {
                 mark!("serves after a replay in pieces");
                 tracing::info!(
                     volume = shared.name(),
-                    left = crate::status::bytes(end.lsn.since(applied)),
+                    left = admin_api::status::bytes(end.lsn.since(applied)),
                     "serves when the log is replayed: it takes more memory than `consistency_point.memory`"
                 );
             }

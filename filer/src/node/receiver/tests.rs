@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::commit::{CommitEvents, Gate};
-use crate::metrics::Metrics;
 use crate::node::peer::Peer;
+use admin_api::metrics::Metrics;
 use ids::{Cursors, VolumeId};
 use nvlog::FormatOptions;
 use rdma_transport::{Arrival, Fence, FenceError, Link, LinkError, LinkParams, shm};

@@ -2,7 +2,7 @@
 
 use super::wire::WireError;
 use crate::node::split::salvage::SalvageError;
-use crate::status::bytes;
+use admin_api::status::bytes;
 use apply_engine::TreeError;
 use apply_engine::resync::ResyncError;
 use std::time::Duration;

@@ -9,7 +9,7 @@
 //!
 //! What can go wrong: nobody knows how much there is before labels are compared. Then no estimate is made.
 
-use crate::status::{ResyncSide, ResyncStatus};
+use admin_api::status::{ResyncSide, ResyncStatus};
 use runtime::Instant;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;

@@ -18,7 +18,7 @@ use super::progress::{Doing, Progress};
 use super::wire::{Answer, Finished, MAX_RANGES, Question};
 use crate::node::event::NodeEvent;
 use crate::node::shared::Shared;
-use crate::status::ResyncSide;
+use admin_api::status::ResyncSide;
 use apply_engine::resync::{
     self, Capture, Identity, Installing, LabelSums, ObjectLabel, ResyncError, Surveyed,
 };

@@ -20,7 +20,7 @@ use super::wire::{
 use crate::node::applier::Exclusive;
 use crate::node::event::NodeEvent;
 use crate::node::shared::Shared;
-use crate::status::ResyncSide;
+use admin_api::status::ResyncSide;
 use apply_engine::resync::{self, ENTRIES_AT_ONCE, LabelSums, ObjectLabel, Part};
 use apply_engine::{Attributes, BaseReader, ObjectKind};
 use ids::{EpochHistory, Lsn, Oid};

@@ -2,7 +2,7 @@
 //! and how far it is.
 
 use super::progress::Progress;
-use crate::status::ResyncStatus;
+use admin_api::status::ResyncStatus;
 use apply_engine::Delta;
 use ids::Oid;
 use runtime::{Instant, Mutex};

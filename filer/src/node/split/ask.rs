@@ -1,10 +1,10 @@
 //! The operator's commands on a split, as the control socket brings them.
 
 use super::talk::{ANSWER_LIMIT, MAX_ROWS, Talk, side};
-use crate::control::{ControlError, ErrorKind};
 use crate::node::event::{NodeEvent, SplitAsk};
 use crate::node::volume::VolumeNode;
-use crate::status::{SplitReport, mark_both};
+use admin_api::control::{ControlError, ErrorKind};
+use admin_api::status::{SplitReport, mark_both};
 use pair::Operator;
 use runtime::Instant;
 use runtime::channel::bounded;

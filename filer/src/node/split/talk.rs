@@ -8,7 +8,7 @@
 
 use super::changes::{Changes, ChangesError, Removed, shown};
 use crate::node::shared::Shared;
-use crate::status::{ChangedObject, DIRECTORY, SplitSide};
+use admin_api::status::{ChangedObject, DIRECTORY, SplitSide};
 use apply_engine::ObjectKind;
 use ids::Lsn;
 use runtime::Mutex;

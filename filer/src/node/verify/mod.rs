@@ -25,7 +25,7 @@ mod wire;
 use super::event::NodeEvent;
 use super::room;
 use super::shared::Shared;
-use crate::status::{VerifyProgress, VerifyResult, VerifyStatus};
+use admin_api::status::{VerifyProgress, VerifyResult, VerifyStatus};
 use align::Align;
 use apply_engine::Delta;
 use ids::Lsn;

@@ -5,7 +5,7 @@
 use super::answer::describe;
 use super::session::{MAX_LISTED, Session};
 use super::wire::{Described, Word};
-use crate::status::VerifyFinding;
+use admin_api::status::VerifyFinding;
 use apply_engine::verify::{self, Finding};
 use ids::{Lsn, Oid};
 use std::collections::{BTreeMap, BTreeSet};

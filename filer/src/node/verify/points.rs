@@ -11,7 +11,7 @@
 use super::super::shared::Shared;
 use super::tell;
 use super::wire::{MAX_OBJECTS, Word};
-use crate::status::{Role, VerifyFinding};
+use admin_api::status::{Role, VerifyFinding};
 use apply_engine::verify::{Applied, differing, paths};
 use ids::{Lsn, Oid};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

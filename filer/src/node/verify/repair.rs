@@ -5,7 +5,7 @@
 
 use super::session::{ANSWER_LIMIT, LOOK, Session};
 use super::wire::{MAX_OBJECTS, Word};
-use crate::status::{Mode, Role};
+use admin_api::status::{Mode, Role};
 use ids::Oid;
 use runtime::Instant;
 use std::collections::BTreeSet;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::commit::{BaseReads, Client, CommitEvents, CommitPath, Gate, Journal, PatientBase};
-use crate::metrics::Metrics;
+use admin_api::metrics::Metrics;
 use apply_engine::delta::Vanished;
 use apply_engine::view::{BaseEntry, BaseReader};
 use apply_engine::{Base, Delta, Layers, NameRef, Target};

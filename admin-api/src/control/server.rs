@@ -2,7 +2,7 @@
 
 use super::protocol::{Answer, ControlError, ErrorKind, MAX_ANSWER_BYTES, MAX_REQUEST_BYTES, Request};
 use super::{Caller, ControlTarget};
-use crate::shutdown::Shutdown;
+use runtime::shutdown::Shutdown;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};

@@ -1,9 +1,9 @@
 //! A server and callers, good and bad ones.
 
 use super::*;
-use crate::shutdown::Shutdown;
 use crate::status::NodeStatus;
 use parking_lot::Mutex;
+use runtime::shutdown::Shutdown;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
