@@ -14,4 +14,3 @@ pub mod node;
 pub mod rights;
 pub mod stack;
 pub mod volume;
-pub mod witness;

@@ -9,9 +9,8 @@
 //! Invariant: a question that may have arrived is never said not to have. A question may be carried out long after
 //! its asker gave up, or died.
 
-use filer::witness::{Ask, Asker};
+use ::witness::{Reply, WitnessClient};
 use ids::VolumeId;
-use pair::WitnessOutcome;
 use pair::witness::{Answer, Register, Request, swap};
 use scheduler::{Condvar, Instant, Mutex};
 use std::collections::BTreeMap;
@@ -76,7 +75,7 @@ struct Second {
 }
 
 /// An answer on its way back.
-type Reply = Arc<(Mutex<Option<Answer>>, Condvar)>;
+type OnItsWay = Arc<(Mutex<Option<Answer>>, Condvar)>;
 
 impl Witness {
     /// It knows nothing yet, and everybody reaches it.
@@ -88,8 +87,8 @@ impl Witness {
     }
 
     /// Asks for the process on `host`.
-    pub fn asker(&self, host: usize) -> Asker {
-        Asker::given(Box::new(From { witness: self.clone(), host }), TIMEOUT)
+    pub fn client(&self, host: usize) -> Box<dyn WitnessClient> {
+        Box::new(From { witness: self.clone(), host })
     }
 
     /// Whether `host` reaches it.
@@ -195,25 +194,25 @@ impl From {
     }
 }
 
-impl Ask for From {
-    fn ask(&mut self, request: &Request, timeout: Duration) -> WitnessOutcome {
-        let until = Instant::now() + timeout;
+impl WitnessClient for From {
+    fn ask(&mut self, request: &Request) -> Reply {
+        let until = Instant::now() + TIMEOUT;
         if self.is_cut() {
             // Refused at once, or silence.
             if scheduler::chance(500) {
-                scheduler::sleep(timeout);
+                scheduler::sleep(TIMEOUT);
             }
-            return WitnessOutcome::Unreachable { maybe_applied: false };
+            return Reply::none(false, "cut off".to_owned());
         }
         let lost = scheduler::chance(LOST_PERMILLE) && !self.witness.0.lock().reliable;
         // A question that is answered in vain may also be late.
         let there = if lost {
-            timeout.mul_f64(scheduler::random(300) as f64 / 100.0)
+            TIMEOUT.mul_f64(scheduler::random(300) as f64 / 100.0)
         } else {
             self.witness.latency()
         };
         let back = self.witness.latency();
-        let reply: Reply = Arc::default();
+        let reply: OnItsWay = Arc::default();
         let (witness, request, replying, host) =
             (self.witness.clone(), request.clone(), reply.clone(), self.host);
         scheduler::at(there, move || {
@@ -232,15 +231,11 @@ impl Ask for From {
         });
         let mut answer = reply.0.lock();
         loop {
-            match answer.take() {
-                Some(Answer::Is { register }) => return WitnessOutcome::Is(register),
-                Some(Answer::Swapped { register }) => return WitnessOutcome::Swapped(register),
-                Some(Answer::Conflict { register }) => return WitnessOutcome::Conflict(register),
-                Some(Answer::Refused { .. }) => return WitnessOutcome::Unreachable { maybe_applied: false },
-                None => {}
+            if let Some(answer) = answer.take() {
+                return Reply::to(answer, "");
             }
             if reply.1.wait_until(&mut answer, until).timed_out() && answer.is_none() {
-                return WitnessOutcome::Unreachable { maybe_applied: true };
+                return Reply::none(true, "no answer in time".to_owned());
             }
         }
     }

@@ -6,7 +6,6 @@ use super::preflight::{memory_needed, preflight_with_logs};
 use super::{init, keys, logging, release, serve, split, verify};
 use crate::config::{LogFormat, NodeConfig};
 use crate::rights;
-use crate::witness::Access;
 use admin_api::control::{Answer, Request, call};
 use admin_api::status::{NodeStatus, bytes, duration_us, render};
 use anyhow::Context;
@@ -15,6 +14,7 @@ use rustix::thread::CapabilitySet;
 use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
+use witness::Access;
 
 /// Answer time of commands that do not wait for the pair.
 pub(super) const QUICK_LIMIT: Duration = Duration::from_secs(10);
@@ -175,7 +175,7 @@ fn witness(arguments: &WitnessArguments) -> anyhow::Result<()> {
         tracing::info!(%address, admits, "the witness serves");
         serve::tell_systemd(&[sd_notify::NotifyState::Ready]);
     };
-    let result = crate::witness::serve(arguments.listen, &arguments.state, access, ready, shutdown.flag());
+    let result = witness::serve(arguments.listen, &arguments.state, access, ready, shutdown.flag());
     serve::tell_systemd(&[sd_notify::NotifyState::Stopping]);
     Ok(result?)
 }

@@ -2,11 +2,11 @@
 
 use crate::config::ConfigError;
 use crate::node::NodeError;
-use crate::witness::NodesError;
 use admin_api::control::{ClientError, ControlError, ErrorKind, SocketError};
 use admin_api::metrics::ServeError;
 use rdma_transport::tls::KeyError;
 use std::io;
+use witness::NodesError;
 
 /// How the program ended. docs/configuration.md tells operators the same.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -116,8 +116,8 @@ fn code_of_one(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
             _ => None,
         };
     }
-    if let Some(error) = error.downcast_ref::<crate::witness::ServeError>() {
-        use crate::witness::{ServeError, StoreError};
+    if let Some(error) = error.downcast_ref::<witness::ServeError>() {
+        use witness::{ServeError, StoreError};
         return Some(match error {
             ServeError::Listen { .. } => ExitCode::Unavailable,
             ServeError::Tls(_) => ExitCode::Internal,

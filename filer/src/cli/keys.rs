@@ -4,8 +4,8 @@
 
 use super::args::{KeygenArguments, WitnessArguments};
 use super::exit::{ExitCode, Failure};
-use crate::witness::{Access, Nodes};
 use rdma_transport::tls::PrivateKey;
+use witness::{Access, Nodes};
 
 /// Makes a key pair, or looks at the one that is there; gives the line for the others' configurations.
 pub(super) fn keygen(arguments: &KeygenArguments) -> anyhow::Result<String> {

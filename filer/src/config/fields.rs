@@ -3,13 +3,13 @@
 use super::model::{CommandLine, Compress, LogFormat, LogKind, TransportKind, VolumeName};
 use super::section::nearest;
 use super::units::{AddressPrefix, ByteSize, HumanDuration};
-use crate::witness::etcd::EtcdEndpoint;
 use ids::{AnswerFrom, NodeName, VolumeId};
 use rdma_transport::tls::PublicKey;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use toml::de::DeValue;
+use witness::etcd::EtcdEndpoint;
 
 /// Longest name of a network interface (the kernel's IFNAMSIZ less the terminating zero).
 const MAX_INTERFACE_NAME_BYTES: usize = 15;

@@ -26,7 +26,7 @@ pub use link::{LinkConfig, Persistence, RdmaConfig};
 pub use model::{
     CommandLine, Compress, ConsistencyPointConfig, FloatingIpConfig, FuseConfig, HooksConfig, LogConfig,
     LogFormat, LogKind, NodeConfig, PeerConfig, ResyncConfig, TimerConfig, TransportKind, VolumeConfig,
-    VolumeName, WitnessConfig, WitnessKeeper, cache_guard,
+    VolumeName, cache_guard,
 };
 pub use units::{AddressPrefix, ByteSize, HumanDuration, UnitError};
 

@@ -4,7 +4,6 @@
 
 use super::link::{LinkConfig, Persistence, RdmaConfig};
 use super::units::AddressPrefix;
-use crate::witness::etcd::EtcdSettings;
 use ids::{AnswerFrom, BaseLimits, NodeName, VolumeId};
 pub use rdma_transport::TransportKind;
 use rdma_transport::tls::PublicKey;
@@ -13,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
+use witness::WitnessConfig;
 
 /// The whole file.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -47,37 +47,6 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
-}
-
-/// Where the witness is.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct WitnessConfig {
-    /// What keeps the register.
-    pub keeper: WitnessKeeper,
-    /// The key of the built-in one, when there are keys.
-    pub public_key: Option<PublicKey>,
-    /// How long one request may take.
-    pub timeout: Duration,
-}
-
-/// What keeps the registers.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum WitnessKeeper {
-    /// `twinfiler witness`: addresses of one and the same, tried in turn.
-    BuiltIn(Vec<SocketAddr>),
-    /// A cluster of etcd.
-    Etcd(EtcdSettings),
-}
-
-impl WitnessKeeper {
-    /// Its first address, for people.
-    pub fn address(&self) -> String {
-        match self {
-            WitnessKeeper::BuiltIn(addresses) => addresses.first().map(ToString::to_string),
-            WitnessKeeper::Etcd(settings) => settings.endpoints.first().map(ToString::to_string),
-        }
-        .unwrap_or_default()
-    }
 }
 
 /// The name of a volume, as commands and metrics use it.

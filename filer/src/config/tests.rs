@@ -1,6 +1,7 @@
 //! Good and bad files, with the exact messages.
 
 use super::*;
+use ::witness::WitnessKeeper;
 use std::time::Duration;
 
 mod doors;

@@ -1,10 +1,10 @@
 //! `[witness]`: the built-in one by its addresses, or a cluster of etcd.
 
 use super::doors::Doors;
-use super::model::{WitnessConfig, WitnessKeeper};
 use super::section::Section;
 use super::units::HumanDuration;
-use crate::witness::etcd::{EtcdEndpoint, EtcdSettings};
+use ::witness::etcd::{EtcdEndpoint, EtcdSettings};
+use ::witness::{WitnessConfig, WitnessKeeper};
 use rdma_transport::tls::PublicKey;
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -39,7 +39,6 @@ mod write_behind;
 pub use link::LinkSource;
 
 use crate::config::NodeConfig;
-use crate::witness::Asker;
 use admin_api::control::{Caller, ControlError, ControlTarget, ErrorKind};
 use admin_api::metrics::Metrics;
 use admin_api::status::{ConsistencyPointStatus, NodeStatus, SplitReport};
@@ -125,7 +124,7 @@ pub enum NodeError {
     },
     /// The configured witness cannot be asked.
     #[error(transparent)]
-    Witness(#[from] crate::witness::etcd::EtcdError),
+    Witness(#[from] ::witness::etcd::EtcdError),
     /// This node's private key cannot be used.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -208,10 +207,10 @@ impl Node {
         let mut volumes = Vec::new();
         for opened in opened {
             let links = |shared: &Shared, params: &LinkParams| listeners.source(shared, params);
-            let asker = Asker::new(config.witness.as_ref(), own.as_ref())?;
+            let client = ::witness::client(config.witness.as_ref(), own.as_ref())?;
             let keys = own.clone().zip(opened.config.peer.public_key);
             let keys = keys.map(|(own, peer)| LinkKeys { own, peer });
-            volumes.push(VolumeNode::start(opened, &config, metrics, (links, keys), asker, started)?);
+            volumes.push(VolumeNode::start(opened, &config, metrics, (links, keys), client, started)?);
         }
         Ok(Node { inner: Arc::new(Inner { config, started, volumes, _listeners: listeners }) })
     }

@@ -11,7 +11,7 @@ use super::shared::Shared;
 use super::volume::VolumeNode;
 use crate::config::NodeConfig;
 use crate::volume::Volume;
-use crate::witness::Asker;
+use ::witness::WitnessClient;
 use admin_api::metrics::Metrics;
 use apply_engine::Base;
 use apply_engine::simulation::SimDisk;
@@ -34,7 +34,7 @@ pub struct SimParts {
     /// Where its links come from.
     pub links: Box<dyn LinkSource>,
     /// Its way to the witness.
-    pub asker: Asker,
+    pub witness: Box<dyn WitnessClient>,
 }
 
 /// A running node.
@@ -83,7 +83,7 @@ impl SimNode {
     /// # Errors
     /// As a node in production.
     pub fn start(parts: SimParts) -> Result<SimNode, NodeError> {
-        let SimParts { config, region, disk, links, asker } = parts;
+        let SimParts { config, region, disk, links, witness } = parts;
         let volume = config.volumes.first().cloned().expect("a simulated node has one volume");
         let log_error = |source: Box<dyn std::error::Error + Send + Sync>| NodeError::Log {
             volume: volume.name.to_string(),
@@ -107,7 +107,8 @@ impl SimNode {
             role_state,
         };
         let source = |_: &Shared, _: &LinkParams| Ok(Source::Given(links));
-        let node = VolumeNode::start(opened, &config, &Metrics::new(), (source, None), asker, Uptime::now())?;
+        let node =
+            VolumeNode::start(opened, &config, &Metrics::new(), (source, None), witness, Uptime::now())?;
         Ok(SimNode { node })
     }
 

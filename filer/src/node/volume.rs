@@ -19,7 +19,7 @@ use crate::commit::{BaseReads, CommitEvents, CommitPath, Gate};
 use crate::config::NodeConfig;
 use crate::hooks::RoleHooks;
 use crate::stack::DeltaStack;
-use crate::witness::Asker;
+use ::witness::WitnessClient;
 use admin_api::control::{Caller, ControlError, ErrorKind};
 use admin_api::metrics::{LinkMetrics, Metrics};
 use admin_api::status::{ConsistencyPointStatus, VolumeStatus};
@@ -91,7 +91,7 @@ impl VolumeNode {
         node: &NodeConfig,
         metrics: &Metrics,
         (links, keys): (impl FnOnce(&Shared, &LinkParams) -> Result<Source, LinkError>, Option<LinkKeys>),
-        mut asker: Asker,
+        mut client: Box<dyn WitnessClient>,
         started: Uptime,
     ) -> Result<VolumeNode, NodeError> {
         let Opened { config, log, recovery, rdma, base, base_filesystem, role_state } = opened;
@@ -218,7 +218,7 @@ impl VolumeNode {
         let s = shared.clone();
         volume.spawn("link", move || link::run(&s, &source, &params))?;
         let s = shared.clone();
-        volume.spawn("witness", move || witness::run(&s, &mut asker, &to_witness))?;
+        volume.spawn("witness", move || witness::run(&s, client.as_mut(), &to_witness))?;
         let s = shared.clone();
         volume.spawn("apply", move || applier::run(&s))?;
         let s = shared.clone();

@@ -5,19 +5,22 @@
 
 use super::event::{NodeEvent, WitnessQuestion};
 use super::shared::Shared;
-use crate::witness::Asker;
+use ::witness::{Reply, WitnessClient};
 use pair::WitnessOutcome;
 use runtime::channel::Receiver;
 use std::sync::Arc;
 
 /// Runs until the executor is gone.
-pub(super) fn run(shared: &Arc<Shared>, asker: &mut Asker, questions: &Receiver<WitnessQuestion>) {
+pub(super) fn run(
+    shared: &Arc<Shared>,
+    client: &mut dyn WitnessClient,
+    questions: &Receiver<WitnessQuestion>,
+) {
     runtime::be_vital();
     let mut answered = true;
     for WitnessQuestion { request, ask } in questions.iter() {
-        let outcome = asker.ask(&ask);
+        let Reply { outcome, why } = client.ask(&ask);
         let reached = !matches!(outcome, WitnessOutcome::Unreachable { .. });
-        let why = (!reached).then(|| asker.why().unwrap_or("it did not answer the last request").to_owned());
         match &why {
             Some(why) if answered => {
                 tracing::warn!(volume = shared.name(), why, "the witness does not answer")

@@ -3,11 +3,11 @@
 use super::World;
 use crate::invariants::committed_stays;
 use crate::plan::Plan;
+use ::witness::{WitnessConfig, WitnessKeeper};
 use apply_engine::simulation::{DiskCrash, DiskWork, SimDisk};
 use filer::config::{
     ConsistencyPointConfig, FuseConfig, HooksConfig, LinkConfig, LogConfig, LogKind, NodeConfig, PeerConfig,
-    Persistence, RdmaConfig, ResyncConfig, TimerConfig, TransportKind, VolumeConfig, WitnessConfig,
-    WitnessKeeper,
+    Persistence, RdmaConfig, ResyncConfig, TimerConfig, TransportKind, VolumeConfig,
 };
 use filer::node::simulation::{SimNode, SimParts};
 use ids::{AnswerFrom, VolumeId};
@@ -124,8 +124,8 @@ impl World {
             (node, this.region.clone(), this.disk.clone())
         };
         let links = Box::new(self.network.source(host, region.clone()));
-        let (config, asker) = (config(&self.plan, host), self.witness.asker(host));
-        let parts = SimParts { config, region, disk, links, asker };
+        let (config, witness) = (config(&self.plan, host), self.witness.client(host));
+        let parts = SimParts { config, region, disk, links, witness };
         let started = scheduler::spawn_on(node, "start", move || SimNode::start(parts));
         let Ok(started) = started.join() else { return };
         let sim =

@@ -9,8 +9,8 @@
 //! and waiting times are bounded, most of all for who has not proved a key or asked a question yet. What can go wrong: the state file is damaged. Then the server does not
 //! start, because a guessed register could let both nodes serve.
 
-mod asker;
 mod client;
+mod configured;
 pub mod etcd;
 mod nodes;
 mod openings;
@@ -18,10 +18,8 @@ mod server;
 mod store;
 mod stream;
 
-#[cfg(feature = "simulation")]
-pub use asker::Ask;
-pub use asker::Asker;
 pub use client::{Client, WitnessError};
+pub use configured::{Reply, WitnessClient, WitnessConfig, WitnessKeeper, client};
 pub use nodes::{Access, Nodes, NodesError};
 pub use server::{ServeError, serve};
 pub use store::StoreError;

@@ -3,10 +3,9 @@
 //! What can go wrong: anything between here and there. The one thing that must be right is whether the
 //! request may have arrived: [`WitnessError::maybe_applied`] is false only when it certainly did not.
 
-use super::asker::{outcome_of, refusal};
+use super::configured::Reply;
 use super::stream::{Stream, Timed, left};
 use super::{read_frame, write_frame};
-use pair::WitnessOutcome;
 use pair::witness::{Answer, Request};
 use rdma_transport::tls::{self, LinkKeys};
 use rustls::{ClientConnection, StreamOwned};
@@ -79,15 +78,13 @@ pub struct Client {
     address: String,
     keys: Option<LinkKeys>,
     stream: Option<Stream>,
-    /// Why the last request had no answer.
-    why: Option<String>,
 }
 
 impl Client {
     /// A client for `address` (`host:port`); connects with the first request. With keys it proves its own and wants
     /// the witness's.
     pub fn new(address: impl Into<String>, keys: Option<LinkKeys>) -> Client {
-        Client { address: address.into(), keys, stream: None, why: None }
+        Client { address: address.into(), keys, stream: None }
     }
 
     /// Asks, and waits no longer than `timeout` (name resolution excepted).
@@ -107,22 +104,11 @@ impl Client {
     }
 
     /// The same, in the words of the pair's event.
-    pub fn ask(&mut self, request: &Request, timeout: Duration) -> WitnessOutcome {
+    pub fn ask(&mut self, request: &Request, timeout: Duration) -> Reply {
         match self.request(request, timeout) {
-            Ok(answer) => {
-                self.why = refusal(&answer).map(|reason| format!("witness {}: {reason}", self.address));
-                outcome_of(answer)
-            }
-            Err(error) => {
-                self.why = Some(error.to_string());
-                WitnessOutcome::Unreachable { maybe_applied: error.maybe_applied() }
-            }
+            Ok(answer) => Reply::to(answer, &format!("witness {}: ", self.address)),
+            Err(error) => Reply::none(error.maybe_applied(), error.to_string()),
         }
-    }
-
-    /// Why the last request had no answer that is one.
-    pub fn why(&self) -> Option<&str> {
-        self.why.as_deref()
     }
 
     fn connect(&self, limit: Instant) -> Result<Stream, WitnessError> {

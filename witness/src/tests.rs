@@ -61,7 +61,7 @@ fn a_register_is_created_swapped_and_kept_over_a_restart() {
     });
     with_server(directory.path(), |address| {
         let outcome = Client::new(address.to_string(), None).ask(&Request::Read { volume: VOLUME }, TIMEOUT);
-        assert_eq!(outcome, WitnessOutcome::Is(Some(second.clone())));
+        assert_eq!(reply.outcome, WitnessOutcome::Is(Some(second.clone())));
     });
 }
 
@@ -174,7 +174,7 @@ fn garbage_and_huge_frames_end_only_their_own_connection() {
 fn nobody_there_means_certainly_not_applied() {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let outcome = Client::new(address.to_string(), None).ask(&Request::Read { volume: VOLUME }, TIMEOUT);
-    assert_eq!(outcome, WitnessOutcome::Unreachable { maybe_applied: false });
+    assert_eq!(reply.outcome, WitnessOutcome::Unreachable { maybe_applied: false });
 }
 
 #[test]
@@ -182,8 +182,8 @@ fn silence_ends_at_the_time_limit_and_is_in_doubt() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut client = Client::new(listener.local_addr().unwrap().to_string(), None);
     let since = Instant::now();
-    let outcome = client.ask(&Request::Read { volume: VOLUME }, Duration::from_millis(100));
-    assert_eq!(outcome, WitnessOutcome::Unreachable { maybe_applied: true });
+    let reply = client.ask(&Request::Read { volume: VOLUME }, Duration::from_millis(100));
+    assert_eq!(reply.outcome, WitnessOutcome::Unreachable { maybe_applied: true });
     assert!(since.elapsed() < TIMEOUT, "{:?}", since.elapsed());
 }
 
@@ -217,13 +217,13 @@ fn a_witness_that_cannot_write_says_so_to_who_only_reads() {
     with_server(&state, |address| {
         std::fs::remove_dir_all(&state).unwrap();
         let mut client = Client::new(address.to_string(), None);
-        let outcome = client.ask(&read, TIMEOUT);
-        assert_eq!(outcome, WitnessOutcome::Unreachable { maybe_applied: false });
-        let why = client.why().unwrap().to_owned();
+        let reply = client.ask(&read, TIMEOUT);
+        assert_eq!(reply.outcome, WitnessOutcome::Unreachable { maybe_applied: false });
+        let why = reply.why.unwrap();
         assert!(why.contains("cannot write its state"), "{why}");
         // As soon as it can, it answers; it has lost nothing by that.
         std::fs::create_dir(&state).unwrap();
-        assert_eq!(client.ask(&read, TIMEOUT), WitnessOutcome::Is(None));
-        assert_eq!(client.why(), None);
+        let is_none = Reply { outcome: WitnessOutcome::Is(None), why: None };
+        assert_eq!(client.ask(&read, TIMEOUT), is_none);
     });
 }
