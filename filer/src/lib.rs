@@ -6,7 +6,6 @@
 
 pub mod cli;
 pub mod commit;
-pub mod config;
 pub mod fuse;
 pub mod hooks;
 mod memory;

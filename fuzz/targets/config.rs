@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use filer::config::NodeConfig;
+use config::NodeConfig;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {

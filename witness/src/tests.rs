@@ -60,7 +60,7 @@ fn a_register_is_created_swapped_and_kept_over_a_restart() {
         assert_eq!(swapped, Answer::Swapped { register: second.clone() });
     });
     with_server(directory.path(), |address| {
-        let outcome = Client::new(address.to_string(), None).ask(&Request::Read { volume: VOLUME }, TIMEOUT);
+        let reply = Client::new(address.to_string(), None).ask(&Request::Read { volume: VOLUME }, TIMEOUT);
         assert_eq!(reply.outcome, WitnessOutcome::Is(Some(second.clone())));
     });
 }
@@ -173,7 +173,7 @@ fn garbage_and_huge_frames_end_only_their_own_connection() {
 #[test]
 fn nobody_there_means_certainly_not_applied() {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let outcome = Client::new(address.to_string(), None).ask(&Request::Read { volume: VOLUME }, TIMEOUT);
+    let reply = Client::new(address.to_string(), None).ask(&Request::Read { volume: VOLUME }, TIMEOUT);
     assert_eq!(reply.outcome, WitnessOutcome::Unreachable { maybe_applied: false });
 }
 

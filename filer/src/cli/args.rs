@@ -1,7 +1,7 @@
 //! The words of the command line.
 
-use crate::config::{ByteSize, DEFAULT_PATH, HumanDuration, LogKind};
 use clap::{Args, Parser, Subcommand};
+use config::{ByteSize, DEFAULT_PATH, HumanDuration, LogKind};
 use ids::VolumeId;
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -4,11 +4,11 @@ use super::args::{Arguments, Command, ConfigCommand, LogCommand, StatusArguments
 use super::exit::{ExitCode, Failure};
 use super::preflight::{memory_needed, preflight_with_logs};
 use super::{init, keys, logging, release, serve, split, verify};
-use crate::config::{LogFormat, NodeConfig};
 use crate::rights;
 use admin_api::control::{Answer, Request, call};
 use admin_api::status::{NodeStatus, bytes, duration_us, render};
 use anyhow::Context;
+use config::{LogFormat, NodeConfig};
 use runtime::shutdown::Shutdown;
 use rustix::thread::CapabilitySet;
 use std::io::Write;

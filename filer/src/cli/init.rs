@@ -9,9 +9,9 @@
 use super::args::InitArguments;
 use super::exit::{ExitCode, Failure};
 use super::preflight::require_root;
-use crate::config::{ByteSize, LogKind, NodeConfig, VolumeName};
 use anyhow::Context;
 use apply_engine::base::{Base, EnclosureError, OpenError, check_enclosed, is_for_tree_alone};
+use config::{ByteSize, LogKind, NodeConfig, VolumeName};
 use ids::VolumeId;
 use nvlog::region::{self, OpenMode};
 use nvlog::{FormatOptions, Log, RegionError};

@@ -4,7 +4,7 @@
 //! killed in its call or the mount was left. The crate calls that an error, once for each such client; every other
 //! answer that cannot be delivered is told.
 
-use crate::config::{LogFormat, NodeConfig};
+use config::{LogFormat, NodeConfig};
 use std::fmt::{Debug, Write};
 use std::io::IsTerminal;
 use tracing::field::{Field, Visit};

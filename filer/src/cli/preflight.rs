@@ -8,11 +8,11 @@ mod log;
 mod rdma;
 
 use super::exit::ExitCode;
-use crate::config::{LogKind, NodeConfig, TransportKind, VolumeConfig};
 use crate::memory;
 use admin_api::control::Request;
 use admin_api::status::bytes;
 use apply_engine::base::{EnclosureError, OpenError, how_to_close};
+use config::{LogKind, NodeConfig, TransportKind, VolumeConfig};
 use rdma_transport::tls::PrivateKey;
 use std::fmt;
 use std::io::ErrorKind;

@@ -3,9 +3,9 @@
 use super::args::SplitCommand;
 use super::commands::{ask, done, say, unexpected};
 use super::exit::{ExitCode, Failure};
-use crate::config::NodeConfig;
 use admin_api::control::{Answer, Request};
 use admin_api::status::{Mode, SplitReport, SplitSide, bytes};
+use config::NodeConfig;
 use std::fmt::Write;
 use std::io::{IsTerminal, Write as _};
 use std::path::Path;

@@ -4,7 +4,7 @@
 //! children in its group, the whole group is killed. Its output is read up to a bound and the rest thrown away, so that a
 //! full pipe never stops it and a flood never fills our memory.
 
-use crate::config::CommandLine;
+use config::CommandLine;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::io::{self, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};

@@ -8,7 +8,7 @@
 
 use super::command::{self, CommandError};
 use super::neighbours;
-use crate::config::{AddressPrefix, CommandLine, FloatingIpConfig};
+use config::{AddressPrefix, CommandLine, FloatingIpConfig};
 use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};

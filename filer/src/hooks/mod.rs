@@ -15,8 +15,8 @@ mod tests;
 pub use command::{CommandError, run};
 pub use floating_ip::{FloatingIp, FloatingIpError};
 
-use crate::config::{HooksConfig, VolumeConfig};
 use admin_api::status::{FloatingIpStatus, HookStatus, Role, role_name};
+use config::{HooksConfig, VolumeConfig};
 use ids::Epoch;
 use parking_lot::Mutex;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -125,7 +125,7 @@ impl RoleHooks {
         }
     }
 
-    fn run(&self, hook: &str, command: &crate::config::CommandLine, role: Role, epoch: Epoch) {
+    fn run(&self, hook: &str, command: &config::CommandLine, role: Role, epoch: Epoch) {
         let environment = [
             ("TWINFILER_VOLUME", self.volume.clone()),
             ("TWINFILER_ROLE", role_name(role).to_owned()),

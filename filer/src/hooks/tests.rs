@@ -1,7 +1,7 @@
 //! Real commands, and a real address in a network namespace of its own.
 
 use super::*;
-use crate::config::{CommandLine, FloatingIpConfig, NodeConfig};
+use config::{CommandLine, FloatingIpConfig, NodeConfig};
 use std::process::Command;
 
 fn shell(script: &str) -> CommandLine {

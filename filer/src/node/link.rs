@@ -9,7 +9,7 @@ use super::event::NodeEvent;
 use super::rdma::Rdma;
 use super::shared::Shared;
 use super::write_behind;
-use crate::config::TransportKind;
+use config::TransportKind;
 use rdma_transport::tls::{LinkKeys, PrivateKey};
 use rdma_transport::{Acceptor, Control, Link, LinkError, LinkParams, shm, tcp};
 use runtime::Instant;
@@ -84,10 +84,7 @@ pub(super) struct Listeners {
 
 impl Listeners {
     /// Listens where the transports of `volumes` need it.
-    pub fn bind(
-        config: &crate::config::NodeConfig,
-        own: Option<&PrivateKey>,
-    ) -> Result<Listeners, LinkError> {
+    pub fn bind(config: &config::NodeConfig, own: Option<&PrivateKey>) -> Result<Listeners, LinkError> {
         let uses = |kind| config.volumes.iter().any(|volume| volume.transport == kind);
         let tcp = (uses(TransportKind::Tcp) || uses(TransportKind::Verbs))
             .then(|| tcp::Listener::bind_with(&config.listen.to_string(), own))

@@ -38,10 +38,10 @@ mod write_behind;
 #[cfg(feature = "simulation")]
 pub use link::LinkSource;
 
-use crate::config::NodeConfig;
 use admin_api::control::{Caller, ControlError, ControlTarget, ErrorKind};
 use admin_api::metrics::Metrics;
 use admin_api::status::{ConsistencyPointStatus, NodeStatus, SplitReport};
+use config::NodeConfig;
 use ids::Lsn;
 use link::Listeners;
 use pair::Operator;

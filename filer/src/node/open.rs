@@ -2,9 +2,9 @@
 
 use super::NodeError;
 use super::rdma::Rdma;
-use crate::config::{NodeConfig, TransportKind, VolumeConfig};
 use apply_engine::Base;
 use apply_engine::base::OpenError;
+use config::{NodeConfig, TransportKind, VolumeConfig};
 use nvlog::{Log, OpenMode, RecoveryReport};
 use pair::DurableState;
 use std::path::Path;

@@ -5,8 +5,8 @@
 //! remedy before the node starts.
 
 use super::NodeError;
-use crate::config::{TransportKind, VolumeConfig};
 use admin_api::status::RdmaStatus;
+use config::{TransportKind, VolumeConfig};
 use ids::LogMemory;
 use rdma_transport::{Acceptor, Link, LinkError, LinkParams, tcp};
 use std::sync::Arc;
@@ -31,7 +31,7 @@ impl Rdma {
 
 #[cfg(feature = "verbs")]
 fn open(config: &VolumeConfig, memory: Arc<dyn LogMemory>) -> Result<Rdma, NodeError> {
-    use crate::config::Persistence as Mode;
+    use config::Persistence as Mode;
     use rdma_transport::verbs::{Domain, Persistence, Settings};
     let rdma = &config.rdma;
     let settings = Settings {

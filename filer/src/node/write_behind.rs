@@ -7,7 +7,7 @@
 //! while it received over that. What can go wrong: a word is lost with its link; what it was about is asked anew.
 
 use super::shared::Shared;
-use crate::config::VolumeConfig;
+use config::VolumeConfig;
 use ids::{AnswerFrom, LogPoint, Lsn};
 use pair::LogSummary;
 use rdma_transport::Control;

@@ -5,7 +5,7 @@ use crate::invariants::committed_stays;
 use crate::plan::Plan;
 use ::witness::{WitnessConfig, WitnessKeeper};
 use apply_engine::simulation::{DiskCrash, DiskWork, SimDisk};
-use filer::config::{
+use config::{
     ConsistencyPointConfig, FuseConfig, HooksConfig, LinkConfig, LogConfig, LogKind, NodeConfig, PeerConfig,
     Persistence, RdmaConfig, ResyncConfig, TimerConfig, TransportKind, VolumeConfig,
 };
@@ -228,7 +228,7 @@ fn config(plan: &Plan, host: usize) -> NodeConfig {
         private_key: None,
         plaintext: true,
         log_level: String::new(),
-        log_format: filer::config::LogFormat::Text,
+        log_format: config::LogFormat::Text,
         witness: Some(WitnessConfig {
             keeper: WitnessKeeper::BuiltIn(Vec::new()),
             public_key: None,

@@ -4,7 +4,7 @@
 
 use super::Preflight;
 use crate::cli::exit::{ExitCode, of_region};
-use crate::config::VolumeConfig;
+use config::VolumeConfig;
 use nvlog::RegionError;
 
 /// Looks into the log of a volume. `running`: this configuration's daemon has it open.

@@ -6,7 +6,7 @@
 //! when the volume opens it.
 
 use super::{ExitCode, Preflight};
-use crate::config::{LogKind, VolumeConfig};
+use config::{LogKind, VolumeConfig};
 use std::path::Path;
 
 const DEVICES: &str = "/sys/class/infiniband";
@@ -170,7 +170,7 @@ fn may_lock(status: &str) -> bool {
 #[cfg(feature = "verbs")]
 mod tests {
     use super::*;
-    use crate::config::NodeConfig;
+    use config::NodeConfig;
 
     fn volume(rdma: &str, log: &Path) -> VolumeConfig {
         let text = format!(

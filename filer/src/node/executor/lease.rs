@@ -4,7 +4,7 @@
 //! of this node's own could be more than all of it, and no read would ever be answered.
 
 use super::Executor;
-use crate::config::cache_guard;
+use config::cache_guard;
 use pair::Lease;
 use std::time::Duration;
 

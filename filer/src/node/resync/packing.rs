@@ -8,7 +8,7 @@
 //! What can go wrong: a wrong guess, which costs processor time or link time and nothing else.
 
 use super::wire::{Answer, Tag};
-use crate::config::Compress;
+use config::Compress;
 use std::time::Duration;
 
 /// Content after which the receiver judges.

@@ -5,9 +5,9 @@
 //! (one that a resync left incomplete). What can go wrong: the base cannot be read; a walk that goes on while clients
 //! change the tree leaves out what goes away meanwhile.
 
-use crate::config::ByteSize;
 use apply_engine::resync::{self, ResyncError};
 use apply_engine::{Base, Layers, ObjectKind, Operation, ViewError};
+use config::ByteSize;
 use ids::{Lsn, Oid};
 use nvlog::{Log, RecordKind};
 use std::collections::{BTreeMap, HashMap, HashSet};

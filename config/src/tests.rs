@@ -453,7 +453,7 @@ fn files_that_can_not_be_read() {
 /// Every key that the program knows is described, and the example in the documentation is a good file.
 #[test]
 fn the_documentation_describes_every_key() {
-    let documentation = include_str!("../../../docs/configuration.md");
+    let documentation = include_str!("../../docs/configuration.md");
     for line in GOOD.lines().chain(RDMA.lines()) {
         let key = line.split('=').next().unwrap_or_default().trim();
         if !key.is_empty() {
