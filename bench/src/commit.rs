@@ -5,7 +5,7 @@
 
 use admin_api::metrics::Metrics;
 use anyhow::{Context, Result, bail};
-use filer::commit::{Ask, CommitEvents, CommitPath, Gate, Journal, SpaceBudget};
+use commit::{Ask, CommitEvents, CommitPath, Gate, Journal, SpaceBudget};
 use ids::{AckRule, AnswerFrom, Cursors, LogPoint, NodeName, VolumeId};
 use nvlog::{FormatOptions, Log, format};
 use rdma_transport::tls::{LinkKeys, PrivateKey};

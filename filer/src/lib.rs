@@ -5,11 +5,9 @@
 //! [`node`] runs all that; [`witness`] is the third machine's program.
 
 pub mod cli;
-pub mod commit;
 pub mod fuse;
 pub mod hooks;
 mod memory;
 pub mod node;
 pub mod rights;
-pub mod stack;
 pub mod volume;

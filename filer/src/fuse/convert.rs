@@ -1,9 +1,9 @@
 //! Between the volume's types and those of the FUSE protocol.
 
 use super::credentials::{Credentials, is_being_killed};
-use crate::commit::Client;
 use crate::volume::{Principal, SetTime};
 use apply_engine::{Attributes, ObjectKind, Timestamp};
+use commit::Client;
 use fuser::{FileAttr, FileType, INodeNo, Request, TimeOrNow};
 use ids::Oid;
 use std::cell::OnceCell;

@@ -7,9 +7,9 @@ use super::convert::{Caller, attributes, client, file_type, ino, oid};
 use super::filesystem::FuseFilesystem;
 use super::handles::{MadeOpen, shared};
 use super::reply::{empty, number};
-use crate::commit::{Attempt, attempt, settle};
 use crate::volume::{Access, Errno, Node, NodeKind, Principal, RenameMode, Volume, WriteAt};
 use apply_engine::Attributes;
+use commit::{Attempt, attempt, settle};
 use fuser::{
     FileHandle, Generation, INodeNo, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyWrite,
     Request, WriteFlags,

@@ -7,8 +7,8 @@
 //! wrong: a record that this program cannot decode (a newer partner); then the node stops following and says so.
 
 use super::NodeError;
-use crate::stack::DeltaStack;
 use apply_engine::{Operation, RecordPosition};
+use commit::stack::DeltaStack;
 use ids::{LogPoint, Lsn, Oid};
 use nvlog::{Log, RecordKind};
 use runtime::Mutex;

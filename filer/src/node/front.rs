@@ -7,10 +7,10 @@
 //! (taken away by force).
 
 use super::shared::Shared;
-use crate::commit::Journal;
 use crate::fuse::{MountHandle, MountOptions};
 use crate::volume::Volume;
 use admin_api::status::{Role, TakeoverTiming};
+use commit::Journal;
 use ids::{AnswerFrom, BaseLimits, Epoch};
 use pair::{StopReason, TakeoverTimes};
 use runtime::channel::{Receiver, RecvTimeoutError, Sender, unbounded};

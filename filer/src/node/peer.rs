@@ -8,7 +8,7 @@
 
 use super::NodeError;
 use super::receiver::{Landing, Receiving};
-use crate::commit::CommitPath;
+use commit::CommitPath;
 use ids::LogPoint;
 use pair::Message;
 use rdma_transport::{Closer, Control, Fence, Link, MirrorReceiver, MirrorSender};

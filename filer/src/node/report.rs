@@ -2,11 +2,11 @@
 
 use super::rdma::Rdma;
 use super::shared::Shared;
-use crate::commit::Journal;
 use admin_api::status::{
     Lag, LeaseStatus, LogStatus, Mode, PartnerView, Role, SpaceStatus, TransportCounters, VolumeStatus,
     WitnessStatus,
 };
+use commit::Journal;
 use ids::{Cursors, Epoch};
 use pair::witness::Mode as RegisterMode;
 use pair::{PairStatus, RoleName};

@@ -7,8 +7,8 @@
 //! Invariant: a fault of each kind stands while its state does, and no longer. What can go wrong: nothing of its own.
 
 use super::shared::{SCARCE, Shared};
-use crate::commit::{Journal, Needs, SpaceBudget};
 use admin_api::status::{FaultKind, Mode, Role};
+use commit::{Journal, Needs, SpaceBudget};
 use pair::{FailedPart, PairStatus};
 use runtime::Instant;
 use std::time::Duration;

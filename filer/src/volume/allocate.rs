@@ -10,8 +10,8 @@ use super::errno::{Errno, Result};
 use super::principal::Principal;
 use super::transaction::Transaction;
 use super::{Volume, WriteAt};
-use crate::commit::Ask;
 use apply_engine::Operation;
+use commit::Ask;
 use ids::{BaseLimits, Oid};
 
 /// Payload of the records of one fallocate.
@@ -143,7 +143,7 @@ impl Volume {
                 Ok(len) => copied += len as u64,
                 Err(_) if copied > 0 => {
                     // The caller goes on from there, and waits then.
-                    crate::commit::settle();
+                    commit::settle();
                     break;
                 }
                 Err(error) => return Err(error),

@@ -5,7 +5,7 @@
 //! yet: the change is given up, the question asked without any lock, and the change begun again.
 //!
 //! Invariants: an answer counts only while the base is as it was: its version changes whenever a Delta that was applied
-//! is dropped ([`crate::stack::DeltaStack::base_version`]); before that the Delta hides what applying it changes.
+//! is dropped ([`commit::stack::DeltaStack::base_version`]); before that the Delta hides what applying it changes.
 //! Whether a directory is empty, and what lies above it, is asked of all layers, and counts while that directory, or all
 //! moves of directories, are at the version that was seen.
 //!

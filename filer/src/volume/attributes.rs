@@ -9,8 +9,8 @@ use super::acl;
 use super::errno::{Errno, Result};
 use super::principal::Principal;
 use super::transaction::Transaction;
-use crate::commit::Ask;
 use apply_engine::{AttrPatch, Attributes, Layers, ObjectKind, Operation, Timestamp};
+use commit::Ask;
 use ids::Oid;
 
 /// Payload of the records of one change of attributes: a truncation, a patch, an ACL.

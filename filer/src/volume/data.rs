@@ -9,10 +9,10 @@ use super::errno::{Errno, Result};
 use super::principal::Principal;
 use super::state::Opens;
 use super::transaction::Transaction;
-use crate::commit::Ask;
 use apply_engine::op::codec::WRITE_HEAD_BYTES;
 use apply_engine::view::SegmentSource;
 use apply_engine::{ObjectKind, Operation, ViewError};
+use commit::Ask;
 use ids::Oid;
 use std::ops::Range;
 

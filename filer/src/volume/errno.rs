@@ -4,7 +4,7 @@
 //! number Linux' own filesystems give in that situation. What can go wrong: a made-up errno sends programs
 //! into branches that were never tested; so constructors exist only for numbers that a filesystem may answer.
 
-use crate::commit::{Denied, NotServing, Refused};
+use commit::{Denied, NotServing, Refused};
 use std::fmt;
 
 /// A POSIX error number.
@@ -13,9 +13,6 @@ pub struct Errno(i32);
 
 /// The result of a volume operation.
 pub type Result<T> = std::result::Result<T, Errno>;
-
-/// `ERESTARTSYS`: a number that no program ever sees.
-const KERNEL_RESTART: i32 = 512;
 
 macro_rules! errnos {
     ($($name:ident)*) => {
@@ -43,8 +40,8 @@ errnos! {
 }
 
 impl Errno {
-    /// In an attempt only, and never answered: the request has to wait ([`crate::commit::attempt`]).
-    pub const MUST_WAIT: Errno = Errno(KERNEL_RESTART);
+    /// In an attempt only, and never answered: the request has to wait ([`commit::attempt`]).
+    pub const MUST_WAIT: Errno = Errno(commit::MUST_WAIT);
 
     /// The number, positive.
     pub fn code(self) -> i32 {

@@ -12,7 +12,7 @@
 //!   of each object), errors included;
 //! - an object without a name lives exactly as long as somebody has it open.
 //!
-//! What can go wrong: the node stops being primary in the middle ([`crate::commit::NotServing`]); then
+//! What can go wrong: the node stops being primary in the middle ([`commit::NotServing`]); then
 //! nothing is answered but an error, and whoever made the `Volume` drops it.
 //!
 //! atime is set at creation and by `utimensat` only, as under `noatime`: a read would otherwise cost a
@@ -45,9 +45,9 @@ pub use principal::{Principal, Root};
 pub use rename::RenameMode;
 pub use xattrs::XattrMode;
 
-use crate::commit::{Journal, SpaceBudget};
-use crate::stack::DeltaStack;
 use apply_engine::{Attributes, ObjectKind, ViewError};
+use commit::stack::DeltaStack;
+use commit::{Journal, SpaceBudget};
 use directory::Listings;
 use ids::{BaseLimits, Lsn, Oid};
 use runtime::RwLock;

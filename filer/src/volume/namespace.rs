@@ -12,11 +12,11 @@ use super::limits::checked_name;
 use super::principal::Principal;
 use super::state::Inode;
 use super::transaction::Transaction;
-use crate::commit::Ask;
 use apply_engine::base::is_reserved_in_root;
 use apply_engine::{
     Attributes, Layers, NameRef, NewKind, NewObject, ObjectKind, Operation, Other, Target, Timestamp,
 };
+use commit::Ask;
 use ids::Oid;
 
 /// Payload of a record without data: names, link counts, times; with room for two inherited ACLs.

@@ -10,8 +10,8 @@ use super::limits::checked_name;
 use super::namespace::{NAMESPACE_PAYLOAD_BYTES, Node, NodeKind, check_new_name, relinked, touched};
 use super::principal::Principal;
 use super::transaction::Transaction;
-use crate::commit::Ask;
 use apply_engine::{Displaced, NameRef, Operation, Other, Target};
+use commit::Ask;
 use ids::Oid;
 
 /// The flags of renameat2(2).

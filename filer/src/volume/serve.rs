@@ -1,11 +1,11 @@
 //! How a front door calls an operation: without a thread that waits.
 //!
 //! An operation that need not wait is run and answered on the spot, and nothing is allocated for it. One that has to wait
-//! is kept with a copy of what it needs, or with its finished answer ([`crate::commit::attempt`]).
+//! is kept with a copy of what it needs, or with its finished answer ([`commit::attempt`]).
 
 use super::Volume;
 use super::errno::{Errno, Result};
-use crate::commit::{Attempt, Client, Parked, attempt, finish};
+use commit::{Attempt, Client, Parked, attempt, finish};
 
 impl Volume {
     /// Runs `now` and hands its outcome to `answer`, at once or when it may be given. If it has to wait, `later` makes

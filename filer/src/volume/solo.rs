@@ -5,10 +5,10 @@
 //! memory, so whatever was not applied when the process died is gone.
 
 use super::Volume;
-use crate::commit::{Admission, Ask, Journal, Needs, NotServing, Refused, Room, SpaceBudget};
-use crate::stack::DeltaStack;
 use apply_engine::delta::Vanished;
 use apply_engine::{Base, Delta, Layers, Oid};
+use commit::stack::DeltaStack;
+use commit::{Admission, Ask, Journal, Needs, NotServing, Refused, Room, SpaceBudget};
 use ids::{Lsn, VolumeId};
 use nvlog::{FormatOptions, Log};
 use runtime::{Instant, JoinHandle, Mutex};

@@ -9,9 +9,9 @@ use super::errno::{Errno, Result};
 use super::limits::{MAX_XATTR_LIST_BYTES, MAX_XATTR_NAME_BYTES, MAX_XATTR_VALUE_BYTES};
 use super::principal::Principal;
 use super::transaction::Transaction;
-use crate::commit::Ask;
 use apply_engine::base::{LABEL_BYTES, LABEL_XATTR};
 use apply_engine::{AttrPatch, Layers, ObjectKind, Operation};
+use commit::Ask;
 use ids::Oid;
 
 /// File capabilities, which a change of contents or owner takes away.

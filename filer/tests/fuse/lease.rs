@@ -2,7 +2,7 @@
 //! mapping; and everything again when the lease runs again.
 
 use super::{Mounted, NEVER, mounted_between};
-use filer::commit::{Admission, Ask, Journal, NotServing, Refused, SpaceBudget};
+use commit::{Admission, Ask, Journal, NotServing, Refused, SpaceBudget};
 use filer::fuse::MountOptions;
 use filer::volume::solo::SoloJournal;
 use std::fs::{self, File};

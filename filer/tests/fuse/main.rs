@@ -14,7 +14,7 @@ mod privileges;
 mod refused;
 mod waiting;
 
-use filer::commit::{Admission, Ask, Journal, NotServing, Refused, SpaceBudget};
+use commit::{Admission, Ask, Journal, NotServing, Refused, SpaceBudget};
 use filer::fuse::{Left, MountError, MountHandle, MountOptions, abort_connection, mount};
 use filer::volume::solo::{Solo, SoloJournal};
 use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags, SeekFrom, XattrFlags};

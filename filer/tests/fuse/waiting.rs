@@ -4,9 +4,9 @@
 use admin_api::metrics::Metrics;
 use apply_engine::delta::Vanished;
 use apply_engine::{Base, Delta, Layers};
-use filer::commit::{CommitEvents, CommitPath, Gate, Journal, SpaceBudget};
+use commit::stack::DeltaStack;
+use commit::{CommitEvents, CommitPath, Gate, Journal, SpaceBudget};
 use filer::fuse::{MountHandle, MountOptions, mount};
-use filer::stack::DeltaStack;
 use filer::volume::Volume;
 use ids::{AckRule, Cursors, VolumeId};
 use nvlog::{FormatOptions, Log};
@@ -98,7 +98,7 @@ fn mounted() -> Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        self.path.close(filer::commit::NotServing::Stopping);
+        self.path.close(commit::NotServing::Stopping);
         if let Some(handle) = self.handle.take() {
             handle.abort();
         }
@@ -115,7 +115,7 @@ fn let_go_in_the_end(path: &Arc<CommitPath>, handle: &MountHandle) {
     std::thread::spawn(move || {
         std::thread::sleep(2 * NEVER);
         if let Some(path) = path.upgrade() {
-            path.close(filer::commit::NotServing::Stopping);
+            path.close(commit::NotServing::Stopping);
             let _gone = rustix::mount::unmount(&mountpoint, rustix::mount::UnmountFlags::FORCE);
         }
     });
@@ -260,6 +260,6 @@ fn who_waits_for_a_lease_holds_no_thread_and_a_close_ends_it() {
     let known = m.file("quiet/known");
     let refused = std::thread::spawn(move || fs::metadata(known));
     m.wait_until("it waits", |(parked, _)| parked == 1);
-    m.path.close(filer::commit::NotServing::NotPrimary);
+    m.path.close(commit::NotServing::NotPrimary);
     assert_eq!(refused.join().unwrap().unwrap_err().raw_os_error(), Some(libc::ESHUTDOWN));
 }

@@ -1,9 +1,9 @@
 //! What single commands of the pair mean for this node's log, path and front door.
 
 use super::{Executor, LEAVE_WITHIN, WATCH_INTERVAL};
-use crate::commit::{Journal, NotServing, PeerSpace, SpaceBudget};
 use crate::node::NodeError;
 use apply_engine::MetadataSpace;
+use commit::{Journal, NotServing, PeerSpace, SpaceBudget};
 use ids::{AckRule, Epoch, Lsn};
 use nvlog::UpdateError;
 use pair::{Event, LogSummary, StopReason, Vitals};

@@ -1,9 +1,9 @@
 //! What a takeover finds in the ring: a link whose bytes land without a word, and a right that cannot be taken.
 
 use super::*;
-use crate::commit::{CommitEvents, Gate};
 use crate::node::peer::Peer;
 use admin_api::metrics::Metrics;
+use commit::{CommitEvents, Gate};
 use ids::{Cursors, VolumeId};
 use nvlog::FormatOptions;
 use rdma_transport::{Arrival, Fence, FenceError, Link, LinkError, LinkParams, shm};

@@ -1,11 +1,11 @@
 //! A base whose disk hangs: whoever has to look into it waits, and nobody else.
 
 use super::*;
-use crate::commit::{BaseReads, Client, CommitEvents, CommitPath, Gate, Journal, PatientBase};
 use admin_api::metrics::Metrics;
 use apply_engine::delta::Vanished;
 use apply_engine::view::{BaseEntry, BaseReader};
 use apply_engine::{Base, Delta, Layers, NameRef, Target};
+use commit::{BaseReads, Client, CommitEvents, CommitPath, Gate, Journal, PatientBase};
 use parking_lot::{Condvar, Mutex};
 use runtime::Uptime;
 use std::io;
@@ -116,7 +116,7 @@ fn hanging() -> (Fixture, Arc<Volume>, Arc<Hanging>) {
     });
     let layers = Layers::new(Delta::new(log.end().lsn, Vanished::Forget), Vec::new(), hanging.clone(), log);
     let journal: Arc<dyn Journal> = f.solo.volume.journal.clone();
-    let stack = Arc::new(crate::stack::DeltaStack::new(layers));
+    let stack = Arc::new(commit::stack::DeltaStack::new(layers));
     let volume = Arc::new(Volume::new(stack, journal, f.limits, base.next_oid()));
     (f, volume, hanging)
 }
@@ -285,7 +285,7 @@ impl Door {
         path.open();
         let base = PatientBase::over(base, BaseReads::of_threads(DOOR_THREADS));
         let layers = Layers::new(Delta::new(end, Vanished::Forget), Vec::new(), base, log);
-        let stack = Arc::new(crate::stack::DeltaStack::new(layers));
+        let stack = Arc::new(commit::stack::DeltaStack::new(layers));
         let next_oid = f.solo.base().next_oid();
         let volume = Arc::new(Volume::new(stack, path.clone(), f.limits, next_oid));
         for _ in 0..BASE_THREADS {

@@ -1,8 +1,8 @@
 //! Nothing is answered that could be undone: with a journal that commits only when it is told to.
 
 use super::*;
-use crate::commit::{Admission, Ask, Needs, NotServing, Refused};
 use crate::volume::solo::SoloJournal;
+use commit::{Admission, Ask, Needs, NotServing, Refused};
 use parking_lot::{Condvar, Mutex};
 use std::sync::mpsc;
 use std::time::Duration;

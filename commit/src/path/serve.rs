@@ -1,4 +1,4 @@
-//! Serving those who wait without a thread: see [`crate::commit::attempt`].
+//! Serving those who wait without a thread: see [`crate::attempt`].
 //!
 //! Two kinds of threads do it, and the node starts them. One drives for answers that are owed: it is one more waiter of
 //! the commit path, which waits for the last of them. Some try parked requests again. Those never read the base, which
@@ -8,10 +8,10 @@ use super::{
     Answer, Ask, Client, CommitPath, Denied, Hindrance, Journal, LEASE_PATIENCE, NotServing, Parked, Refused,
     Step, Wait, in_attempt,
 };
-use crate::commit::Admission;
-use crate::commit::base_reads::{self, Place};
-use crate::commit::patience::Attempt;
-use crate::commit::queue::{Next, Seen};
+use crate::Admission;
+use crate::base_reads::{self, Place};
+use crate::patience::Attempt;
+use crate::queue::{Next, Seen};
 use ids::Lsn;
 use runtime::Instant;
 use std::sync::atomic::Ordering;

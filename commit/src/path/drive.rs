@@ -3,7 +3,7 @@
 //! Lock order: `mirror`, then `local`, then `cursors`. Whoever drives has the seat of [`super::mirror`].
 
 use super::{CommitPath, MAX_IN_FLIGHT, Mirror, Partner, Reached};
-use crate::commit::{Journal, NotServing};
+use crate::{Journal, NotServing};
 use ids::{AckRule, Cursors, LogPoint, Lsn};
 use rdma_transport::LinkError;
 use runtime::{Instant, MutexGuard, planted};
@@ -245,7 +245,7 @@ impl CommitPath {
 
     /// Could a thread that looks now drive? Under `local` always; under `both` when a link is there and nobody
     /// has it.
-    pub(in crate::commit) fn can_drive(&self) -> bool {
+    pub(crate) fn can_drive(&self) -> bool {
         match self.rule() {
             AckRule::Nobody => false,
             AckRule::Local => true,

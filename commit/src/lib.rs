@@ -13,9 +13,10 @@ mod path;
 mod path_tests;
 mod patience;
 mod queue;
+pub mod stack;
 mod waiters;
 
-pub use base_reads::{BaseReads, PatientBase};
+pub use base_reads::{BaseReads, MUST_WAIT, PatientBase};
 pub use gate::{Gate, PeerSpace};
 pub use needs::Needs;
 pub use path::{CommitEvents, CommitPath};

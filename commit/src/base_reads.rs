@@ -10,7 +10,6 @@
 
 use super::NotServing;
 use super::patience::{Wait, in_attempt};
-use crate::volume::Errno;
 use apply_engine::view::{BaseEntry, BaseReader};
 use apply_engine::{Attributes, NameRef, Target};
 use ids::Oid;
@@ -19,6 +18,10 @@ use std::io;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// The number of the error that a read of the base ends with in an attempt whose request has to wait: `ERESTARTSYS`, which
+/// no program ever sees.
+pub const MUST_WAIT: i32 = 512;
 
 thread_local! {
     static PLACE: Cell<Place> = const { Cell::new(Place::Door) };
@@ -71,7 +74,7 @@ impl BaseReads {
         };
         if inside.is_none() {
             in_attempt(|attempt| attempt.wait = attempt.wait.or(Some(Wait::Base)));
-            return Err(io::Error::from_raw_os_error(Errno::MUST_WAIT.code()));
+            return Err(io::Error::from_raw_os_error(MUST_WAIT));
         }
         Ok(inside)
     }

@@ -9,8 +9,8 @@
 //! device that is slow or hangs. Then answers wait for it, and the node is told as a partner that makes no progress is.
 
 use super::{CommitPath, Mirror};
-use crate::commit::patience::{Answer, Client, Denied, in_attempt, is_attempt};
-use crate::commit::{Journal, NotServing};
+use crate::patience::{Answer, Client, Denied, in_attempt, is_attempt};
+use crate::{Journal, NotServing};
 use ids::{AckRule, LogPoint, Lsn};
 use runtime::{Instant, planted};
 use std::sync::atomic::Ordering;
