@@ -2,9 +2,9 @@
 //! the process. `solo_mount BASE MOUNTPOINT [LOG_MIB] [--writeback]`; ends on SIGINT or SIGTERM.
 
 use filer::fuse::{MountOptions, mount};
-use filer::volume::solo::Solo;
 use std::path::Path;
 use std::time::Duration;
+use volume::solo::Solo;
 
 fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).init();

@@ -10,4 +10,3 @@ pub mod hooks;
 mod memory;
 pub mod node;
 pub mod rights;
-pub mod volume;

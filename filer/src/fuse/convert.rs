@@ -1,13 +1,13 @@
 //! Between the volume's types and those of the FUSE protocol.
 
 use super::credentials::{Credentials, is_being_killed};
-use crate::volume::{Principal, SetTime};
 use apply_engine::{Attributes, ObjectKind, Timestamp};
 use commit::Client;
 use fuser::{FileAttr, FileType, INodeNo, Request, TimeOrNow};
 use ids::Oid;
 use std::cell::OnceCell;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use volume::{Principal, SetTime};
 
 /// What `st_blksize` says: writes of this size and alignment are the cheapest.
 const BLOCK_BYTES: u32 = 4096;

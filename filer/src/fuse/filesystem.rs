@@ -14,9 +14,6 @@ use super::in_flight::InFlight;
 use super::options::MountOptions;
 use super::reply::{NOTHING, attr, empty, entry, number, xattr};
 use super::watch::Signal;
-use crate::volume::{
-    Access, AllocateMode, Errno, Node, NodeKind, RenameMode, SeekTo, SetAttributes, Volume, XattrMode,
-};
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
     IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate,
@@ -29,6 +26,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+use volume::{
+    Access, AllocateMode, Errno, Node, NodeKind, RenameMode, SeekTo, SetAttributes, Volume, XattrMode,
+};
 
 /// Largest write that the kernel sends in one request.
 const MAX_WRITE_BYTES: u32 = 1 << 20;

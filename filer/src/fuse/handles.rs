@@ -2,13 +2,13 @@
 //!
 //! Invariant: what was counted as open for a client is counted off again, also when the client never hears of it.
 
-use crate::volume::{Access, DirectoryStream, Errno, Volume};
 use apply_engine::Attributes;
 use fuser::FileHandle;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use volume::{Access, DirectoryStream, Errno, Volume};
 
 /// Open directories by the handle that the kernel has of them.
 #[derive(Default)]

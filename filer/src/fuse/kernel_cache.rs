@@ -15,13 +15,13 @@
 
 use super::convert::ino;
 use super::in_flight::{InFlight, Part};
-use crate::volume::Volume;
 use ids::Oid;
 use runtime::{Condvar, Instant, JoinHandle, Mutex};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use volume::Volume;
 
 /// How often a lease without an end is looked at: it may have got one.
 const ENDLESS_POLL_INTERVAL: Duration = Duration::from_millis(100);

@@ -14,7 +14,6 @@ use super::filesystem::FuseFilesystem;
 use super::kernel_cache::KernelCache;
 use super::options::{MountError, MountOptions};
 use super::watch::{self, Signal};
-use crate::volume::Volume;
 use runtime::JoinHandle;
 use rustix::mount::{MountFlags, UnmountFlags};
 use std::fs::File;
@@ -24,6 +23,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use volume::Volume;
 
 const FUSE_DEVICE: &str = "/dev/fuse";
 const MOUNT_TABLE: &str = "/proc/self/mountinfo";

@@ -1,10 +1,10 @@
 //! Answers in the shapes that requests have in common.
 
 use super::convert::attributes;
-use crate::volume::Errno;
 use apply_engine::Attributes;
 use fuser::{FileAttr, FileType, Generation, INodeNo, ReplyAttr, ReplyEmpty, ReplyEntry, ReplyXattr};
 use std::time::{Duration, UNIX_EPOCH};
+use volume::Errno;
 
 /// The answer to a look-up of a free name.
 pub(super) const NOTHING: FileAttr = FileAttr {

@@ -7,7 +7,6 @@ use super::convert::{Caller, attributes, client, file_type, ino, oid};
 use super::filesystem::FuseFilesystem;
 use super::handles::{MadeOpen, shared};
 use super::reply::{empty, number};
-use crate::volume::{Access, Errno, Node, NodeKind, Principal, RenameMode, Volume, WriteAt};
 use apply_engine::Attributes;
 use commit::{Attempt, attempt, settle};
 use fuser::{
@@ -19,6 +18,7 @@ use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
+use volume::{Access, Errno, Node, NodeKind, Principal, RenameMode, Volume, WriteAt};
 
 thread_local! {
     /// Where a thread gathers the bytes of a read.

@@ -8,7 +8,6 @@
 
 use super::shared::Shared;
 use crate::fuse::{MountHandle, MountOptions};
-use crate::volume::Volume;
 use admin_api::status::{Role, TakeoverTiming};
 use commit::Journal;
 use ids::{AnswerFrom, BaseLimits, Epoch};
@@ -17,6 +16,7 @@ use runtime::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use runtime::{Instant, JoinHandle};
 use std::sync::Arc;
 use std::time::Duration;
+use volume::Volume;
 
 /// How long clients get to close their files at a clean stop.
 const GRACE: Duration = Duration::from_secs(2);

@@ -14,7 +14,6 @@ use super::write_behind::WriteBehind;
 use crate::fuse::KernelCache;
 use crate::hooks::RoleHooks;
 use crate::memory;
-use crate::volume::Volume;
 use admin_api::metrics::VolumeMetrics;
 use admin_api::status::{AckLevel, ConsistencyPointStatus, Fault, FaultKind, TakeoverTiming};
 use apply_engine::{Base, Delta, Layers, Vanished};
@@ -30,6 +29,7 @@ use runtime::{Mutex, Uptime};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use volume::Volume;
 
 /// Faults that begin so are over when it tells again.
 const NO_SPACE_TOLD: &str = "the base filesystem cannot be asked for its space";

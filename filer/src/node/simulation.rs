@@ -9,7 +9,6 @@ use super::link::{LinkSource, Source};
 use super::open::Opened;
 use super::shared::Shared;
 use super::volume::VolumeNode;
-use crate::volume::Volume;
 use ::witness::WitnessClient;
 use admin_api::metrics::Metrics;
 use apply_engine::Base;
@@ -22,6 +21,7 @@ use pair::{DurableState, Operator, PairStatus};
 use rdma_transport::LinkParams;
 use runtime::{Uptime, mark};
 use std::sync::Arc;
+use volume::Volume;
 
 /// What a node is made of.
 pub struct SimParts {

@@ -4,7 +4,6 @@
 use super::{Mounted, NEVER, mounted_between};
 use commit::{Admission, Ask, Journal, NotServing, Refused, SpaceBudget};
 use filer::fuse::MountOptions;
-use filer::volume::solo::SoloJournal;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
@@ -13,6 +12,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use volume::solo::SoloJournal;
 
 const LEN: usize = 256 << 10;
 

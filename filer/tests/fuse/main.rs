@@ -16,7 +16,6 @@ mod waiting;
 
 use commit::{Admission, Ask, Journal, NotServing, Refused, SpaceBudget};
 use filer::fuse::{Left, MountError, MountHandle, MountOptions, abort_connection, mount};
-use filer::volume::solo::{Solo, SoloJournal};
 use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags, SeekFrom, XattrFlags};
 use rustix::io::Errno;
 use std::fs::{self, File, OpenOptions};
@@ -27,6 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+use volume::solo::{Solo, SoloJournal};
 
 const LOG_BYTES: u64 = 16 << 20;
 const GRACE: Duration = Duration::from_millis(300);

@@ -7,7 +7,6 @@ use apply_engine::{Base, Delta, Layers};
 use commit::stack::DeltaStack;
 use commit::{CommitEvents, CommitPath, Gate, Journal, SpaceBudget};
 use filer::fuse::{MountHandle, MountOptions, mount};
-use filer::volume::Volume;
 use ids::{AckRule, Cursors, VolumeId};
 use nvlog::{FormatOptions, Log};
 use std::fs::{self, File};
@@ -19,6 +18,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+use volume::Volume;
 
 const VOLUME: VolumeId = VolumeId([6; 16]);
 const LOG_BYTES: u64 = 64 << 20;

@@ -1,7 +1,7 @@
 //! What was acknowledged, and what was read, is there in every later answer, whichever node gives it.
 
 use crate::world::files::{Change, Seen, Tree, difference};
-use filer::volume::Errno;
+use volume::Errno;
 
 /// Errors of a change that was drawn so that it must succeed: the node or its disk, never the change.
 const ALLOWED: [Errno; 4] = [Errno::EIO, Errno::ENOSPC, Errno::ESHUTDOWN, Errno::EROFS];

@@ -7,7 +7,6 @@
 use super::World;
 use super::files::{self, Change, Files};
 use crate::invariants::acknowledged_stays;
-use filer::volume::{Errno, Node, NodeKind, Root, Volume};
 use ids::{AnswerFrom, Epoch, Oid};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -15,6 +14,7 @@ use scheduler::channel;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+use volume::{Errno, Node, NodeKind, Root, Volume};
 
 /// How often a client without a server looks for one.
 const LOOK: Duration = Duration::from_millis(5);

@@ -4,14 +4,14 @@
 //! one thing after the other, so every answer can be told beforehand; but a change that was cut off may have been
 //! made or not, until it was looked.
 
-use filer::volume::{
-    AllocateMode, Errno, Node, NodeKind, RenameMode, Root, SetAttributes, Volume, WriteAt, XattrMode,
-};
 use ids::Oid;
 use rand::Rng;
 use rand::rngs::StdRng;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use volume::{
+    AllocateMode, Errno, Node, NodeKind, RenameMode, Root, SetAttributes, Volume, WriteAt, XattrMode,
+};
 
 /// Different names in a directory: few, so that names are used again often.
 const NAMES: usize = 5;

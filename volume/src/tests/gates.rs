@@ -1,7 +1,7 @@
 //! Nothing is answered that could be undone: with a journal that commits only when it is told to.
 
 use super::*;
-use crate::volume::solo::SoloJournal;
+use crate::solo::SoloJournal;
 use commit::{Admission, Ask, Needs, NotServing, Refused};
 use parking_lot::{Condvar, Mutex};
 use std::sync::mpsc;

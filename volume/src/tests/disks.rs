@@ -389,7 +389,7 @@ fn a_page_that_had_to_wait_shows_each_name_once() {
     let dir = oid_of(&door.volume, "full");
     let stream = Arc::new(door.volume.open_directory(dir).unwrap());
     let mut names = Vec::new();
-    let note = |names: &mut Vec<Vec<u8>>, entry: crate::volume::directory::Shown<'_>| {
+    let note = |names: &mut Vec<Vec<u8>>, entry: crate::directory::Shown<'_>| {
         names.push(entry.name.to_vec());
         false
     };
