@@ -1,7 +1,7 @@
 //! Mounts a volume that one process serves alone, to try the FUSE front door: no partner, no log that outlives
 //! the process. `solo_mount BASE MOUNTPOINT [LOG_MIB] [--writeback]`; ends on SIGINT or SIGTERM.
 
-use filer::fuse::{MountOptions, mount};
+use fuse_door::{MountOptions, mount};
 use std::path::Path;
 use std::time::Duration;
 use volume::solo::Solo;

@@ -5,7 +5,6 @@
 //! [`node`] runs all that; [`witness`] is the third machine's program.
 
 pub mod cli;
-pub mod fuse;
 pub mod hooks;
 mod memory;
 pub mod node;

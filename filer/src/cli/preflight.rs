@@ -268,7 +268,7 @@ fn check_limits(found: &mut Preflight, volume: &VolumeConfig) {
 }
 
 fn check_mount_point(found: &mut Preflight, volume: &VolumeConfig, path: &Path) {
-    if crate::fuse::is_our_mount(path) {
+    if fuse_door::is_our_mount(path) {
         // A daemon that was killed leaves its mount behind, which may never answer; the next mount takes it away.
         tracing::info!(volume = %volume.name, path = %path.display(), "there is a mount of a daemon that was killed, or of one that runs");
     } else {

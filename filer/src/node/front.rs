@@ -7,9 +7,9 @@
 //! (taken away by force).
 
 use super::shared::Shared;
-use crate::fuse::{MountHandle, MountOptions};
 use admin_api::status::{Role, TakeoverTiming};
 use commit::Journal;
+use fuse_door::{MountHandle, MountOptions};
 use ids::{AnswerFrom, BaseLimits, Epoch};
 use pair::{StopReason, TakeoverTimes};
 use runtime::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
@@ -159,7 +159,7 @@ impl Door {
         let shared = self.shared.clone();
         let Some(volume) = shared.volume.lock().clone() else { return };
         if let Some(mountpoint) = &shared.config.fuse.mount {
-            match crate::fuse::mount(volume.clone(), mountpoint, &self.options()) {
+            match fuse_door::mount(volume.clone(), mountpoint, &self.options()) {
                 Ok(mount) => {
                     *shared.kernel_cache.lock() = Some(mount.cache());
                     let (device, orders) = (mount.device(), self.orders.clone());

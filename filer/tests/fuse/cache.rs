@@ -1,7 +1,7 @@
 //! Writes that bypass the kernel's cache or its idea of the end: what everybody reads afterwards.
 
 use super::{Mounted, mounted_with};
-use filer::fuse::MountOptions;
+use fuse_door::MountOptions;
 use nvlog::region::{OpenMode, RegionKind};
 use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::{IoSlice, ReadWriteFlags};

@@ -1,7 +1,7 @@
 //! What a copy sees of a file whose bytes only the kernel knows yet: a shared mapping, a write-back cache.
 
 use super::{Mounted, NEVER, mounted_with};
-use filer::fuse::MountOptions;
+use fuse_door::MountOptions;
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 use std::fs::{self, File, OpenOptions};

@@ -3,7 +3,7 @@
 
 use super::{Mounted, NEVER, mounted_between};
 use commit::{Admission, Ask, Journal, NotServing, Refused, SpaceBudget};
-use filer::fuse::MountOptions;
+use fuse_door::MountOptions;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;

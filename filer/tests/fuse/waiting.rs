@@ -6,7 +6,7 @@ use apply_engine::delta::Vanished;
 use apply_engine::{Base, Delta, Layers};
 use commit::stack::DeltaStack;
 use commit::{CommitEvents, CommitPath, Gate, Journal, SpaceBudget};
-use filer::fuse::{MountHandle, MountOptions, mount};
+use fuse_door::{MountHandle, MountOptions, mount};
 use ids::{AckRule, Cursors, VolumeId};
 use nvlog::{FormatOptions, Log};
 use std::fs::{self, File};
