@@ -89,7 +89,7 @@ fn node(mut section: Section<'_, '_>, claims: &mut Claims, doors: &mut Doors) ->
         section.problem(
             level.line,
             format!("`log_level`: {:?} is no filter: {error}", level.value),
-            "write error, warn, info, debug or trace, or a list like \"info,filer=debug\"",
+            "write error, warn, info, debug or trace, or a list like \"info,node=debug\"",
         );
     }
     if let Some(listen) = &listen {

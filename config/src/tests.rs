@@ -13,7 +13,7 @@ name = "a"
 listen = "10.0.0.1:7400"
 control = "/run/twinfiler/a.sock"
 metrics_listen = "127.0.0.1:7401"
-log_level = "info,filer=debug"
+log_level = "info,node=debug"
 log_format = "json"
 private_key = "/etc/twinfiler/node.key"
 
@@ -116,7 +116,7 @@ fn every_key_is_read() {
     assert_eq!(config.listen.to_string(), "10.0.0.1:7400");
     assert_eq!(config.control.to_str(), Some("/run/twinfiler/a.sock"));
     assert_eq!(config.metrics_listen.map(|a| a.port()), Some(7401));
-    assert_eq!((config.log_level.as_str(), config.log_format), ("info,filer=debug", LogFormat::Json));
+    assert_eq!((config.log_level.as_str(), config.log_format), ("info,node=debug", LogFormat::Json));
     let witness = config.witness.as_ref().unwrap();
     assert_eq!(witness.timeout, Duration::from_millis(250));
     let addresses = ["10.0.0.3:7402", "10.1.0.3:7402"].map(|address| address.parse().unwrap());

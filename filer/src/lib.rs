@@ -1,11 +1,7 @@
-//! The Twinfiler node: where log, transport, apply engine and pair meet.
+//! The program `twinfiler`: what can be typed, what a start looks at first, and what rights it keeps.
 //!
-//! A client's request comes in through a front door ([`fuse`]), gets its meaning from the [`volume`], becomes
-//! a record in the [`stack`] of Deltas and in the log, and is answered when the [`commit`] path says so. The
-//! [`node`] runs all that; [`witness`] is the third machine's program.
+//! A client's request comes in through a front door (`fuse-door`), gets its meaning from the `volume`, becomes a record in
+//! the Deltas and in the log by `commit`, and is answered when both nodes have it. The `node` runs all that.
 
 pub mod cli;
-pub mod hooks;
-mod memory;
-pub mod node;
 pub mod rights;

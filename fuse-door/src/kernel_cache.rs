@@ -3,7 +3,7 @@
 //! The kernel answers reads of a file that is open or mapped from its pages, without asking and without end, also
 //! after the connection was aborted. So when the right to serve reads ends, every file that is open is invalidated:
 //! by a thread that sees the lease run out, and by whoever takes the volume away, before that is done. The time for
-//! it is part of the lease ([`config::cache_guard`]). Attributes and entries end by themselves: no
+//! it is part of the lease (`config::cache_guard`). Attributes and entries end by themselves: no
 //! answer allows them to be kept for longer than the lease has left.
 //!
 //! Invariants: only open files have pages that somebody can reach without asking us; pages of calls that are under way

@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use filer::node::fuzzing;
+use node::fuzzing;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {

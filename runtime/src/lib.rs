@@ -10,6 +10,7 @@
 pub mod canary;
 #[cfg(feature = "simulation")]
 pub mod marks;
+pub mod memory;
 mod priority;
 #[cfg(not(feature = "simulation"))]
 mod real;

@@ -1,9 +1,9 @@
 //! Exit codes, after sysexits(3), and which error gets which.
 
-use crate::node::NodeError;
 use admin_api::control::{ClientError, ControlError, ErrorKind, SocketError};
 use admin_api::metrics::ServeError;
 use config::ConfigError;
+use node::NodeError;
 use rdma_transport::tls::KeyError;
 use std::io;
 use witness::NodesError;

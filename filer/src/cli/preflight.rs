@@ -8,12 +8,12 @@ mod log;
 mod rdma;
 
 use super::exit::ExitCode;
-use crate::memory;
 use admin_api::control::Request;
 use admin_api::status::bytes;
 use apply_engine::base::{EnclosureError, OpenError, how_to_close};
 use config::{LogKind, NodeConfig, TransportKind, VolumeConfig};
 use rdma_transport::tls::PrivateKey;
+use runtime::memory;
 use std::fmt;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};

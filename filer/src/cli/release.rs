@@ -8,11 +8,11 @@
 
 use super::commands::{QUICK_LIMIT, say};
 use super::exit::{ExitCode, Failure};
-use crate::hooks::{FloatingIp, FloatingIpError};
 use crate::rights;
 use admin_api::control::{ClientError, Request, call};
 use anyhow::Context;
 use config::NodeConfig;
+use hooks::{FloatingIp, FloatingIpError};
 use rustix::thread::CapabilitySet;
 use std::path::Path;
 

@@ -7,12 +7,12 @@
 use super::exit::{ExitCode, Failure};
 use super::logging;
 use super::preflight::preflight;
-use crate::node::Node;
 use crate::rights;
 use admin_api::control::{ControlServer, ControlTarget};
 use admin_api::metrics::{Metrics, MetricsServer};
 use anyhow::Context;
 use config::NodeConfig;
+use node::Node;
 use runtime::shutdown::Shutdown;
 use sd_notify::NotifyState;
 use std::net::SocketAddr;

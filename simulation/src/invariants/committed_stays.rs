@@ -1,7 +1,7 @@
 //! What is committed anywhere is a prefix of what is committed everywhere, now and later.
 
 use crate::world::chain::Chain;
-use filer::node::simulation::Glance;
+use node::simulation::Glance;
 use nvlog::sim::SimRegion;
 
 /// A node has committed so much.

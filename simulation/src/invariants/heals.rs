@@ -2,7 +2,7 @@
 //! become what the log says.
 
 use crate::world::World;
-use filer::node::simulation::Observed;
+use node::simulation::Observed;
 use pair::{PairMode, RoleName};
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! No two nodes ever acknowledge in the same epoch, whatever the witness has forgotten.
 
-use filer::node::simulation::Glance;
 use ids::{AckRule, Epoch};
+use node::simulation::Glance;
 use std::collections::BTreeMap;
 
 /// A node is seen; `owners`: who acknowledged in which epoch so far.

@@ -2,7 +2,7 @@
 
 use crate::world::chain::Chain;
 use apply_engine::simulation::SimDisk;
-use filer::node::simulation::Glance;
+use node::simulation::Glance;
 
 /// A node's tree and log now.
 pub fn check(host: usize, chain: &Chain, glance: &Glance, disk: &SimDisk) {

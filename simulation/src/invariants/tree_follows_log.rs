@@ -4,7 +4,7 @@ use crate::world::chain::{Chain, Following};
 use apply_engine::oracle::difference;
 use apply_engine::simulation::SimDisk;
 use apply_engine::{Delta, Layers, Vanished};
-use filer::node::simulation::Glance;
+use node::simulation::Glance;
 use std::sync::Arc;
 
 /// The tree of a node that stands at its log's tail.

@@ -14,8 +14,8 @@
 mod parts;
 mod wire;
 
-use filer::node::LinkSource;
 use ids::LogMemory;
+use node::LinkSource;
 use nvlog::sim::SimRegion;
 use rdma_transport::{Link, LinkError, LinkParams};
 use runtime::marks;

@@ -7,7 +7,7 @@
 
 use super::World;
 use super::host::NAMES;
-use filer::node::simulation::Observed;
+use node::simulation::Observed;
 use nvlog::Log;
 use pair::PairMode;
 use pair::witness::Register;

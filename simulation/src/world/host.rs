@@ -9,8 +9,8 @@ use config::{
     ConsistencyPointConfig, FuseConfig, HooksConfig, LinkConfig, LogConfig, LogKind, NodeConfig, PeerConfig,
     Persistence, RdmaConfig, ResyncConfig, TimerConfig, TransportKind, VolumeConfig,
 };
-use filer::node::simulation::{SimNode, SimParts};
 use ids::{AnswerFrom, VolumeId};
+use node::simulation::{SimNode, SimParts};
 use nvlog::sim::SimRegion;
 use pair::PairMode;
 use scheduler::NodeId;
@@ -169,7 +169,7 @@ impl World {
 impl World {
     /// Before a host ends: unless both are mirrored, what is in memory only may be lost with it.
     fn note_loss(&self) {
-        let is_mirrored = |state: &filer::node::simulation::Observed| {
+        let is_mirrored = |state: &node::simulation::Observed| {
             state.pair.as_ref().is_some_and(|pair| pair.mode == PairMode::Mirrored)
         };
         if !self.observe().is_some_and(|both| both.iter().all(is_mirrored)) {

@@ -191,7 +191,7 @@ impl World {
         if !self.plan.volatile_logs() {
             return true;
         }
-        let mirrored = |state: &filer::node::simulation::Observed| {
+        let mirrored = |state: &node::simulation::Observed| {
             state.pair.as_ref().is_some_and(|pair| pair.mode == PairMode::Mirrored)
         };
         let register = self.witness.register();

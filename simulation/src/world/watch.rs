@@ -5,8 +5,8 @@ use crate::invariants::{
     committed_stays, one_acknowledges_alone, one_acknowledges_in_an_epoch, only_committed_is_applied,
     tree_follows_log, trees_are_equal,
 };
-use filer::node::simulation::{Glance, SimNode};
 use ids::AckRule;
+use node::simulation::{Glance, SimNode};
 use std::sync::Arc;
 use std::time::Duration;
 

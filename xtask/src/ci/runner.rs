@@ -35,20 +35,9 @@ pub fn simulation_tests(workspace: &Workspace) -> Result<Counts> {
 
 /// Runs so many cases of each property: everything that has some, optimised, with the checks of a debug build.
 pub fn properties(workspace: &Workspace, cases: u32) -> Result<Counts> {
-    const PACKAGES: [&str; 10] = [
-        "--package",
-        "ids",
-        "--package",
-        "nvlog",
-        "--package",
-        "apply-engine",
-        "--package",
-        "pair",
-        "--package",
-        "rdma-transport",
-    ];
     let mut command = long_nextest(workspace)?;
-    command.args(PACKAGES).args(["--package", "filer", "--lib", "--test", "codec"]);
+    // All but the tests that run whole nodes and virtual machines.
+    command.args(["--workspace", "--lib", "--test", "codec"]).args(WITHOUT_SIMULATION);
     command.env("PROPTEST_CASES", cases.to_string());
     counted_by(workspace, "properties", &mut command, nextest_counts)
 }
