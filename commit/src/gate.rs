@@ -302,19 +302,21 @@ impl Gate {
             // Much of what is pending may turn out to need nothing: let a consistency point show it.
             // Others may take that room again, so it takes as many as it takes, until nothing is logged any more.
             let now = Instant::now();
+            // Who is inside has not logged yet what takes the room, or may come to nothing.
+            let inside = state.admitted_bytes > 0;
             let until = match progress.starving {
                 None => now + STARVED_PATIENCE,
-                Some((until, seen)) if now < until && seen < reserved => until,
-                Some(_) => return Err(Refused::NoSpace),
+                Some((until, seen)) if now < until && (seen < reserved || inside) => until,
+                Some(_) => return Err(state.no_space(needs)),
             };
             if state.is_hopeless(ask.room, needs) {
-                return Err(Refused::NoSpace);
+                return Err(state.no_space(needs));
             }
             progress.starving = Some((until, reserved));
             mark!("room on disk waited for");
             starved();
-            let room = ask.room;
-            return Ok(Step::Wait(Hindrance::DiskFull { needs, room, measured_at: reserved, until }));
+            let (room, measured_at) = (ask.room, Lsn(reserved.0 + u64::from(inside)));
+            return Ok(Step::Wait(Hindrance::DiskFull { needs, room, measured_at, until }));
         }
         state.admitted_bytes += log_bytes;
         state.open.add(needs);
@@ -498,6 +500,16 @@ impl State {
                 .peer
                 .as_ref()
                 .is_some_and(|peer| self.peer_applied >= self.peer_counted && too_small(peer))
+    }
+
+    #[cold]
+    fn no_space(&self, needs: Needs) -> Refused {
+        let State { local, peer, pending, local_applied, peer_counted, peer_applied, .. } = self;
+        tracing::debug!(
+            ?needs, ?local, ?peer, ?pending, %local_applied, %peer_counted, %peer_applied,
+            "no space for an operation"
+        );
+        Refused::NoSpace
     }
 
     fn forget_applied(&mut self) {

@@ -284,3 +284,24 @@ fn who_waits_for_room_is_not_refused_because_others_were_quicker() {
     gate.set_local_space(Lsn(1 << 20), space);
     assert_eq!(waiting.join().unwrap(), Ok(()));
 }
+
+/// What somebody else was let in with is not logged yet, and may come to nothing: until then nobody is refused.
+#[test]
+fn who_waits_for_room_is_not_refused_while_others_are_inside() {
+    let gate = open_gate(1 << 30);
+    let ask = Ask::growing(100);
+    let space = budget(DISK_MARGIN_BYTES + 3 * Needs::of(&ask).disk_bytes / 2);
+    gate.set_local_space(Lsn(0), space);
+    let mut progress = Progress::default();
+    let inside = gate.admit(ask, || Lsn(64), || ()).expect("there is room for one");
+    for _ in 0..3 {
+        let Ok(Step::Wait(waits)) = gate.try_admit(ask, &mut progress, Lsn(64), || ()) else {
+            panic!("refused, or let in")
+        };
+        gate.set_local_space(Lsn(64), space);
+        assert!(gate.holds_back(&waits, Lsn(64)), "nothing has been logged");
+    }
+    drop(inside);
+    let refused = gate.try_admit(ask, &mut progress, Lsn(64), || ());
+    assert_eq!(refused.map(|_| ()), Err(Refused::NoSpace), "it was logged, and took the room");
+}

@@ -30,7 +30,7 @@ const MARGIN_INODES: u64 = 16;
 /// What has to be placed on disk, at most.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Needs {
-    disk_bytes: u64,
+    pub(super) disk_bytes: u64,
     metadata_bytes: u64,
     inodes: u64,
 }

@@ -31,6 +31,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use volume::Volume;
 
+/// How often it is tried to look at what is counted, and what that needs, in one moment.
+const LOOKS_AT_COUNTED: usize = 4;
 /// Faults that begin so are over when it tells again.
 const NO_SPACE_TOLD: &str = "the base filesystem cannot be asked for its space";
 /// Faults that status remembers at once; the oldest go first.
@@ -133,10 +135,7 @@ impl Shared {
 
     pub fn vitals(&self) -> Vitals {
         let cursors = self.path.cursors();
-        // In this order: what is absorbed later is not counted yet, and what has been applied meanwhile has been
-        // looked at before it was dropped.
-        let counted = self.follower.absorbed().unwrap_or_else(|| cursors.applied());
-        let needs = self.unapplied_needs();
+        let (counted, needs) = self.counted();
         let space = self.known_space().after(needs);
         if needs != Needs::default() && !space.without_margin().holds(Needs::of(&SCARCE)) {
             // Clients may be waiting for what a consistency point of this node will show.
@@ -157,6 +156,24 @@ impl Shared {
             replays: self.follower.is_in_pieces(),
             healthy: true,
         }
+    }
+
+    /// What is not applied may need so much, up to here. Were more counted than is told, what is told of the space would
+    /// look like all that there is.
+    fn counted(&self) -> (Lsn, Needs) {
+        let absorbed = || self.follower.absorbed().unwrap_or_else(|| self.path.cursors().applied());
+        // In this order: what is absorbed later is not counted yet, and what has been applied meanwhile has been
+        // looked at before it was dropped.
+        let mut counted = absorbed();
+        let mut needs = self.unapplied_needs();
+        for _ in 0..LOOKS_AT_COUNTED {
+            let now = absorbed();
+            if now == counted {
+                break;
+            }
+            (counted, needs) = (now, self.unapplied_needs());
+        }
+        (counted, needs)
     }
 
     /// What the last look at the local filesystem found, which is what admission goes by: heartbeats tell it, and
