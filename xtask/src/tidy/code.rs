@@ -9,12 +9,12 @@ use super::{Findings, Source};
 /// first. An entry that is not needed any more is an error too.
 const UNSAFE_ALLOWED: &[(&str, &str)] = &[
     ("ids/src/memory.rs", "declares the unsafe trait of shared log memory"),
-    ("nvlog/src/region/", "maps persistent memory and gives out pointers into it"),
+    ("nvlog/src/region", "maps persistent memory and gives out pointers into it"),
     ("nvlog/src/persist.rs", "cache line write-back instructions"),
     ("rdma-transport/src/memory.rs", "copies into and out of rings that others change"),
-    ("rdma-transport/src/shm/", "memory shared with another process"),
+    ("rdma-transport/src/shm", "memory shared with another process"),
     ("rdma-transport/src/tcp/uring.rs", "submits io_uring requests on log memory"),
-    ("rdma-transport/src/verbs/", "calls the RDMA library, which works on registered memory"),
+    ("rdma-transport/src/verbs", "calls the RDMA library, which works on registered memory"),
     ("apply-engine/src/base/allocated.rs", "ioctls that tell which blocks a file has"),
     ("apply-engine/src/base/btrfs.rs", "ioctls that tell what btrfs has left for metadata"),
     ("apply-engine/src/base/handles.rs", "file handle system calls"),

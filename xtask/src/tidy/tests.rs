@@ -61,6 +61,12 @@ fn the_node_takes_its_clocks_and_threads_from_the_runtime() {
 }
 
 #[test]
+fn a_modules_file_stands_beside_its_folder() {
+    complains("node/src/verify/mod.rs", "//! x\n", "beside its folder");
+    assert_eq!(complaints("rdma-transport/tests/common/mod.rs", "//! x\n"), Vec::<String>::new());
+}
+
+#[test]
 fn a_long_file_is_only_advised_against() {
     let mut findings = Findings::default();
     text::check(&source("a.rs", &format!("//! x\n{}", "\n".repeat(450))), &mut findings);

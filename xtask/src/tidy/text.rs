@@ -46,6 +46,10 @@ pub fn check(source: &Source, findings: &mut Findings) {
                 .warnings
                 .push(format!("{path}: {lines} lines; more than {SOFT_LIMIT_LINES}, consider splitting"));
         }
+        // Cargo would take a file that several test programs share for one of them.
+        if path.ends_with("/mod.rs") && !path.ends_with("tests/common/mod.rs") {
+            findings.errors.push(format!("{path}: a module's file stands beside its folder, under its name"));
+        }
         if !opens_with_module_doc(&source.text) {
             findings.errors.push(format!("{path}: must open with `//!`: what it is for, what can go wrong"));
         }
