@@ -35,9 +35,6 @@ mod volume_node;
 mod witness_requests;
 mod write_behind;
 
-#[cfg(feature = "simulation")]
-pub use link::LinkSource;
-
 use admin_api::control::{Caller, ControlError, ControlTarget, ErrorKind};
 use admin_api::metrics::Metrics;
 use admin_api::status::{ConsistencyPointStatus, NodeStatus, SplitReport};

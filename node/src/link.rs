@@ -11,7 +11,7 @@ use super::shared::Shared;
 use super::write_behind;
 use config::TransportKind;
 use rdma_transport::tls::{LinkKeys, PrivateKey};
-use rdma_transport::{Acceptor, Control, Link, LinkError, LinkParams, shm, tcp};
+use rdma_transport::{Connector, Control, Link, LinkError, LinkParams, LinkSource, shm, tcp};
 use runtime::Instant;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,50 +31,6 @@ const REFUSED_FOR: Duration = Duration::from_secs(2);
 const DEVICE_FAILS: &str = "no link over RDMA";
 const DEVICE_REMEDY: &str = "look at `rdma link` and the kernel's log; a device that was taken away and came back is \
                              used again after a restart of this node";
-
-/// Makes links in the stead of this machine's listeners and sockets.
-#[cfg(feature = "simulation")]
-pub trait LinkSource: Send + Sync {
-    /// Whether this node connects; else the other does, and a newer link replaces an older one.
-    fn connects(&self) -> bool;
-    /// The next link, between the peer's ring and this `memory`; `None` when none came within `wait`.
-    ///
-    /// # Errors
-    /// There is no way to the partner.
-    fn next(
-        &self,
-        params: &LinkParams,
-        memory: Arc<dyn ids::LogMemory>,
-        wait: Duration,
-    ) -> Result<Option<Link>, LinkError>;
-}
-
-/// Where links come from.
-pub(super) enum Source {
-    /// This node connects over TCP.
-    ConnectTcp(String),
-    /// This node connects through a socket of this host.
-    ConnectShm(PathBuf),
-    /// This node connects over TCP and then uses RDMA.
-    ConnectRdma(String),
-    /// The partner connects.
-    Accept(Acceptor),
-    /// Something outside of this crate makes links.
-    #[cfg(feature = "simulation")]
-    Given(Box<dyn LinkSource>),
-}
-
-impl Source {
-    /// Whether this node connects, and so decides when a new link is due.
-    fn connects(&self) -> bool {
-        match self {
-            Source::Accept(_) => false,
-            Source::ConnectTcp(_) | Source::ConnectShm(_) | Source::ConnectRdma(_) => true,
-            #[cfg(feature = "simulation")]
-            Source::Given(source) => source.connects(),
-        }
-    }
-}
 
 /// Listeners of a node, shared by its volumes.
 pub(super) struct Listeners {
@@ -96,19 +52,24 @@ impl Listeners {
     }
 
     /// Where this volume's links come from.
-    pub fn source(&self, shared: &Shared, params: &LinkParams) -> Result<Source, LinkError> {
+    pub fn source(&self, shared: &Shared, params: &LinkParams) -> Result<Box<dyn LinkSource>, LinkError> {
         let address = shared.config.peer.address;
         let connects = params.local < params.peer;
         let memory = shared.log.memory();
-        let params = params.clone();
+        let (for_partner, to) = (params.clone(), address.to_string());
         Ok(match (shared.config.transport, connects) {
-            (TransportKind::Tcp, true) => Source::ConnectTcp(address.to_string()),
-            (TransportKind::Shm, true) => Source::ConnectShm(shm_path(address)),
-            (TransportKind::Verbs, true) => Source::ConnectRdma(address.to_string()),
-            (TransportKind::Tcp, false) => Source::Accept(bound(&self.tcp).register(params, memory)?),
-            (TransportKind::Shm, false) => Source::Accept(bound(&self.shm).register(params, memory)?),
+            (TransportKind::Tcp, true) => {
+                Box::new(Connector(move |params: &LinkParams, memory| tcp::connect(&to, params, memory)))
+            }
+            (TransportKind::Shm, true) => {
+                let to = shm_path(address);
+                Box::new(Connector(move |params: &LinkParams, memory| shm::connect(&to, params, memory)))
+            }
+            (TransportKind::Verbs, true) => opened(shared).connector(to),
+            (TransportKind::Tcp, false) => Box::new(bound(&self.tcp).register(for_partner, memory)?),
+            (TransportKind::Shm, false) => Box::new(bound(&self.shm).register(for_partner, memory)?),
             (TransportKind::Verbs, false) => {
-                Source::Accept(opened(shared).register(bound(&self.tcp), params)?)
+                Box::new(opened(shared).register(bound(&self.tcp), for_partner)?)
             }
         })
     }
@@ -140,7 +101,7 @@ pub(super) fn params(shared: &Shared, keys: Option<LinkKeys>) -> LinkParams {
 }
 
 /// The thread that makes links.
-pub(super) fn run(shared: &Arc<Shared>, source: &Source, params: &LinkParams) {
+pub(super) fn run(shared: &Arc<Shared>, source: &dyn LinkSource, params: &LinkParams) {
     let mut id = 0;
     let mut failing = Failing::default();
     let mut current: Option<Arc<AtomicBool>> = None;
@@ -150,7 +111,7 @@ pub(super) fn run(shared: &Arc<Shared>, source: &Source, params: &LinkParams) {
             runtime::sleep(Duration::from_millis(10));
             continue;
         }
-        match next_link(shared, source, params) {
+        match source.next(params, shared.log.memory(), LOOK_AROUND) {
             Ok(None) => {}
             Ok(Some(link)) => {
                 id += 1;
@@ -210,18 +171,6 @@ fn pause(shared: &Shared, wait: Duration) {
     let until = Instant::now() + wait;
     while !shared.is_stopping() && Instant::now() < until {
         runtime::sleep(LOOK_AROUND.min(wait));
-    }
-}
-
-fn next_link(shared: &Shared, source: &Source, params: &LinkParams) -> Result<Option<Link>, LinkError> {
-    let memory = shared.log.memory();
-    match source {
-        Source::Accept(acceptor) => acceptor.accept(LOOK_AROUND),
-        Source::ConnectTcp(address) => tcp::connect(address, params, memory).map(Some),
-        Source::ConnectShm(path) => shm::connect(path, params, memory).map(Some),
-        Source::ConnectRdma(address) => opened(shared).connect(address, params).map(Some),
-        #[cfg(feature = "simulation")]
-        Source::Given(source) => source.next(params, memory, LOOK_AROUND),
     }
 }
 

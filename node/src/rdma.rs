@@ -8,7 +8,7 @@ use super::NodeError;
 use admin_api::status::RdmaStatus;
 use config::{TransportKind, VolumeConfig};
 use ids::LogMemory;
-use rdma_transport::{Acceptor, Link, LinkError, LinkParams, tcp};
+use rdma_transport::{Acceptor, LinkError, LinkParams, LinkSource, tcp};
 use std::sync::Arc;
 
 /// See the module.
@@ -78,8 +78,11 @@ impl Rdma {
     }
 
     /// Connects to the partner's listener.
-    pub fn connect(&self, address: &str, params: &LinkParams) -> Result<Link, LinkError> {
-        rdma_transport::verbs::connect(address, params, self.0.clone())
+    pub fn connector(&self, address: String) -> Box<dyn LinkSource> {
+        let domain = self.0.clone();
+        Box::new(rdma_transport::Connector(move |params: &LinkParams, _| {
+            rdma_transport::verbs::connect(&address, params, domain.clone())
+        }))
     }
 }
 
@@ -99,7 +102,7 @@ impl Rdma {
         match *self {}
     }
 
-    pub fn connect(&self, _address: &str, _params: &LinkParams) -> Result<Link, LinkError> {
+    pub fn connector(&self, _address: String) -> Box<dyn LinkSource> {
         match *self {}
     }
 }

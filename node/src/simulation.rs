@@ -5,7 +5,6 @@
 //! go wrong: what can go wrong when a node starts.
 
 use super::NodeError;
-use super::link::{LinkSource, Source};
 use super::open::Opened;
 use super::shared::Shared;
 use super::volume_node::VolumeNode;
@@ -17,7 +16,7 @@ use ids::{AckRule, Cursors, Epoch, LogPoint, Lsn};
 use nvlog::sim::SimRegion;
 use nvlog::{CutReason, Log};
 use pair::{DurableState, Operator, PairStatus};
-use rdma_transport::LinkParams;
+use rdma_transport::{LinkParams, LinkSource};
 use runtime::{Uptime, mark};
 use std::sync::Arc;
 use volume::Volume;
@@ -106,7 +105,7 @@ impl SimNode {
             base_filesystem: "a simulated disk".to_owned(),
             role_state,
         };
-        let source = |_: &Shared, _: &LinkParams| Ok(Source::Given(links));
+        let source = |_: &Shared, _: &LinkParams| Ok(links);
         let node =
             VolumeNode::start(opened, &config, &Metrics::new(), (source, None), witness, Uptime::now())?;
         Ok(SimNode { node })

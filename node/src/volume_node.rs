@@ -5,7 +5,7 @@ use super::event::NodeEvent;
 use super::executor::Executor;
 use super::follower::Follower;
 use super::front::Front;
-use super::link::{self, Source};
+use super::link;
 use super::open::Opened;
 use super::replay::Replay;
 use super::resync::state::ResyncState;
@@ -26,7 +26,7 @@ use ids::{Cursors, LogPoint, Lsn, Oid};
 use nvlog::SuperblockHealth;
 use pair::{MonoMs, Operator, Pair, PairStatus, RoleName};
 use rdma_transport::tls::LinkKeys;
-use rdma_transport::{Counters, LinkError, LinkParams};
+use rdma_transport::{Counters, LinkError, LinkParams, LinkSource};
 use runtime::channel::{Sender, bounded, unbounded};
 use runtime::{Instant, JoinHandle, Mutex, Uptime, mark};
 use std::ops::Range;
@@ -90,7 +90,10 @@ impl VolumeNode {
         opened: Opened,
         node: &NodeConfig,
         metrics: &Metrics,
-        (links, keys): (impl FnOnce(&Shared, &LinkParams) -> Result<Source, LinkError>, Option<LinkKeys>),
+        (links, keys): (
+            impl FnOnce(&Shared, &LinkParams) -> Result<Box<dyn LinkSource>, LinkError>,
+            Option<LinkKeys>,
+        ),
         mut client: Box<dyn WitnessClient>,
         started: Uptime,
     ) -> Result<VolumeNode, NodeError> {
@@ -216,7 +219,7 @@ impl VolumeNode {
         let executor = Executor::new(shared.clone(), pair, first, inbox, questions, front);
         volume.spawn("pair", move || executor.run())?;
         let s = shared.clone();
-        volume.spawn("link", move || link::run(&s, &source, &params))?;
+        volume.spawn("link", move || link::run(&s, source.as_ref(), &params))?;
         let s = shared.clone();
         volume.spawn("witness", move || witness_requests::run(&s, client.as_mut(), &to_witness))?;
         let s = shared.clone();

@@ -39,6 +39,7 @@ mod gate;
 mod handshake;
 mod inheriting;
 mod link;
+mod link_source;
 mod memory;
 mod rendezvous;
 pub mod shm;
@@ -56,5 +57,6 @@ pub use link::{
     Arrival, Close, Closer, Control, Fence, Link, LinkParams, MAX_CONTROL_BYTES, MAX_IN_FLIGHT,
     MirrorReceiver, MirrorSender, PeerInfo, TransportKind, Tuning,
 };
+pub use link_source::{Connector, LinkSource};
 pub use rendezvous::Acceptor;
 pub use spin::{Spin, wake_cost};

@@ -15,9 +15,8 @@ mod parts;
 mod wire;
 
 use ids::LogMemory;
-use node::LinkSource;
 use nvlog::sim::SimRegion;
-use rdma_transport::{Link, LinkError, LinkParams};
+use rdma_transport::{Link, LinkError, LinkParams, LinkSource};
 use runtime::marks;
 use scheduler::{Condvar, Mutex};
 use std::collections::VecDeque;
