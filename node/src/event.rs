@@ -1,5 +1,6 @@
 //! What the threads of a volume tell its executor.
 
+use super::inbox::Place;
 use super::split::talk::Talk;
 use admin_api::control::ControlError;
 use ids::{LogPoint, Lsn};
@@ -17,8 +18,8 @@ pub(super) enum NodeEvent {
     LinkDown { id: u64 },
     /// The partner does not want it, or is not who it should be; or nobody is there any more who could say so.
     LinkRefused { reason: Option<String> },
-    /// A control message came.
-    Message { id: u64, bytes: Vec<u8> },
+    /// A control message came, and takes one of its link's places until it is carried out.
+    Message { id: u64, bytes: Vec<u8>, place: Place },
     /// Mirroring to the partner, or receiving from it, failed.
     MirrorLost { id: u64, reason: String },
     /// The primary's bytes are not what they should be, and it may have acknowledged them.

@@ -228,32 +228,19 @@ impl Executor {
                 }
             }
             NodeEvent::LinkRefused { reason } => self.apply(Event::LinkRefused { reason }),
-            NodeEvent::Message { id, bytes } if Resync::is_about(&bytes) => self.heard_resync(id, bytes),
-            NodeEvent::Message { id, bytes } if Talk::is_about(&bytes) => self.heard_split(id, &bytes),
+            NodeEvent::Message { id, bytes, place } => {
+                self.on_message(id, bytes);
+                drop(place);
+            }
             NodeEvent::SplitTalk { talk, answer, until } if Instant::now() < until => {
                 self.ask_split(talk, answer);
             }
             NodeEvent::SplitTalk { .. } => {}
             NodeEvent::SplitAnswer { link, talk } => self.answer_split(link, &talk),
             NodeEvent::Salvaged { link, session, end } => self.salvaged(link, session, end),
-            NodeEvent::Message { id, bytes } if verify::is_about(&bytes) => {
-                verify::heard(&self.shared, id, &bytes);
-            }
             NodeEvent::TreesDiffer(differ) => self.apply(Event::TreesDiffer(differ)),
             NodeEvent::ResyncEnded { link, result } => self.resync_ended(link, result),
             NodeEvent::ResyncSourceEnded { link } => self.resync_source_ended(link),
-            NodeEvent::Message { id, bytes } => {
-                let link = LinkId(id);
-                self.apply(match Message::decode(&bytes) {
-                    Ok(message) => {
-                        if let Message::Hello(hello) = &message {
-                            self.heard_hello(&hello.log);
-                        }
-                        Event::Message { link, message }
-                    }
-                    Err(error) => Event::BadMessage { link, error },
-                });
-            }
             NodeEvent::MirrorLost { id, reason } => {
                 tracing::info!(volume = self.shared.name(), link = id, reason, "mirroring ended");
                 self.apply(Event::MirrorLost { link: LinkId(id) });
@@ -289,6 +276,29 @@ impl Executor {
 
     /// Ends the link. Where the partner's right to write into this log cannot be taken away, this node must
     /// not go on: whatever it would do with the log, the other may write into it.
+    /// What the partner told over a link.
+    fn on_message(&mut self, id: u64, bytes: Vec<u8>) {
+        if Resync::is_about(&bytes) {
+            return self.heard_resync(id, bytes);
+        }
+        if Talk::is_about(&bytes) {
+            return self.heard_split(id, &bytes);
+        }
+        if verify::is_about(&bytes) {
+            return verify::heard(&self.shared, id, &bytes);
+        }
+        let link = LinkId(id);
+        self.apply(match Message::decode(&bytes) {
+            Ok(message) => {
+                if let Message::Hello(hello) = &message {
+                    self.heard_hello(&hello.log);
+                }
+                Event::Message { link, message }
+            }
+            Err(error) => Event::BadMessage { link, error },
+        });
+    }
+
     fn close_peer(&mut self) {
         self.resync.link_ended();
         self.shared.verify.set_peer(None);

@@ -16,6 +16,7 @@ mod front;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+mod inbox;
 mod link;
 mod open;
 mod peer;

@@ -6,6 +6,7 @@
 //! again at intervals), or refuses (told once, then tried at intervals).
 
 use super::event::NodeEvent;
+use super::inbox::Inbox;
 use super::rdma::Rdma;
 use super::shared::Shared;
 use super::write_behind;
@@ -199,15 +200,24 @@ fn start(shared: &Arc<Shared>, id: u64, mut link: Link, alive: Arc<AtomicBool>) 
 }
 
 fn read_control(shared: &Shared, id: u64, control: &dyn Control) -> LinkError {
+    let inbox = Arc::new(Inbox::default());
+    let mut place = None;
     loop {
+        if shared.is_stopping() {
+            return LinkError::Closed;
+        }
+        let Some(free) = place.take().or_else(|| inbox.enter(LOOK_AROUND)) else { continue };
         match control.recv(LOOK_AROUND) {
             // At once: somebody waits for it.
             Ok(Some(bytes)) if write_behind::is_about(&bytes) => write_behind::heard(shared, id, &bytes),
-            Ok(Some(bytes)) => shared.tell(NodeEvent::Message { id, bytes }),
-            Ok(None) if shared.is_stopping() => return LinkError::Closed,
+            Ok(Some(bytes)) => {
+                shared.tell(NodeEvent::Message { id, bytes, place: free });
+                continue;
+            }
             Ok(None) => {}
             Err(error) => return error,
         }
+        place = Some(free);
     }
 }
 
