@@ -160,9 +160,33 @@ pub struct SpaceBudget {
 }
 
 impl SpaceBudget {
+    /// The partner's, of what it tells; `u64::MAX` inodes are made as they are needed. Totals are not told: they bind
+    /// through what is free, and those of this node stand for them.
+    pub fn of_partner(
+        free_bytes: u64,
+        free_inodes: u64,
+        metadata: Option<MetadataSpace>,
+        here: SpaceBudget,
+    ) -> SpaceBudget {
+        let (total_inodes, free_inodes) = match free_inodes {
+            u64::MAX => (0, 0),
+            free => (here.total_inodes.max(free).max(1), free),
+        };
+        let total_bytes = here.total_bytes;
+        SpaceBudget {
+            total_bytes,
+            free_bytes,
+            available_bytes: free_bytes,
+            total_inodes,
+            free_inodes,
+            metadata,
+        }
+    }
+
     /// The smaller of both, field by field. Inode counts of a filesystem without a fixed number do not bind.
     pub fn smaller(self, other: SpaceBudget) -> SpaceBudget {
         let (total_inodes, free_inodes) = match (self.total_inodes, other.total_inodes) {
+            (0, 0) => (0, 0),
             (0, _) => (other.total_inodes, other.free_inodes),
             (_, 0) => (self.total_inodes, self.free_inodes),
             _ => (self.total_inodes.min(other.total_inodes), self.free_inodes.min(other.free_inodes)),

@@ -153,6 +153,23 @@ mod tests {
         assert!(!budget(1 << 40, None).holds(Needs::of(&endless)));
     }
 
+    /// Inodes are limited where one of both filesystems limits them, whichever that is.
+    #[test]
+    fn inodes_of_the_partner_bind_beside_a_filesystem_that_makes_them() {
+        let makes = Needs::of(&Ask { inodes: 1, ..Ask::growing(100) });
+        let endless = budget(1 << 40, None);
+        let limited = |free| SpaceBudget::of_partner(1 << 40, free, None, endless);
+        assert!(endless.smaller(limited(MARGIN_INODES + 1)).without_margin().holds(makes));
+        assert!(!endless.smaller(limited(MARGIN_INODES)).without_margin().holds(makes));
+        assert!(!endless.smaller(limited(0)).holds(makes));
+        let both = endless.smaller(limited(u64::MAX)).without_margin();
+        assert!(both.holds(makes));
+        assert_eq!((both.total_inodes, both.free_inodes), (0, 0), "nothing is told of what has no number");
+        let here = SpaceBudget { total_inodes: 1000, free_inodes: 900, ..endless };
+        let seen = here.smaller(limited(u64::MAX));
+        assert_eq!((seen.total_inodes, seen.free_inodes), (1000, 900));
+    }
+
     #[test]
     fn a_delta_needs_at_least_what_its_operations_need_without_their_heads() {
         for payload in [1, 100, 4096, 5000, 100_000] {

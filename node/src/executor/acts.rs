@@ -114,16 +114,11 @@ impl Executor {
         if let Some(committed) = committed {
             shared.path.committed_by_primary(committed)?;
         } else if shared.path.cursors().rule().waits_for_partner() {
-            // Totals are not told: they bind through what is free.
-            let space = SpaceBudget {
-                free_bytes: vitals.free_bytes,
-                available_bytes: vitals.free_bytes,
-                free_inodes: vitals.free_inodes,
-                metadata: vitals
-                    .free_metadata_bytes
-                    .map(|(free_bytes, unallocated_bytes)| MetadataSpace { free_bytes, unallocated_bytes }),
-                ..shared.known_space()
-            };
+            let metadata = vitals
+                .free_metadata_bytes
+                .map(|(free_bytes, unallocated_bytes)| MetadataSpace { free_bytes, unallocated_bytes });
+            let here = shared.known_space();
+            let space = SpaceBudget::of_partner(vitals.free_bytes, vitals.free_inodes, metadata, here);
             let (counted, applied) = (vitals.counted, vitals.applied);
             shared.gate.set_peer_space(Some(PeerSpace { counted, applied, space }));
         }
