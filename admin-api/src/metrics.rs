@@ -12,6 +12,7 @@
 mod gauges;
 mod histogram;
 mod http;
+mod intervals;
 mod link;
 mod stages;
 mod volume;

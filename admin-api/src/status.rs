@@ -16,9 +16,9 @@ mod tests;
 pub use format::{bytes, duration_us, percent};
 pub use model::{
     AckLevel, ConsistencyPointStatus, Fault, FaultKind, FloatingIpStatus, HookStatus, Lag, LatencySummary,
-    LeaseStatus, LogStatus, Mode, NodeStatus, PartnerView, RdmaStatus, ReplayStatus, ResyncSide,
-    ResyncStatus, Role, SpaceStatus, StageLatency, TakeoverTiming, TransportCounters, VerifyFinding,
-    VerifyProgress, VerifyResult, VerifyStatus, VolumeStatus, WitnessStatus, role_name,
+    LeaseStatus, LogStatus, Mode, NodeStatus, PartnerView, RdmaStatus, RecentLatency, ReplayStatus,
+    ResyncSide, ResyncStatus, Role, SpaceStatus, StageLatency, TakeoverTiming, TransportCounters,
+    VerifyFinding, VerifyProgress, VerifyResult, VerifyStatus, VolumeStatus, WitnessStatus, role_name,
 };
 pub use render::render;
 pub use split::{ChangedObject, DIRECTORY, SplitReport, SplitSide, mark_both};

@@ -492,6 +492,7 @@ fn apply(shared: &Shared, delta: &Delta) -> Result<(), ApplyFailure> {
     shared.gate.set_local_space(end, space);
     shared.metrics.apply.observe(started.elapsed());
     shared.metrics.consistency_points.add(1);
+    shared.metrics.commit.cut();
     mark!("consistency point");
     shared.metrics.applied_bytes.add(report.written_bytes);
     *shared.last_point.lock() = Some(ConsistencyPointStatus {

@@ -45,7 +45,7 @@ pub(super) fn volume(shared: &Shared, witness_address: Option<&str>) -> VolumeSt
         space: Some(SpaceStatus {
             total_bytes: space.total_bytes,
             free_bytes: space.free_bytes,
-            free_inodes: space.free_inodes,
+            free_inodes: (space.total_inodes > 0).then_some(space.free_inodes),
         }),
         replay: shared.replay.status(shared),
         resync: shared.resync.status(),
@@ -56,6 +56,7 @@ pub(super) fn volume(shared: &Shared, witness_address: Option<&str>) -> VolumeSt
         lease: lease(shared, pair.as_ref()),
         transport: transport(shared),
         commit_latency: shared.metrics.commit.summary(),
+        commit_latency_recent: shared.metrics.commit.recent(),
         commit_stages: shared.metrics.stages.summary(),
         last_takeover: shared.last_takeover.lock().clone(),
         hooks: shared.hooks.status(),

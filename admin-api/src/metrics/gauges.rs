@@ -46,7 +46,7 @@ const GAUGES: &[(&str, &str, Read)] = &[
     ("log_capacity_bytes", "Length of the log", |v| Some(v.log.capacity_bytes as f64)),
     ("log_used_bytes", "Log space that cannot be reused yet", |v| Some(v.log.used_bytes as f64)),
     ("free_bytes", "Space that clients can still fill", |v| Some(v.space?.free_bytes as f64)),
-    ("free_inodes", "Objects that clients can still create", |v| Some(v.space?.free_inodes as f64)),
+    ("free_inodes", "Objects that clients can still create", |v| Some(v.space?.free_inodes? as f64)),
     ("partner_connected", "1 while a link to the partner stands", |v| {
         Some(f64::from(u8::from(v.partner.connected)))
     }),

@@ -1,10 +1,12 @@
-//! A latency histogram of atomics.
+//! Latencies, counted by many threads at once.
 //!
-//! Buckets are log-linear: octaves of nanoseconds, each cut in eight, so a quantile is at most 12.5 % off. Prometheus is
-//! told the octaves only. Invariant: an observation is counted in exactly one bucket. Reading while others
+//! What is counted goes into buckets of atomics, because a commit may take no lock for it: octaves of nanoseconds, each cut
+//! in eight, so a quantile is at most 12.5 % off. Everything that is asked of the counts is asked of an `hdrhistogram`.
+//! Prometheus is told the octaves only. Invariant: an observation is counted in exactly one bucket. Reading while others
 //! observe may miss the newest ones; it never counts one twice.
 
 use crate::status::LatencySummary;
+use hdrhistogram::Histogram;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -37,10 +39,14 @@ impl Default for LatencyHistogram {
 /// Counts as they were at one moment.
 #[derive(Clone, Debug)]
 pub struct HistogramSnapshot {
-    counts: Vec<u64>,
+    /// Nanoseconds, each as the largest value of its bucket.
+    values: Histogram<u64>,
     sum_ns: u64,
     max_ns: u64,
 }
+
+/// Keeps neighbouring buckets apart.
+const SIGNIFICANT_DIGITS: u8 = 2;
 
 fn bucket_of(ns: u64) -> usize {
     let octave = (63 - (ns | 1).leading_zeros()).clamp(FIRST_OCTAVE, LAST_OCTAVE);
@@ -66,8 +72,14 @@ impl LatencyHistogram {
 
     /// The counts now.
     pub fn snapshot(&self) -> HistogramSnapshot {
+        let mut values = Histogram::new_with_bounds(1, 1 << (LAST_OCTAVE + 1), SIGNIFICANT_DIGITS)
+            .expect("the bounds are in order, and the digits few");
+        for (index, bucket) in self.buckets.iter().enumerate() {
+            let count = bucket.load(Ordering::Relaxed);
+            values.record_n(upper_ns(index) - 1, count).expect("every bucket lies within the bounds");
+        }
         HistogramSnapshot {
-            counts: self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect(),
+            values,
             sum_ns: self.sum_ns.load(Ordering::Relaxed),
             max_ns: self.max_ns.load(Ordering::Relaxed),
         }
@@ -77,7 +89,7 @@ impl LatencyHistogram {
 impl HistogramSnapshot {
     /// Observations.
     pub fn count(&self) -> u64 {
-        self.counts.iter().sum()
+        self.values.len()
     }
 
     /// Sum of all observations, seconds.
@@ -87,20 +99,30 @@ impl HistogramSnapshot {
 
     /// Adds the counts of another histogram.
     pub fn add(&mut self, other: &HistogramSnapshot) {
-        for (mine, theirs) in self.counts.iter_mut().zip(&other.counts) {
-            *mine += theirs;
-        }
-        self.sum_ns += other.sum_ns;
+        self.values.add(&other.values).expect("both have the same bounds");
+        self.sum_ns = self.sum_ns.wrapping_add(other.sum_ns);
         self.max_ns = self.max_ns.max(other.max_ns);
+    }
+
+    /// What was counted since an earlier moment. The longest one is known by its bucket only.
+    #[must_use]
+    pub fn since(mut self, earlier: &HistogramSnapshot) -> HistogramSnapshot {
+        self.values.subtract(&earlier.values).expect("counts only grow");
+        self.sum_ns = self.sum_ns.wrapping_sub(earlier.sum_ns);
+        self.max_ns = self.max_ns.min(self.values.value_at_quantile(1.0));
+        self
     }
 
     /// (upper bound in seconds, observations) for each octave; the last bound is infinite.
     pub fn octaves(&self) -> Vec<(f64, u64)> {
-        let mut octaves: Vec<(f64, u64)> = self
-            .counts
-            .chunks_exact(STEPS)
-            .enumerate()
-            .map(|(octave, steps)| (upper_ns(octave * STEPS + STEPS - 1) as f64 / 1e9, steps.iter().sum()))
+        let mut below = 0;
+        let mut octaves: Vec<(f64, u64)> = (FIRST_OCTAVE..=LAST_OCTAVE)
+            .map(|octave| {
+                let end_ns = 1 << (octave + 1);
+                let count = self.values.count_between(below, end_ns - 1);
+                below = end_ns;
+                (end_ns as f64 / 1e9, count)
+            })
             .collect();
         if let Some(last) = octaves.last_mut() {
             last.0 = f64::INFINITY;
@@ -110,15 +132,7 @@ impl HistogramSnapshot {
 
     /// The latency that the part `quantile` (0 to 1) of the observations does not exceed, microseconds.
     pub fn quantile_us(&self, quantile: f64) -> f64 {
-        let wanted = (self.count() as f64 * quantile).ceil().max(1.0) as u64;
-        let mut seen = 0;
-        for (index, count) in self.counts.iter().enumerate() {
-            seen += count;
-            if seen >= wanted {
-                return upper_ns(index).min(self.max_ns) as f64 / 1e3;
-            }
-        }
-        self.max_ns as f64 / 1e3
+        self.values.value_at_quantile(quantile).min(self.max_ns) as f64 / 1e3
     }
 
     /// The usual quantiles; `None` without observations.
@@ -157,6 +171,32 @@ mod tests {
         assert_eq!((summary.count, summary.max_us), (1000, 1000.0));
         assert!((500.0..=563.0).contains(&summary.p50_us), "{summary:?}");
         assert!((990.0..=1000.0).contains(&summary.p99_us), "{summary:?}");
+    }
+
+    #[test]
+    fn octaves_count_what_lies_in_them() {
+        let histogram = LatencyHistogram::default();
+        for ns in [0, 255, 256, 511, 512, 1 << 20, (1 << 21) - 1, 1 << 34, u64::MAX] {
+            histogram.observe(Duration::from_nanos(ns));
+        }
+        let octaves = histogram.snapshot().octaves();
+        let counted: Vec<(usize, u64)> =
+            octaves.iter().map(|(_, count)| *count).enumerate().filter(|(_, count)| *count > 0).collect();
+        assert_eq!(counted, [(0, 4), (1, 1), (12, 2), (26, 2)]);
+        assert_eq!((octaves[0].0, octaves[12].0), (512e-9, (1u64 << 21) as f64 / 1e9));
+        assert!(octaves[26].0.is_infinite());
+    }
+
+    #[test]
+    fn what_was_counted_since_then_is_what_is_left() {
+        let histogram = LatencyHistogram::default();
+        (0..100).for_each(|_| histogram.observe(Duration::from_millis(900)));
+        let then = histogram.snapshot();
+        assert_eq!(then.clone().since(&then).summary(), None);
+        (0..10).for_each(|_| histogram.observe(Duration::from_micros(10)));
+        let summary = histogram.snapshot().since(&then).summary().unwrap();
+        assert_eq!(summary.count, 10);
+        assert!((10.0..=11.3).contains(&summary.max_us), "{summary:?}");
     }
 
     proptest! {

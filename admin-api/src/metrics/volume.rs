@@ -1,15 +1,17 @@
 //! What is counted for one volume.
 
 use super::histogram::{HistogramSnapshot, LatencyHistogram};
+use super::intervals::Intervals;
 use super::link::{self, LinkMetrics};
 use super::stages::{Stage, StageLatencies};
-use crate::status::{AckLevel, LatencySummary};
+use crate::status::{AckLevel, LatencySummary, RecentLatency};
 use ids::Durability;
 use parking_lot::RwLock;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
+use runtime::Instant;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -57,11 +59,16 @@ impl Counter {
 pub struct LeveledLatency {
     level: Arc<AtomicUsize>,
     histograms: [LatencyHistogram; LEVELS.len()],
+    intervals: Intervals,
 }
 
 impl LeveledLatency {
     fn new(level: &Arc<AtomicUsize>) -> LeveledLatency {
-        LeveledLatency { level: Arc::clone(level), histograms: Default::default() }
+        LeveledLatency {
+            level: Arc::clone(level),
+            histograms: Default::default(),
+            intervals: Intervals::default(),
+        }
     }
 
     /// Counts one latency under the level in force.
@@ -71,9 +78,23 @@ impl LeveledLatency {
 
     /// Quantiles over all levels; `None` without observations.
     pub fn summary(&self) -> Option<LatencySummary> {
+        self.all().summary()
+    }
+
+    /// Remembers what was counted, to tell what was counted since.
+    pub fn cut(&self) {
+        self.intervals.cut(Instant::now(), || self.all());
+    }
+
+    /// Quantiles over all levels of about the last minute; `None` without observations in it.
+    pub fn recent(&self) -> Option<RecentLatency> {
+        self.intervals.recent(Instant::now(), || self.all())
+    }
+
+    fn all(&self) -> HistogramSnapshot {
         let mut all = self.histograms[0].snapshot();
         self.histograms[1..].iter().for_each(|histogram| all.add(&histogram.snapshot()));
-        all.summary()
+        all
     }
 
     fn snapshots(&self) -> impl Iterator<Item = ((&'static str, &'static str), HistogramSnapshot)> + '_ {

@@ -124,6 +124,8 @@ pub struct VolumeStatus {
     pub transport: TransportCounters,
     /// Latency of commits since the start; `None` before the first.
     pub commit_latency: Option<LatencySummary>,
+    /// That of about the last minute; `None` without commits in it.
+    pub commit_latency_recent: Option<RecentLatency>,
     /// What that consists of, of one commit in 64: the stages of which some were seen.
     pub commit_stages: Vec<StageLatency>,
     /// How the last takeover by this node went.
@@ -295,8 +297,8 @@ pub struct SpaceStatus {
     pub total_bytes: u64,
     /// Bytes that are free.
     pub free_bytes: u64,
-    /// Objects that can be created.
-    pub free_inodes: u64,
+    /// Objects that can be created; `None` where no number limits them.
+    pub free_inodes: Option<u64>,
 }
 
 /// The partner, as last heard.
@@ -436,6 +438,15 @@ pub struct LatencySummary {
     pub p999_us: f64,
     /// Longest.
     pub max_us: f64,
+}
+
+/// A latency of late.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct RecentLatency {
+    /// How far it goes back.
+    pub seconds: f64,
+    /// What was observed since then.
+    pub latency: LatencySummary,
 }
 
 /// How long one stage of a commit takes.

@@ -144,18 +144,21 @@ fn render_volume(page: &mut Page, volume: &VolumeStatus, now_unix_ms: u64) {
             ),
         );
     }
+    let quantiles = |latency: &LatencySummary| {
+        format!(
+            "p50 {}  p99 {}  p99.9 {}  max {}  ({} commits)",
+            duration_us(latency.p50_us),
+            duration_us(latency.p99_us),
+            duration_us(latency.p999_us),
+            duration_us(latency.max_us),
+            latency.count
+        )
+    };
+    if let Some(RecentLatency { seconds, latency }) = &volume.commit_latency_recent {
+        page.line("commit latency", &format!("{} in the last {seconds:.0} s", quantiles(latency)));
+    }
     if let Some(latency) = &volume.commit_latency {
-        page.line(
-            "commit latency",
-            &format!(
-                "p50 {}  p99 {}  p99.9 {}  max {}  ({} commits)",
-                duration_us(latency.p50_us),
-                duration_us(latency.p99_us),
-                duration_us(latency.p999_us),
-                duration_us(latency.max_us),
-                latency.count
-            ),
-        );
+        page.line("since the start", &quantiles(latency));
     }
     if !volume.commit_stages.is_empty() {
         let told = volume.commit_stages.iter().map(|StageLatency { stage, latency }| {
@@ -167,10 +170,10 @@ fn render_volume(page: &mut Page, volume: &VolumeStatus, now_unix_ms: u64) {
         page.line(
             "space",
             &format!(
-                "{} free of {}, {} objects can be created",
+                "{} free of {}{}",
                 bytes(space.free_bytes),
                 bytes(space.total_bytes),
-                space.free_inodes
+                space.free_inodes.map_or_else(String::new, |free| format!(", {free} objects can be created"))
             ),
         );
     }

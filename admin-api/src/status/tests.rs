@@ -46,7 +46,11 @@ pub(crate) fn sample() -> NodeStatus {
                 bytes: 1 << 20,
                 applied: Lsn(1024),
             }),
-            space: Some(SpaceStatus { total_bytes: 1 << 40, free_bytes: 1 << 39, free_inodes: 1_000_000 }),
+            space: Some(SpaceStatus {
+                total_bytes: 1 << 40,
+                free_bytes: 1 << 39,
+                free_inodes: Some(1_000_000),
+            }),
             replay: Some(ReplayStatus { done_bytes: 12 << 20, total_bytes: 1 << 30 }),
             verify: Some(VerifyStatus {
                 running: Some(VerifyProgress {
@@ -124,6 +128,16 @@ pub(crate) fn sample() -> NodeStatus {
                 p99_us: 120.0,
                 p999_us: 900.0,
                 max_us: 2500.0,
+            }),
+            commit_latency_recent: Some(RecentLatency {
+                seconds: 58.6,
+                latency: LatencySummary {
+                    count: 90,
+                    p50_us: 41.0,
+                    p99_us: 97.0,
+                    p999_us: 110.0,
+                    max_us: 110.0,
+                },
             }),
             commit_stages: vec![StageLatency {
                 stage: "durable-there".into(),
