@@ -295,7 +295,9 @@ impl Gate {
             // Others come and go meanwhile; only a trim ends it early.
             return Ok(Step::Wait(Hindrance::SlowedDown { until: Instant::now() + delay }));
         }
-        if ask.grows && !state.holds(ask.room, needs) {
+        let mut all = state.pending;
+        all.add(needs);
+        if ask.grows && !state.has_plenty(&all) && !state.holds(ask.room, needs) {
             if ask.room == Room::Perhaps {
                 return Err(Refused::NoSpace);
             }
@@ -320,7 +322,7 @@ impl Gate {
         }
         state.admitted_bytes += log_bytes;
         state.open.add(needs);
-        state.pending.add(needs);
+        state.pending = all;
         let held = Some(Held { gate: self.clone(), log_bytes, needs, begun: state.begun });
         let slowed = progress.slowed;
         *progress = Progress::default();
@@ -522,19 +524,21 @@ impl State {
         }
     }
 
-    fn measured(&self) -> SpaceBudget {
-        match self.peer {
-            Some(peer) => self.local.smaller(peer),
-            None => self.local,
-        }
+    #[inline(always)]
+    fn has_plenty(&self, all: &Needs) -> bool {
+        self.local.has_plenty(all) && self.peer.as_ref().is_none_or(|peer| peer.has_plenty(all))
     }
 
+    /// Each node for itself: what is scarce on one may be plenty on the other.
     fn holds(&self, room: Room, needs: Needs) -> bool {
-        self.measured().after(self.pending).for_room(room).holds(needs)
+        let holds = |space: &SpaceBudget| space.after(self.pending).for_room(room).holds(needs);
+        holds(&self.local) && self.peer.as_ref().is_none_or(holds)
     }
 
     fn budget(&self) -> SpaceBudget {
-        self.measured().after(self.pending).without_margin()
+        let left = |space: SpaceBudget| space.after(self.pending).without_margin();
+        let local = left(self.local);
+        self.peer.map_or(local, |peer| local.smaller(left(peer)))
     }
 }
 

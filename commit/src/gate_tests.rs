@@ -305,3 +305,21 @@ fn who_waits_for_room_is_not_refused_while_others_are_inside() {
     let refused = gate.try_admit(ask, &mut progress, Lsn(64), || ());
     assert_eq!(refused.map(|_| ()), Err(Refused::NoSpace), "it was logged, and took the room");
 }
+
+/// One node of btrfs has used up what it could make room of, and the other has not begun to: each has room enough.
+#[test]
+fn what_is_scarce_on_one_node_is_not_taken_off_the_other() {
+    let gate = open_gate(1 << 30);
+    let with = |free_bytes, unallocated_bytes| SpaceBudget {
+        metadata: Some(apply_engine::MetadataSpace { free_bytes, unallocated_bytes }),
+        ..budget(1 << 40)
+    };
+    let (emptied, fresh) = (with(90 << 20, 0), with(10 << 20, 1 << 30));
+    let lets_in = |local, partner| {
+        gate.set_local_space(Lsn(0), local);
+        gate.set_peer_space(peer(Lsn(0), partner));
+        gate.admit(Ask::growing(100), || Lsn(0), || ()).is_ok()
+    };
+    assert!(lets_in(emptied, fresh) && lets_in(fresh, emptied));
+    assert!(!lets_in(emptied, with(10 << 20, 0)) && !lets_in(with(10 << 20, 0), fresh));
+}

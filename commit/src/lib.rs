@@ -198,10 +198,9 @@ impl SpaceBudget {
             total_inodes,
             free_inodes,
             metadata: match (self.metadata, other.metadata) {
-                (Some(one), Some(other)) => Some(MetadataSpace {
-                    free_bytes: one.free_bytes.min(other.free_bytes),
-                    unallocated_bytes: one.unallocated_bytes.min(other.unallocated_bytes),
-                }),
+                // What is free and what may become free belong together.
+                (Some(one), Some(other)) if other.total_bytes() < one.total_bytes() => Some(other),
+                (Some(one), Some(_)) => Some(one),
                 (one, other) => one.or(other),
             },
         }

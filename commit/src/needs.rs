@@ -126,6 +126,22 @@ impl SpaceBudget {
         }
     }
 
+    /// Is there certainly room for all that, whatever it is for? On the way of each commit.
+    #[inline(always)]
+    pub(super) fn has_plenty(&self, all: &Needs) -> bool {
+        let free_bytes = self.free_bytes.saturating_sub(DISK_MARGIN_BYTES);
+        let disk = match &self.metadata {
+            None => free_bytes >= all.disk_bytes,
+            Some(metadata) => {
+                let metadata_bytes = all.metadata_bytes.saturating_add(METADATA_MARGIN_BYTES);
+                metadata.free_bytes >= metadata_bytes
+                    && free_bytes >= all.disk_bytes.saturating_add(metadata_bytes.saturating_mul(2))
+            }
+        };
+        let free_inodes = self.free_inodes.saturating_sub(MARGIN_INODES);
+        disk && (self.total_inodes == 0 || free_inodes >= all.inodes)
+    }
+
     /// Is there room for all that?
     pub fn holds(&self, needs: Needs) -> bool {
         let inodes = needs.inodes == 0 || self.total_inodes == 0 || self.free_inodes >= needs.inodes;
@@ -168,6 +184,35 @@ mod tests {
         let here = SpaceBudget { total_inodes: 1000, free_inodes: 900, ..endless };
         let seen = here.smaller(limited(u64::MAX));
         assert_eq!((seen.total_inodes, seen.free_inodes), (1000, 900));
+    }
+
+    proptest::proptest! {
+        /// The quick look says yes only where the whole one does.
+        #[test]
+        fn plenty_is_enough(
+            free_mib in 0u64..200,
+            inodes in 0u64..60,
+            has_metadata: bool,
+            metadata_mib in 0u64..100,
+            unallocated_mib in 0u64..400,
+            pending in 0u64..50 << 20,
+            asked in 0u64..50 << 20,
+        ) {
+            let own =
+                MetadataSpace { free_bytes: metadata_mib << 20, unallocated_bytes: unallocated_mib << 20 };
+            let space = SpaceBudget {
+                total_inodes: 100,
+                free_inodes: inodes,
+                ..budget(free_mib << 20, has_metadata.then_some(own))
+            };
+            let needs = |bytes| Needs { disk_bytes: bytes, metadata_bytes: bytes / 3, inodes: bytes >> 22 };
+            let mut all = needs(pending);
+            all.add(needs(asked));
+            if space.has_plenty(&all) {
+                let left = space.after(needs(pending)).without_margin();
+                proptest::prop_assert!(left.holds(needs(asked)), "{left:?}");
+            }
+        }
     }
 
     #[test]

@@ -48,6 +48,7 @@ pub struct HistogramSnapshot {
 /// Keeps neighbouring buckets apart.
 const SIGNIFICANT_DIGITS: u8 = 2;
 
+#[inline]
 fn bucket_of(ns: u64) -> usize {
     let octave = (63 - (ns | 1).leading_zeros()).clamp(FIRST_OCTAVE, LAST_OCTAVE);
     let clamped = ns.clamp(1 << FIRST_OCTAVE, (1 << (LAST_OCTAVE + 1)) - 1);
@@ -63,6 +64,7 @@ fn upper_ns(index: usize) -> u64 {
 
 impl LatencyHistogram {
     /// Counts one latency.
+    #[inline]
     pub fn observe(&self, latency: Duration) {
         let ns = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
         self.buckets[bucket_of(ns)].fetch_add(1, Ordering::Relaxed);

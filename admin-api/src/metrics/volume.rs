@@ -72,6 +72,7 @@ impl LeveledLatency {
     }
 
     /// Counts one latency under the level in force.
+    #[inline]
     pub fn observe(&self, latency: Duration) {
         self.histograms[self.level.load(Ordering::Relaxed).min(LEVELS.len() - 1)].observe(latency);
     }
