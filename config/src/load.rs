@@ -29,7 +29,6 @@ const LOG_GRANULE_BYTES: u64 = 4096;
 const MIN_TIMER: Duration = Duration::from_millis(1);
 
 const DEFAULT_CONTROL: &str = "/run/twinfiler/control.sock";
-const DEFAULT_FUSE_THREADS: usize = 4;
 
 pub(super) fn parse(text: &str) -> Result<NodeConfig, Vec<Problem>> {
     let source = Source::new(text);
@@ -158,18 +157,7 @@ fn volume(
     if let (Some(Located { value: AnswerFrom::Memory, line }), Some(log)) = (&answer, &log) {
         check_answer_from_memory(&section, *line, log.kind);
     }
-    let fuse = match section.table("fuse") {
-        Some(section) => fuse(section, claims),
-        None => FuseConfig {
-            mount: None,
-            writeback_cache: false,
-            threads: DEFAULT_FUSE_THREADS,
-            allow_other: true,
-            nosuid: true,
-            nodev: true,
-            read_only: false,
-        },
-    };
+    let fuse = section.table("fuse").map_or_else(FuseConfig::default, |section| fuse(section, claims));
     let timers = section.table("timers").map_or_else(TimerConfig::default, timers);
     let chosen = link::Chosen {
         transport: transport.map_or(TransportKind::default(), |located| located.value),

@@ -215,6 +215,23 @@ pub struct TimerConfig {
     pub handover: Duration,
 }
 
+/// Threads that take requests from the kernel.
+pub(super) const DEFAULT_FUSE_THREADS: usize = 4;
+
+impl Default for FuseConfig {
+    fn default() -> FuseConfig {
+        FuseConfig {
+            mount: None,
+            writeback_cache: false,
+            threads: DEFAULT_FUSE_THREADS,
+            allow_other: true,
+            nosuid: true,
+            nodev: true,
+            read_only: false,
+        }
+    }
+}
+
 impl Default for TimerConfig {
     fn default() -> TimerConfig {
         TimerConfig {

@@ -18,7 +18,7 @@ use super::front::Front;
 use super::peer::Peer;
 use super::receiver::Landing;
 use super::resync::Resync;
-use super::shared::{MAX_REASON_CHARS, Shared};
+use super::shared::Shared;
 use super::split::talk::Talk;
 use super::standing::StandingFaults;
 use super::verify;
@@ -29,7 +29,6 @@ use ids::Lsn;
 use opening::Opening;
 use pair::{
     Command, Event, FailedPart, LinkId, LogSummary, Message, MonoMs, Operator, Pair, PairMode, PairStatus,
-    PointVerdict,
 };
 use runtime::channel::{Receiver, RecvTimeoutError, Sender};
 use runtime::{Instant, mark};
@@ -337,15 +336,7 @@ impl Executor {
     fn execute(&mut self, command: Command) -> Result<(), NodeError> {
         let shared = self.shared.clone();
         match command {
-            Command::Store(state) => {
-                // What it says of this log is to be true of the log's device.
-                shared.path.persist_all();
-                let complete = state.in_sync;
-                shared.log.update_superblock(|superblock| {
-                    superblock.role_state = state.encode();
-                    superblock.memory_lost &= !complete;
-                })?;
-            }
+            Command::Store(state) => self.store(&state)?,
             Command::Send { link, message } => {
                 if let Some(peer) = self.peer_of(link) {
                     peer.send(&message);
@@ -379,32 +370,11 @@ impl Executor {
                 self.answers.push_back(Event::Truncated { result });
             }
             Command::CheckPoint { link, point } => {
-                let verdict = if point.lsn < shared.log.oldest_retained() {
-                    PointVerdict::TooOld
-                } else if shared.log.continues_from(point) {
-                    PointVerdict::Continues
-                } else {
-                    PointVerdict::Differs
-                };
+                let verdict = self.verdict_on(point);
                 self.answers.push_back(Event::PointChecked { link, point, verdict });
             }
-            Command::StartMirroring { link, from } => {
-                mark!("mirroring began");
-                if let Some(sender) = self.peer_of(link).and_then(Peer::lend_sender)
-                    && let Err(error) =
-                        shared.path.start_mirror(link.0, sender, from, shared.write_behind.agreed())
-                {
-                    shared.tell(NodeEvent::MirrorLost { id: link.0, reason: error.to_string() });
-                }
-            }
-            Command::StopMirroring => {
-                self.await_peer = None;
-                if let Some((link, sender)) = shared.path.stop_mirror()
-                    && let Some(peer) = self.peer_of(LinkId(link))
-                {
-                    peer.take_back_sender(sender);
-                }
-            }
+            Command::StartMirroring { link, from } => self.start_mirroring(link, from),
+            Command::StopMirroring => self.stop_mirroring(),
             Command::AwaitPeer { link, lsn } => self.await_peer = Some((link, lsn)),
             Command::StartReceiving { link, at } => {
                 if let Some(peer) = self.peer_of(link) {
@@ -426,13 +396,7 @@ impl Executor {
                 self.draining = false;
                 shared.gate.open();
             }
-            Command::CalledOff(why) => {
-                let mut called_off = shared.called_off.lock();
-                // Some of it is the partner's word.
-                let why =
-                    why.to_string().chars().filter(|c| !c.is_control()).take(MAX_REASON_CHARS).collect();
-                *called_off = (called_off.0 + 1, why);
-            }
+            Command::CalledOff(why) => self.called_off(&why),
             Command::DropLink { link } => {
                 if let Some(peer) = self.peer_of(link) {
                     peer.drop_link();

@@ -1,12 +1,13 @@
 //! Starts and stops the threads of one volume, and answers for it.
 
 use super::applier::ApplierState;
-use super::event::NodeEvent;
+use super::event::{NodeEvent, WitnessQuestion};
 use super::executor::Executor;
 use super::follower::Follower;
 use super::front::Front;
 use super::link;
 use super::open::Opened;
+use super::rdma::Rdma;
 use super::replay::Replay;
 use super::resync::state::ResyncState;
 use super::room::RoomState;
@@ -16,18 +17,18 @@ use super::verify::{self, VerifyState};
 use super::write_behind::{self, WriteBehind};
 use super::{NodeError, applier, report, witness_requests};
 use admin_api::control::{Caller, ControlError, ErrorKind};
-use admin_api::metrics::{LinkMetrics, Metrics};
+use admin_api::metrics::{LinkMetrics, Metrics, VolumeMetrics};
 use admin_api::status::{ConsistencyPointStatus, VolumeStatus};
 use commit::stack::DeltaStack;
 use commit::{BaseReads, CommitEvents, CommitPath, Gate};
-use config::NodeConfig;
+use config::{NodeConfig, VolumeConfig};
 use hooks::RoleHooks;
 use ids::{Cursors, LogPoint, Lsn, Oid};
-use nvlog::SuperblockHealth;
-use pair::{MonoMs, Operator, Pair, PairStatus, RoleName};
+use nvlog::{Log, RecoveryReport, SuperblockHealth};
+use pair::{DurableState, MonoMs, Operator, Pair, PairStatus, RoleName};
 use rdma_transport::tls::LinkKeys;
 use rdma_transport::{Counters, LinkError, LinkParams, LinkSource};
-use runtime::channel::{Sender, bounded, unbounded};
+use runtime::channel::{Receiver, Sender, bounded, unbounded};
 use runtime::{Instant, JoinHandle, Mutex, Uptime, mark};
 use std::ops::Range;
 use std::sync::Arc;
@@ -94,112 +95,18 @@ impl VolumeNode {
             impl FnOnce(&Shared, &LinkParams) -> Result<Box<dyn LinkSource>, LinkError>,
             Option<LinkKeys>,
         ),
-        mut client: Box<dyn WitnessClient>,
+        client: Box<dyn WitnessClient>,
         started: Uptime,
     ) -> Result<VolumeNode, NodeError> {
-        let Opened { config, log, recovery, rdma, base, base_filesystem, role_state } = opened;
-        let (log, base) = (Arc::new(log), Arc::new(base));
         let (events, inbox) = unbounded();
-        let (tail, end) = (log.tail(), log.end());
-        let cursors = Cursors::new(log.capacity_bytes(), tail.lsn, tail.lsn, end.lsn)?;
-        let gate = Gate::new(log.capacity_bytes(), log.max_payload_bytes() + LOG_RESERVE_BYTES, tail.lsn);
+        let Opened { config, log, recovery, rdma, base, base_filesystem, role_state } = opened;
         let metrics = metrics.volume(config.name.as_str());
-        let counters = Arc::new(Counters::default());
-        metrics.set_link(LinkMetrics {
-            counters: counters.clone(),
-            transport: config.transport.to_string(),
-            persistence: config.persistence().to_string(),
-        });
-        let applier = Arc::new(ApplierState::new(end.lsn > tail.lsn));
-        let room = Arc::new(RoomState::default());
-        let write_behind = Arc::new(WriteBehind::default());
-        let to_executor =
-            Box::new(ToExecutor(events.clone(), applier.clone(), room.clone(), write_behind.clone()));
-        let path = CommitPath::new(log.clone(), cursors, gate.clone(), metrics.clone(), to_executor, started);
-        let (verify, to_verify) = VerifyState::new();
-        let reads = BaseReads::of_threads(config.fuse.threads);
-        let stack = Arc::new(DeltaStack::new(fresh_layers(&base, &reads, &log, tail.lsn)));
-        // Up to here the tree may be half applied: one Delta has to cover it.
-        let stands = base.applied().map_or(tail.lsn, |applied| applied.lsn);
-        let replay = Replay::new(config.name.as_str(), tail.lsn, end.lsn);
-        let seal_from = log.applying_end().max(stands).min(end.lsn);
-        let shared = Arc::new(Shared {
-            me: node.name.clone(),
-            hooks: Arc::new(RoleHooks::new(&config)),
-            config,
-            log,
-            rdma,
-            base,
-            reads,
-            stack,
-            path: Arc::new(path),
-            gate,
-            metrics,
-            counters,
-            events,
-            follower: Follower::new(tail, seal_from),
-            replay,
-            applier,
-            resync: ResyncState::default(),
-            called_off: Mutex::default(),
-            split: SplitState::default(),
-            verify,
-            room,
-            write_behind,
-            started,
-            stopping: AtomicBool::new(false),
-            volume: Mutex::new(None),
-            pair: Mutex::new(None),
-            peer_durability: Mutex::new(None),
-            space: Mutex::default(),
-            mounted_at: Mutex::new(None),
-            kernel_cache: Mutex::new(None),
-            last_point: Mutex::new(None),
-            last_takeover: Mutex::new(None),
-            witness_error: Mutex::new(None),
-            faults: Mutex::new(Vec::new()),
-        });
+        let (shared, to_verify) = share((node, config), (log, rdma, base), metrics, events, started)?;
         shared.resync.set_replacing(role_state.resync);
-        shared.gate.set_local_space(tail.lsn, shared.local_space());
-        if let SuperblockHealth::OneBad { copy, why } = &recovery.superblock {
-            let what = format!("{COPY_BAD}: copy {copy} ({why}); it was written anew from the other one");
-            shared.report(
-                &what,
-                "check the log's medium; this is told until the next start that finds both copies good",
-            );
-        }
-        if recovery.memory_lost {
-            let why = recovery.lost.map_or_else(|| LOST_BEFORE.to_owned(), |lost| lost.to_string());
-            shared.report(&format!("{NO_PAIR}: {why}"), RESYNC_COMES);
-        }
-        let stands = shared.base.applied().filter(|stands| is_another(&shared.log, *stands));
-        if let Some(stands) = stands.filter(|_| !shared.resync.is_replacing()) {
-            let what = match stands.lsn > end.lsn {
-                true => format!(
-                    "{NO_PAIR}: the tree stands at {stands} of a log, this log ends at {end}: an older log was brought \
-                     back, or its medium has lost what it had flushed"
-                ),
-                false => format!(
-                    "{NO_PAIR}: the tree stands at {stands} of a log, this log begins at {tail}: an older tree was \
-                     brought back (a backup, a snapshot, another disk), or the log of another tree"
-                ),
-            };
-            mark!("tree of another log");
-            shared.report(&what, RESYNC_COMES);
-            let lose = |superblock: &mut nvlog::SuperblockDraft| superblock.memory_lost = true;
-            shared.log.update_superblock(lose).map_err(|error| NodeError::Log {
-                volume: shared.name().to_owned(),
-                path: shared.config.log.path.display().to_string(),
-                source: error.into(),
-            })?;
-        }
-        if let Some(holds) = role_state.granted.and_then(|granted| shared.base.limits().lacks_of(&granted)) {
-            let what = format!("the base filesystem holds less than before: {holds}");
-            shared.report(&what, "was it mounted or made anew with other options? Give it those from before");
-        }
+        shared.gate.set_local_space(shared.log.tail().lsn, shared.local_space());
+        tell_what_was_found(&shared, &recovery, &role_state)?;
         shared.hooks.clear_leftovers();
-        let volume_name = shared.name().to_owned();
-        let pair_error = |why: String| NodeError::Pair { volume: volume_name.clone(), why };
+        let pair_error = |why: String| NodeError::Pair { volume: shared.name().to_owned(), why };
         let (pair, first) = Pair::new(
             shared.config.pair(&node.name, node.witness.is_some(), base_filesystem, shared.base.limits()),
             role_state,
@@ -216,35 +123,53 @@ impl VolumeNode {
             shared: shared.clone(),
             threads: Mutex::default(),
         };
-        let executor = Executor::new(shared.clone(), pair, first, inbox, questions, front);
-        volume.spawn("pair", move || executor.run())?;
-        let s = shared.clone();
-        volume.spawn("link", move || link::run(&s, source.as_ref(), &params))?;
-        let s = shared.clone();
-        volume.spawn("witness", move || witness_requests::run(&s, client.as_mut(), &to_witness))?;
-        let s = shared.clone();
-        volume.spawn("apply", move || applier::run(&s))?;
-        let s = shared.clone();
-        volume.spawn("verify", move || verify::run(&s, &to_verify))?;
-        let s = shared.clone();
-        volume.spawn("answer", move || {
+        let executor = Executor::new(shared, pair, first, inbox, questions, front);
+        volume.spawn_pair(executor, (source, params), (client, to_witness), to_verify)?;
+        volume.spawn_commit_path()?;
+        Ok(volume)
+    }
+
+    /// The pair's executor, who it waits for, and who follows and compares.
+    fn spawn_pair(
+        &mut self,
+        executor: Executor,
+        (source, params): (Box<dyn LinkSource>, LinkParams),
+        (mut client, to_witness): (Box<dyn WitnessClient>, Receiver<WitnessQuestion>),
+        to_verify: Receiver<verify::Task>,
+    ) -> Result<(), NodeError> {
+        // The first one: who waits until the volume has stopped waits for it before all others.
+        self.spawn("pair", move || executor.run())?;
+        let s = self.shared.clone();
+        self.spawn("link", move || link::run(&s, source.as_ref(), &params))?;
+        let s = self.shared.clone();
+        self.spawn("witness", move || witness_requests::run(&s, client.as_mut(), &to_witness))?;
+        let s = self.shared.clone();
+        self.spawn("apply", move || applier::run(&s))?;
+        let s = self.shared.clone();
+        self.spawn("verify", move || verify::run(&s, &to_verify))
+    }
+
+    /// Who serves clients that hold no thread, and moves what nobody waits for.
+    fn spawn_commit_path(&mut self) -> Result<(), NodeError> {
+        let s = self.shared.clone();
+        self.spawn("answer", move || {
             runtime::be_urgent();
             s.path.drive_for_answers();
         })?;
         for _ in 0..PARKED_THREADS {
-            let s = shared.clone();
-            volume.spawn("parked", move || s.path.serve_parked())?;
+            let s = self.shared.clone();
+            self.spawn("parked", move || s.path.serve_parked())?;
         }
         for _ in 0..BASE_THREADS {
-            let s = shared.clone();
-            volume.spawn("base", move || s.path.serve_base())?;
+            let s = self.shared.clone();
+            self.spawn("base", move || s.path.serve_base())?;
         }
-        if write_behind::is_for(&shared.config) {
-            let s = shared.clone();
-            volume.spawn("flush", move || write_behind::run(&s))?;
+        if write_behind::is_for(&self.shared.config) {
+            let s = self.shared.clone();
+            self.spawn("flush", move || write_behind::run(&s))?;
         }
-        let s = shared;
-        volume.spawn("pump", move || {
+        let s = self.shared.clone();
+        self.spawn("pump", move || {
             runtime::be_urgent();
             while !s.is_stopping() {
                 let more = s.path.pump();
@@ -253,8 +178,7 @@ impl VolumeNode {
                     runtime::sleep(PUMP_INTERVAL);
                 }
             }
-        })?;
-        Ok(volume)
+        })
     }
 
     fn spawn(&mut self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), NodeError> {
@@ -390,6 +314,124 @@ impl VolumeNode {
     }
 }
 
+/// What the threads of a volume share, and what the one that compares trees is told.
+fn share(
+    (node, config): (&NodeConfig, VolumeConfig),
+    (log, rdma, base): (Log, Option<Rdma>, apply_engine::Base),
+    metrics: Arc<VolumeMetrics>,
+    events: Sender<NodeEvent>,
+    started: Uptime,
+) -> Result<(Arc<Shared>, Receiver<verify::Task>), NodeError> {
+    let (log, base) = (Arc::new(log), Arc::new(base));
+    let (tail, end) = (log.tail(), log.end());
+    let cursors = Cursors::new(log.capacity_bytes(), tail.lsn, tail.lsn, end.lsn)?;
+    let gate = Gate::new(log.capacity_bytes(), log.max_payload_bytes() + LOG_RESERVE_BYTES, tail.lsn);
+    let counters = Arc::new(Counters::default());
+    metrics.set_link(LinkMetrics {
+        counters: counters.clone(),
+        transport: config.transport.to_string(),
+        persistence: config.persistence().to_string(),
+    });
+    let applier = Arc::new(ApplierState::new(end.lsn > tail.lsn));
+    let room = Arc::new(RoomState::default());
+    let write_behind = Arc::new(WriteBehind::default());
+    let to_executor =
+        Box::new(ToExecutor(events.clone(), applier.clone(), room.clone(), write_behind.clone()));
+    let path = CommitPath::new(log.clone(), cursors, gate.clone(), metrics.clone(), to_executor, started);
+    let (verify, to_verify) = VerifyState::new();
+    let reads = BaseReads::of_threads(config.fuse.threads);
+    let stack = Arc::new(DeltaStack::new(fresh_layers(&base, &reads, &log, tail.lsn)));
+    // Up to here the tree may be half applied: one Delta has to cover it.
+    let stands = base.applied().map_or(tail.lsn, |applied| applied.lsn);
+    let replay = Replay::new(config.name.as_str(), tail.lsn, end.lsn);
+    let seal_from = log.applying_end().max(stands).min(end.lsn);
+    let shared = Arc::new(Shared {
+        me: node.name.clone(),
+        hooks: Arc::new(RoleHooks::new(&config)),
+        config,
+        log,
+        rdma,
+        base,
+        reads,
+        stack,
+        path: Arc::new(path),
+        gate,
+        metrics,
+        counters,
+        events,
+        follower: Follower::new(tail, seal_from),
+        replay,
+        applier,
+        resync: ResyncState::default(),
+        called_off: Mutex::default(),
+        split: SplitState::default(),
+        verify,
+        room,
+        write_behind,
+        started,
+        stopping: AtomicBool::new(false),
+        volume: Mutex::new(None),
+        pair: Mutex::new(None),
+        peer_durability: Mutex::new(None),
+        space: Mutex::default(),
+        mounted_at: Mutex::new(None),
+        kernel_cache: Mutex::new(None),
+        last_point: Mutex::new(None),
+        last_takeover: Mutex::new(None),
+        witness_error: Mutex::new(None),
+        faults: Mutex::new(Vec::new()),
+    });
+    Ok((shared, to_verify))
+}
+
+/// Tells what opening has found, for as long as it is so.
+fn tell_what_was_found(
+    shared: &Shared,
+    recovery: &RecoveryReport,
+    role_state: &DurableState,
+) -> Result<(), NodeError> {
+    let (tail, end) = (shared.log.tail(), shared.log.end());
+    if let SuperblockHealth::OneBad { copy, why } = &recovery.superblock {
+        let what = format!("{COPY_BAD}: copy {copy} ({why}); it was written anew from the other one");
+        shared.report(
+            &what,
+            "check the log's medium; this is told until the next start that finds both copies good",
+        );
+    }
+    if recovery.memory_lost {
+        let why = recovery.lost.map_or_else(|| LOST_BEFORE.to_owned(), |lost| lost.to_string());
+        shared.report(&format!("{NO_PAIR}: {why}"), RESYNC_COMES);
+    }
+    let stands = shared.base.applied().filter(|stands| is_another(&shared.log, *stands));
+    if let Some(stands) = stands.filter(|_| !shared.resync.is_replacing()) {
+        let what = match stands.lsn > end.lsn {
+            true => format!(
+                "{NO_PAIR}: the tree stands at {stands} of a log, this log ends at {end}: an older log was brought \
+                 back, or its medium has lost what it had flushed"
+            ),
+            false => format!(
+                "{NO_PAIR}: the tree stands at {stands} of a log, this log begins at {tail}: an older tree was \
+                 brought back (a backup, a snapshot, another disk), or the log of another tree"
+            ),
+        };
+        mark!("tree of another log");
+        shared.report(&what, RESYNC_COMES);
+        let lose = |superblock: &mut nvlog::SuperblockDraft| superblock.memory_lost = true;
+        shared.log.update_superblock(lose).map_err(|error| NodeError::Log {
+            volume: shared.name().to_owned(),
+            path: shared.config.log.path.display().to_string(),
+            source: error.into(),
+        })?;
+    }
+    if let Some(holds) =
+        role_state.granted.as_ref().and_then(|granted| shared.base.limits().lacks_of(granted))
+    {
+        let what = format!("the base filesystem holds less than before: {holds}");
+        shared.report(&what, "was it mounted or made anew with other options? Give it those from before");
+    }
+    Ok(())
+}
+
 /// Faults that begin so are over when the pair is mirrored again.
 pub(super) const NO_PAIR: &str = "the log and the tree of this node do not go together";
 const RESYNC_COMES: &str = "this node gets a resync as soon as the other one is primary; if that is gone for good: \
@@ -401,7 +443,7 @@ const LOST_BEFORE: &str = "the log lacks what it once held, as an earlier start 
 
 /// Is the tree that stands there not the one to which this log's records before its tail were applied? A tree may be
 /// ahead of a tail that a crash did not let move, but never of the log's end: only what is durable is applied.
-fn is_another(log: &nvlog::Log, stands: LogPoint) -> bool {
+fn is_another(log: &Log, stands: LogPoint) -> bool {
     stands.lsn < log.tail().lsn || log.point_at(stands.lsn) != Some(stands)
 }
 

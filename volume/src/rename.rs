@@ -10,9 +10,9 @@ use super::limits::checked_name;
 use super::namespace::{NAMESPACE_PAYLOAD_BYTES, Node, NodeKind, check_new_name, relinked, touched};
 use super::principal::Principal;
 use super::transaction::Transaction;
-use apply_engine::{Displaced, NameRef, Operation, Other, Target};
+use apply_engine::{Displaced, NameRef, Operation, Other, Target, Timestamp};
 use commit::Ask;
-use ids::Oid;
+use ids::{Lsn, Oid};
 
 /// The flags of renameat2(2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -182,6 +182,15 @@ impl Transaction<'_> {
         self.update(from.parent, end, |inode| touched(inode, from_nlink, at));
         self.update(to.parent, end, |inode| touched(inode, to_nlink, at));
         self.update(moved.oid, end, |inode| relinked(inode, moved_nlink, at));
+        self.update_displaced(displaced, end, at);
+        if let Some(made) = made {
+            let attributes = made.attributes(&whiteout_node, at);
+            self.state.remember(made.inode(attributes, end));
+        }
+        Ok(())
+    }
+
+    fn update_displaced(&mut self, displaced: Displaced, end: Lsn, at: Timestamp) {
         match displaced {
             Displaced::Nothing => {}
             Displaced::Exchanged(other) => {
@@ -194,11 +203,6 @@ impl Transaction<'_> {
                 }
             }
         }
-        if let Some(made) = made {
-            let attributes = made.attributes(&whiteout_node, at);
-            self.state.remember(made.inode(attributes, end));
-        }
-        Ok(())
     }
 
     fn require_replaceable(&mut self, moved: Target, standing: Target) -> Result<()> {

@@ -53,6 +53,35 @@ fn render_volume(page: &mut Page, volume: &VolumeStatus, now_unix_ms: u64) {
         };
         page.line("takeover", text);
     }
+    render_answers(page, volume);
+    render_log(page, volume);
+    if let Some(resync) = &volume.resync {
+        render_resync(page, resync);
+    }
+    if let Some(salvaged) = &volume.salvaged {
+        page.line("salvaged", &format!("what only this node held was kept in {salvaged}"));
+    }
+    if let Some(verify) = &volume.verify {
+        render_verify(page, verify, now_unix_ms);
+    }
+    render_applying(page, volume, now_unix_ms);
+    render_latency(page, volume);
+    if let Some(space) = &volume.space {
+        page.line(
+            "space",
+            &format!(
+                "{} free of {}{}",
+                bytes(space.free_bytes),
+                bytes(space.total_bytes),
+                space.free_inodes.map_or_else(String::new, |free| format!(", {free} objects can be created"))
+            ),
+        );
+    }
+    render_others(page, volume, now_unix_ms);
+}
+
+/// What an answer survives, who may give one, and where.
+fn render_answers(page: &mut Page, volume: &VolumeStatus) {
     page.line("acknowledgement", &acknowledgement(volume));
     if let Some(synced) = volume.synced.filter(|synced| volume.acknowledgement != Some(*synced)) {
         let means = survives(synced.weakest());
@@ -69,6 +98,10 @@ fn render_volume(page: &mut Page, volume: &VolumeStatus, now_unix_ms: u64) {
     if let Some(mount) = &volume.mounted_at {
         page.line("mounted at", mount);
     }
+}
+
+/// The log, the cursors over it, and its replay.
+fn render_log(page: &mut Page, volume: &VolumeStatus) {
     let log = &volume.log;
     let fill = log.used_bytes as f64 / log.capacity_bytes.max(1) as f64;
     page.line(
@@ -119,15 +152,10 @@ fn render_volume(page: &mut Page, volume: &VolumeStatus, now_unix_ms: u64) {
         );
         page.line("replay", &text);
     }
-    if let Some(resync) = &volume.resync {
-        render_resync(page, resync);
-    }
-    if let Some(salvaged) = &volume.salvaged {
-        page.line("salvaged", &format!("what only this node held was kept in {salvaged}"));
-    }
-    if let Some(verify) = &volume.verify {
-        render_verify(page, verify, now_unix_ms);
-    }
+}
+
+/// How far the trees are behind, and the last consistency point.
+fn render_applying(page: &mut Page, volume: &VolumeStatus, now_unix_ms: u64) {
     page.line("lag, local tree", &lag(&volume.apply_lag));
     if let Some(partner_lag) = &volume.partner_lag {
         page.line("lag, partner's log", &lag(partner_lag));
@@ -144,6 +172,9 @@ fn render_volume(page: &mut Page, volume: &VolumeStatus, now_unix_ms: u64) {
             ),
         );
     }
+}
+
+fn render_latency(page: &mut Page, volume: &VolumeStatus) {
     let quantiles = |latency: &LatencySummary| {
         format!(
             "p50 {}  p99 {}  p99.9 {}  max {}  ({} commits)",
@@ -166,18 +197,6 @@ fn render_volume(page: &mut Page, volume: &VolumeStatus, now_unix_ms: u64) {
         });
         page.line("commit stages", &format!("p50 / p99: {}", told.collect::<Vec<_>>().join("  ")));
     }
-    if let Some(space) = &volume.space {
-        page.line(
-            "space",
-            &format!(
-                "{} free of {}{}",
-                bytes(space.free_bytes),
-                bytes(space.total_bytes),
-                space.free_inodes.map_or_else(String::new, |free| format!(", {free} objects can be created"))
-            ),
-        );
-    }
-    render_others(page, volume, now_unix_ms);
 }
 
 /// Partner, link, witness, last takeover, hooks, address.
@@ -197,41 +216,7 @@ fn render_others(page: &mut Page, volume: &VolumeStatus, now_unix_ms: u64) {
     if let Some(fault) = &partner.fault {
         page.line("", &format!("it reports a fault: {fault}"));
     }
-    let link = &volume.transport;
-    page.line(
-        "link",
-        &format!(
-            "{} {}: sent {} in {} batches, received {} in {}; {} connects, {} breaks",
-            link.kind,
-            match (link.tls, link.kind.as_str()) {
-                (false, _) => "WITHOUT KEYS, in the clear",
-                (true, "verbs") => "with keys (TLS 1.3; log bytes by RDMA, in the clear)",
-                (true, _) => "with keys (TLS 1.3)",
-            },
-            bytes(link.sent_bytes),
-            link.sent_batches,
-            bytes(link.received_bytes),
-            link.received_batches,
-            link.connects,
-            link.breaks
-        ),
-    );
-    page.line("", &persistence_line(link));
-    if let Some(rdma) = &link.rdma {
-        page.line(
-            "",
-            &format!(
-                "{} port {}, {}, GID {} ({}), MTU {}, fenced by {}",
-                rdma.device,
-                rdma.port,
-                rdma.link_layer,
-                rdma.gid_index,
-                rdma.gid,
-                rdma.mtu_bytes,
-                rdma.fencing
-            ),
-        );
-    }
+    render_link(page, &volume.transport);
     page.line("witness", &volume.witness.as_ref().map_or_else(no_witness, witness_line));
     if let Some(takeover) = &volume.last_takeover {
         page.line(
@@ -268,6 +253,43 @@ fn render_others(page: &mut Page, volume: &VolumeStatus, now_unix_ms: u64) {
         page.line(
             "floating address",
             &format!("{} on {}: {held}{error}", address.address, address.interface),
+        );
+    }
+}
+
+fn render_link(page: &mut Page, link: &TransportCounters) {
+    page.line(
+        "link",
+        &format!(
+            "{} {}: sent {} in {} batches, received {} in {}; {} connects, {} breaks",
+            link.kind,
+            match (link.tls, link.kind.as_str()) {
+                (false, _) => "WITHOUT KEYS, in the clear",
+                (true, "verbs") => "with keys (TLS 1.3; log bytes by RDMA, in the clear)",
+                (true, _) => "with keys (TLS 1.3)",
+            },
+            bytes(link.sent_bytes),
+            link.sent_batches,
+            bytes(link.received_bytes),
+            link.received_batches,
+            link.connects,
+            link.breaks
+        ),
+    );
+    page.line("", &persistence_line(link));
+    if let Some(rdma) = &link.rdma {
+        page.line(
+            "",
+            &format!(
+                "{} port {}, {}, GID {} ({}), MTU {}, fenced by {}",
+                rdma.device,
+                rdma.port,
+                rdma.link_layer,
+                rdma.gid_index,
+                rdma.gid,
+                rdma.mtu_bytes,
+                rdma.fencing
+            ),
         );
     }
 }

@@ -6,6 +6,7 @@ use ids::{AckRule, Cursors, Durability, Epoch, LogPoint, Lsn};
 const NOW_UNIX_MS: u64 = 1_700_000_000_000;
 
 /// A node with everything that can be shown.
+#[expect(clippy::too_many_lines, reason = "everything that can be shown")]
 pub(crate) fn sample() -> NodeStatus {
     let mut cursors = Cursors::new(1 << 30, Lsn(1024), Lsn(4096), Lsn(8192)).unwrap();
     cursors.set_rule(AckRule::Both).unwrap();

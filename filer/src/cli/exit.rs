@@ -116,6 +116,13 @@ fn code_of_one(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
             _ => None,
         };
     }
+    of_witness_and_keys(error)
+        .or_else(|| of_doors(error))
+        .or_else(|| of_storage(error))
+        .or_else(|| error.downcast_ref::<io::Error>().map(of_io))
+}
+
+fn of_witness_and_keys(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
     if let Some(error) = error.downcast_ref::<witness::ServeError>() {
         use witness::{ServeError, StoreError};
         return Some(match error {
@@ -142,6 +149,10 @@ fn code_of_one(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
             NodesError::Line { .. } => ExitCode::Config,
         });
     }
+    None
+}
+
+fn of_doors(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
     if error.downcast_ref::<ServeError>().is_some() {
         return Some(ExitCode::Unavailable);
     }
@@ -155,7 +166,7 @@ fn code_of_one(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
             _ => ExitCode::Unavailable,
         });
     }
-    of_storage(error).or_else(|| error.downcast_ref::<io::Error>().map(of_io))
+    None
 }
 
 fn of_storage(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {

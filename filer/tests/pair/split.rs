@@ -76,6 +76,7 @@ fn paths(report: &admin_api::status::SplitSide) -> Vec<&str> {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one story from its beginning to its end")]
 fn both_sides_of_a_split_are_shown_and_the_discarded_one_is_kept_aside() {
     let mut pair = part(
         spec(),

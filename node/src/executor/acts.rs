@@ -2,11 +2,14 @@
 
 use super::{Executor, LEAVE_WITHIN, WATCH_INTERVAL};
 use crate::NodeError;
+use crate::event::NodeEvent;
+use crate::peer::Peer;
+use crate::shared::MAX_REASON_CHARS;
 use apply_engine::MetadataSpace;
 use commit::{Journal, NotServing, PeerSpace, SpaceBudget};
-use ids::{AckRule, Epoch, Lsn};
+use ids::{AckRule, Epoch, LogPoint, Lsn};
 use nvlog::UpdateError;
-use pair::{Event, LogSummary, StopReason, Vitals};
+use pair::{CallOff, DurableState, Event, LinkId, LogSummary, PointVerdict, StopReason, Vitals};
 use runtime::{Instant, mark, planted};
 
 impl Executor {
@@ -106,6 +109,52 @@ impl Executor {
         }
         shared.follower.truncated(to);
         Ok(shared.log_summary())
+    }
+
+    pub(super) fn store(&self, state: &DurableState) -> Result<(), NodeError> {
+        // What it says of this log is to be true of the log's device.
+        self.shared.path.persist_all();
+        self.shared.log.update_superblock(|superblock| {
+            superblock.role_state = state.encode();
+            superblock.memory_lost &= !state.in_sync;
+        })?;
+        Ok(())
+    }
+
+    /// Does this node's log go on from a point of the partner's?
+    pub(super) fn verdict_on(&self, point: LogPoint) -> PointVerdict {
+        match &self.shared.log {
+            log if point.lsn < log.oldest_retained() => PointVerdict::TooOld,
+            log if log.continues_from(point) => PointVerdict::Continues,
+            _ => PointVerdict::Differs,
+        }
+    }
+
+    pub(super) fn start_mirroring(&mut self, link: LinkId, from: LogPoint) {
+        mark!("mirroring began");
+        let shared = self.shared.clone();
+        if let Some(sender) = self.peer_of(link).and_then(Peer::lend_sender)
+            && let Err(error) = shared.path.start_mirror(link.0, sender, from, shared.write_behind.agreed())
+        {
+            shared.tell(NodeEvent::MirrorLost { id: link.0, reason: error.to_string() });
+        }
+    }
+
+    pub(super) fn stop_mirroring(&mut self) {
+        self.await_peer = None;
+        if let Some((link, sender)) = self.shared.path.stop_mirror()
+            && let Some(peer) = self.peer_of(LinkId(link))
+        {
+            peer.take_back_sender(sender);
+        }
+    }
+
+    /// Whoever asked for the switchover hears why.
+    pub(super) fn called_off(&self, why: &CallOff) {
+        // Some of it is the partner's word.
+        let why = why.to_string().chars().filter(|c| !c.is_control()).take(MAX_REASON_CHARS).collect();
+        let mut called_off = self.shared.called_off.lock();
+        *called_off = (called_off.0 + 1, why);
     }
 
     pub(super) fn peer_vitals(&mut self, vitals: Vitals, committed: Option<Lsn>) -> Result<(), NodeError> {

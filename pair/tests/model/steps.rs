@@ -11,6 +11,7 @@ use pair::{Event, LinkId, Message, Operator, WitnessOutcome};
 use std::collections::VecDeque;
 
 impl Executor<'_> {
+    #[expect(clippy::too_many_lines, reason = "one arm for each action")]
     pub fn act(&mut self, action: Action) {
         match action {
             Action::Tick(quick) => {

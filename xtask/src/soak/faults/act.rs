@@ -35,12 +35,51 @@ pub fn run(
     noise: &mut Random,
 ) -> Result<Side> {
     fleet.check_undisturbed()?;
+    if let Kind::Killed(round) = fault.kind {
+        return round::run(cluster, fleet, primary, &round).map(|(after, _)| after);
+    }
+    inflict(cluster, fleet, primary, fault, noise)?;
+    let limit = if fault.kind == Kind::LogLost { RESYNC_LIMIT } else { wait::LIMIT };
+    if let Kind::Full(_) = fault.kind {
+        wait_for_room(cluster)?;
+    }
+    let after = settle(cluster, fleet, limit)?;
+    fleet.expect_refusals(false);
+    let stays = matches!(
+        fault.kind,
+        Kind::Stopped(Whom::Partner)
+            | Kind::Ended(Whom::Partner)
+            | Kind::Broken(Whom::Partner)
+            | Kind::IndexLost { whom: Whom::Partner, .. }
+            | Kind::WitnessStopped
+            | Kind::LogLost
+            | Kind::LogOld
+            | Kind::Suspended(Whom::Partner)
+            | Kind::Refused(Whom::Partner)
+            | Kind::Unmounted
+            | Kind::Aborted
+    );
+    if stays && after != primary {
+        bail!("node {} was primary, and its partner was touched", primary.name());
+    }
+    Ok(after)
+}
+
+/// Inflicts it, lasts it out, and takes it away.
+fn inflict(
+    cluster: &mut Cluster,
+    fleet: &mut Fleet,
+    primary: Side,
+    fault: &Fault,
+    noise: &mut Random,
+) -> Result<()> {
     let of = |whom: Whom| match whom {
         Whom::Primary => primary,
         Whom::Partner => primary.other(),
     };
     match fault.kind {
-        Kind::Killed(round) => return round::run(cluster, fleet, primary, &round).map(|(after, _)| after),
+        // A round of its own, see above.
+        Kind::Killed(_) => {}
         Kind::Stopped(whom) => {
             cluster.signal(of(whom), Signal::STOP)?;
             let slept = interrupt::sleep(fault.lasts);
@@ -95,17 +134,7 @@ pub fn run(
         Kind::Aborted => intruder::abort(cluster, fleet, primary)?,
         Kind::Stray => intruder::stray(cluster, fleet, primary, fault.lasts)?,
         Kind::LogOld => intruder::old_log(cluster, fleet, primary, fault.lasts)?,
-        Kind::Broken(whom) => {
-            // Reads of the base get EIO until the mount has moved; sqlite3 ends at the first one.
-            fleet.expect_refusals(true);
-            cluster.disk(of(whom))?.shut_down()?;
-            // A primary must hand over; a partner must stay what it is.
-            cluster.wait_serving(primary.other_if(whom == Whom::Primary), wait::LIMIT)?;
-            interrupt::sleep(fault.lasts)?;
-            cluster.kill(of(whom));
-            cluster.mount_again(of(whom))?;
-            cluster.start_node(of(whom))?;
-        }
+        Kind::Broken(whom) => break_disk(cluster, fleet, (primary, of(whom)), fault.lasts)?,
         Kind::IndexLost { whom, noise: overwritten } => {
             cluster.kill(of(whom));
             let path = cluster.index_path(of(whom));
@@ -116,40 +145,39 @@ pub fn run(
             interrupt::sleep(fault.lasts)?;
             cluster.start_node(of(whom))?;
         }
-        Kind::LogLost => {
-            cluster.kill(primary.other());
-            interrupt::sleep(fault.lasts)?;
-            // Only while the primary is certain to have everything.
-            cluster.wait_serving(primary, wait::LIMIT)?;
-            fleet.wait_progress(|| cluster.check_alive())?;
-            cluster.lose_log(primary.other())?;
-            cluster.start_node(primary.other())?;
-        }
+        Kind::LogLost => lose_log(cluster, fleet, primary, fault.lasts)?,
     }
-    let limit = if fault.kind == Kind::LogLost { RESYNC_LIMIT } else { wait::LIMIT };
-    if let Kind::Full(_) = fault.kind {
-        wait_for_room(cluster)?;
-    }
-    let after = settle(cluster, fleet, limit)?;
-    fleet.expect_refusals(false);
-    let stays = matches!(
-        fault.kind,
-        Kind::Stopped(Whom::Partner)
-            | Kind::Ended(Whom::Partner)
-            | Kind::Broken(Whom::Partner)
-            | Kind::IndexLost { whom: Whom::Partner, .. }
-            | Kind::WitnessStopped
-            | Kind::LogLost
-            | Kind::LogOld
-            | Kind::Suspended(Whom::Partner)
-            | Kind::Refused(Whom::Partner)
-            | Kind::Unmounted
-            | Kind::Aborted
-    );
-    if stays && after != primary {
-        bail!("node {} was primary, and its partner was touched", primary.name());
-    }
-    Ok(after)
+    Ok(())
+}
+
+/// The disk of `side` answers nothing but EIO; it is repaired while the node is down.
+fn break_disk(
+    cluster: &mut Cluster,
+    fleet: &mut Fleet,
+    (primary, side): (Side, Side),
+    lasts: Duration,
+) -> Result<()> {
+    // Reads of the base get EIO until the mount has moved; sqlite3 ends at the first one.
+    fleet.expect_refusals(true);
+    cluster.disk(side)?.shut_down()?;
+    // A primary must hand over; a partner must stay what it is.
+    cluster.wait_serving(primary.other_if(side == primary), wait::LIMIT)?;
+    interrupt::sleep(lasts)?;
+    cluster.kill(side);
+    cluster.mount_again(side)?;
+    cluster.start_node(side)
+}
+
+/// The partner is killed, and its log made anew while it is down.
+fn lose_log(cluster: &mut Cluster, fleet: &Fleet, primary: Side, lasts: Duration) -> Result<()> {
+    let partner = primary.other();
+    cluster.kill(partner);
+    interrupt::sleep(lasts)?;
+    // Only while the primary is certain to have everything.
+    cluster.wait_serving(primary, wait::LIMIT)?;
+    fleet.wait_progress(|| cluster.check_alive())?;
+    cluster.lose_log(partner)?;
+    cluster.start_node(partner)
 }
 
 /// XFS and btrfs give removed files' room back a little later; clients who are told of a full disk wait for a new mount.
