@@ -15,8 +15,6 @@
 mod align;
 mod answer;
 mod naming;
-#[cfg(debug_assertions)]
-mod plant;
 mod points;
 mod repair;
 mod session;
@@ -169,8 +167,6 @@ impl VerifyState {
         if *self.aligned.lock() != delta.end() || self.peer.lock().is_none() {
             return;
         }
-        #[cfg(debug_assertions)]
-        plant::wrong_byte(shared, delta);
         let started = Instant::now();
         let applied = apply_engine::verify::applied(&shared.base, delta);
         shared.metrics.digest_us.add(started.elapsed().as_micros() as u64);

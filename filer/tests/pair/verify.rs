@@ -173,24 +173,26 @@ fn what_was_changed_behind_the_primary_s_back_is_named_and_the_partner_s_can_be_
 }
 
 #[test]
-fn an_apply_fault_is_told_at_once_and_its_node_does_not_take_over() {
+fn a_tree_that_went_wrong_is_told_at_once_and_its_node_does_not_take_over() {
     let mut pair = Cluster::start(Spec::default());
     let mount = pair.mount(Side::A);
     std::fs::write(mount.join("before"), "all is well").unwrap();
+    std::fs::write(mount.join("victim"), vec![4; 10_000]).unwrap();
     applied(&pair);
     // Two points of the same records, so that what follows is compared.
     for turn in 0..3 {
         std::fs::write(mount.join("before"), format!("all is well {turn}")).unwrap();
         std::thread::sleep(Duration::from_millis(700));
     }
-    std::fs::write(pair.base(Side::B).join(".twinfiler/plant-wrong-byte"), "").unwrap();
+    // As if a consistency point had gone wrong there; the next one that touches it reads it back.
+    let wrong = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(pair.base(Side::B).join("victim"), wrong).unwrap();
     std::fs::write(mount.join("victim"), vec![5; 10_000]).unwrap();
     for side in Side::BOTH {
         pair.wait_volume(side, "a fault that names the object", |volume| {
             has_fault(volume, "the base trees of the two nodes differ: /victim")
         });
     }
-    std::fs::remove_file(pair.base(Side::B).join(".twinfiler/plant-wrong-byte")).unwrap();
     pair.wait_volume(Side::B, "a partner that is not eligible", |volume| !volume.eligible);
     // Clients have lost nothing, and read what they wrote.
     assert_eq!(std::fs::read(mount.join("victim")).unwrap(), vec![5; 10_000]);
