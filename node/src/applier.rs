@@ -465,7 +465,7 @@ fn apply(shared: &Shared, delta: &Delta) -> Result<(), ApplyFailure> {
         return Err(ApplyFailure::Interrupted);
     }
     let report = apply_engine::consistency::apply(&shared.base, &shared.log, delta)?;
-    shared.verify.digest(shared, delta);
+    let digests = shared.verify.digest(shared, delta);
     shared.base.raise_next_oid(shared.next_oid());
     let end = delta.end();
     let Some(point) = shared.log.point_at(end) else {
@@ -484,6 +484,7 @@ fn apply(shared: &Shared, delta: &Delta) -> Result<(), ApplyFailure> {
         shared.base.sync().map_err(ApplyError::from)?;
     }
     shared.applier.half_applied.store(false, Ordering::Release);
+    digests.into_iter().for_each(|applied| shared.verify.tell(applied));
     // Looked at before the Delta is dropped: until then its needs are counted beside what is free.
     let space = shared.local_space();
     *shared.applier.dropped.lock() = Some((end, shared.stack.drop_oldest()));

@@ -26,6 +26,7 @@ use super::shared::Shared;
 use admin_api::status::{VerifyProgress, VerifyResult, VerifyStatus};
 use align::Align;
 use apply_engine::Delta;
+use apply_engine::verify::Applied;
 use ids::Lsn;
 use points::Points;
 use rdma_transport::Control;
@@ -162,14 +163,20 @@ impl VerifyState {
         }
     }
 
-    /// Digests what this Delta, just applied, has left in the tree, if the other side does so too.
-    pub fn digest(&self, shared: &Shared, delta: &Delta) {
+    /// Digests what this Delta, just applied, has left in the tree, if the other side does so too. To be told when it has
+    /// become a consistency point: what a disk that fails lets read is no difference.
+    pub fn digest(&self, shared: &Shared, delta: &Delta) -> Option<Applied> {
         if *self.aligned.lock() != delta.end() || self.peer.lock().is_none() {
-            return;
+            return None;
         }
         let started = Instant::now();
         let applied = apply_engine::verify::applied(&shared.base, delta);
         shared.metrics.digest_us.add(started.elapsed().as_micros() as u64);
+        Some(applied)
+    }
+
+    /// The consistency point of which these are the digests is flushed.
+    pub fn tell(&self, applied: Applied) {
         let end = applied.end;
         self.points.lock().keep(applied);
         // Full: nobody looks at digests as fast as they come; later ones are.

@@ -6,7 +6,7 @@
 //! ever made in its place. What the filesystem has refused is read with it ([`crate::remainder`]).
 
 use ids::Oid;
-use rustix::fs::{Advice, SeekFrom};
+use rustix::fs::{Advice, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 use std::collections::HashSet;
 use std::io;
@@ -54,6 +54,26 @@ impl Base {
         let space = self.filesystem_space()?;
         let free_bytes = if self.remainder().is_nearly_full() { 0 } else { space.free_bytes };
         Ok(BaseSpace { free_bytes, ..space })
+    }
+
+    /// Whether the disk takes what is written, tried with a file that has no name. A full one does.
+    ///
+    /// # Errors
+    /// It does not: nothing that could not be read says anything of the tree.
+    pub fn answers(&self) -> Result<(), TreeError> {
+        #[cfg(any(test, feature = "simulation"))]
+        if let Some(disk) = self.simulation() {
+            return disk.space().map(drop);
+        }
+        let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+        let tried = rustix::fs::openat(self.staging_fd(), c".", flags, Mode::RUSR).and_then(|file| {
+            rustix::io::write(&file, b"?")?;
+            rustix::fs::fsync(&file)
+        });
+        match tried {
+            Err(Errno::NOSPC | Errno::DQUOT) => Ok(()),
+            other => other.map_err(TreeError::at("write to", self.path().display())),
+        }
     }
 
     /// Room in the filesystem.

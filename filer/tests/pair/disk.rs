@@ -155,6 +155,30 @@ fn eio_from_the_base_hands_over_and_is_repaired_by_a_restart() {
     pair.check_trees_equal();
 }
 
+/// What cannot be read from a disk that fails is no difference between the trees: whoever compares is told of the disk,
+/// and once that is repaired the node may take over.
+#[test]
+fn a_comparison_over_a_broken_disk_ends_and_finds_no_difference() {
+    let filesystem = ["xfs", "xfs"];
+    let mut pair = Cluster::start(Spec { disk_mib: [None, Some(320)], filesystem, ..rarely() });
+    for number in 0..20 {
+        write(pair.mount(Side::A).join(format!("{number}")), 10_000).unwrap();
+    }
+    Side::BOTH.iter().for_each(|side| consistency_point(&pair, *side));
+    pair.disk(Side::B).as_ref().unwrap().shut_down();
+    let result = crate::verify::run_on(&pair, Side::A, &[], 75);
+    assert_eq!((result.differing, result.found.len()), (0, 0), "{result:?}");
+    assert!(result.error.is_some(), "{result:?}");
+    pair.kill(Side::B);
+    *pair.disk(Side::B) = None;
+    *pair.disk(Side::B) = Some(Disk::mount("xfs", &pair.image(Side::B), &pair.disk_path(Side::B)));
+    pair.start_node(Side::B);
+    assert_eq!(pair.wait_mirrored(), Side::A);
+    pair.wait_volume(Side::B, "a partner that may take over", |volume| volume.eligible);
+    pair.kill(Side::A);
+    pair.wait_serving(Side::B);
+}
+
 /// The device refuses writes: btrfs gives its transaction up and goes read-only.
 #[test]
 fn a_device_that_refuses_writes_under_btrfs_hands_over_and_is_repaired_by_a_restart() {

@@ -7,7 +7,7 @@
 use super::super::event::NodeEvent;
 use super::super::shared::Shared;
 use super::wire::{Described, MAX_NAMES_BYTES, MAX_OBJECTS, MAX_PART_BYTES, MAX_REPAIRED, Word};
-use apply_engine::verify;
+use apply_engine::verify::{self, Key, Part, UNREADABLE};
 use ids::{Lsn, Oid};
 use pair::Operator;
 use runtime::Instant;
@@ -22,10 +22,7 @@ const LOOK: Duration = Duration::from_millis(1);
 pub(super) fn answer(shared: &Shared, word: Word) {
     match word {
         Word::Compare { asked, at, from, max_objects } => {
-            let part = at_lsn(shared, at, || {
-                verify::part(&shared.base, from, max_objects, MAX_PART_BYTES)
-                    .map_err(|error| error.to_string())
-            });
+            let part = at_lsn(shared, at, || part(shared, from, max_objects));
             let answer = match part {
                 Ok(part) => Word::Part { asked, part },
                 Err(why) => Word::NotThere { asked, why },
@@ -55,6 +52,17 @@ pub(super) fn answer(shared: &Shared, word: Word) {
         Word::Repair { oids, more } => repair(shared, oids, more),
         _ => {}
     }
+}
+
+/// A part of what this tree holds.
+pub(super) fn part(shared: &Shared, from: Key, max_objects: usize) -> Result<Part, String> {
+    let part = verify::part(&shared.base, from, max_objects, MAX_PART_BYTES);
+    let part = part.map_err(|error| error.to_string())?;
+    if part.seen.iter().any(|(_, digest)| *digest == UNREADABLE) {
+        // One object of a disk that works, or the disk? That is no difference between trees.
+        shared.base.answers().map_err(|error| format!("the disk fails: {error}"))?;
+    }
+    Ok(part)
 }
 
 /// Does something while the tree stands at `at`.

@@ -11,11 +11,12 @@
 use super::super::applier::{self, Exclusive};
 use super::super::resync::throttle::Throttle;
 use super::super::shared::Shared;
+use super::answer;
 use super::points::{self, named_as};
-use super::wire::{MAX_DESCRIBED, MAX_OBJECTS, MAX_PART_BYTES, MAX_REPAIRED, Word};
+use super::wire::{MAX_DESCRIBED, MAX_OBJECTS, MAX_REPAIRED, Word};
 use admin_api::control::{ControlError, ErrorKind};
 use admin_api::status::{Mode, Role, VerifyFinding, VerifyProgress, VerifyResult};
-use apply_engine::verify::{self, Finding, Key, Part, compare};
+use apply_engine::verify::{Finding, Key, Part, compare};
 use ids::{AckRule, Oid};
 use runtime::Instant;
 use runtime::channel::{Receiver, bounded};
@@ -250,8 +251,7 @@ impl<'a> Session<'a> {
         self.asked += 1;
         let asked = self.asked;
         self.say(&Word::Compare { asked, at, from, max_objects })?;
-        let ours = verify::part(&self.shared.base, from, max_objects, MAX_PART_BYTES)
-            .map_err(|error| error.to_string())?;
+        let ours = answer::part(self.shared, from, max_objects)?;
         let Some(theirs) = self.answer(asked, |word| match word {
             Word::Part { part, .. } => Some(part),
             _ => None,
