@@ -6,6 +6,7 @@
 //! - [`text`]: length, headers, forbidden words and paths
 //! - [`code`]: where `unsafe` may stand (a small lexer tells code from comments and strings)
 //! - [`arrows`]: which crate may use which
+//! - [`unused`]: every dependency is used
 //! - [`runtime`]: where the node takes clocks, threads and locks from
 //! - [`documents`]: links resolve, every crate is in ARCHITECTURE.md
 //! - [`failures`]: every row of docs/failures.md and docs/operations.md names a test that exists
@@ -16,6 +17,7 @@ mod documents;
 mod failures;
 mod runtime;
 mod text;
+mod unused;
 
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail};
@@ -65,7 +67,9 @@ pub fn run(workspace: &Workspace) -> Result<()> {
     documents::check_links(&sources, &mut findings);
     documents::check_commands(&sources, &mut findings);
     failures::check(&sources, &mut findings);
-    let crates = arrows::crates(&workspace.metadata()?);
+    let metadata = workspace.metadata()?;
+    unused::check(&metadata, &sources, &mut findings);
+    let crates = arrows::crates(&metadata);
     arrows::check(&crates, &mut findings);
     documents::check_crate_map(&sources, &crates, &mut findings);
     for warning in &findings.warnings {

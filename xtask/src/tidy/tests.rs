@@ -188,3 +188,25 @@ fn a_crate_that_is_not_on_the_map_is_found() {
     documents::check_crate_map(&[], &crates, &mut findings);
     assert_eq!(findings.errors.last().map(String::as_str), Some("ARCHITECTURE.md is missing"));
 }
+
+#[test]
+fn a_dependency_that_nobody_uses_is_found() {
+    let metadata = serde_json::json!({"workspace_root": "/w", "packages": [{
+        "manifest_path": "/w/a/Cargo.toml",
+        "dependencies": [
+            {"name": "used-one", "kind": null},
+            {"name": "only-in-prose", "kind": null},
+            {"name": "only-in-tests", "kind": null},
+            {"name": "long-name", "rename": "short", "kind": null},
+            {"name": "for-tests", "kind": "dev"},
+        ],
+    }]});
+    let sources = [
+        source("a/src/lib.rs", "//! only_in_prose::x\nuse used_one::X;\nuse short;\n"),
+        source("a/tests/t.rs", "//! x\nuse for_tests::X;\nuse only_in_tests::X;\n"),
+    ];
+    let mut findings = Findings::default();
+    unused::check(&metadata, &sources, &mut findings);
+    let found: Vec<&str> = findings.errors.iter().filter_map(|error| error.split(' ').nth(1)).collect();
+    assert_eq!(found, ["only-in-prose", "only-in-tests"]);
+}
