@@ -13,16 +13,13 @@ use ids::{Epoch, LogPoint};
 impl Pair {
     /// Begins a claim. `formed`: both nodes agreed that this one may create the register.
     pub(crate) fn claim(&mut self, forced: bool, formed: bool, silent_since: MonoMs) {
-        // Whoever asked for a switchover hears that the partner never came to serve.
-        if matches!(&self.role, Role::Waiting(waiting) if waiting.handed.is_some()) {
-            self.emit(Command::CalledOff(CallOff::PartnerLost));
-        }
+        let given_away = matches!(&self.role, Role::Waiting(waiting) if waiting.handed.is_some());
         self.emit(Command::Revoke);
         self.desk.fresh = false;
         let now = self.now;
         let clock = TakeoverClock { silent_since, detected: now, fenced: now, lease_over: now, granted: now };
         let stage = ClaimStage::Revoking { handed: None };
-        self.role = Role::Claiming(Claiming { stage, forced, formed, clock });
+        self.role = Role::Claiming(Claiming { stage, forced, formed, given_away, clock });
     }
 
     pub(crate) fn revoked(&mut self, log: LogSummary) {
@@ -206,6 +203,10 @@ impl Pair {
 
     /// The epoch is this node's. Alone: remember that before anything is acknowledged.
     pub(crate) fn open(&mut self, epoch: Epoch, solo: bool, clock: Option<TakeoverClock>) {
+        // Whoever asked for the switchover hears that the partner never came to serve.
+        if matches!(&self.role, Role::Claiming(claiming) if claiming.given_away && !claiming.forced) {
+            self.emit(Command::CalledOff(CallOff::PartnerLost));
+        }
         let clock = clock.map(|clock| TakeoverClock { granted: self.now, ..clock });
         let register = match (self.desk.register(), self.config.witness) {
             (Some(register), true) => Some(register.clone()),
@@ -247,7 +248,8 @@ impl Pair {
         let clock =
             TakeoverClock { silent_since: now, detected: now, fenced: now, lease_over: now, granted: now };
         let stage = ClaimStage::Revoking { handed: Some(Handed { from, epoch, end }) };
-        self.role = Role::Claiming(Claiming { stage, forced: false, formed: false, clock });
+        self.role =
+            Role::Claiming(Claiming { stage, forced: false, formed: false, given_away: false, clock });
     }
 
     pub(crate) fn note_takeover(&mut self, clock: TakeoverClock) {

@@ -77,6 +77,8 @@ pub(crate) struct Claiming {
     pub forced: bool,
     /// Both nodes agreed that this one begins: the register may be created.
     pub formed: bool,
+    /// This node had given the volume away, and takes it back.
+    pub given_away: bool,
     pub clock: TakeoverClock,
 }
 
