@@ -144,8 +144,12 @@ impl<'a, S> BaseTree<'a, S> {
 
     /// Does something that takes a name away. Where flags or a mount hold that fast, they go, and it is done again.
     fn freeing(&self, at: &Place, act: impl Fn() -> Result<(), TreeError> + Sync) -> Result<(), TreeError> {
-        match act() {
+        // The kernel looks at flags first.
+        let acted = match act() {
             Err(TreeError { errno: Errno::PERM, .. }) if self.free(at)? => act(),
+            other => other,
+        };
+        match acted {
             Err(error) if error.errno == Errno::BUSY => freeing_a_mount_point(at, &act).unwrap_or(Err(error)),
             other => other,
         }
@@ -325,6 +329,9 @@ impl<S: PayloadSource> Tree for BaseTree<'_, S> {
         };
         let staged = match stage() {
             Err(Errno::PERM) if held() == Ok(true) => stage(),
+            other => other,
+        };
+        let staged = match staged {
             Err(Errno::BUSY) => freeing_a_mount_point(&oid, &stage).unwrap_or(Err(Errno::BUSY)),
             other => other,
         };

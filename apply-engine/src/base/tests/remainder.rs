@@ -238,6 +238,10 @@ fn names_that_a_mount_holds_fast_are_moved_and_removed() {
         inside(Oid(32), b"b"),
         create(Oid(40), b"f", NewKind::Directory),
     ]);
+    // Some are held by a flag as well.
+    for held in ["d/b", "f", "d"] {
+        chattr(&image, "+i", held);
+    }
     for over in ["file", "d/a", "d/b", "d", "f"] {
         mount_over(&image, over);
     }
