@@ -98,7 +98,8 @@ pub(super) enum Hindrance {
     /// The log fills.
     SlowedDown { until: Instant },
     /// A consistency point has to show how much of the space is really used.
-    DiskFull { needs: Needs, room: Room, measured_at: Lsn, until: Instant },
+    /// `inside`: or whoever is inside has to leave before that.
+    DiskFull { needs: Needs, room: Room, measured_at: Lsn, inside: bool, until: Instant },
 }
 
 impl Hindrance {
@@ -246,10 +247,12 @@ impl Gate {
         self: &Arc<Gate>,
         ask: Ask,
         progress: &mut Progress,
-        reserved: Lsn,
+        reserved: impl Fn() -> Lsn,
         starved: impl Fn(),
     ) -> Result<Step, Refused> {
-        self.step(&mut self.state.lock(), ask, progress, reserved, &starved)
+        // Under the lock: whoever has left by then has logged what it was let in for.
+        let mut state = self.state.lock();
+        self.step(&mut state, ask, progress, reserved(), &starved)
     }
 
     /// Has an operation that was held back to be held back still?
@@ -317,8 +320,8 @@ impl Gate {
             progress.starving = Some((until, reserved));
             mark!("room on disk waited for");
             starved();
-            let (room, measured_at) = (ask.room, Lsn(reserved.0 + u64::from(inside)));
-            return Ok(Step::Wait(Hindrance::DiskFull { needs, room, measured_at, until }));
+            let (room, measured_at) = (ask.room, reserved);
+            return Ok(Step::Wait(Hindrance::DiskFull { needs, room, measured_at, inside, until }));
         }
         state.admitted_bytes += log_bytes;
         state.open.add(needs);
@@ -351,8 +354,9 @@ impl Gate {
             Hindrance::SlowedDown { .. } => {
                 !state.paused && !self.delay(self.fill(state, state.used_bytes(reserved))).is_zero()
             }
-            Hindrance::DiskFull { needs, room, measured_at, .. } => {
-                !state.holds(room, needs) && state.both_applied() < measured_at
+            Hindrance::DiskFull { needs, room, measured_at, inside, .. } => {
+                let awaited = state.both_applied() < measured_at || inside && state.admitted_bytes > 0;
+                awaited && !state.holds(room, needs) && !state.is_hopeless(room, needs)
             }
         }
     }

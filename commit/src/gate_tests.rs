@@ -41,7 +41,7 @@ fn a_full_log_makes_clients_wait_and_a_trim_lets_them_on() {
 #[test]
 fn memory_that_is_taken_slows_clients_as_a_log_that_fills() {
     let gate = open_gate(1 << 20);
-    let try_one = || gate.try_admit(Ask::growing(1), &mut Progress::default(), Lsn(0), || ()).unwrap();
+    let try_one = || gate.try_admit(Ask::growing(1), &mut Progress::default(), || Lsn(0), || ()).unwrap();
     assert!(matches!(try_one(), Step::In(_)));
     gate.set_unapplied_memory(3 << 30, 4 << 30);
     assert!(matches!(try_one(), Step::Wait(Hindrance::SlowedDown { .. })));
@@ -295,14 +295,22 @@ fn who_waits_for_room_is_not_refused_while_others_are_inside() {
     let mut progress = Progress::default();
     let inside = gate.admit(ask, || Lsn(64), || ()).expect("there is room for one");
     for _ in 0..3 {
-        let Ok(Step::Wait(waits)) = gate.try_admit(ask, &mut progress, Lsn(64), || ()) else {
+        let Ok(Step::Wait(waits)) = gate.try_admit(ask, &mut progress, || Lsn(64), || ()) else {
             panic!("refused, or let in")
         };
         gate.set_local_space(Lsn(64), space);
         assert!(gate.holds_back(&waits, Lsn(64)), "nothing has been logged");
+        // Nobody waits for what cannot come.
+        gate.set_local_space(Lsn(64), budget(0));
+        assert!(!gate.holds_back(&waits, Lsn(64)));
+        gate.set_local_space(Lsn(64), space);
     }
+    let Ok(Step::Wait(waits)) = gate.try_admit(ask, &mut progress, || Lsn(64), || ()) else {
+        panic!("waits")
+    };
     drop(inside);
-    let refused = gate.try_admit(ask, &mut progress, Lsn(64), || ());
+    assert!(!gate.holds_back(&waits, Lsn(64)), "whoever was inside has left");
+    let refused = gate.try_admit(ask, &mut progress, || Lsn(64), || ());
     assert_eq!(refused.map(|_| ()), Err(Refused::NoSpace), "it was logged, and took the room");
 }
 

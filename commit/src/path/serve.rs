@@ -35,7 +35,7 @@ impl CommitPath {
             }
             let step = match !attempt.has_waited && self.queue.has_line() {
                 true => Ok(Step::Wait(behind(ask))),
-                false => self.gate.try_admit(ask, &mut attempt.progress, self.log.reserved(), starved),
+                false => self.gate.try_admit(ask, &mut attempt.progress, || self.log.reserved(), starved),
             }?;
             if let Step::Wait(hindrance) = &step {
                 attempt.wait = Some(Wait::Admission(*hindrance));
