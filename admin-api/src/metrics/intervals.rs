@@ -12,8 +12,8 @@ use std::time::Duration;
 
 /// How far apart counts are remembered, at least.
 const EVERY: Duration = Duration::from_secs(10);
-/// How many.
-const KEPT: usize = 6;
+/// How long.
+const KEPT: Duration = Duration::from_secs(65);
 
 /// Counts of earlier moments, the oldest first.
 #[derive(Debug, Default)]
@@ -23,13 +23,11 @@ impl Intervals {
     /// Somebody passes by at `now`.
     pub fn cut(&self, now: Instant, snapshot: impl FnOnce() -> HistogramSnapshot) {
         let mut cuts = self.0.lock();
-        if cuts.back().is_some_and(|(at, _)| now - *at < EVERY) {
-            return;
+        // Counts of long ago would make an old minute one of the last.
+        cuts.retain(|(at, _)| now - *at < KEPT);
+        if cuts.back().is_none_or(|(at, _)| now - *at >= EVERY) {
+            cuts.push_back((now, snapshot()));
         }
-        if cuts.len() == KEPT {
-            cuts.pop_front();
-        }
-        cuts.push_back((now, snapshot()));
     }
 
     /// What was counted since the oldest moment that is remembered.
@@ -68,9 +66,13 @@ mod tests {
             told.push(recent.map(|recent| (recent.seconds as u64, recent.latency.max_us > 4_000.0)));
         }
         assert_eq!(told[0], Some((1, false)));
-        assert_eq!(told[69], Some((50, true)), "that since the start still has a median of 10 us");
-        assert!(told.iter().flatten().all(|(seconds, _)| *seconds <= 60), "{told:?}");
+        assert_eq!(told[69], Some((60, true)), "that since the start still has a median of 10 us");
+        assert!(told.iter().flatten().all(|(seconds, _)| *seconds <= 65), "{told:?}");
         assert_eq!(told[149].map(|(_, bad)| bad), Some(false));
+        // After a night in which nobody came by, the evening before is none of the last minutes.
+        let morning = start + Duration::from_secs(40_000);
+        intervals.cut(morning, || histogram.snapshot());
+        assert_eq!(intervals.recent(morning, || histogram.snapshot()), None);
         assert!(histogram.snapshot().summary().unwrap().max_us > 4_000.0);
     }
 }

@@ -89,6 +89,7 @@ impl LeveledLatency {
 
     /// Quantiles over all levels of about the last minute; `None` without observations in it.
     pub fn recent(&self) -> Option<RecentLatency> {
+        self.cut();
         self.intervals.recent(Instant::now(), || self.all())
     }
 
