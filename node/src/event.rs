@@ -18,7 +18,7 @@ pub(super) enum NodeEvent {
     LinkDown { id: u64 },
     /// The partner does not want it, or is not who it should be; or nobody is there any more who could say so.
     LinkRefused { reason: Option<String> },
-    /// A control message came, and takes one of its link's places until it is carried out.
+    /// A control message came, and takes room in the inbox until it is carried out.
     Message { id: u64, bytes: Vec<u8>, place: Place },
     /// Mirroring to the partner, or receiving from it, failed.
     MirrorLost { id: u64, reason: String },

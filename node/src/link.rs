@@ -103,6 +103,7 @@ pub(super) fn params(shared: &Shared, keys: Option<LinkKeys>) -> LinkParams {
 
 /// The thread that makes links.
 pub(super) fn run(shared: &Arc<Shared>, source: &dyn LinkSource, params: &LinkParams) {
+    let inbox = Arc::new(Inbox::default());
     let mut id = 0;
     let mut failing = Failing::default();
     let mut current: Option<Arc<AtomicBool>> = None;
@@ -120,7 +121,7 @@ pub(super) fn run(shared: &Arc<Shared>, source: &dyn LinkSource, params: &LinkPa
                 shared.healed(DEVICE_FAILS);
                 let alive = Arc::new(AtomicBool::new(true));
                 current = Some(alive.clone());
-                start(shared, id, link, alive);
+                start(shared, &inbox, id, link, alive);
             }
             Err(error) => {
                 failing.note(shared, params, &error);
@@ -176,15 +177,15 @@ fn pause(shared: &Shared, wait: Duration) {
 }
 
 /// Tells the executor of the link, and begins to read its control messages.
-fn start(shared: &Arc<Shared>, id: u64, mut link: Link, alive: Arc<AtomicBool>) {
+fn start(shared: &Arc<Shared>, inbox: &Arc<Inbox>, id: u64, mut link: Link, alive: Arc<AtomicBool>) {
     let control: Arc<dyn Control> = Arc::from(std::mem::replace(&mut link.control, Box::new(NoControl)));
     link.control = Box::new(SharedControl(control.clone()));
     tracing::info!(volume = shared.name(), id, peer = %link.peer.node, address = link.peer.address, "linked");
     shared.tell(NodeEvent::LinkUp { id, link: Box::new(link) });
-    let (reader, made) = (shared.clone(), alive.clone());
+    let (reader, inbox, made) = (shared.clone(), inbox.clone(), alive.clone());
     let read = move || {
         runtime::be_vital();
-        let error = read_control(&reader, id, control.as_ref());
+        let error = read_control(&reader, &inbox, id, control.as_ref());
         tracing::info!(volume = reader.name(), id, %error, "link down");
         control.close();
         alive.store(false, Ordering::Release);
@@ -199,25 +200,25 @@ fn start(shared: &Arc<Shared>, id: u64, mut link: Link, alive: Arc<AtomicBool>) 
     }
 }
 
-fn read_control(shared: &Shared, id: u64, control: &dyn Control) -> LinkError {
-    let inbox = Arc::new(Inbox::default());
-    let mut place = None;
+fn read_control(shared: &Shared, inbox: &Arc<Inbox>, id: u64, control: &dyn Control) -> LinkError {
     loop {
-        if shared.is_stopping() {
-            return LinkError::Closed;
-        }
-        let Some(free) = place.take().or_else(|| inbox.enter(LOOK_AROUND)) else { continue };
         match control.recv(LOOK_AROUND) {
             // At once: somebody waits for it.
             Ok(Some(bytes)) if write_behind::is_about(&bytes) => write_behind::heard(shared, id, &bytes),
             Ok(Some(bytes)) => {
-                shared.tell(NodeEvent::Message { id, bytes, place: free });
-                continue;
+                let place = loop {
+                    match inbox.enter(bytes.len(), LOOK_AROUND) {
+                        Some(place) => break place,
+                        None if shared.is_stopping() => return LinkError::Closed,
+                        None => {}
+                    }
+                };
+                shared.tell(NodeEvent::Message { id, bytes, place });
             }
+            Ok(None) if shared.is_stopping() => return LinkError::Closed,
             Ok(None) => {}
             Err(error) => return error,
         }
-        place = Some(free);
     }
 }
 
