@@ -27,7 +27,10 @@ pub const NODE: [(CapabilitySet, &str); 18] = [
     (CapabilitySet::SETFCAP, "security.capability of other people's programs"),
     (CapabilitySet::SETGID, "hooks that run as somebody else"),
     (CapabilitySet::SETUID, "hooks that run as somebody else"),
-    (CapabilitySet::SYS_ADMIN, "trusted.* attributes, mounts"),
+    (
+        CapabilitySet::SYS_ADMIN,
+        "trusted.* attributes, mounts, a mount namespace to free names that something is mounted over",
+    ),
     (CapabilitySet::SYS_NICE, "the threads that keep the pair alive are real-time"),
     (
         CapabilitySet::SYS_RESOURCE,

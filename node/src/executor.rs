@@ -273,8 +273,6 @@ impl Executor {
         }
     }
 
-    /// Ends the link. Where the partner's right to write into this log cannot be taken away, this node must
-    /// not go on: whatever it would do with the log, the other may write into it.
     /// What the partner told over a link.
     fn on_message(&mut self, id: u64, bytes: Vec<u8>) {
         if Resync::is_about(&bytes) {
@@ -298,6 +296,8 @@ impl Executor {
         });
     }
 
+    /// Ends the link. Where the partner's right to write into this log cannot be taken away, this node must
+    /// not go on: whatever it would do with the log, the other may write into it.
     fn close_peer(&mut self) {
         self.resync.link_ended();
         self.shared.verify.set_peer(None);

@@ -1,8 +1,8 @@
 //! The pair's state machine without I/O: who is primary, who follows, who may acknowledge, and why.
 //!
 //! [`Pair::apply`] takes an event and returns commands; it reads no clock, opens nothing, draws no random
-//! number. The same events give the same commands, so a run can be replayed and searched. The runtime in
-//! `filer` executes the commands by the rule of order in [`command`].
+//! number. The same events give the same commands, so a run can be replayed and searched. The crate
+//! `node` executes the commands by the rule of order in [`command`].
 //!
 //! What must hold (checked after every event, in release too; `docs/design.md` says why):
 //! 1. Acknowledge alone only in an epoch that a swap of the register gave to this node as `solo` (or an

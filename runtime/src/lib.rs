@@ -1,10 +1,10 @@
 //! What the node takes from the machine beside memory, disk and network: clocks, threads, locks, channels.
 //!
-//! Whatever runs in a node asks for these here and nowhere else, so that a simulation of a whole pair can own them: then
+//! The crates `node`, `commit` and `volume` ask for these here and nowhere else, so that a simulation of a whole pair can own them: then
 //! the same code runs under a virtual clock and a scheduler that a seed decides (cargo feature `simulation`). In every
 //! other build these are the standard library's, parking_lot's and crossbeam's own, renamed and nothing more.
 //!
-//! Invariant: `cargo xtask tidy` finds whoever goes around this crate. What can go wrong: nothing of its own.
+//! Invariant: `cargo xtask tidy` finds which of them goes around this crate. What can go wrong: nothing of its own.
 
 #[cfg(feature = "simulation")]
 pub mod canary;

@@ -14,6 +14,7 @@ use apply_engine::base::{EnclosureError, OpenError, how_to_close};
 use config::{LogKind, NodeConfig, TransportKind, VolumeConfig};
 use rdma_transport::tls::PrivateKey;
 use runtime::memory;
+use rustix::io::Errno;
 use std::fmt;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
@@ -214,12 +215,15 @@ fn check_fuse_device(found: &mut Preflight) {
 /// Links over TCP are made of it.
 fn check_io_uring(found: &mut Preflight, probed: std::io::Result<()>) {
     if let Err(error) = probed {
-        found.add(
-            ExitCode::Unavailable,
-            format!("`transport = \"tcp\"` needs io_uring, which this process may not use: {error}"),
-            "allow it (`sysctl kernel.io_uring_disabled=0`; in a container, the three io_uring system calls in its \
-             seccomp profile), or use `transport = \"verbs\"`",
-        );
+        let remedy = match Errno::from_io_error(&error) {
+            Some(Errno::PERM | Errno::ACCESS | Errno::NOSYS) | None => {
+                "allow it (`sysctl kernel.io_uring_disabled=0`; in a container, the three io_uring system calls in its \
+                 seccomp profile), or use `transport = \"verbs\"`"
+            }
+            Some(_) => "raise the service's limits (LimitNOFILE=, LimitMEMLOCK=), or free memory",
+        };
+        let what = format!("`transport = \"tcp\"` needs io_uring, which this process cannot use: {error}");
+        found.add(ExitCode::Unavailable, what, remedy);
     }
 }
 
@@ -326,9 +330,12 @@ mod tests {
         let mut found = Preflight::default();
         check_io_uring(&mut found, Ok(()));
         assert_eq!(found.code(), ExitCode::Ok);
-        check_io_uring(&mut found, Err(rustix::io::Errno::PERM.into()));
+        check_io_uring(&mut found, Err(Errno::PERM.into()));
         assert_eq!(found.code(), ExitCode::Unavailable);
         assert!(found.to_string().contains("kernel.io_uring_disabled=0"), "{found}");
+        let mut found = Preflight::default();
+        check_io_uring(&mut found, Err(Errno::MFILE.into()));
+        assert!(found.to_string().contains("LimitNOFILE="), "{found}");
     }
 
     #[test]

@@ -107,7 +107,7 @@ pub fn text(spec: &Spec, places: &Places<'_>) -> String {
     let (listen, peer_port) = (ports[side.index()], ports[side.other().index()]);
     let mut text = format!(
         "[node]\nname = \"{me}\"\nlisten = \"127.0.0.1:{listen}\"\ncontrol = \"{}/control.sock\"\n\
-         log_level = \"info,node=debug,commit=debug,volume=debug,fuse_door=debug,witness=debug\"\n{}",
+         log_level = \"info,node=debug,commit=debug,volume=debug,fuse_door=debug,witness=debug,hooks=debug\"\n{}",
         dir.display(),
         spec.node[side.index()],
     );

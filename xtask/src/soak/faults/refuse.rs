@@ -21,6 +21,9 @@ const FILE: &str = "file";
 /// What the loads' directories are called.
 const WRITERS: &str = "writer-";
 
+/// How often it is tried to end mounts whose names clients move meanwhile.
+const ATTEMPTS: usize = 100;
+
 /// Flags that are set as long as this lives, whatever becomes of the names.
 struct Held(Vec<File>);
 
@@ -67,16 +70,25 @@ impl MountedOver<'_> {
     }
 
     fn end(&self) -> Result<()> {
-        let all = std::fs::read("/proc/self/mountinfo")?;
-        for at in all.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4))
-        {
-            let at = Path::new(OsStr::from_bytes(at));
-            if at.starts_with(self.base) && at != self.base {
-                rustix::mount::unmount(at, rustix::mount::UnmountFlags::DETACH)
-                    .with_context(|| format!("cannot unmount {}", at.display()))?;
+        for _ in 0..ATTEMPTS {
+            let below = self.below()?;
+            if below.is_empty() {
+                return Ok(());
+            }
+            for at in below {
+                // A consistency point may just have moved the name, or taken it away.
+                let _ = rustix::mount::unmount(at, rustix::mount::UnmountFlags::DETACH);
             }
         }
-        Ok(())
+        bail!("something stays mounted below {}: {:?}", self.base.display(), self.below()?)
+    }
+
+    fn below(&self) -> Result<Vec<PathBuf>> {
+        let all = std::fs::read("/proc/self/mountinfo")?;
+        let at =
+            |line: &[u8]| Some(PathBuf::from(OsStr::from_bytes(line.split(|byte| *byte == b' ').nth(4)?)));
+        let below = |at: &PathBuf| at.starts_with(self.base) && at != self.base;
+        Ok(all.split(|byte| *byte == b'\n').filter_map(at).filter(below).collect())
     }
 }
 
