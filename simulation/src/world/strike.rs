@@ -53,13 +53,11 @@ impl World {
                 self.later(for_ms, move |world| world.network.heal(host, 1 - host));
             }
             Kind::CutBoth { for_ms } => {
-                self.network.cut(0, 1);
-                self.network.cut(1, 0);
+                self.cut_links();
                 self.later(for_ms, |world| world.heal_links());
             }
             Kind::Isolate { host, for_ms } => {
-                self.network.cut(0, 1);
-                self.network.cut(1, 0);
+                self.cut_links();
                 self.witness.set_reachable(host, false);
                 self.later(for_ms, move |world| {
                     world.heal_links();
@@ -88,14 +86,7 @@ impl World {
                 self.network.spoil_talk(Some(one_in));
                 self.later(for_ms, |world| world.network.spoil_talk(None));
             }
-            Kind::Stall { host, for_ms } => {
-                let mut hosts = self.hosts.lock();
-                let stalled_for = Duration::from_millis(for_ms);
-                hosts[host].busy_until = scheduler::virtual_now() + stalled_for;
-                if let Some(life) = hosts[host].life.clone() {
-                    scheduler::stall(life.node, stalled_for);
-                }
-            }
+            Kind::Stall { host, for_ms } => self.stall(host, Duration::from_millis(for_ms)),
             Kind::Clock { host, ppm, jump_s } => {
                 let mut hosts = self.hosts.lock();
                 hosts[host].clock = (ppm, Duration::from_secs(1_700_000_000 + jump_s));
@@ -118,6 +109,19 @@ impl World {
             }
             Kind::Switchover { host } => self.wish(host, Operator::Switchover),
             Kind::Stop { host, for_ms } => self.stop(host, for_ms),
+        }
+    }
+
+    fn cut_links(&self) {
+        self.network.cut(0, 1);
+        self.network.cut(1, 0);
+    }
+
+    fn stall(&self, host: usize, stalled_for: Duration) {
+        let mut hosts = self.hosts.lock();
+        hosts[host].busy_until = scheduler::virtual_now() + stalled_for;
+        if let Some(life) = hosts[host].life.clone() {
+            scheduler::stall(life.node, stalled_for);
         }
     }
 
