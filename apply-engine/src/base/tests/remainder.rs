@@ -144,6 +144,12 @@ fn gone(oid: Oid, kind: ObjectKind, parent: Oid, gone: &[u8]) -> Operation<'_> {
     }
 }
 
+/// A consistency point of operations without data.
+fn apply_to(base: &Base, log: &MemoryLog, operations: &[Operation<'_>]) {
+    let with_nothing: Vec<_> = operations.iter().cloned().map(|operation| (operation, &[][..])).collect();
+    point(base, log, &with_nothing);
+}
+
 /// What the plain tree holds.
 fn plain(image: &Image) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
@@ -165,10 +171,7 @@ fn names_that_flags_hold_fast_are_moved_and_removed() {
     let image = Image::with_size("ext4", 600 << 20);
     let (base, log) = (volume(&image), MemoryLog::default());
     let (file, directory) = (ObjectKind::File, ObjectKind::Directory);
-    let apply = |operations: &[Operation<'_>]| {
-        let with_nothing: Vec<_> = operations.iter().cloned().map(|operation| (operation, &[][..])).collect();
-        point(&base, &log, &with_nothing);
-    };
+    let apply = |operations: &[Operation<'_>]| apply_to(&base, &log, operations);
     apply(&[
         create(FILE, b"file", NewKind::File),
         create(Oid(21), b"linked", NewKind::File),
@@ -227,10 +230,7 @@ fn names_that_a_mount_holds_fast_are_moved_and_removed() {
     let image = Image::with_size("ext4", 600 << 20);
     let (base, log) = (volume(&image), MemoryLog::default());
     let (file, directory) = (ObjectKind::File, ObjectKind::Directory);
-    let apply = |operations: &[Operation<'_>]| {
-        let with_nothing: Vec<_> = operations.iter().cloned().map(|operation| (operation, &[][..])).collect();
-        point(&base, &log, &with_nothing);
-    };
+    let apply = |operations: &[Operation<'_>]| apply_to(&base, &log, operations);
     apply(&[
         create(FILE, b"file", NewKind::File),
         create(DIRECTORY, b"d", NewKind::Directory),
