@@ -174,7 +174,11 @@ fn volume(
         None => ConsistencyPointConfig::default(),
     };
     let hooks = section.table("hooks").map_or_else(HooksConfig::default, hooks);
-    let floating_ip = section.table("floating_ip").map(|section| floating_ip(section, claims));
+    let fixed = [
+        own.map(|own| ("`node.listen`", own.listen)),
+        peer.as_ref().map(|peer| ("`peer.address`", peer.address)),
+    ];
+    let floating_ip = section.table("floating_ip").map(|section| floating_ip(section, claims, fixed));
     section.finish();
     Some(VolumeConfig {
         name: name?.value,
@@ -423,11 +427,23 @@ fn hooks(mut section: Section<'_, '_>) -> HooksConfig {
     hooks
 }
 
-fn floating_ip(mut section: Section<'_, '_>, claims: &mut Claims) -> Option<FloatingIpConfig> {
+/// `fixed` are addresses that machines have whoever serves: this node would take its own away when it is not primary.
+fn floating_ip(
+    mut section: Section<'_, '_>,
+    claims: &mut Claims,
+    fixed: [Option<(&str, SocketAddr)>; 2],
+) -> Option<FloatingIpConfig> {
     let address = section.required::<super::AddressPrefix>("address");
     let interface = section.required::<InterfaceName>("interface");
     if let Some(address) = &address {
         claims.claim(&section, "floating address", address.value.address.to_string(), address.line);
+        for (key, has) in fixed.into_iter().flatten().filter(|(_, has)| has.ip() == address.value.address) {
+            section.problem(
+                address.line,
+                format!("`address`: {} is the address of {key}", has.ip()),
+                "choose one that no machine has by itself: it goes from node to node with the volume, and clients use it",
+            );
+        }
     }
     section.finish();
     Some(FloatingIpConfig { address: address?.value, interface: interface?.value.0 })

@@ -339,6 +339,16 @@ fn bad_lines_and_their_messages() {
             "56: volume \"home\" [volume.floating_ip]: `address`: \"10.0.0.9\" is not an IP address with a prefix length => write the address and the length of its network prefix: `address = \"10.0.0.9/24\"`",
         ),
         (
+            "address = \"10.0.0.9/24\"",
+            "address = \"10.0.0.2/24\"",
+            "56: volume \"home\" [volume.floating_ip]: `address`: 10.0.0.2 is the address of `peer.address` => choose one that no machine has by itself: it goes from node to node with the volume, and clients use it",
+        ),
+        (
+            "address = \"10.0.0.9/24\"",
+            "address = \"10.0.0.1/24\"",
+            "56: volume \"home\" [volume.floating_ip]: `address`: 10.0.0.1 is the address of `node.listen` => choose one that no machine has by itself: it goes from node to node with the volume, and clients use it",
+        ),
+        (
             "interface = \"eth0\"",
             "interface = \"a-name-that-is-too-long\"",
             "57: volume \"home\" [volume.floating_ip]: `interface`: \"a-name-that-is-too-long\" cannot name an interface => write the name of a network interface: `interface = \"eth0\"`",
