@@ -175,9 +175,9 @@ fn render_applying(page: &mut Page, volume: &VolumeStatus, now_unix_ms: u64) {
 }
 
 fn render_latency(page: &mut Page, volume: &VolumeStatus) {
-    let quantiles = |latency: &LatencySummary| {
+    let told = |latency: &LatencySummary, when: &str| {
         format!(
-            "p50 {}  p99 {}  p99.9 {}  max {}  ({} commits)",
+            "p50 {}  p99 {}  p99.9 {}  max {}  ({} {when})",
             duration_us(latency.p50_us),
             duration_us(latency.p99_us),
             duration_us(latency.p999_us),
@@ -185,11 +185,11 @@ fn render_latency(page: &mut Page, volume: &VolumeStatus) {
             latency.count
         )
     };
-    if let Some(RecentLatency { seconds, latency }) = &volume.commit_latency_recent {
-        page.line("commit latency", &format!("{} in the last {seconds:.0} s", quantiles(latency)));
-    }
-    if let Some(latency) = &volume.commit_latency {
-        page.line("since the start", &quantiles(latency));
+    let recent = volume.commit_latency_recent.as_ref();
+    let recent = recent.map(|recent| told(&recent.latency, &format!("in the last {:.0} s", recent.seconds)));
+    let all = volume.commit_latency.as_ref().map(|latency| told(latency, "since the start"));
+    for (label, text) in ["commit latency", ""].into_iter().zip(recent.into_iter().chain(all)) {
+        page.line(label, &text);
     }
     if !volume.commit_stages.is_empty() {
         let told = volume.commit_stages.iter().map(|StageLatency { stage, latency }| {
