@@ -11,7 +11,6 @@ use crate::random::Random;
 use crate::soak::round;
 use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
-use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
@@ -23,9 +22,6 @@ const SUSPENDED_TIMES: u32 = 5;
 
 /// The longest time until a partner that lost its log has the primary's tree, which yields to clients.
 pub const RESYNC_LIMIT: Duration = Duration::from_secs(240);
-
-/// About the failure timeout, and the time that a busy witness takes to answer.
-const COUNTS_AS_LOST: Range<Duration> = Duration::from_millis(150)..Duration::from_millis(900);
 
 /// What must fit again when a disk is not full any more.
 const ROOM_BYTES: usize = 8 << 20;
@@ -63,15 +59,10 @@ pub fn run(
             | Kind::Unmounted
             | Kind::Aborted
     );
-    if stays && !is_a_race(fault) && after != primary {
+    if stays && after != primary {
         bail!("node {} was primary, and its partner was touched", primary.name());
     }
     Ok(after)
-}
-
-/// A partner that goes on just when it counts as lost asks the witness beside the primary: whoever is first serves.
-fn is_a_race(fault: &Fault) -> bool {
-    fault.kind == Kind::Stopped(Whom::Partner) && COUNTS_AS_LOST.contains(&fault.lasts)
 }
 
 /// Inflicts it, lasts it out, and takes it away.
