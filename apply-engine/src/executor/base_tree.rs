@@ -142,19 +142,7 @@ impl<'a, S> BaseTree<'a, S> {
         self.open(at)?.ok_or_else(|| TreeError::at("open", at)(Errno::NOENT))
     }
 
-    /// Does something that takes a name away. Where flags or a mount hold that fast, they go, and it is done again.
-    fn freeing(&self, at: &Place, act: impl Fn() -> Result<(), TreeError> + Sync) -> Result<(), TreeError> {
-        // The kernel looks at flags first.
-        let acted = match act() {
-            Err(TreeError { errno: Errno::PERM, .. }) if self.free(at)? => act(),
-            other => other,
-        };
-        match acted {
-            Err(error) if error.errno == Errno::BUSY => freeing_a_mount_point(at, &act).unwrap_or(Err(error)),
-            other => other,
-        }
-    }
-
+    /// Takes the flags away that hold a name fast. Whether there were any.
     fn free(&self, at: &Place) -> Result<bool, TreeError> {
         let directory = self.directory(&at.parent)?;
         let named = flags::take_away(directory.as_fd(), &format_args!("the directory of {at}"))
@@ -184,14 +172,31 @@ impl<'a, S> BaseTree<'a, S> {
     }
 }
 
-/// Does something that takes away a name over which something is mounted; `None`: that cannot be done.
-fn freeing_a_mount_point<T: Send, E: Send>(
+/// Does something that takes a name away. Where flags (which `free` takes away) or a mount hold that fast, it is done again.
+fn freeing(
     at: &dyn Display,
-    act: &(impl Fn() -> Result<T, E> + Sync),
-) -> Option<Result<T, E>> {
+    free: impl FnOnce() -> Result<bool, TreeError>,
+    act: impl Fn() -> Result<(), TreeError> + Sync,
+) -> Result<(), TreeError> {
+    // The kernel looks at flags first.
+    let acted = match act() {
+        Err(TreeError { errno: Errno::PERM, .. }) if free()? => act(),
+        other => other,
+    };
+    match acted {
+        Err(error) if error.errno == Errno::BUSY => freeing_a_mount_point(at, &act).unwrap_or(Err(error)),
+        other => other,
+    }
+}
+
+/// Does something that takes away a name over which something is mounted; `None`: that cannot be done.
+fn freeing_a_mount_point(
+    at: &dyn Display,
+    act: &(impl Fn() -> Result<(), TreeError> + Sync),
+) -> Option<Result<(), TreeError>> {
     let done = mounted_over::where_nothing_is(act);
     match &done {
-        Ok(Ok(_)) => tracing::warn!(
+        Ok(Ok(())) => tracing::warn!(
             %at,
             "something is mounted over this in the base; a client moved or removed the name, and what was mounted on a \
              name that is gone is mounted no more: unmount what else is mounted below the base"
@@ -294,10 +299,20 @@ impl<S: PayloadSource> Tree for BaseTree<'_, S> {
     fn rename(&self, from: &Place, to: &Place) -> Result<(), TreeError> {
         let (old, new) = (self.directory(&from.parent)?, self.directory_for_new(&to.parent)?);
         let (old_name, new_name) = (from.name.as_bytes(), to.name.as_bytes());
-        self.freeing(from, || {
-            rustix::fs::renameat_with(old.as_fd(), old_name, new.as_fd(), new_name, RenameFlags::NOREPLACE)
+        freeing(
+            from,
+            || self.free(from),
+            || {
+                rustix::fs::renameat_with(
+                    old.as_fd(),
+                    old_name,
+                    new.as_fd(),
+                    new_name,
+                    RenameFlags::NOREPLACE,
+                )
                 .map_err(TreeError::at("rename", format_args!("{from} to {to}")))
-        })
+            },
+        )
     }
 
     fn link(&self, oid: Oid, to: &Place) -> Result<(), TreeError> {
@@ -321,21 +336,18 @@ impl<S: PayloadSource> Tree for BaseTree<'_, S> {
             .ok_or_else(|| TreeError::at(doing, oid)(Errno::NOENT))?;
         let to = Place::staged(oid);
         let staging = self.base.staging_fd();
-        let stage =
-            || rustix::fs::renameat_with(&parent, &name, staging, to.name.as_bytes(), RenameFlags::NOREPLACE);
         let held = || {
             let above = flags::take_away(parent.as_fd(), &format_args!("the directory of {oid}"))?;
             Ok::<_, Errno>(above | flags::take_away(inode.fd(), &oid)?)
         };
-        let staged = match stage() {
-            Err(Errno::PERM) if held() == Ok(true) => stage(),
-            other => other,
-        };
-        let staged = match staged {
-            Err(Errno::BUSY) => freeing_a_mount_point(&oid, &stage).unwrap_or(Err(Errno::BUSY)),
-            other => other,
-        };
-        staged.map_err(TreeError::at("rename", format_args!("{oid} to {to}")))
+        freeing(
+            &oid,
+            || Ok(held().unwrap_or(false)),
+            || {
+                rustix::fs::renameat_with(&parent, &name, staging, to.name.as_bytes(), RenameFlags::NOREPLACE)
+                    .map_err(TreeError::at("rename", format_args!("{oid} to {to}")))
+            },
+        )
     }
 
     fn remove(&self, at: &Place, kind: ObjectKind) -> Result<(), TreeError> {
@@ -344,10 +356,14 @@ impl<S: PayloadSource> Tree for BaseTree<'_, S> {
             other => other?,
         };
         let flags = if kind.is_directory() { AtFlags::REMOVEDIR } else { AtFlags::empty() };
-        self.freeing(at, || match rustix::fs::unlinkat(directory.as_fd(), at.name.as_bytes(), flags) {
-            Err(Errno::NOENT) => Ok(()),
-            other => other.map_err(TreeError::at("remove", at)),
-        })
+        freeing(
+            at,
+            || self.free(at),
+            || match rustix::fs::unlinkat(directory.as_fd(), at.name.as_bytes(), flags) {
+                Err(Errno::NOENT) => Ok(()),
+                other => other.map_err(TreeError::at("remove", at)),
+            },
+        )
     }
 
     fn barrier(&self) -> Result<(), TreeError> {
