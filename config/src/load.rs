@@ -298,14 +298,15 @@ fn fuse(mut section: Section<'_, '_>, claims: &mut Claims) -> FuseConfig {
             format!("write a number from 1 to {MAX_FUSE_THREADS}"),
         );
     }
+    let default = FuseConfig::default();
     let fuse = FuseConfig {
         mount: mount.map(|located| located.value),
-        writeback_cache: section.or("writeback_cache", false),
-        threads: threads.map_or(DEFAULT_FUSE_THREADS, |located| located.value),
-        allow_other: section.or("allow_other", true),
-        nosuid: section.or("nosuid", true),
-        nodev: section.or("nodev", true),
-        read_only: section.or("ro", false),
+        writeback_cache: section.or("writeback_cache", default.writeback_cache),
+        threads: threads.map_or(default.threads, |located| located.value),
+        allow_other: section.or("allow_other", default.allow_other),
+        nosuid: section.or("nosuid", default.nosuid),
+        nodev: section.or("nodev", default.nodev),
+        read_only: section.or("ro", default.read_only),
     };
     section.finish();
     fuse

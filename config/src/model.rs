@@ -215,15 +215,12 @@ pub struct TimerConfig {
     pub handover: Duration,
 }
 
-/// Threads that take requests from the kernel.
-pub(super) const DEFAULT_FUSE_THREADS: usize = 4;
-
 impl Default for FuseConfig {
     fn default() -> FuseConfig {
         FuseConfig {
             mount: None,
             writeback_cache: false,
-            threads: DEFAULT_FUSE_THREADS,
+            threads: 4,
             allow_other: true,
             nosuid: true,
             nodev: true,
