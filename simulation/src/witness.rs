@@ -232,7 +232,7 @@ impl WitnessClient for From {
         let mut answer = reply.0.lock();
         loop {
             if let Some(answer) = answer.take() {
-                return Reply::to(answer, "");
+                return Reply::to(answer);
             }
             if reply.1.wait_until(&mut answer, until).timed_out() && answer.is_none() {
                 return Reply::none(true, "no answer in time".to_owned());

@@ -106,7 +106,10 @@ impl Client {
     /// The same, in the words of the pair's event.
     pub fn ask(&mut self, request: &Request, timeout: Duration) -> Reply {
         match self.request(request, timeout) {
-            Ok(answer) => Reply::to(answer, &format!("witness {}: ", self.address)),
+            Ok(answer) => {
+                let Reply { outcome, why } = Reply::to(answer);
+                Reply { outcome, why: why.map(|why| format!("witness {}: {why}", self.address)) }
+            }
             Err(error) => Reply::none(error.maybe_applied(), error.to_string()),
         }
     }

@@ -58,14 +58,14 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// An answer; `from` says whose, for people.
-    pub fn to(answer: Answer, from: &str) -> Reply {
+    /// An answer.
+    pub fn to(answer: Answer) -> Reply {
         let outcome = match answer {
             Answer::Is { register } => WitnessOutcome::Is(register),
             Answer::Swapped { register } => WitnessOutcome::Swapped(register),
             Answer::Conflict { register } => WitnessOutcome::Conflict(register),
             // It will not do it when it is asked again, either.
-            Answer::Refused { reason } => return Reply::none(false, format!("{from}it refuses: {reason}")),
+            Answer::Refused { reason } => return Reply::none(false, format!("it refuses: {reason}")),
         };
         Reply { outcome, why: None }
     }
@@ -133,7 +133,7 @@ struct OfEtcd {
 impl WitnessClient for OfEtcd {
     fn ask(&mut self, request: &Request) -> Reply {
         match self.etcd.request(request, self.timeout) {
-            Ok(answer) => Reply::to(answer, ""),
+            Ok(answer) => Reply::to(answer),
             Err(failed) => Reply::none(failed.maybe_applied, failed.error.to_string()),
         }
     }
