@@ -71,8 +71,9 @@ impl Pair {
                 (false, false) => self.wait(Why::Frozen, StopReason::Deposed, None),
             };
         }
-        // The primary is back and we have certainly changed nothing: follow it rather than fight.
-        if !claiming.forced && self.desk.reachable == Some(false) && self.primary_is_back() {
+        // The primary is back and we have certainly changed nothing: follow it rather than fight. Where neither may
+        // claim yet (see `Desk::is_steady`), each would wait for the other.
+        if !claiming.forced && self.primary_is_back() {
             return self.wait(Why::Starting, StopReason::Deposed, None);
         }
         if self.desk.ready(self.now) {

@@ -110,6 +110,37 @@ fn a_link_that_breaks_under_a_primary_that_lives_moves_nothing() {
     }
 }
 
+/// Both have started a moment ago, so neither trusts yet what the witness says and may claim. Whoever is to go on
+/// with the epoch that is there needs no claim.
+#[test]
+fn a_primary_that_is_back_is_followed_also_while_nobody_may_claim() {
+    let mut world = mirrored(true);
+    world.crash(A);
+    world.crash(B);
+    world.run_for(3_000);
+    world.start(A);
+    world.start(B);
+    for _ in 0..200 {
+        world.run_for(10);
+        if world.modes()[A] == Some((RoleName::Primary, PairMode::Mirrored)) {
+            break;
+        }
+    }
+    world.assert_mirrored();
+    let epoch = status(&world, A).epoch;
+    let link = world.link.take().expect("a link");
+    world.network_up = false;
+    for node in [B, A] {
+        world.apply(node, Event::LinkDown { link });
+    }
+    world.run_for(400);
+    world.network_up = true;
+    world.run_for(500);
+    world.assert_mirrored();
+    assert_eq!(status(&world, A).epoch, epoch);
+    assert_eq!(world.modes()[A], Some((RoleName::Primary, PairMode::Mirrored)));
+}
+
 #[test]
 fn the_partner_takes_over_and_the_old_primary_joins_it() {
     let mut world = mirrored(true);
