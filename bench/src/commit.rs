@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use commit::{Ask, CommitEvents, CommitPath, Gate, Journal, SpaceBudget};
 use ids::{AckRule, AnswerFrom, Cursors, LogPoint, NodeName, VolumeId};
 use nvlog::{FormatOptions, Log, format};
-use rdma_transport::tls::{LinkKeys, PrivateKey};
+use rdma_transport::tls::{DoorKeys, LinkKeys, PrivateKey};
 use rdma_transport::{
     Closer, Control, Fence, Link, LinkError, LinkParams, MirrorReceiver, MirrorSender, TransportKind, shm,
     tcp,
@@ -46,11 +46,11 @@ fn links(transport: TransportKind, keys: bool, a: &Log, b: &Log) -> Result<(Link
         at_a.keys = Some(LinkKeys { own: own_a.clone(), peer: own_b.public() });
         at_b.keys = Some(LinkKeys { own: own_b.clone(), peer: own_a.public() });
     }
-    let own = own.as_ref().map(|(_, own_b)| own_b);
+    let keys = at_b.keys.clone().map(DoorKeys::from);
     let missing = "the link was not made";
     match transport {
         TransportKind::Tcp => {
-            let listener = tcp::Listener::bind_with("127.0.0.1:0", own)?;
+            let listener = tcp::Listener::bind_with("127.0.0.1:0", keys)?;
             let acceptor = listener.register(at_b, b.memory())?;
             let link = tcp::connect(&listener.local_addr().to_string(), &at_a, a.memory())?;
             Ok((link, acceptor.accept(WAIT)?.context(missing)?))
@@ -58,7 +58,7 @@ fn links(transport: TransportKind, keys: bool, a: &Log, b: &Log) -> Result<(Link
         TransportKind::Shm => {
             let dir = tempfile::tempdir()?;
             let path = dir.path().join("link.sock");
-            let listener = shm::Listener::bind_with(&path, own)?;
+            let listener = shm::Listener::bind_with(&path, keys)?;
             let acceptor = listener.register(at_b, b.memory())?;
             std::thread::scope(|scope| {
                 let accepting = scope.spawn(|| acceptor.accept(WAIT));

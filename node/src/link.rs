@@ -11,7 +11,7 @@ use super::rdma::Rdma;
 use super::shared::Shared;
 use super::write_behind;
 use config::TransportKind;
-use rdma_transport::tls::{LinkKeys, PrivateKey};
+use rdma_transport::tls::{DoorKeys, LinkKeys, PrivateKey};
 use rdma_transport::{Connector, Control, Link, LinkError, LinkParams, LinkSource, shm, tcp};
 use runtime::Instant;
 use std::path::{Path, PathBuf};
@@ -42,12 +42,14 @@ pub(super) struct Listeners {
 impl Listeners {
     /// Listens where the transports of `volumes` need it.
     pub fn bind(config: &config::NodeConfig, own: Option<&PrivateKey>) -> Result<Listeners, LinkError> {
+        let partners = config.volumes.iter().filter_map(|volume| volume.peer.public_key).collect();
+        let keys = own.map(|own| DoorKeys { own: own.clone(), partners });
         let uses = |kind| config.volumes.iter().any(|volume| volume.transport == kind);
         let tcp = (uses(TransportKind::Tcp) || uses(TransportKind::Verbs))
-            .then(|| tcp::Listener::bind_with(&config.listen.to_string(), own))
+            .then(|| tcp::Listener::bind_with(&config.listen.to_string(), keys.clone()))
             .transpose()?;
         let shm = uses(TransportKind::Shm)
-            .then(|| shm::Listener::bind_with(&shm_path(config.listen), own))
+            .then(|| shm::Listener::bind_with(&shm_path(config.listen), keys))
             .transpose()?;
         Ok(Listeners { tcp, shm })
     }

@@ -6,13 +6,13 @@
 //! it gives way, who has said nothing before who has, the older before the newer: so a flood from elsewhere
 //! pushes itself out and not the partner. When turns are given, each source gets one before any gets a second.
 //!
-//! With keys, a caller gets no answer but TLS's own before it has proved a key of a registered partner. What can
+//! With keys, a caller gets no answer but TLS's own before it has proved the key of a partner ([`DoorKeys`]). What can
 //! go wrong: a flood from the partner's own address, of callers that speak, may push the partner out; it tries again.
 
 use crate::handshake::{PREAMBLE_BYTES, PREFIX_BYTES, Preamble, array_at, check_prefix, encode_answer};
 use crate::rendezvous::Registry;
 use crate::socket::{deadline_after, send_now, timespec, try_recv};
-use crate::tls::{self, Opening, PrivateKey, Progress, Purpose, Source, Stream};
+use crate::tls::{self, DoorKeys, Opening, Progress, Purpose, Source, Stream};
 use crate::{LinkError, Refusal};
 use ids::VolumeId;
 use rustix::event::{PollFd, PollFlags};
@@ -164,13 +164,15 @@ pub(crate) struct Door {
 impl Door {
     pub(crate) fn new(
         listener: OwnedFd,
-        own: Option<&PrivateKey>,
+        keys: Option<DoorKeys>,
         registry: Arc<Registry>,
         stop: Arc<(AtomicBool, OwnedFd)>,
     ) -> Result<Door, LinkError> {
-        let known = Arc::clone(&registry);
-        let accepts: tls::Accepts = Arc::new(move |key| known.lock().values().any(|entry| entry.knows(key)));
-        let config = own.map(|own| tls::server_config(own, accepts, Purpose::Link)).transpose();
+        let config = keys.map(|DoorKeys { own, partners }| {
+            let accepts: tls::Accepts = Arc::new(move |key| partners.contains(key));
+            tls::server_config(&own, accepts, Purpose::Link)
+        });
+        let config = config.transpose();
         let config = config.map_err(|error| LinkError::Settings(error.to_string()))?;
         let (callers, now) = (Vec::with_capacity(MAX_CALLERS), Instant::now());
         let strangers = Strangers { count: 0, last: String::new(), report_after: now };

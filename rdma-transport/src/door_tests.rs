@@ -3,7 +3,7 @@
 use crate::common::{TestMemory, VOLUME, WAIT, params};
 use crate::door::{MAX_CALLERS, OPENING_LIMIT, processor_time, rest_after};
 use crate::handshake::{ChannelKind, PROTOCOL_VERSION, Preamble};
-use crate::tls::{LinkKeys, PrivateKey, TlsError};
+use crate::tls::{DoorKeys, LinkKeys, PrivateKey, TlsError};
 use crate::{Acceptor, LinkError, LinkParams, Refusal, SessionId, tcp};
 use ids::VolumeId;
 use std::io::{Read, Write};
@@ -16,6 +16,8 @@ const RING: u64 = 64 << 10;
 
 struct Server {
     own: PrivateKey,
+    /// Of the partner of another volume.
+    other: PrivateKey,
     listener: tcp::Listener,
     acceptor: Acceptor,
     partner: LinkParams,
@@ -23,14 +25,15 @@ struct Server {
 
 /// A node "b" that expects "a", with keys.
 fn server() -> Server {
-    let (own, key) = (PrivateKey::generate().unwrap(), PrivateKey::generate().unwrap());
+    let [own, key, other] = [(); 3].map(|()| PrivateKey::generate().unwrap());
     let mut partner = params("a", "b");
     partner.keys = Some(LinkKeys { own: key.clone(), peer: own.public() });
-    let listener = tcp::Listener::bind_with("127.0.0.1:0", Some(&own)).unwrap();
+    let door = DoorKeys { own: own.clone(), partners: vec![key.public(), other.public()] };
+    let listener = tcp::Listener::bind_with("127.0.0.1:0", Some(door)).unwrap();
     let mut params = params("b", "a");
     params.keys = Some(LinkKeys { own: own.clone(), peer: key.public() });
     let acceptor = listener.register(params, TestMemory::new(RING)).unwrap();
-    Server { own, listener, acceptor, partner }
+    Server { own, other, listener, acceptor, partner }
 }
 
 impl Server {
@@ -113,7 +116,7 @@ fn who_speaks_without_a_key_or_with_a_wrong_one_is_told_apart() {
 fn a_key_opens_its_own_volume_only() {
     let server = server();
     let own = server.partner.keys.as_ref().unwrap();
-    let other_key = PrivateKey::generate().unwrap();
+    let other_key = server.other.clone();
     let mut other = params("b", "c");
     other.volume = VolumeId([8; 16]);
     other.keys = Some(LinkKeys { own: server.own.clone(), peer: other_key.public() });
@@ -129,6 +132,23 @@ fn a_key_opens_its_own_volume_only() {
     right.keys = Some(LinkKeys { own: other_key, peer: own.peer });
     assert!(server.connect(&right).is_ok());
     server.partner_gets_in();
+}
+
+/// A node that starts or stops does not serve the volume; its partner's key is none the worse for that.
+#[test]
+fn a_partner_whose_volume_is_not_served_hears_that_and_nothing_about_its_key() {
+    let server = server();
+    let other = LinkKeys { own: server.other.clone(), peer: server.own.public() };
+    let mut not_yet = params("c", "b");
+    not_yet.volume = VolumeId([8; 16]);
+    not_yet.keys = Some(other);
+    let refused = server.connect(&not_yet).unwrap_err();
+    assert!(matches!(refused, LinkError::Refused(Refusal::UnknownVolume)), "{refused:?}");
+    server.partner_gets_in();
+    drop(server.acceptor);
+    let (address, memory) = (server.listener.local_addr().to_string(), TestMemory::new(RING));
+    let refused = tcp::connect(&address, &server.partner, memory).unwrap_err();
+    assert!(matches!(refused, LinkError::Refused(Refusal::UnknownVolume)), "{refused:?}");
 }
 
 /// Takes every word that the partner says at the door, lets it in, and says them again.

@@ -8,7 +8,7 @@ use crate::door::Door;
 use crate::handshake::{ANSWER_BYTES, ChannelKind, Preamble, SessionId, decode_answer};
 use crate::socket::{OpeningError, deadline_after, send_all, try_recv, wait_for};
 use crate::tls::{
-    self, LinkKeys, Opening, PrivateKey, Progress, PublicKey, Purpose, RecordError, Stream, TlsError,
+    self, DoorKeys, LinkKeys, Opening, Progress, PublicKey, Purpose, RecordError, Stream, TlsError,
 };
 use crate::{Link, LinkError, LinkParams, Refusal};
 use ids::VolumeId;
@@ -259,25 +259,25 @@ impl Drop for Acceptor {
 /// The listening thread and what it lets in.
 pub(crate) struct Rendezvous {
     registry: Arc<Registry>,
-    own: Option<PublicKey>,
+    keys: Option<DoorKeys>,
     stop: Arc<(AtomicBool, OwnedFd)>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Rendezvous {
-    /// Listens at a bound non-blocking socket; with a key of its own nobody gets in without TLS.
-    pub(crate) fn start(listener: OwnedFd, own: Option<&PrivateKey>) -> Result<Rendezvous, LinkError> {
+    /// Listens at a bound non-blocking socket; with keys nobody gets in without TLS.
+    pub(crate) fn start(listener: OwnedFd, keys: Option<DoorKeys>) -> Result<Rendezvous, LinkError> {
         rustix::net::listen(&listener, BACKLOG).map_err(LinkError::os("listening"))?;
         let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(LinkError::os("making an eventfd"))?;
         let stop = Arc::new((AtomicBool::new(false), wake));
         let registry = Arc::new(Registry::default());
-        let mut door = Door::new(listener, own, Arc::clone(&registry), Arc::clone(&stop))?;
+        let mut door = Door::new(listener, keys.clone(), Arc::clone(&registry), Arc::clone(&stop))?;
         let thread = std::thread::Builder::new()
             .name("link-listener".into())
             .spawn(move || door.run())
             .map_err(LinkError::io("starting the listener's thread"))?;
-        Ok(Rendezvous { registry, own: own.map(PrivateKey::public), stop, thread: Some(thread) })
+        Ok(Rendezvous { registry, keys, stop, thread: Some(thread) })
     }
 
     pub(crate) fn register(
@@ -287,8 +287,12 @@ impl Rendezvous {
         kinds: &'static [ChannelKind],
         assemble: Assemble,
     ) -> Result<Acceptor, LinkError> {
-        let own = params.keys.as_ref().map(|keys| keys.own.public());
-        assert_eq!(own, self.own, "a volume is served with the key of its listener, or both without");
+        let fits = match (&params.keys, &self.keys) {
+            (None, None) => true,
+            (Some(link), Some(door)) => link.own == door.own && door.partners.contains(&link.peer),
+            _ => false,
+        };
+        assert!(fits, "a volume is served with keys of its listener, or both without");
         let entry = Arc::new(Entry {
             capacity_bytes,
             kinds,

@@ -22,7 +22,7 @@ use crate::memory::Ring;
 use crate::rendezvous::{self, Complete, Rendezvous};
 use crate::socket::{FOREVER, deadline_after};
 use crate::spin::Spin;
-use crate::tls::{PrivateKey, Stream};
+use crate::tls::{DoorKeys, Stream};
 use crate::{Acceptor, Closer, Link, LinkError, LinkParams, PeerInfo, TransportKind};
 use ids::{LogMemory, LogPoint};
 use page::{Mailbox, Page};
@@ -53,11 +53,11 @@ impl Listener {
         Listener::bind_with(path, None)
     }
 
-    /// Listens likewise; with a key of its own it lets in who proves the key of a registered partner, and nobody else.
+    /// Listens likewise; with keys it lets in who proves one of its partners', and nobody else.
     ///
     /// # Errors
     /// The path cannot be used, or somebody listens there.
-    pub fn bind_with(path: &Path, own: Option<&PrivateKey>) -> Result<Listener, LinkError> {
+    pub fn bind_with(path: &Path, keys: Option<DoorKeys>) -> Result<Listener, LinkError> {
         let refused = |source| LinkError::Address { address: path.display().to_string(), source };
         let listener = match UnixListener::bind(path) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_left_behind(path) => {
@@ -68,7 +68,7 @@ impl Listener {
         };
         let listener = listener.map_err(refused)?;
         listener.set_nonblocking(true).map_err(refused)?;
-        Ok(Listener { rendezvous: Rendezvous::start(listener.into(), own)?, path: path.to_owned() })
+        Ok(Listener { rendezvous: Rendezvous::start(listener.into(), keys)?, path: path.to_owned() })
     }
 
     /// Lets the partner of a volume in. Until then it is refused with [`crate::Refusal::UnknownVolume`].

@@ -26,7 +26,7 @@ use crate::memory::Ring;
 use crate::rendezvous::{self, Complete, Rendezvous};
 use crate::socket::{deadline_after, tune_tcp};
 use crate::spin::Spin;
-use crate::tls::{Incoming, PrivateKey, Stream};
+use crate::tls::{DoorKeys, Incoming, Stream};
 use crate::{Acceptor, Closer, Link, LinkError, LinkParams, PeerInfo, TransportKind};
 use ids::LogMemory;
 use inbox::Inbox;
@@ -63,16 +63,16 @@ impl Listener {
         Listener::bind_with(address, None)
     }
 
-    /// Listens likewise; with a key of its own it lets in who proves the key of a registered partner, and nobody else.
+    /// Listens likewise; with keys it lets in who proves one of its partners', and nobody else.
     ///
     /// # Errors
     /// The address cannot be used.
-    pub fn bind_with(address: &str, own: Option<&PrivateKey>) -> Result<Listener, LinkError> {
+    pub fn bind_with(address: &str, keys: Option<DoorKeys>) -> Result<Listener, LinkError> {
         let refused = |source| LinkError::Address { address: address.to_owned(), source };
         let listener = TcpListener::bind(address).map_err(refused)?;
         let bound = listener.local_addr().map_err(refused)?;
         listener.set_nonblocking(true).map_err(refused)?;
-        Ok(Listener { rendezvous: Rendezvous::start(listener.into(), own)?, address: bound })
+        Ok(Listener { rendezvous: Rendezvous::start(listener.into(), keys)?, address: bound })
     }
 
     /// Where it listens (the port, when 0 was asked for).

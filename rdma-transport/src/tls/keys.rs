@@ -252,6 +252,22 @@ fn pem(pkcs8: &PrivatePkcs8KeyDer<'_>) -> String {
     text
 }
 
+/// The keys at a door: this node's own, and those of all partners that are configured, whether their volumes are served
+/// at the moment or not. So a partner of a volume that starts or stops hears that, and not that its key is a wrong one.
+#[derive(Clone, Debug)]
+pub struct DoorKeys {
+    /// This node's.
+    pub own: PrivateKey,
+    /// The partners'.
+    pub partners: Vec<PublicKey>,
+}
+
+impl From<LinkKeys> for DoorKeys {
+    fn from(LinkKeys { own, peer }: LinkKeys) -> DoorKeys {
+        DoorKeys { own, partners: vec![peer] }
+    }
+}
+
 /// The keys of a link: this node's own, and the only one that the partner may prove.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LinkKeys {

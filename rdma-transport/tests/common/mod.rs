@@ -4,7 +4,7 @@
 use ids::{ChainCrc, LogMemory, LogPoint, Lsn, VolumeId};
 #[cfg(feature = "verbs")]
 use rdma_transport::LinkError;
-use rdma_transport::tls::{LinkKeys, PrivateKey};
+use rdma_transport::tls::{DoorKeys, LinkKeys, PrivateKey};
 #[cfg(feature = "verbs")]
 use rdma_transport::verbs;
 use rdma_transport::{Link, LinkParams, shm, tcp};
@@ -137,9 +137,9 @@ impl Kind {
     }
 }
 
-/// The key that a listener for these parameters has.
-pub fn own_key(params: &LinkParams) -> Option<&PrivateKey> {
-    params.keys.as_ref().map(|keys| &keys.own)
+/// The keys that a listener for these parameters has.
+pub fn door_keys(params: &LinkParams) -> Option<DoorKeys> {
+    params.keys.clone().map(DoorKeys::from)
 }
 
 /// Says that the tests shall use this machine's RDMA device, and fail where there is none.
@@ -180,7 +180,7 @@ pub fn verbs_link(
     (params_a, params_b): (&LinkParams, &LinkParams),
     (domain_a, domain_b): (&Arc<verbs::Domain>, &Arc<verbs::Domain>),
 ) -> (Result<Link, LinkError>, Result<Option<Link>, LinkError>) {
-    let listener = tcp::Listener::bind_with("127.0.0.1:0", own_key(params_b)).unwrap();
+    let listener = tcp::Listener::bind_with("127.0.0.1:0", door_keys(params_b)).unwrap();
     let acceptor = verbs::register(&listener, params_b.clone(), domain_b.clone()).unwrap();
     std::thread::scope(|scope| {
         let accepting = scope.spawn(|| acceptor.accept(WAIT));
@@ -213,7 +213,7 @@ pub fn link(kind: Kind, capacity_bytes: u64, change: impl Fn(&mut LinkParams)) -
     change(&mut params_b);
     let (a, b) = match kind {
         Kind::Tcp | Kind::TcpKeys => {
-            let listener = tcp::Listener::bind_with("127.0.0.1:0", own_key(&params_b)).unwrap();
+            let listener = tcp::Listener::bind_with("127.0.0.1:0", door_keys(&params_b)).unwrap();
             let acceptor = listener.register(params_b.clone(), memory_b.clone()).unwrap();
             let a = tcp::connect(&listener.local_addr().to_string(), &params_a, memory_a.clone()).unwrap();
             (a, acceptor.accept(WAIT).unwrap().unwrap())
@@ -221,7 +221,7 @@ pub fn link(kind: Kind, capacity_bytes: u64, change: impl Fn(&mut LinkParams)) -
         Kind::Shm | Kind::ShmKeys => {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("link.sock");
-            let listener = shm::Listener::bind_with(&path, own_key(&params_b)).unwrap();
+            let listener = shm::Listener::bind_with(&path, door_keys(&params_b)).unwrap();
             let acceptor = listener.register(params_b.clone(), memory_b.clone()).unwrap();
             std::thread::scope(|scope| {
                 let accepting = scope.spawn(|| acceptor.accept(WAIT).unwrap().unwrap());
