@@ -288,6 +288,10 @@ impl Source {
             }
         }
         let mut state = self.network.0.state.lock();
+        if state.hosts[self.host].life != self.life {
+            // Killed on the way: its threads end with their next step.
+            return Err(LinkError::Closed);
+        }
         let there = &state.hosts[1 - self.host];
         if there.life == 0 || !there.listens {
             let source = io::Error::from(io::ErrorKind::ConnectionRefused);
