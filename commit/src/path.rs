@@ -79,6 +79,8 @@ struct Partner {
     at: LogPoint,
     /// When it did, to within the time that a driver waits for an answer.
     seen: Instant,
+    /// When it was last known to lack nothing.
+    whole: Instant,
 }
 
 const OPEN: u8 = 0;
@@ -140,7 +142,7 @@ impl CommitPath {
         events: Box<dyn CommitEvents>,
         started: Uptime,
     ) -> CommitPath {
-        let log_end = log.end();
+        let (log_end, now) = (log.end(), Instant::now());
         CommitPath {
             gate,
             metrics,
@@ -165,7 +167,7 @@ impl CommitPath {
             queue: Queue::default(),
             base_bell: Bell::new(),
             ended: AtomicBool::new(false),
-            partner: Mutex::new(Partner { holding: false, at: log_end, seen: Instant::now() }),
+            partner: Mutex::new(Partner { holding: false, at: log_end, seen: now, whole: now }),
             closed: AtomicU8::new(code(NotServing::NotPrimary)),
             rule: AtomicU8::new(AckRule::Nobody as u8),
             started,
@@ -279,7 +281,10 @@ impl CommitPath {
             cursors.set_reserved(to.lsn)?;
             cursors.set_appended(to.lsn)?;
             cursors.set_local_durable(to.lsn)?;
+            drop(cursors);
             *local = to;
+            // It came from there.
+            self.partner.lock().at = to;
         }
         Ok(())
     }
@@ -296,7 +301,12 @@ impl CommitPath {
         let mut cursors = self.cursors.lock();
         cursors.truncate(to.lsn)?;
         self.answerable.store(cursors.answerable().0, Ordering::SeqCst);
+        drop(cursors);
         *local = to;
+        let at = &mut self.partner.lock().at;
+        if at.lsn > to.lsn {
+            *at = to;
+        }
         Ok(())
     }
 
@@ -312,6 +322,7 @@ impl CommitPath {
             cursors.space_floor()
         };
         *local = at;
+        self.partner.lock().at = at;
         self.log.set_space_floor(floor);
         self.gate.set_floor(floor);
         Ok(())
@@ -337,17 +348,25 @@ impl CommitPath {
         self.persist_sealed(self.log.seal());
     }
 
-    /// What this log holds and the last partner's does not, and how long ago that partner was last seen to
-    /// advance. At most 100,000 are counted.
+    /// What this log holds and the last partner's does not, and for how long that partner has neither advanced nor been
+    /// without a lack. At most 100,000 are counted.
     pub fn partner_lag(&self) -> (u64, u64, Duration) {
-        let (at, seen) = {
+        let (at, since) = {
             let partner = self.partner.lock();
-            (partner.at, partner.seen)
+            (partner.at, partner.seen.max(partner.whole))
         };
         let end = self.log.end().lsn;
         let records = self.log.records(at, end).take(MAX_COUNTED_RECORDS).take_while(Result::is_ok).count();
-        let behind = if end > at.lsn { seen.elapsed() } else { Duration::ZERO };
+        let behind = if end > at.lsn { since.elapsed() } else { Duration::ZERO };
         (records as u64, end.since(at.lsn), behind)
+    }
+
+    /// Looks whether the partner lacks something; now and then, for [`partner_lag`](Self::partner_lag).
+    pub fn look_at_partner(&self) {
+        let mut partner = self.partner.lock();
+        if self.log.end().lsn <= partner.at.lsn {
+            partner.whole = Instant::now();
+        }
     }
 
     /// The rule in force.

@@ -224,6 +224,44 @@ fn a_partner_that_comes_back_gets_what_it_misses_and_then_counts() {
     partner.stop();
 }
 
+/// A partner that is lost after an hour without a write does not lack anything since an hour.
+#[test]
+fn what_a_partner_lacks_counts_from_when_it_began_to_lack_it() {
+    let a = log();
+    let path = path(&a, &Arc::default());
+    path.set_rule(AckRule::Local).unwrap();
+    assert_eq!(path.partner_lag(), (0, 0, Duration::ZERO));
+    std::thread::sleep(Duration::from_millis(60));
+    let idle = Instant::now();
+    path.look_at_partner();
+    let end = append(&path, b"the first that it lacks");
+    path.wait_answerable(end).unwrap();
+    path.look_at_partner();
+    let (operations, bytes, behind) = path.partner_lag();
+    assert_eq!((operations, bytes), (1, end.0));
+    assert!(Duration::ZERO < behind && behind <= idle.elapsed(), "{behind:?}");
+}
+
+/// What this node took in came from the other, which does not lack it.
+#[test]
+fn an_old_primary_lacks_nothing_of_what_it_sent() {
+    let (a, b) = (log(), log());
+    let primary = path(&a, &Arc::default());
+    let partner = path(&b, &Arc::default());
+    let (at_a, mut at_b) = links(&a, &b);
+    primary.set_rule(AckRule::Local).unwrap();
+    primary.start_mirror(1, at_a.sender, a.end(), AnswerFrom::Power).unwrap();
+    at_b.fence.grant();
+    at_b.receiver.start(b.end()).unwrap();
+    let end = append(&primary, b"sent");
+    primary.wait_answerable(end).unwrap();
+    primary.pump();
+    let arrival = at_b.receiver.next(Duration::from_secs(5)).unwrap().unwrap();
+    let landed = b.ingest(arrival.to.lsn).unwrap();
+    partner.extended(landed).unwrap();
+    assert_eq!(partner.partner_lag(), (0, 0, Duration::ZERO));
+}
+
 #[test]
 fn closing_answers_everybody_who_waits() {
     let a = log();

@@ -60,6 +60,7 @@ impl Progress {
 impl Executor {
     /// See the module. Before the tick, so that it acts on it.
     pub(super) fn look_around(&mut self) {
+        self.shared.path.look_at_partner();
         self.look_at_partner();
         self.look_at_disk();
         self.shared.tell_unapplied_memory();
