@@ -29,6 +29,7 @@ use runtime::{Mutex, Uptime};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use volume::Volume;
 
 /// How often it is tried to look at what is counted, and what that needs, in one moment.
@@ -320,13 +321,13 @@ impl Shared {
 
     /// Remembers what is wrong, for status, and logs it.
     pub fn report(&self, what: &str, remedy: &str) {
-        self.note_fault(FaultKind::Other, what, remedy);
+        self.note_fault(FaultKind::Other, Duration::ZERO, what, remedy);
     }
 
-    /// Likewise; in the place of an older one of that kind.
-    pub fn report_as(&self, kind: FaultKind, what: &str, remedy: &str) {
+    /// Likewise, of what has lasted for so long; in the place of an older one of that kind.
+    pub fn report_as(&self, kind: FaultKind, lasted: Duration, what: &str, remedy: &str) {
         self.faults.lock().retain(|fault| fault.kind != kind || fault.what == what);
-        self.note_fault(kind, what, remedy);
+        self.note_fault(kind, lasted, what, remedy);
     }
 
     /// What was wrong of this kind is over.
@@ -344,7 +345,7 @@ impl Shared {
         });
     }
 
-    fn note_fault(&self, kind: FaultKind, what: &str, remedy: &str) {
+    fn note_fault(&self, kind: FaultKind, lasted: Duration, what: &str, remedy: &str) {
         let mut faults = self.faults.lock();
         if faults.iter().any(|fault| fault.what == what) {
             return;
@@ -354,7 +355,7 @@ impl Shared {
             faults.remove(0);
         }
         faults.push(Fault {
-            since_unix_ms: runtime::unix_ms(),
+            since_unix_ms: runtime::unix_ms().saturating_sub(lasted.as_millis() as u64),
             kind,
             what: what.to_owned(),
             remedy: remedy.to_owned(),

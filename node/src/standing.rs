@@ -231,9 +231,10 @@ impl StandingFaults {
         let since = Instant::now();
         self.0.extend(standing.into_iter().map(|standing| Watched { standing, since, told: false }));
         for Watched { standing, since, told } in self.0.iter_mut().filter(|watched| !watched.told) {
-            if since.elapsed() >= standing.patience() {
+            let lasted = since.elapsed();
+            if lasted >= standing.patience() {
                 *told = true;
-                shared.report_as(standing.kind(), &standing.what(), standing.remedy());
+                shared.report_as(standing.kind(), lasted, &standing.what(), standing.remedy());
             }
         }
     }
