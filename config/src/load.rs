@@ -55,7 +55,7 @@ fn file(mut root: Section<'_, '_>) -> Option<NodeConfig> {
     let mut claims = Claims::default();
     let mut doors = Doors::default();
     let node = root.required_table("node").and_then(|section| node(section, &mut claims, &mut doors));
-    let witness = root.table("witness").map(|section| witness(section, &doors));
+    let witness = root.table("witness").map(|section| witness(section, &mut claims, &doors));
     let sections = root.tables("volume");
     if sections.is_empty() {
         root.problem(1, "it has no volume", "add one with `[[volume]]` (`twinfiler init` prints it ready)");
@@ -140,7 +140,7 @@ fn volume(
         claims.claim_tree(&section, "base directory", &base.value, base.line);
     }
     let transport = section.optional::<TransportKind>("transport");
-    let peer = section.required_table("peer").and_then(|section| peer(section, own, doors));
+    let peer = section.required_table("peer").and_then(|section| peer(section, own, claims, doors));
     let preferred = section.optional::<ids::NodeName>("preferred_primary");
     if let (Some(preferred), Some(peer), Some(own)) = (&preferred, &peer, own)
         && preferred.value != peer.name
@@ -221,7 +221,12 @@ fn check_answer_from_memory(section: &Section<'_, '_>, line: usize, kind: LogKin
     );
 }
 
-fn peer(mut section: Section<'_, '_>, own: Option<&NodeConfig>, doors: &Doors) -> Option<PeerConfig> {
+fn peer(
+    mut section: Section<'_, '_>,
+    own: Option<&NodeConfig>,
+    claims: &Claims,
+    doors: &Doors,
+) -> Option<PeerConfig> {
     let name = section.required::<ids::NodeName>("name");
     let address = section.required::<SocketAddr>("address");
     if let (Some(name), Some(own)) = (&name, own)
@@ -240,6 +245,14 @@ fn peer(mut section: Section<'_, '_>, own: Option<&NodeConfig>, doors: &Doors) -
             address.line,
             format!("`address`: {} is this node's own `listen`", address.value),
             "write the `listen` address of the other node",
+        );
+    } else if let Some(address) = &address
+        && let Some(line) = claims.line_of("address", &address.value.to_string())
+    {
+        section.problem(
+            address.line,
+            format!("`address`: {} is in line {line} already", address.value),
+            "write the `listen` address of the other node: something else answers there",
         );
     }
     let public_key = doors.key(&mut section);
@@ -452,14 +465,20 @@ fn floating_ip(
 
 /// What may stand only once in a file, and trees that may not lie in each other.
 #[derive(Default)]
-struct Claims {
+pub(super) struct Claims {
     values: Vec<(&'static str, String, usize)>,
     trees: Vec<(&'static str, PathBuf, usize)>,
 }
 
 impl Claims {
-    fn claim(&mut self, section: &Section<'_, '_>, kind: &'static str, value: String, line: usize) {
-        if let Some((.., first)) = self.values.iter().find(|(k, v, _)| *k == kind && *v == value) {
+    pub(super) fn claim(
+        &mut self,
+        section: &Section<'_, '_>,
+        kind: &'static str,
+        value: String,
+        line: usize,
+    ) {
+        if let Some(first) = self.line_of(kind, &value) {
             section.problem(
                 line,
                 format!("the {kind} {value} is used twice"),
@@ -467,6 +486,10 @@ impl Claims {
             );
         }
         self.values.push((kind, value, line));
+    }
+
+    fn line_of(&self, kind: &str, value: &str) -> Option<usize> {
+        self.values.iter().find(|(k, v, _)| *k == kind && v == value).map(|(.., line)| *line)
     }
 
     fn claim_tree(&mut self, section: &Section<'_, '_>, kind: &'static str, path: &Path, line: usize) {

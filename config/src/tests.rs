@@ -334,6 +334,16 @@ fn bad_lines_and_their_messages() {
             "52: volume \"home\" [volume.hooks]: `on_demote`: it is a string => write a list: the program's absolute path, then its arguments: `on_demote = [\"/usr/local/bin/announce\", \"--fast\"]`",
         ),
         (
+            "addresses = [\"10.0.0.3:7402\", \"10.1.0.3:7402\"]",
+            "addresses = [\"10.0.0.1:7400\"]",
+            "12: [witness]: the address 10.0.0.1:7400 is used twice => line 4 has it already: give one of them another",
+        ),
+        (
+            "address = \"10.0.0.2:7400\"",
+            "address = \"10.0.0.3:7402\"",
+            "25: volume \"home\" [volume.peer]: `address`: 10.0.0.3:7402 is in line 12 already => write the `listen` address of the other node: something else answers there",
+        ),
+        (
             "address = \"10.0.0.9/24\"",
             "address = \"10.0.0.9\"",
             "56: volume \"home\" [volume.floating_ip]: `address`: \"10.0.0.9\" is not an IP address with a prefix length => write the address and the length of its network prefix: `address = \"10.0.0.9/24\"`",

@@ -1,6 +1,7 @@
 //! `[witness]`: the built-in one by its addresses, or a cluster of etcd.
 
 use super::doors::Doors;
+use super::load::Claims;
 use super::section::Section;
 use super::units::HumanDuration;
 use ::witness::etcd::{EtcdEndpoint, EtcdSettings};
@@ -15,7 +16,11 @@ const MAX_WITNESS_ADDRESSES: usize = 8;
 const DEFAULT_WITNESS_TIMEOUT: Duration = Duration::from_millis(500);
 const DEFAULT_ETCD_PREFIX: &str = "/twinfiler/";
 
-pub(super) fn witness(mut section: Section<'_, '_>, doors: &Doors) -> Option<WitnessConfig> {
+pub(super) fn witness(
+    mut section: Section<'_, '_>,
+    claims: &mut Claims,
+    doors: &Doors,
+) -> Option<WitnessConfig> {
     let timeout = section.or("timeout", HumanDuration(DEFAULT_WITNESS_TIMEOUT)).0;
     let mut public_key = None;
     let keeper = match section.table("etcd") {
@@ -37,7 +42,7 @@ pub(super) fn witness(mut section: Section<'_, '_>, doors: &Doors) -> Option<Wit
             self::etcd(etcd, doors).map(WitnessKeeper::Etcd)
         }
         None => {
-            let addresses = built_in(&mut section);
+            let addresses = built_in(&mut section, claims);
             for address in addresses.iter().flatten() {
                 doors.check_address(&section, section.line(), "`addresses`", *address);
             }
@@ -49,8 +54,11 @@ pub(super) fn witness(mut section: Section<'_, '_>, doors: &Doors) -> Option<Wit
     Some(WitnessConfig { keeper: keeper?, public_key, timeout })
 }
 
-fn built_in(section: &mut Section<'_, '_>) -> Option<Vec<SocketAddr>> {
+fn built_in(section: &mut Section<'_, '_>, claims: &mut Claims) -> Option<Vec<SocketAddr>> {
     let addresses = section.required::<Vec<SocketAddr>>("addresses")?;
+    for address in &addresses.value {
+        claims.claim(section, "address", address.to_string(), addresses.line);
+    }
     if addresses.value.len() > MAX_WITNESS_ADDRESSES {
         section.problem(
             addresses.line,

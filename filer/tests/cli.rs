@@ -71,7 +71,7 @@ fn configurations() {
     let directory = tempfile::tempdir().unwrap();
     let path = config(directory.path());
     let (out, err) = expect(0, &["--config", &path, "config", "check"]);
-    assert!(out.contains("good, 1 volumes") && err.contains("no [witness]"), "{out}{err}");
+    assert!(out.contains("good, 1 volume\n") && err.contains("no [witness]"), "{out}{err}");
     std::fs::write(&path, "[node]\nname = \"a\"\nlisten = \"x\"\nlog_levl = \"info\"\n").unwrap();
     let (_, err) = expect(78, &["--config", &path, "serve"]);
     assert!(err.contains("twinfiler.toml:3: [node]: `listen`: \"x\""), "{err}");
@@ -118,6 +118,11 @@ fn a_key_that_cannot_be_used_is_told_by_the_check() {
     expect(0, &["keygen", &key]);
     std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
     both(77, "chmod 600");
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let (own, _) = expect(0, &["keygen", &key, "--show"]);
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace(other.trim(), own.trim())).unwrap();
+    both(78, "[volume.peer]: `public_key` is this node's own");
 }
 
 #[test]

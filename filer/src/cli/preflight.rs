@@ -75,7 +75,7 @@ pub fn require_root() -> Result<(), Preflight> {
 /// Everything that it lacks.
 pub fn preflight(config: &NodeConfig) -> Result<(), Preflight> {
     let mut found = require_root().err().unwrap_or_default();
-    check_key(&mut found, config.private_key.as_deref());
+    check_key(&mut found, config);
     let listens =
         [Some(("node.listen", config.listen)), config.metrics_listen.map(|at| ("node.metrics_listen", at))];
     listens.into_iter().flatten().for_each(|(key, address)| check_address(&mut found, key, address));
@@ -177,12 +177,24 @@ fn check_memory(found: &mut Preflight, image_bytes: u64, available_bytes: Option
     }
 }
 
-fn check_key(found: &mut Preflight, path: Option<&Path>) {
-    if let Some(Err(error)) = path.map(PrivateKey::load) {
-        let error = anyhow::Error::from(error);
-        let remedy =
-            "the other nodes and the witness must have the public half of whichever key is used here";
-        found.add(super::exit::exit_code_of(&error), error.to_string(), remedy);
+fn check_key(found: &mut Preflight, config: &NodeConfig) {
+    let own = match config.private_key.as_deref().map(PrivateKey::load) {
+        None => return,
+        Some(Ok(own)) => own.public(),
+        Some(Err(error)) => {
+            let error = anyhow::Error::from(error);
+            let remedy = "set that right; partners and the witness must have the public half of a key that is made anew";
+            return found.add(super::exit::exit_code_of(&error), error.to_string(), remedy);
+        }
+    };
+    let of_witness = config.witness.as_ref().map(|witness| ("[witness]".to_owned(), witness.public_key));
+    let of_partners = config.volumes.iter().map(|volume| {
+        let place = format!("volume {} [volume.peer]", volume.name);
+        (place, volume.peer.public_key)
+    });
+    for (place, _) in of_witness.into_iter().chain(of_partners).filter(|(_, key)| *key == Some(own)) {
+        let what = format!("{place}: `public_key` is this node's own");
+        found.add(ExitCode::Config, what, "write what `twinfiler keygen --show` prints on the other machine");
     }
 }
 
@@ -237,7 +249,8 @@ fn check_directory(found: &mut Preflight, volume: &VolumeConfig, kind: &str, pat
         }
         Err(error) => {
             let what = format!("volume {name}: the {kind} {shown} cannot be used: {error}");
-            found.add(ExitCode::Unavailable, what, "create it; is its filesystem mounted?");
+            let remedy = "correct the path if it is a wrong one; mount its filesystem if that is not mounted; else create it";
+            found.add(ExitCode::Unavailable, what, remedy);
         }
     }
 }
