@@ -13,7 +13,7 @@ mod split;
 #[cfg(test)]
 mod tests;
 
-pub use format::{bytes, duration_us, percent};
+pub use format::{bytes, counted, duration_us, percent};
 pub use model::{
     AckLevel, ConsistencyPointStatus, Fault, FaultKind, FloatingIpStatus, HookStatus, Lag, LatencySummary,
     LeaseStatus, LogStatus, Mode, NodeStatus, PartnerView, RdmaStatus, RecentLatency, ReplayStatus,

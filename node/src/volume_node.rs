@@ -234,7 +234,7 @@ impl VolumeNode {
     pub fn switchover(&self, timeout: Duration, caller: &dyn Caller) -> Result<(), ControlError> {
         if self.role() != Some(RoleName::Primary) {
             let text = "this node is not the primary: `twinfiler takeover VOLUME` here would make it so";
-            return Err(ControlError::new(ErrorKind::Failed, text));
+            return Err(ControlError::new(ErrorKind::Refused, text));
         }
         let before = self.shared.called_off.lock().0;
         self.wish(Operator::Switchover)?;
@@ -264,23 +264,21 @@ impl VolumeNode {
     /// too long, it does not happen later, when nobody expects it.
     fn wait(&self, order: Order<'_>, reached: impl Fn(&PairStatus) -> bool) -> Result<(), ControlError> {
         let deadline = Instant::now() + order.timeout;
+        let what = match order.wish {
+            Some(Operator::ForceTakeover) => "takeover",
+            _ => "switchover",
+        };
         while !self.shared.pair.lock().as_ref().is_some_and(&reached) {
             let (times, why) = self.shared.called_off.lock().clone();
             if order.wish.is_some() && times > order.before {
-                let what = match order.wish {
-                    Some(Operator::ForceTakeover) => "takeover",
-                    _ => "switchover",
-                };
-                return Err(ControlError::new(
-                    ErrorKind::Failed,
-                    format!("the {what} was called off: {why}"),
-                ));
+                let text = format!("the {what} was called off: {why}");
+                return Err(ControlError::new(ErrorKind::Refused, text));
             }
             if Instant::now() > deadline || order.caller.is_gone() {
                 if let Some(wish) = order.wish {
                     tracing::info!(
                         volume = self.shared.name(),
-                        ?wish,
+                        what,
                         "an operator's order has ended with its command"
                     );
                     self.shared.tell(NodeEvent::Withdrawn(wish));

@@ -24,6 +24,12 @@ pub fn duration_us(us: f64) -> String {
     }
 }
 
+/// So many of something whose plural takes an s.
+pub fn counted(count: u64, noun: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{plural}")
+}
+
 /// A part of one in percent.
 pub fn percent(part: f64) -> String {
     format!("{:.0} %", part * 100.0)
@@ -42,6 +48,11 @@ fn three_digits(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_is_no_plural() {
+        assert_eq!([0, 1, 2].map(|count| counted(count, "object")), ["0 objects", "1 object", "2 objects"]);
+    }
 
     #[test]
     fn numbers_keep_three_digits() {

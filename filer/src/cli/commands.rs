@@ -6,7 +6,7 @@ use super::preflight::{memory_needed, preflight_with_logs};
 use super::{init, keys, logging, release, serve, split, verify};
 use crate::rights;
 use admin_api::control::{Answer, Request, call};
-use admin_api::status::{NodeStatus, bytes, duration_us, render};
+use admin_api::status::{Mode, NodeStatus, Role, bytes, counted, duration_us, render};
 use anyhow::Context;
 use config::{LogFormat, NodeConfig};
 use runtime::shutdown::Shutdown;
@@ -45,7 +45,8 @@ pub(super) fn carry_out(arguments: Arguments) -> anyhow::Result<()> {
             say(&format!("{volume}: the partner is primary now\n"))
         }
         Command::Takeover { volume, force } => {
-            if force {
+            // Where nothing is forced, nothing is risked; the daemon says so.
+            if force && !serves(&get_status(config)?, &volume) {
                 eprintln!("{FORCE_RISK}");
             }
             done(ask(config, &Request::Takeover { volume: volume.clone(), force }, SLOW_LIMIT)?)?;
@@ -55,8 +56,8 @@ pub(super) fn carry_out(arguments: Arguments) -> anyhow::Result<()> {
             let request = Request::ConsistencyPoint { volume: volume.clone() };
             match ask(config, &request, SLOW_LIMIT)? {
                 Answer::ConsistencyPoint(point) => say(&format!(
-                    "{volume}: {} objects, {} in {}; the local tree holds everything before LSN {}\n",
-                    point.objects,
+                    "{volume}: {}, {} in {}; the local tree holds everything before LSN {}\n",
+                    counted(point.objects, "object"),
                     bytes(point.bytes),
                     duration_us(point.duration_us as f64),
                     point.applied
@@ -94,7 +95,7 @@ pub(super) fn carry_out(arguments: Arguments) -> anyhow::Result<()> {
                     "note: no `private_key` in [node]: everything travels in the clear, and nobody proves who it is"
                 );
             }
-            say(&format!("{}: good, {} volumes\n", config.display(), checked.volumes.len()))
+            say(&format!("{}: good, {}\n", config.display(), counted(checked.volumes.len() as u64, "volume")))
         }
     }
 }
@@ -105,6 +106,13 @@ pub(super) fn ask(config: &Path, request: &Request, limit: Duration) -> anyhow::
         Answer::Error(error) => Err(error.into()),
         answer => Ok(answer),
     }
+}
+
+fn serves(status: &NodeStatus, volume: &str) -> bool {
+    status
+        .volumes
+        .iter()
+        .any(|known| known.name == volume && known.role == Role::Primary && known.mode != Mode::Frozen)
 }
 
 pub(super) fn done(answer: Answer) -> anyhow::Result<()> {

@@ -178,6 +178,22 @@ fn force_works_when_primary_and_witness_are_gone() {
     pair.start_node(Side::A);
     assert_eq!(pair.wait_mirrored(), Side::B);
     pair.check_trees_equal();
+    // Where it serves there is nothing to force, and nothing to warn of.
+    let output = force(&pair, Side::B);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(75) && !said.contains("diverge"), "{output:?}");
+}
+
+#[test]
+fn a_switchover_that_no_witness_grants_is_one_to_try_again() {
+    let mut pair = Cluster::start(Spec::default());
+    pair.kill_witness();
+    let config = pair.config(Side::A).display().to_string();
+    let output = twinfiler(&["--config", &config, "switchover", "v"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(75) && said.contains("called off"), "{output:?}");
+    pair.start_witness();
+    assert_eq!(pair.wait_mirrored(), Side::A);
 }
 
 /// The witness says nothing for as long as the command lives, and comes back after that.
