@@ -16,6 +16,7 @@ use super::options::{MountError, MountOptions};
 use super::watch::{self, Signal};
 use runtime::JoinHandle;
 use rustix::mount::{MountFlags, UnmountFlags};
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -45,6 +46,16 @@ pub enum Left {
     Forced,
     /// Somebody else had unmounted it before.
     AlreadyGone,
+}
+
+impl fmt::Display for Left {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Left::Clean => "clean",
+            Left::Forced => "forced",
+            Left::AlreadyGone => "already gone",
+        })
+    }
 }
 
 /// A mounted volume. Dropping it aborts the mount.

@@ -423,7 +423,7 @@ fn takeover_reason(event: &Event, before: PairMode) -> &'static str {
     match (event, before) {
         (Event::Operator(Operator::ForceTakeover), _) => FORCED,
         (Event::Message { message: Message::HandOver { .. }, .. }, _) => "switchover",
-        (_, PairMode::Starting) => "restart",
+        (_, PairMode::Starting) => "start",
         _ => "partner lost",
     }
 }

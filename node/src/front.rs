@@ -254,7 +254,7 @@ impl Door {
                 StopReason::HandedOver => mount.unmount(HANDOVER_GRACE),
                 StopReason::Deposed | StopReason::Failed => mount.abort(),
             };
-            tracing::info!(volume = self.shared.name(), ?reason, ?left, "unmounted");
+            tracing::info!(volume = self.shared.name(), %reason, %left, "unmounted");
         }
         *self.shared.kernel_cache.lock() = None;
         *self.shared.mounted_at.lock() = None;

@@ -14,6 +14,7 @@ use crate::message::{CallOff, Message, Vitals};
 use crate::witness::Request;
 use crate::{LinkId, MonoMs, RequestId};
 use ids::{AckRule, Epoch, LogPoint, Lsn};
+use std::fmt;
 
 /// Until when reads may be answered.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -43,6 +44,17 @@ pub enum StopReason {
     Stopping,
     /// This node's log fails.
     Failed,
+}
+
+impl fmt::Display for StopReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            StopReason::HandedOver => "handed over",
+            StopReason::Deposed => "deposed",
+            StopReason::Stopping => "this node stops",
+            StopReason::Failed => "this node failed",
+        })
+    }
 }
 
 /// A command.

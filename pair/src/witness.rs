@@ -6,6 +6,7 @@
 
 use ids::{Epoch, NodeName, VolumeId};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// Does the primary acknowledge alone?
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -15,6 +16,15 @@ pub enum Mode {
     Mirrored,
     /// Only the primary's log does: only the primary may.
     Solo,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Mode::Mirrored => "mirrored",
+            Mode::Solo => "solo",
+        })
+    }
 }
 
 /// The value of one volume's register.

@@ -260,7 +260,7 @@ impl Shared<'_> {
         match store.put(register.clone()) {
             Ok(()) => {
                 tracing::info!(volume = %register.volume, epoch = %register.epoch, primary = %register.primary,
-                    mode = ?register.mode, "witness: register changed");
+                    mode = %register.mode, "witness: register changed");
                 Some(Answer::Swapped { register })
             }
             Err(StoreError::Full) => Some(Answer::Refused { reason: StoreError::Full.to_string() }),

@@ -463,7 +463,7 @@ pub struct StageLatency {
 pub struct TakeoverTiming {
     /// When the first operation was served.
     pub at_unix_ms: u64,
-    /// Why ("partner lost", "switchover", "forced", "restart").
+    /// Why ("partner lost", "switchover", "forced", or "start": of this node, with nobody serving).
     pub reason: String,
     /// The new epoch.
     pub epoch: Epoch,

@@ -3,7 +3,7 @@
 //! What needs somebody's attention comes first and starts with `!`. A line whose content is not known is left out rather than
 //! filled with dashes.
 
-use super::format::{bytes, duration_us, percent};
+use super::format::{bytes, counted, duration_us, percent};
 use super::model::*;
 use std::fmt::Write;
 
@@ -164,10 +164,10 @@ fn render_applying(page: &mut Page, volume: &VolumeStatus, now_unix_ms: u64) {
         page.line(
             "consistency point",
             &format!(
-                "{} ago, took {}: {} objects, {}",
+                "{} ago, took {}: {}, {}",
                 age(now_unix_ms, point.at_unix_ms),
                 duration_us(point.duration_us as f64),
-                point.objects,
+                counted(point.objects, "object"),
                 bytes(point.bytes)
             ),
         );
@@ -261,7 +261,7 @@ fn render_link(page: &mut Page, link: &TransportCounters) {
     page.line(
         "link",
         &format!(
-            "{} {}: sent {} in {} batches, received {} in {}; {} connects, {} breaks",
+            "{} {}: sent {} in {}, received {} in {}; {}, {}",
             link.kind,
             match (link.tls, link.kind.as_str()) {
                 (false, _) => "WITHOUT KEYS, in the clear",
@@ -269,11 +269,11 @@ fn render_link(page: &mut Page, link: &TransportCounters) {
                 (true, _) => "with keys (TLS 1.3)",
             },
             bytes(link.sent_bytes),
-            link.sent_batches,
+            batches(link.sent_batches),
             bytes(link.received_bytes),
             link.received_batches,
-            link.connects,
-            link.breaks
+            counted(link.connects, "connect"),
+            counted(link.breaks, "break")
         ),
     );
     page.line("", &persistence_line(link));
@@ -291,6 +291,13 @@ fn render_link(page: &mut Page, link: &TransportCounters) {
                 rdma.fencing
             ),
         );
+    }
+}
+
+fn batches(count: u64) -> String {
+    match count {
+        1 => "1 batch".to_owned(),
+        _ => format!("{count} batches"),
     }
 }
 
@@ -350,9 +357,9 @@ fn render_verify(page: &mut Page, verify: &VerifyStatus, now_unix_ms: u64) {
         page.line(
             "last verify",
             &format!(
-                "{} ago, {} objects, {}, took {}: {} differ{repaired}{error}",
+                "{} ago, {}, {}, took {}: {} differ{repaired}{error}",
                 age(now_unix_ms, last.at_unix_ms),
-                last.objects,
+                counted(last.objects, "object"),
                 bytes(last.bytes),
                 duration_us(last.duration_ms as f64 * 1e3),
                 last.differing
@@ -362,7 +369,13 @@ fn render_verify(page: &mut Page, verify: &VerifyStatus, now_unix_ms: u64) {
 }
 
 fn acknowledgement(volume: &VolumeStatus) -> String {
-    let Some(level) = volume.acknowledgement else { return "nothing is acknowledged".to_owned() };
+    let Some(level) = volume.acknowledgement else {
+        let text = match volume.role {
+            Role::Partner => "none by this node: the primary answers",
+            _ => "nothing is acknowledged",
+        };
+        return text.to_owned();
+    };
     let means = survives(level.weakest());
     let when = if volume.writeback_cache { "an fsync that returned" } else { "an answered write" };
     format!("{level}: {when} survives {means}")
@@ -396,7 +409,8 @@ fn lag(lag: &Lag) -> String {
     if lag.operations == 0 && lag.bytes == 0 {
         return "none".to_owned();
     }
-    format!("{} operations, {}, {}", lag.operations, bytes(lag.bytes), duration_us(lag.seconds * 1e6))
+    let operations = counted(lag.operations, "operation");
+    format!("{operations}, {}, {}", bytes(lag.bytes), duration_us(lag.seconds * 1e6))
 }
 
 fn partner_line(partner: &PartnerView) -> String {

@@ -84,7 +84,7 @@ fn the_address_goes_before_the_mount_does(rack: &mut Rack) {
         assert!(begun.elapsed() < Duration::from_secs(60));
         std::thread::sleep(Duration::from_millis(5));
     }
-    b.ok("until twinfiler status | grep -q mirrored; do sleep 0.2; done");
+    b.ok("until twinfiler status | grep -q 'role.*mirrored'; do sleep 0.2; done");
     b.ok("twinfiler switchover home");
     rack.host("a").ok("until mountpoint -q /srv/home; do sleep 0.1; done");
     let left =

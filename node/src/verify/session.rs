@@ -118,7 +118,8 @@ impl<'a> Session<'a> {
     }
 
     fn run(mut self, run: u64) {
-        tracing::info!(volume = self.shared.name(), run, options = ?self.options, "both trees are compared");
+        let Options { repair, max_rate_bytes } = self.options;
+        tracing::info!(volume = self.shared.name(), run, repair, max_rate_bytes, "both trees are compared");
         self.tell("comparing");
         let mut repaired = 0;
         // Everything that was acknowledged before it began is compared.

@@ -150,7 +150,7 @@ impl Outcome {
             let ms = |us: u64| us as f64 / 1e3;
             let _ = writeln!(
                 text,
-                "\ntakeover: {:.0} ms without service, measured by a client; node b's account:",
+                "\ntakeover: {:.0} ms without service, measured by a client; node b's account, from node a's last word:",
                 outage.as_secs_f64() * 1e3
             );
             for (name, us) in [
