@@ -52,7 +52,7 @@ pub(crate) struct Desk {
     pub reachable: Option<bool>,
     uncertain: Option<Option<Register>>,
     pub known: Known,
-    /// The witness itself has answered since the claim that is under way began.
+    /// The witness itself has answered since the claim or hand-over that is under way began.
     pub fresh: bool,
     pub looked: MonoMs,
     /// When the witness last answered.

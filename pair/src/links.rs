@@ -7,6 +7,9 @@ use crate::state::{Known, LinkState, PartnerStage, Role};
 use crate::{Command, Hello, LinkId, LogSummary, Message, MonoMs, Pair, Posture, Refusal, Vitals};
 use ids::Epoch;
 
+/// For how long a partner counts as refused that does not come again.
+const REFUSAL_LASTS_MS: u64 = 10_000;
+
 impl Pair {
     pub(crate) fn link_up(&mut self, link: LinkId, log: LogSummary) {
         if self.link.as_ref().is_some_and(|current| current.id >= link) {
@@ -47,7 +50,7 @@ impl Pair {
             return self.hello_came(link, *hello);
         }
         if let Message::Refused(refusal) = message {
-            self.reports.refusal = Some(refusal);
+            self.refused(refusal);
             return self.drop_link(link);
         }
         if self.peer_hello().is_none() {
@@ -67,14 +70,27 @@ impl Pair {
             Message::HandOver { from, epoch, end } => self.handed_over(from, epoch, end),
             Message::WantSwitchover => self.switchover_wanted(),
             Message::Goodbye => self.goodbye(),
+            Message::SwitchoverWithdrawn => self.withdrawn_by_partner(),
             Message::SwitchoverOff(_) if matches!(self.role, Role::Primary(_)) => {}
             Message::SwitchoverOff(why) => self.emit(Command::CalledOff(why)),
         }
     }
 
+    pub(crate) fn refused(&mut self, refusal: Refusal) {
+        self.reports.refusal = Some(refusal);
+        self.reports.refused = self.now;
+    }
+
+    /// A partner that is there links again and again, and is refused each time. (One below the messages is told of when
+    /// that is over.)
+    pub(crate) fn forget_refusal(&mut self) {
+        let away = self.link.is_none() && self.now.since(self.reports.refused) >= REFUSAL_LASTS_MS;
+        self.reports.refusal.take_if(|refusal| away && !matches!(refusal, Refusal::Transport(_)));
+    }
+
     fn hello_came(&mut self, link: LinkId, hello: Hello) {
         if let Err(refusal) = refuse(&self.config, self.durable.granted, &self.hello(), &hello) {
-            self.reports.refusal = Some(refusal.clone());
+            self.refused(refusal.clone());
             // Seen from there, "ours" and "theirs" change places.
             let turned = match refusal {
                 Refusal::Volume { ours, theirs } => Refusal::Volume { ours: theirs, theirs: ours },

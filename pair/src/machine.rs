@@ -169,7 +169,7 @@ impl Pair {
                 self.link_lost(link);
             }
             Event::LinkRefused { reason: Some(reason) } => {
-                self.reports.refusal = Some(crate::Refusal::Transport(reason));
+                self.refused(crate::Refusal::Transport(reason));
             }
             Event::LinkRefused { reason: None } => {
                 self.reports.refusal.take_if(|refusal| matches!(refusal, crate::Refusal::Transport(_)));
@@ -181,7 +181,7 @@ impl Pair {
             }
             Event::BadMessage { link, error } => {
                 if self.is_current(link) {
-                    self.reports.refusal = Some(crate::Refusal::Version(error.to_string()));
+                    self.refused(crate::Refusal::Version(error.to_string()));
                     self.drop_link(link);
                 }
             }
@@ -254,6 +254,7 @@ impl Pair {
             }
             self.repeat();
         }
+        self.forget_refusal();
         if self.stopping.is_some_and(|limit| self.now >= limit) {
             self.stop_now();
         }

@@ -11,7 +11,7 @@ use ids::{BaseLimits, Epoch, LogPoint, Lsn, NodeName};
 use serde::{Deserialize, Serialize};
 
 /// Version of the messages (and of the rules behind them).
-pub const PROTOCOL_VERSION: u16 = 6;
+pub const PROTOCOL_VERSION: u16 = 7;
 
 /// How a node is, told with every heartbeat.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
@@ -170,6 +170,8 @@ pub enum Message {
     Goodbye,
     /// (to the partner) A switchover, maybe one that you asked for, does not come about.
     SwitchoverOff(CallOff),
+    /// (to the primary) The command that asked for a switchover has ended: it must not happen any more.
+    SwitchoverWithdrawn,
 }
 
 /// Why a switchover does not come about. Nothing has changed then, unless a node was lost.
@@ -187,6 +189,9 @@ pub enum CallOff {
          `twinfiler status` there shows whether the witness answers"
     )]
     Witness,
+    /// The command that asked for it has ended.
+    #[error("the command that asked for it has ended; nothing has changed, and the primary serves")]
+    Withdrawn,
     /// The partner is lost.
     #[error("the partner was lost meanwhile; see `twinfiler status`")]
     PartnerLost,

@@ -65,8 +65,9 @@ impl Pair {
             Role::Failed(..) | Role::Stopped => {}
         }
         self.takeover = None;
-        let Reports { refusal, needs_resync: _, split: _, peer_vitals, peer_heard } = &mut self.reports;
-        (*refusal, *peer_heard) = (None, None);
+        let Reports { refusal, refused, needs_resync: _, split: _, peer_vitals, peer_heard } =
+            &mut self.reports;
+        (*refusal, *refused, *peer_heard) = (None, MonoMs(0), None);
         if let Some(vitals) = peer_vitals {
             *vitals = Vitals { healthy: vitals.healthy, ..Vitals::default() };
         }
@@ -94,7 +95,7 @@ impl Primary {
                 visit(Name::Moment(claim_at, 0));
                 visit(Name::Moment(since, 0));
             }
-            PrimaryMode::HandingOver { link, stage } => {
+            PrimaryMode::HandingOver { link, stage, asked: _ } => {
                 visit(Name::Link(link));
                 if let HandOverStage::Draining { since } = stage {
                     visit(Name::Moment(since, timers.drain_timeout_ms));

@@ -290,12 +290,12 @@ impl Pair {
 
     fn witness_silent(&mut self, purpose: Purpose, maybe_applied: bool) {
         let Role::Primary(primary) = self.role else { return };
-        if purpose == Purpose::HandOver
-            && !maybe_applied
-            && !self.desk.swap_pending()
+        // Before the witness has spoken the volume was not given away; after that, a swap may have happened.
+        let not_sent = purpose == Purpose::HandOver && !maybe_applied && !self.desk.swap_pending();
+        if (not_sent || !self.desk.fresh)
             && let PrimaryMode::HandingOver { link, .. } = primary.mode
         {
-            self.call_off(link);
+            self.call_off(link, CallOff::Witness);
         }
     }
 

@@ -108,8 +108,9 @@ impl Pair {
         self.store(|state| {
             state.resync = false;
             state.discarded = false;
+            // Labels say nothing of contents that differ.
+            state.tree_differs &= !state.compare_all;
             state.compare_all = false;
-            state.tree_differs = false;
             state.solo = None;
             // Whatever is older than this log is in the tree alone.
             state.origin_empty = Some(false);

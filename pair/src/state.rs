@@ -141,7 +141,7 @@ pub(crate) enum PrimaryMode {
     /// Acknowledges nothing. Asks the witness from `claim_at` on.
     Frozen { claim_at: MonoMs, since: MonoMs },
     /// A switchover, or the end of the process, is under way.
-    HandingOver { link: LinkId, stage: HandOverStage },
+    HandingOver { link: LinkId, stage: HandOverStage, asked: AskedBy },
     /// Solo, and stopping: waits for what is in flight.
     DrainingToStop,
 }
@@ -152,6 +152,15 @@ pub(crate) enum BarrierStage {
     AwaitPeer { lsn: Lsn },
     AwaitMark,
     Swapping,
+}
+
+/// Whose order a hand-over is, and so who may withdraw it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum AskedBy {
+    /// An operator of this node, a fault of it, or its end.
+    This,
+    /// An operator of the partner.
+    Partner,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -205,6 +214,8 @@ pub(crate) struct Effects {
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub(crate) struct Reports {
     pub refusal: Option<Refusal>,
+    /// When it was told.
+    pub refused: MonoMs,
     pub needs_resync: Option<ResyncReason>,
     pub split: Option<Split>,
     pub peer_vitals: Option<Vitals>,

@@ -210,6 +210,8 @@ pub struct PairStatus {
     pub split: Option<Split>,
     /// This node cannot apply.
     pub local_fault: bool,
+    /// The base tree is known to differ from the partner's.
+    pub tree_differs: bool,
     /// The last takeover by this node since it started.
     pub takeover: Option<TakeoverTimes>,
 }

@@ -5,7 +5,7 @@
 //! node, off; otherwise clients are held until the register has been seen.
 
 use crate::desk::Purpose;
-use crate::state::{HandOverStage, Known, Primary, PrimaryMode, Role};
+use crate::state::{AskedBy, HandOverStage, Known, Primary, PrimaryMode, Role};
 use crate::witness::{Mode, Register};
 use crate::{
     CallOff, Command, FailedPart, Lease, LinkId, Message, MonoMs, Operator, Pair, ResyncReason, StopReason,
@@ -27,6 +27,9 @@ impl Pair {
                 PrimaryMode::Mirrored { .. } if self.peer_replays() => no(
                     "the partner replays more of its log than fits into `consistency_point.memory`, and clients would wait \
                      for that; ask again when `twinfiler status` there shows that it has applied it",
+                ),
+                PrimaryMode::Mirrored { .. } if self.witness_is_away() => no(
+                    "the witness does not answer, and only it can give the volume to the partner; bring it back first",
                 ),
                 PrimaryMode::Mirrored { .. } => Ok(()),
                 PrimaryMode::HandingOver { .. } => no("a switchover is under way"),
@@ -113,12 +116,12 @@ impl Pair {
             (
                 Operator::Switchover,
                 Role::Primary(Primary {
-                    mode: PrimaryMode::HandingOver { link, stage: HandOverStage::Draining { .. } },
+                    mode: PrimaryMode::HandingOver { link, stage: HandOverStage::Draining { .. }, .. },
                     ..
                 }),
             ) => {
                 let link = *link;
-                self.call_off(link);
+                self.call_off(link, CallOff::Withdrawn);
             }
             (
                 Operator::Switchover,
@@ -127,7 +130,16 @@ impl Pair {
                     ..
                 }),
             ) => *withdrawn = true,
+            (Operator::Switchover, Role::Partner(_)) => self.send(Message::SwitchoverWithdrawn),
             _ => {}
+        }
+    }
+
+    pub(crate) fn withdrawn_by_partner(&mut self) {
+        if let Role::Primary(primary) = &self.role
+            && let PrimaryMode::HandingOver { asked: AskedBy::Partner, .. } = primary.mode
+        {
+            self.withdrawn(Operator::Switchover);
         }
     }
 
@@ -136,7 +148,7 @@ impl Pair {
             return;
         }
         match (wish, &self.role) {
-            (Operator::Switchover, Role::Primary(_)) => self.begin_handover(),
+            (Operator::Switchover, Role::Primary(_)) => self.begin_handover(AskedBy::This),
             (Operator::Switchover, _) => self.send(Message::WantSwitchover),
             (Operator::ForceTakeover, Role::Primary(_)) => self.force_frozen(),
             (Operator::ForceTakeover, Role::Claiming(_)) => {
@@ -176,7 +188,7 @@ impl Pair {
             _ => Err("the other node is not the primary any more".to_owned()),
         };
         match can {
-            Ok(()) => self.begin_handover(),
+            Ok(()) => self.begin_handover(AskedBy::Partner),
             Err(why) => self.send(Message::SwitchoverOff(CallOff::NotNow(why))),
         }
     }
@@ -189,12 +201,27 @@ impl Pair {
         self.reports.peer_vitals.is_some_and(|vitals| vitals.replays)
     }
 
-    fn begin_handover(&mut self) {
+    /// Known to be away, so that nothing can be given to the partner; clients would only be held up.
+    fn witness_is_away(&self) -> bool {
+        self.config.witness && self.desk.reachable == Some(false)
+    }
+
+    fn begin_handover(&mut self, asked: AskedBy) {
         let Role::Primary(primary) = &mut self.role else { return };
         let PrimaryMode::Mirrored { link } = primary.mode else { return };
         let stage = HandOverStage::Draining { since: self.now };
-        primary.mode = PrimaryMode::HandingOver { link, stage };
+        primary.mode = PrimaryMode::HandingOver { link, stage, asked };
         self.emit(Command::Drain);
+        // A swap that is not answered holds clients until it is: first a question, which can be given up.
+        self.desk.fresh = false;
+        self.ask_anew();
+    }
+
+    /// Has the witness speak before anything is left to it.
+    fn ask_anew(&mut self) {
+        if self.config.witness && !self.desk.fresh && self.desk.ready(self.now) {
+            self.ask(Purpose::Look, None);
+        }
     }
 
     /// Mirrored: a fault of this node, or its end, is a reason to hand over.
@@ -213,8 +240,8 @@ impl Pair {
         let due = self.now >= primary.fault_retry;
         if (self.fault || self.stopping.is_some()) && due {
             primary.fault_retry = self.now.plus(self.config.timers.join_retry_ms);
-            if self.peer_healthy() {
-                self.begin_handover();
+            if self.peer_healthy() && (self.stopping.is_some() || !self.witness_is_away()) {
+                self.begin_handover(AskedBy::This);
             } else if self.stopping.is_some() {
                 self.drain_to_stop();
             }
@@ -244,13 +271,11 @@ impl Pair {
     pub(crate) fn drained(&mut self, end: LogPoint) {
         let Role::Primary(primary) = &mut self.role else { return };
         match primary.mode {
-            PrimaryMode::HandingOver { link, stage: HandOverStage::Draining { .. } }
+            PrimaryMode::HandingOver { link, stage: HandOverStage::Draining { .. }, asked }
                 if self.effects.draining =>
             {
-                primary.mode = PrimaryMode::HandingOver {
-                    link,
-                    stage: HandOverStage::Swapping { end, withdrawn: false },
-                };
+                let stage = HandOverStage::Swapping { end, withdrawn: false };
+                primary.mode = PrimaryMode::HandingOver { link, stage, asked };
             }
             PrimaryMode::DrainingToStop => self.stop_now(),
             _ => {}
@@ -263,7 +288,9 @@ impl Pair {
         match stage {
             HandOverStage::Draining { since } => {
                 if self.now.since(since) >= self.config.timers.drain_timeout_ms {
-                    self.call_off(link);
+                    self.call_off(link, CallOff::Draining);
+                } else {
+                    self.ask_anew();
                 }
             }
             HandOverStage::Swapping { withdrawn, .. } => {
@@ -290,15 +317,16 @@ impl Pair {
                         }
                     }
                     Some(register) if !self.is_mirrored(register) && !self.desk.swap_pending() => {
-                        self.call_off(link);
+                        self.call_off(link, CallOff::Witness);
                     }
-                    _ if withdrawn && !self.desk.swap_pending() => self.call_off(link),
+                    _ if withdrawn && !self.desk.swap_pending() => self.call_off(link, CallOff::Withdrawn),
                     // Settles whether it was granted, and grants nothing new.
                     _ if withdrawn && self.desk.ready(self.now) => {
                         let new = self.register_of(primary.epoch, Mode::Mirrored, expected.as_ref());
                         self.ask(Purpose::Mirror, Some((expected, new)));
                     }
                     _ if withdrawn => {}
+                    _ if !self.desk.fresh => self.ask_anew(),
                     _ if self.desk.ready(self.now) => self.ask(Purpose::HandOver, Some((expected, new))),
                     _ => {}
                 }
@@ -307,12 +335,8 @@ impl Pair {
     }
 
     /// The switchover is off; nothing has changed.
-    pub(crate) fn call_off(&mut self, link: LinkId) {
+    pub(crate) fn call_off(&mut self, link: LinkId, why: CallOff) {
         let Role::Primary(primary) = &mut self.role else { return };
-        let why = match primary.mode {
-            PrimaryMode::HandingOver { stage: HandOverStage::Draining { .. }, .. } => CallOff::Draining,
-            _ => CallOff::Witness,
-        };
         primary.mode = PrimaryMode::Mirrored { link };
         primary.fault_retry = self.now.plus(self.config.timers.join_retry_ms);
         self.emit(Command::Undrain);

@@ -36,7 +36,7 @@ impl Pair {
             eligible: self.durable.in_sync
                 && !self.unproven
                 && !self.newest_register().is_some_and(|register| register.is_alone_beside(&self.config.me))
-                && self.is_sure_of_the_register()
+                && self.is_let_by_the_witness()
                 && self.reports.needs_resync.is_none()
                 && self.reports.split.is_none()
                 && (!self.durable.tree_differs || matches!(self.role, Role::Primary(_)))
@@ -48,16 +48,23 @@ impl Pair {
             needs_resync: self.reports.needs_resync,
             split: self.reports.split.clone(),
             local_fault: self.fault,
+            tree_differs: self.durable.tree_differs,
             takeover: self.takeover,
         }
     }
 
-    /// A node that neither serves nor follows may have been left behind while it was away: only the witness knows.
-    fn is_sure_of_the_register(&self) -> bool {
-        let stands_apart = matches!(self.role, Role::Waiting(_) | Role::Claiming(_));
-        !stands_apart
-            || !self.config.witness
-            || self.desk.reachable == Some(true) && matches!(self.known(), Known::Is(_))
+    /// Only the witness lets a node take over by itself; and one that neither serves nor follows may have been left behind
+    /// while it was away, as only the witness knows.
+    fn is_let_by_the_witness(&self) -> bool {
+        let reachable = self.desk.reachable.filter(|_| self.config.witness);
+        match self.role {
+            Role::Waiting(_) | Role::Claiming(_) => {
+                reachable == Some(true) && matches!(self.known(), Known::Is(_))
+            }
+            // It asks every second; what it has not asked yet it knows from its primary.
+            Role::Partner(_) => self.config.witness && reachable != Some(false),
+            _ => true,
+        }
     }
 
     fn mode(&self) -> PairMode {
@@ -154,7 +161,9 @@ impl Pair {
                 Why::Frozen => {
                     "no witness: waits for the partner, or for 'twinfiler takeover VOLUME --force'"
                 }
-                Why::HandedOver => "waits for the partner to serve",
+                Why::HandedOver => {
+                    "waits for the partner to serve; if that is gone for good: 'twinfiler takeover VOLUME --force'"
+                }
                 Why::Outdated | Why::Deposed => {
                     "waits for the primary, to join it; if that node is gone for good: 'twinfiler takeover VOLUME --force' \
                      here, which gives up what it acknowledged alone"
@@ -183,6 +192,9 @@ impl Pair {
                 }
                 PrimaryMode::HandingOver { stage: HandOverStage::Draining { .. }, .. } => {
                     "waits for operations in flight"
+                }
+                PrimaryMode::HandingOver { .. } => {
+                    "waits for the witness to say whether the partner has the volume; clients wait meanwhile"
                 }
                 _ => "",
             },

@@ -451,14 +451,22 @@ fn a_partner_of_another_volume_is_refused_on_both_sides() {
     }
 }
 
+/// As long as it comes.
 #[test]
 fn a_partner_with_another_capacity_is_refused() {
     let mut world = World::new(1, true);
     world.nodes[B].capacity_bytes *= 2;
     world.start(A);
     world.start(B);
-    world.run_for(1_000);
-    assert!(matches!(status(&world, A).refusal, Some(pair::Refusal::Capacity { .. })));
+    for _ in 0..20 {
+        world.run_for(1_000);
+        for node in [A, B] {
+            assert!(matches!(status(&world, node).refusal, Some(pair::Refusal::Capacity { .. })));
+        }
+    }
+    world.crash(B);
+    world.run_for(15_000);
+    assert_eq!(status(&world, A).refusal, None);
 }
 
 #[test]

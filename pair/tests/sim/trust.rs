@@ -4,7 +4,7 @@
 use crate::scenarios::{A, B, mirrored, progresses, status};
 use crate::world::World;
 use pair::witness::{Mode, Register};
-use pair::{CallOff, Event, Operator, PairMode, ResyncReason, RoleName};
+use pair::{CallOff, Event, LocalFault, Operator, PairMode, ResyncReason, RoleName};
 
 const SOLO: Option<(RoleName, PairMode)> = Some((RoleName::Primary, PairMode::Solo));
 
@@ -247,16 +247,13 @@ fn a_withdrawn_order_does_not_fire_later() {
 #[test]
 fn a_withdrawn_switchover_is_not_asked_for_again() {
     let (mut kept, mut given) = (0, 0);
-    for seed in 0..12 {
+    for after_ms in 0..24 {
         let mut world = mirrored(true);
-        (0..seed).for_each(|_| {
-            world.random.below(2);
-        });
+        world.apply(A, Event::Operator(Operator::Switchover));
+        world.run_for(after_ms);
         world.witness_up = false;
-        let handing_over = Some((RoleName::Primary, PairMode::HandingOver));
-        while world.modes()[A] != handing_over {
-            world.apply(A, Event::Operator(Operator::Switchover));
-            world.run_for(150);
+        if world.modes()[A] != Some((RoleName::Primary, PairMode::HandingOver)) {
+            continue;
         }
         world.apply(A, Event::Withdrawn(Operator::Switchover));
         // A swap that was under way has arrived by then.
@@ -271,6 +268,47 @@ fn a_withdrawn_switchover_is_not_asked_for_again() {
         if made { given += 1 } else { kept += 1 }
     }
     assert!(kept > 0 && given > 0, "{kept} {given}");
+}
+
+/// It takes connections and says nothing, or its answers are lost: what it was asked may have been done.
+#[test]
+fn a_witness_that_is_away_holds_nobody_up() {
+    for known in [false, true] {
+        let mut world = mirrored(true);
+        world.witness_up = false;
+        if known {
+            world.run_for(6_000);
+            let refused = world.nodes[A].pair.as_ref().unwrap().can(Operator::Switchover).unwrap_err();
+            assert!(refused.contains("the witness does not answer"), "{refused}");
+            // Nor does a disk that fails.
+            world.apply(A, Event::LocalFault(LocalFault::BaseIo));
+            for _ in 0..10 {
+                world.run_for(500);
+                assert!(progresses(&mut world));
+            }
+        } else {
+            world.apply(A, Event::Operator(Operator::Switchover));
+            world.run_for(4_000);
+            assert_eq!(world.nodes[A].called_off, Some(CallOff::Witness));
+        }
+        world.assert_mirrored();
+        assert!(progresses(&mut world));
+    }
+}
+
+/// Nobody takes over by itself without a witness that lets it.
+#[test]
+fn only_who_the_witness_lets_is_eligible() {
+    let without = mirrored(false);
+    assert!(status(&without, A).eligible && !status(&without, B).eligible);
+    let mut world = mirrored(true);
+    assert!(status(&world, B).eligible);
+    world.witness_up = false;
+    world.run_for(6_000);
+    assert!(status(&world, A).eligible && !status(&world, B).eligible);
+    world.witness_up = true;
+    world.run_for(3_000);
+    assert!(status(&world, B).eligible);
 }
 
 /// The partner dies before it serves what it was given. The old primary takes it back, and whoever asked hears that.

@@ -181,6 +181,7 @@ pub fn states() -> Vec<(&'static str, Bench)> {
     let mut draining = mirrored.clone();
     draining.give(Event::Operator(Operator::Switchover));
     let mut handing = draining.clone();
+    handing.witness(WitnessOutcome::Is(Some(register(4, "a", Mode::Mirrored, 6))));
     handing.give(Event::Drained { end });
     let mut handed = handing.clone();
     handed.witness(WitnessOutcome::Swapped(register(5, "b", Mode::Mirrored, 7)));

@@ -148,6 +148,27 @@ fn wrong_bytes_make_a_partner_unfit() {
     }
 }
 
+/// An order ends with its command on both nodes; what this node's own operator wants the partner cannot take back.
+#[test]
+fn a_switchover_that_the_partner_asked_for_is_withdrawn_there_too() {
+    let mut partner = state("mirrored partner");
+    partner.give(Event::TreesDiffer(false));
+    partner.give(message(Message::MarkInSync { epoch: Epoch(3) }));
+    partner.give(Event::Operator(Operator::Switchover));
+    let said = partner.give(Event::Withdrawn(Operator::Switchover));
+    let sent =
+        |command: &Command| matches!(command, Command::Send { message: Message::SwitchoverWithdrawn, .. });
+    assert!(said.iter().any(sent), "{said:?}");
+    let mut primary = state("mirrored primary");
+    primary.give(message(Message::WantSwitchover));
+    assert_eq!(primary.mode(), "handing-over primary");
+    primary.give(message(Message::SwitchoverWithdrawn));
+    assert_eq!(primary.mode(), "mirrored primary");
+    primary.give(Event::Operator(Operator::Switchover));
+    primary.give(message(Message::SwitchoverWithdrawn));
+    assert_eq!(primary.mode(), "handing-over primary");
+}
+
 /// A partner that would serve something else than its primary served.
 #[test]
 fn a_partner_whose_tree_differs_does_not_take_over_by_itself() {
@@ -167,6 +188,20 @@ fn a_partner_whose_tree_differs_does_not_take_over_by_itself() {
     assert!(healed.pair.status(healed.now).eligible);
     healed.wait(5_000);
     assert_eq!(healed.pair.status(healed.now).mode, PairMode::TakingOver);
+    // A resync that goes by labels finds no contents that differ; one that compares contents leaves none.
+    for by_content in [false, true] {
+        let known = DurableState {
+            tree_differs: true,
+            resync: true,
+            compare_all: by_content,
+            in_sync: false,
+            ..in_sync(2)
+        };
+        let mut receiver = Bench::new(true, log(&[(2, 0)], 640), known);
+        receiver.give(Event::Resynced { log: log(&[(2, 0)], 640) });
+        let status = receiver.pair.status(receiver.now);
+        assert_eq!((status.needs_resync, status.tree_differs), (None, !by_content));
+    }
     // What a primary serves is what its clients saw.
     let mut primary = state("mirrored primary");
     primary.give(Event::TreesDiffer(true));
