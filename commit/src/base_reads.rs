@@ -13,11 +13,14 @@ use super::patience::{Wait, in_attempt};
 use apply_engine::view::{BaseEntry, BaseReader};
 use apply_engine::{Attributes, NameRef, Target};
 use ids::Oid;
+use runtime::Instant;
+use rustix::io::Errno;
 use std::cell::Cell;
 use std::io;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 /// The number of the error that a read of the base ends with in an attempt whose request has to wait: `ERESTARTSYS`, which
 /// no program ever sees.
@@ -51,17 +54,68 @@ pub(super) fn require_patience() -> Result<(), NotServing> {
     Err(NotServing::MustWait)
 }
 
-/// How many threads of front doors may read the base of one volume at once.
+/// How many threads of front doors may read the base of one volume at once, and how that goes.
 #[derive(Debug)]
 pub struct BaseReads {
     most: usize,
     now: AtomicUsize,
+    started: Instant,
+    /// Since when each of the threads that read now does so, in microseconds from `started`, and one more; 0: a free place.
+    since: Box<[AtomicU64]>,
+    /// When a read last failed as a broken disk fails, likewise.
+    failed: AtomicU64,
 }
+
+/// Threads beside those of front doors whose reads are watched.
+const OTHER_THREADS: usize = 16;
 
 impl BaseReads {
     /// For doors with so many threads in all: one of them is always left.
     pub fn of_threads(threads: usize) -> Arc<BaseReads> {
-        Arc::new(BaseReads { most: threads.saturating_sub(1), now: AtomicUsize::new(0) })
+        Arc::new(BaseReads {
+            most: threads.saturating_sub(1),
+            now: AtomicUsize::new(0),
+            started: Instant::now(),
+            since: (0..threads + OTHER_THREADS).map(|_| AtomicU64::new(0)).collect(),
+            failed: AtomicU64::new(0),
+        })
+    }
+
+    /// For how long the oldest read has not come back. A listing does not count: a long one takes its time.
+    pub fn oldest(&self) -> Option<Duration> {
+        let since =
+            self.since.iter().map(|since| since.load(Ordering::Relaxed)).filter(|since| *since > 0).min()?;
+        Some(self.ago(since))
+    }
+
+    /// How long ago a read last failed as a broken disk fails.
+    pub fn last_failure(&self) -> Option<Duration> {
+        Some(self.failed.load(Ordering::Relaxed)).filter(|failed| *failed > 0).map(|failed| self.ago(failed))
+    }
+
+    fn moment(&self) -> u64 {
+        self.started.elapsed().as_micros() as u64 + 1
+    }
+
+    fn ago(&self, moment: u64) -> Duration {
+        Duration::from_micros(self.moment().saturating_sub(moment))
+    }
+
+    /// Notes a read that begins. Where there are more than places, it is not watched.
+    fn watch(&self) -> Option<Watched<'_>> {
+        let moment = self.moment();
+        let take = |place: &&AtomicU64| {
+            place.load(Ordering::Relaxed) == 0
+                && place.compare_exchange(0, moment, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        };
+        self.since.iter().find(take).map(Watched)
+    }
+
+    fn note_failure(&self, error: &io::Error) {
+        let broken = [Errno::IO, Errno::NXIO, Errno::NODEV, Errno::UCLEAN].map(Errno::raw_os_error);
+        if error.raw_os_error().is_some_and(|number| broken.contains(&number)) {
+            self.failed.store(self.moment(), Ordering::Relaxed);
+        }
     }
 
     fn enter(&self) -> io::Result<Option<Inside<'_>>> {
@@ -93,6 +147,15 @@ impl Drop for Inside<'_> {
     }
 }
 
+/// A read that has not come back.
+struct Watched<'a>(&'a AtomicU64);
+
+impl Drop for Watched<'_> {
+    fn drop(&mut self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+}
+
 /// A base that is read within these bounds.
 pub struct PatientBase {
     base: Arc<dyn BaseReader>,
@@ -106,8 +169,14 @@ impl PatientBase {
     }
 
     fn read<T>(&self, read: impl FnOnce(&dyn BaseReader) -> io::Result<T>) -> io::Result<T> {
+        let _watched = self.reads.watch();
+        self.list(read)
+    }
+
+    /// Likewise, of what may take long.
+    fn list<T>(&self, read: impl FnOnce(&dyn BaseReader) -> io::Result<T>) -> io::Result<T> {
         let _inside = self.reads.enter()?;
-        read(&*self.base)
+        read(&*self.base).inspect_err(|error| self.reads.note_failure(error))
     }
 }
 
@@ -132,7 +201,7 @@ impl BaseReader for PatientBase {
         directory: Oid,
         visit: &mut dyn FnMut(BaseEntry<'_>) -> ControlFlow<()>,
     ) -> io::Result<()> {
-        self.read(|base| base.readdir(directory, visit))
+        self.list(|base| base.readdir(directory, visit))
     }
     fn readlink(&self, oid: Oid) -> io::Result<Vec<u8>> {
         self.read(|base| base.readlink(oid))
@@ -153,6 +222,6 @@ impl BaseReader for PatientBase {
         self.read(|base| base.is_allocated(oid, range))
     }
     fn orphans(&self) -> io::Result<Vec<Oid>> {
-        self.read(|base| base.orphans())
+        self.list(|base| base.orphans())
     }
 }

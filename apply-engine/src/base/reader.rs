@@ -193,7 +193,8 @@ impl BaseReader for Base {
         let (stat, label) = examine(fd.as_fd(), &format_args!("{parent}/{name:?}"))?;
         let Some(label) = label else {
             tracing::warn!(%parent, ?name, "an object without a label is in the way; move it out of the tree");
-            return Err(Errno::IO.into());
+            // EIO to clients, but no error of the disk.
+            return Err(std::io::Error::other("an object without a label is in the way"));
         };
         let inode = self.keep(fd, &stat, label)?;
         Ok(Some(Target { oid: label.oid, kind: inode.kind() }))
