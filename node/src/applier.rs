@@ -10,10 +10,9 @@
 //! partner.
 
 use super::event::NodeEvent;
-use super::executor::watch::SLOW_PREFIX;
 use super::shared::Shared;
 use super::verify::Seal;
-use admin_api::status::ConsistencyPointStatus;
+use admin_api::status::{ConsistencyPointStatus, FaultKind};
 use apply_engine::Delta;
 use apply_engine::consistency::ApplyError;
 use commit::stack::{RETIRED_POLL, Retired};
@@ -35,11 +34,7 @@ const SUSPECTED: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(1);
 /// How soon a partner absorbs what was committed.
 const ABSORB_INTERVAL: Duration = Duration::from_millis(20);
-/// Faults that begin so are forgotten when applying works again.
-const FAULT_PREFIX: &str = "applying to the base filesystem fails";
-/// Begins the fault that tells what the base filesystem refuses and the engine keeps.
-const REFUSED_PREFIX: &str = "the base filesystem does not hold";
-/// So much of it is named.
+/// So much of what the base filesystem refuses is named.
 const REFUSED_NAMED: usize = 8;
 
 #[derive(Debug, Default)]
@@ -223,10 +218,13 @@ pub(super) fn run(shared: &Arc<Shared>) {
         }
         let to = shared.verify.absorb_to(shared.path.committed());
         let is_full = match shared.absorb(to) {
-            Ok(all) => !all,
+            Ok(all) => {
+                shared.faults.clear(FaultKind::LogUnreadable);
+                !all
+            }
             Err(error) => {
-                shared
-                    .report(&error.to_string(), "bring both nodes to the same version, or resync this node");
+                let remedy = "bring both nodes to the same version, or resync this node";
+                shared.faults.raise(FaultKind::LogUnreadable, &error.to_string(), remedy);
                 false
             }
         };
@@ -271,25 +269,12 @@ pub(super) fn run(shared: &Arc<Shared>) {
                 mended = true;
                 tracing::warn!(volume = shared.name(), %oid, "not in the index: looking for it by a walk");
                 if let Err(error) = shared.base.mend_index() {
-                    shared.report(&format!("the index could not be rebuilt: {error}"), "check the disk");
+                    let what = format!("the index could not be rebuilt: {error}");
+                    shared.faults.raise(FaultKind::BaseIndex, &what, "check the disk");
                 }
             }
             Err(ApplyFailure::Failed(error)) => {
-                shared.metrics.apply_failures.add(1);
-                shared.applier.failing.store(true, Ordering::Release);
-                let full = matches!(error, ApplyError::NoSpace(_));
-                mark!("consistency point failed");
-                let remedy = match &error {
-                    _ if full => "free space in the base filesystem",
-                    error if error.is_other_tree() => {
-                        "make the other node primary (`twinfiler switchover VOLUME`), then `twinfiler resync VOLUME` here"
-                    }
-                    _ => "check the disk and the kernel's log",
-                };
-                shared.report(&format!("{FAULT_PREFIX}: {error}"), remedy);
-                // The partner hears with the next heartbeat how much room there really is.
-                shared.local_space();
-                shared.tell(NodeEvent::Fault(if full { LocalFault::BaseFull } else { LocalFault::BaseIo }));
+                report_failure(shared, &error);
                 shared.applier.failed(retry);
                 retry = (retry * 2).min(RETRY_MAX);
             }
@@ -297,12 +282,29 @@ pub(super) fn run(shared: &Arc<Shared>) {
     }
 }
 
+fn report_failure(shared: &Shared, error: &ApplyError) {
+    shared.metrics.apply_failures.add(1);
+    shared.applier.failing.store(true, Ordering::Release);
+    let full = matches!(error, ApplyError::NoSpace(_));
+    mark!("consistency point failed");
+    let remedy = match error {
+        _ if full => "free space in the base filesystem",
+        error if error.is_other_tree() => {
+            "make the other node primary (`twinfiler switchover VOLUME`), then `twinfiler resync VOLUME` here"
+        }
+        _ => "check the disk and the kernel's log",
+    };
+    let what = format!("applying to the base filesystem fails: {error}");
+    shared.faults.raise(FaultKind::BaseFailed, &what, remedy);
+    // The partner hears with the next heartbeat how much room there really is.
+    shared.local_space();
+    shared.tell(NodeEvent::Fault(if full { LocalFault::BaseFull } else { LocalFault::BaseIo }));
+}
+
 fn report_index(shared: &Shared) {
     if let Some(trouble) = shared.base.take_index_trouble() {
-        shared.report(
-            &format!("the base's index: {trouble}"),
-            "nothing is lost; if nobody touched `.twinfiler/index.redb`, check the disk",
-        );
+        let remedy = "nothing is lost; if nobody touched `.twinfiler/index.redb`, check the disk";
+        shared.faults.raise(FaultKind::BaseIndex, &format!("the base's index: {trouble}"), remedy);
     }
 }
 
@@ -310,7 +312,7 @@ fn report_index(shared: &Shared) {
 fn report_refused(shared: &Shared) {
     let (named, count) = shared.base.held(REFUSED_NAMED);
     if count == 0 {
-        shared.healed(REFUSED_PREFIX);
+        shared.faults.clear(FaultKind::BaseRefuses);
         return;
     }
     let mut list: Vec<String> = named.iter().map(ToString::to_string).collect();
@@ -319,18 +321,16 @@ fn report_refused(shared: &Shared) {
     }
     let things = if count == 1 { "thing" } else { "things" };
     let what = format!(
-        "{REFUSED_PREFIX} {count} {things} of this volume, which this node keeps beside it: {}",
+        "the base filesystem does not hold {count} {things} of this volume, which this node keeps beside it: {}",
         list.join("; ")
     );
-    if !shared.has_fault(&what) {
-        shared.healed(REFUSED_PREFIX);
-        shared.report(
-            &what,
-            "nothing is lost; through the mount, give what is named a shape that this filesystem holds (another name or \
-             directory, fewer or smaller xattrs, a shorter file), or move the base to another filesystem; it is tried again \
-             when it changes and at each start",
-        );
-    }
+    shared.faults.raise(
+        FaultKind::BaseRefuses,
+        &what,
+        "nothing is lost; through the mount, give what is named a shape that this filesystem holds (another name or \
+         directory, fewer or smaller xattrs, a shorter file), or move the base to another filesystem; it is tried again \
+         when it changes and at each start",
+    );
 }
 
 fn note_what_is_behind(shared: &Shared) {
@@ -509,13 +509,14 @@ fn apply(shared: &Shared, delta: &Delta) -> Result<(), ApplyFailure> {
 
 /// Applying works again. A disk that was too slow has to be quick for a while: roles must not go to and fro.
 fn forget_faults(shared: &Shared, took: Duration) {
-    let had = shared.has_fault(FAULT_PREFIX) || shared.has_fault(SLOW_PREFIX);
-    shared.healed(FAULT_PREFIX);
+    let faults = &shared.faults;
+    let had = faults.has(FaultKind::BaseFailed) || faults.has(FaultKind::BaseSlow);
+    faults.clear(FaultKind::BaseFailed);
     let suspected = *shared.applier.suspected.lock();
     if took < QUICK && suspected.is_some_and(|since| since.elapsed() >= SUSPECTED) {
-        shared.healed(SLOW_PREFIX);
+        faults.clear(FaultKind::BaseSlow);
     }
-    if had && !shared.has_fault(SLOW_PREFIX) {
-        shared.tell(NodeEvent::Healed);
+    if had {
+        shared.healed();
     }
 }

@@ -22,9 +22,9 @@ use super::shared::Shared;
 use super::split::talk::Talk;
 use super::standing::StandingFaults;
 use super::verify;
-use super::volume_node::NO_PAIR;
 use super::write_behind;
 use admin_api::control::{ControlError, ErrorKind};
+use admin_api::status::FaultKind;
 use ids::Lsn;
 use opening::Opening;
 use pair::{
@@ -165,8 +165,9 @@ impl Executor {
             let (from, to, epoch) = (before.to_string(), after.mode.to_string(), after.epoch.0);
             tracing::info!(volume = self.shared.name(), from, to, epoch, detail = after.detail, "pair");
             if after.mode == PairMode::Mirrored {
-                self.shared.healed(WRONG_BYTES);
-                self.shared.healed(NO_PAIR);
+                for kind in [FaultKind::WrongBytes, FaultKind::LogAndTreeDiffer, FaultKind::NoThread] {
+                    self.shared.faults.clear(kind);
+                }
             }
         }
         self.report_register(&after);
@@ -178,21 +179,24 @@ impl Executor {
 
     /// A witness that was rolled back has to be told of before it is needed, also by a pair that lives without it.
     fn report_register(&self, now: &PairStatus) {
-        let told = self.shared.has_fault(ROLLED_BACK);
+        let told = self.shared.faults.has(FaultKind::WitnessRolledBack);
         if now.register_stale.is_some() && !told {
             mark!("old register told");
         }
         match &now.register_stale {
-            Some(register) if !told => self.shared.report(
+            Some(register) if !told => self.shared.faults.raise(
+                FaultKind::WitnessRolledBack,
                 &format!(
-                    "{ROLLED_BACK}: it tells of epoch {} ({} {:?}), and this node knows epoch {}: its state came from a \
+                    "the witness's register is older than what was granted: it tells of epoch {} ({} {}), and this node knows epoch {}: its state came from a \
                      backup, or was rolled back; it does not decide",
                     register.epoch, register.primary, register.mode, now.epoch
                 ),
                 "a node that serves, or the pair once it is mirrored, writes it anew by itself; otherwise bring the other \
                  node back, or, if that is gone for good: `twinfiler takeover VOLUME --force`",
             ),
-            None if told && now.witness_reachable == Some(true) => self.shared.healed(ROLLED_BACK),
+            None if told && now.witness_reachable == Some(true) => {
+                self.shared.faults.clear(FaultKind::WitnessRolledBack);
+            }
             _ => {}
         }
     }
@@ -245,8 +249,9 @@ impl Executor {
                 self.apply(Event::MirrorLost { link: LinkId(id) });
             }
             NodeEvent::ReceivedWrong { id, reason } => {
-                self.shared.report(
-                    &format!("{WRONG_BYTES}: {reason}"),
+                self.shared.faults.raise(
+                    FaultKind::WrongBytes,
+                    &format!("what the primary wrote does not continue this log: {reason}"),
                     "it catches up again by itself; if this comes back, check memory, NIC and cabling of both nodes",
                 );
                 self.apply(Event::ReceivedWrong { link: LinkId(id) });
@@ -413,10 +418,6 @@ impl Executor {
 }
 
 const FORCED: &str = "forced";
-/// What a fault begins with that is over once the witness tells the newest register again.
-const ROLLED_BACK: &str = "the witness's register is older than what was granted";
-/// Faults that begin so are over when the pair is mirrored again.
-const WRONG_BYTES: &str = "what the primary wrote does not continue this log";
 
 /// Why a claim begins with this event, in the words of [`admin_api::status::TakeoverTiming`].
 fn takeover_reason(event: &Event, before: PairMode) -> &'static str {

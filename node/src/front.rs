@@ -7,7 +7,7 @@
 //! (taken away by force).
 
 use super::shared::Shared;
-use admin_api::status::{Role, TakeoverTiming};
+use admin_api::status::{FaultKind, Role, TakeoverTiming};
 use commit::Journal;
 use fuse_door::{MountHandle, MountOptions};
 use ids::{AnswerFrom, BaseLimits, Epoch};
@@ -30,10 +30,6 @@ const RETRY: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// A mount that was there for so long was a good one.
 const LASTING: Duration = Duration::from_secs(10);
-/// Faults that begin so are forgotten when the volume is mounted again.
-const LOST_PREFIX: &str = "the mount went away";
-/// Faults that begin so are forgotten when the mount succeeds.
-const FAULT_PREFIX: &str = "the volume cannot be mounted";
 
 /// How long it took, and why.
 type Takeover = (TakeoverTimes, &'static str);
@@ -159,6 +155,8 @@ impl Door {
         let shared = self.shared.clone();
         let Some(volume) = shared.volume.lock().clone() else { return };
         if let Some(mountpoint) = &shared.config.fuse.mount {
+            // It was there at the start. What hinders it now the mount tells.
+            let _there = std::fs::create_dir_all(mountpoint);
             match fuse_door::mount(volume.clone(), mountpoint, &self.options()) {
                 Ok(mount) => {
                     *shared.kernel_cache.lock() = Some(mount.cache());
@@ -170,13 +168,13 @@ impl Door {
                     self.mount = Some(mount);
                     self.mounted_since = Some(Instant::now());
                     *shared.mounted_at.lock() = Some(mountpoint.display().to_string());
-                    shared.healed(FAULT_PREFIX);
-                    shared.healed(LOST_PREFIX);
+                    shared.faults.clear(FaultKind::Mount);
                 }
                 Err(error) => {
                     let remedy = "mend what it says, and it is mounted within a second; or give the volume to the other node: \
                                   `twinfiler switchover VOLUME`";
-                    shared.report(&format!("{FAULT_PREFIX}: {error}"), remedy);
+                    let what = format!("the volume cannot be mounted: {error}");
+                    shared.faults.raise(FaultKind::Mount, &what, remedy);
                     self.wanted = Some((since, takeover));
                     return;
                 }
@@ -228,8 +226,11 @@ impl Door {
         *self.shared.mounted_at.lock() = None;
         *self.shared.kernel_cache.lock() = None;
         let mountpoint = mount.mountpoint().display().to_string();
-        self.shared.report(
-            &format!("{LOST_PREFIX} at {mountpoint}: somebody has unmounted it or aborted its connection"),
+        self.shared.faults.raise(
+            FaultKind::Mount,
+            &format!(
+                "the mount went away at {mountpoint}: somebody has unmounted it or aborted its connection"
+            ),
             "it is mounted again; to keep it away, stop the daemon or hand the volume over",
         );
         mount.abort();
@@ -258,6 +259,7 @@ impl Door {
         }
         *self.shared.kernel_cache.lock() = None;
         *self.shared.mounted_at.lock() = None;
+        self.shared.faults.clear(FaultKind::Mount);
         if served {
             let role = if reason == StopReason::HandedOver { Role::Partner } else { Role::None };
             self.shared.hooks.ceased_to_be_primary(role, self.epoch);

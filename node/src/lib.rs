@@ -11,6 +11,7 @@
 mod applier;
 mod event;
 mod executor;
+mod faults;
 mod follower;
 mod front;
 #[cfg(fuzzing)]

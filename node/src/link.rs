@@ -10,6 +10,7 @@ use super::inbox::Inbox;
 use super::rdma::Rdma;
 use super::shared::Shared;
 use super::write_behind;
+use admin_api::status::FaultKind;
 use config::TransportKind;
 use rdma_transport::tls::{DoorKeys, LinkKeys, PrivateKey};
 use rdma_transport::{Connector, Control, Link, LinkError, LinkParams, LinkSource, shm, tcp};
@@ -28,8 +29,6 @@ const FIRST_RECONNECT: Duration = Duration::from_millis(10);
 /// the volume any more, or hangs up.
 const REFUSED_FOR: Duration = Duration::from_secs(2);
 
-/// Faults that begin so are over with the next link.
-const DEVICE_FAILS: &str = "no link over RDMA";
 const DEVICE_REMEDY: &str = "look at `rdma link` and the kernel's log; a device that was taken away and came back is \
                              used again after a restart of this node";
 
@@ -120,7 +119,7 @@ pub(super) fn run(shared: &Arc<Shared>, source: &dyn LinkSource, params: &LinkPa
             Ok(Some(link)) => {
                 id += 1;
                 (failing, wait) = (Failing::default(), FIRST_RECONNECT);
-                shared.healed(DEVICE_FAILS);
+                shared.faults.clear(FaultKind::RdmaDevice);
                 let alive = Arc::new(AtomicBool::new(true));
                 current = Some(alive.clone());
                 start(shared, &inbox, id, link, alive);
@@ -151,7 +150,8 @@ impl Failing {
         if known.is_none() {
             tracing::info!(volume = shared.name(), peer = %params.peer, error = text, "no link to the partner");
             if let LinkError::Rdma(_) = error {
-                shared.report(&format!("{DEVICE_FAILS}: {text}"), DEVICE_REMEDY);
+                let what = format!("no link over RDMA: {text}");
+                shared.faults.raise(FaultKind::RdmaDevice, &what, DEVICE_REMEDY);
             }
         }
         let refuses = matches!(
@@ -194,8 +194,8 @@ fn start(shared: &Arc<Shared>, inbox: &Arc<Inbox>, id: u64, mut link: Link, aliv
         reader.tell(NodeEvent::LinkDown { id });
     };
     if let Err(error) = runtime::spawn("control", read) {
-        shared
-            .report(&format!("no thread for the partner's messages: {error}"), "raise the limit of threads");
+        let what = format!("no thread for the partner's messages: {error}");
+        shared.faults.raise(FaultKind::NoThread, &what, "raise the limit of threads");
         // Else the thread that makes links would wait for the end of one that nobody reads.
         made.store(false, Ordering::Release);
         shared.tell(NodeEvent::LinkDown { id });

@@ -61,7 +61,7 @@ pub(super) fn volume(shared: &Shared, witness_address: Option<&str>) -> VolumeSt
         last_takeover: shared.last_takeover.lock().clone(),
         hooks: shared.hooks.status(),
         floating_ip: shared.hooks.address_status(),
-        faults: shared.faults.lock().clone(),
+        faults: shared.faults.all(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::applier::ApplierState;
 use super::event::NodeEvent;
+use super::faults::Faults;
 use super::follower::{Follower, UNBOUNDED};
 use super::rdma::Rdma;
 use super::replay::Replay;
@@ -12,7 +13,7 @@ use super::split::talk::SplitState;
 use super::verify::VerifyState;
 use super::write_behind::WriteBehind;
 use admin_api::metrics::VolumeMetrics;
-use admin_api::status::{AckLevel, ConsistencyPointStatus, Fault, FaultKind, TakeoverTiming};
+use admin_api::status::{AckLevel, ConsistencyPointStatus, FaultKind, TakeoverTiming};
 use apply_engine::{Base, Delta, Layers, Vanished};
 use commit::stack::DeltaStack;
 use commit::{Ask, BaseReads, CommitPath, Gate, Needs, PatientBase, Room, SpaceBudget};
@@ -29,15 +30,10 @@ use runtime::{Mutex, Uptime};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 use volume::Volume;
 
 /// How often it is tried to look at what is counted, and what that needs, in one moment.
 const LOOKS_AT_COUNTED: usize = 4;
-/// Faults that begin so are over when it tells again.
-const NO_SPACE_TOLD: &str = "the base filesystem cannot be asked for its space";
-/// Faults that status remembers at once; the oldest go first.
-const MAX_FAULTS: usize = 16;
 /// Of a reason that the partner tells, so much is shown.
 pub(super) const MAX_REASON_CHARS: usize = 1000;
 
@@ -89,7 +85,7 @@ pub(super) struct Shared {
     pub last_point: Mutex<Option<ConsistencyPointStatus>>,
     pub last_takeover: Mutex<Option<TakeoverTiming>>,
     pub witness_error: Mutex<Option<String>>,
-    pub faults: Mutex<Vec<Fault>>,
+    pub faults: Faults,
 }
 
 impl Shared {
@@ -104,6 +100,14 @@ impl Shared {
 
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
+    }
+
+    /// A fault of the disk is over; the pair hears it when there is none left.
+    pub fn healed(&self) {
+        let of_the_disk = [FaultKind::BaseFailed, FaultKind::BaseSlow, FaultKind::BaseUnreadable];
+        if !of_the_disk.into_iter().any(|kind| self.faults.has(kind)) {
+            self.tell(NodeEvent::Healed);
+        }
     }
 
     /// Tells the executor. A volume that has ended takes nothing any more, which is all right.
@@ -193,11 +197,12 @@ impl Shared {
     fn ask_for_space(&self) -> SpaceBudget {
         match self.base.space() {
             Ok(space) => {
-                self.healed(NO_SPACE_TOLD);
+                self.faults.clear(FaultKind::SpaceUnknown);
                 space.into()
             }
             Err(error) => {
-                self.report(&format!("{NO_SPACE_TOLD}: {error}"), "check the disk");
+                let what = format!("the base filesystem cannot be asked for its space: {error}");
+                self.faults.raise(FaultKind::SpaceUnknown, &what, "check the disk");
                 SpaceBudget::default()
             }
         }
@@ -313,58 +318,6 @@ impl Shared {
             true => UNBOUNDED,
             false => usize::try_from(self.config.consistency_point.memory).unwrap_or(UNBOUNDED),
         }
-    }
-
-    pub fn has_fault(&self, prefix: &str) -> bool {
-        self.faults.lock().iter().any(|fault| fault.what.starts_with(prefix))
-    }
-
-    /// Remembers what is wrong, for status, and logs it.
-    pub fn report(&self, what: &str, remedy: &str) {
-        self.note_fault(FaultKind::Other, Duration::ZERO, what, remedy);
-    }
-
-    /// Likewise, of what has lasted for so long; in the place of an older one of that kind.
-    pub fn report_as(&self, kind: FaultKind, lasted: Duration, what: &str, remedy: &str) {
-        self.faults.lock().retain(|fault| fault.kind != kind || fault.what == what);
-        self.note_fault(kind, lasted, what, remedy);
-    }
-
-    /// What was wrong of this kind is over.
-    pub fn over(&self, kind: FaultKind) {
-        self.forget_faults(|fault| fault.kind == kind);
-    }
-
-    fn forget_faults(&self, over: impl Fn(&Fault) -> bool) {
-        self.faults.lock().retain(|fault| {
-            let over = over(fault);
-            if over {
-                tracing::info!(volume = self.name(), what = fault.what, "fault is over");
-            }
-            !over
-        });
-    }
-
-    fn note_fault(&self, kind: FaultKind, lasted: Duration, what: &str, remedy: &str) {
-        let mut faults = self.faults.lock();
-        if faults.iter().any(|fault| fault.what == what) {
-            return;
-        }
-        tracing::error!(volume = self.name(), what, remedy, "fault");
-        if faults.len() == MAX_FAULTS {
-            faults.remove(0);
-        }
-        faults.push(Fault {
-            since_unix_ms: runtime::unix_ms().saturating_sub(lasted.as_millis() as u64),
-            kind,
-            what: what.to_owned(),
-            remedy: remedy.to_owned(),
-        });
-    }
-
-    /// What was wrong is over: forgets the faults whose text begins with `prefix`.
-    pub fn healed(&self, prefix: &str) {
-        self.forget_faults(|fault| fault.what.starts_with(prefix));
     }
 }
 

@@ -156,7 +156,7 @@ impl SimNode {
             pair: shared.pair.lock().clone(),
             half_applied: shared.applier.is_half_applied(),
             replacing: shared.resync.is_replacing(),
-            faults: shared.faults.lock().iter().map(|fault| fault.what.clone()).collect(),
+            faults: shared.faults.all().into_iter().map(|fault| fault.what).collect(),
         }
     }
 }

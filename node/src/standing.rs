@@ -7,6 +7,7 @@
 //! Invariant: a fault of each kind stands while its state does, and no longer. What can go wrong: nothing of its own.
 
 use super::shared::{SCARCE, Shared};
+use super::verify;
 use admin_api::status::{FaultKind, Mode, Role};
 use commit::{Journal, Needs, SpaceBudget};
 use pair::{FailedPart, PairStatus};
@@ -31,22 +32,45 @@ enum Whose {
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Standing {
     Split,
-    Frozen { has_witness: bool },
-    Waiting { detail: String },
-    Failed { part: FailedPart, detail: String },
-    Refused { why: String },
+    Frozen {
+        has_witness: bool,
+    },
+    Waiting {
+        detail: String,
+    },
+    /// Clients wait for what becomes of a hand-over.
+    HandingOver {
+        detail: String,
+    },
+    ResyncFails {
+        why: String,
+    },
+    Failed {
+        part: FailedPart,
+        detail: String,
+    },
+    Refused {
+        why: String,
+    },
     Alone,
     NoWitness,
     Full(Whose),
-    Hook { hook: String, outcome: String },
-    Address { address: String, error: String },
+    Hook {
+        hook: String,
+        outcome: String,
+    },
+    Address {
+        address: String,
+        error: String,
+    },
 }
 
 impl Standing {
     fn kind(&self) -> FaultKind {
         match self {
             Standing::Split => FaultKind::Split,
-            Standing::Frozen { .. } => FaultKind::Frozen,
+            Standing::Frozen { .. } | Standing::HandingOver { .. } => FaultKind::Frozen,
+            Standing::ResyncFails { .. } => FaultKind::ResyncFails,
             Standing::Waiting { .. } => FaultKind::NotServed,
             Standing::Failed { part: FailedPart::Log, .. } => FaultKind::LogFailed,
             Standing::Failed { .. } => FaultKind::NodeFailed,
@@ -65,10 +89,11 @@ impl Standing {
             Standing::Split
             | Standing::Failed { .. }
             | Standing::Refused { .. }
+            | Standing::ResyncFails { .. }
             | Standing::Hook { .. }
             | Standing::Address { .. } => Duration::ZERO,
             Standing::Frozen { .. } | Standing::Full(_) => PASSING,
-            Standing::Waiting { .. } => STARTING,
+            Standing::Waiting { .. } | Standing::HandingOver { .. } => STARTING,
             Standing::Alone | Standing::NoWitness => RESTARTING,
         }
     }
@@ -82,6 +107,10 @@ impl Standing {
                 "the volume is frozen: the partner is lost, and nobody grants the right to go on alone"
                     .to_owned()
             }
+            Standing::HandingOver { detail } => format!("a hand-over does not come to its end: {detail}"),
+            Standing::ResyncFails { why } => {
+                format!("this node does not get the primary's tree: {why}; it is tried again")
+            }
             Standing::Waiting { detail } if detail.is_empty() => "the volume is not served".to_owned(),
             Standing::Waiting { detail } => {
                 format!("the volume is not served, as far as this node knows: {detail}")
@@ -89,7 +118,9 @@ impl Standing {
             Standing::Failed { part: FailedPart::Log, detail } => format!("the log failed: {detail}"),
             Standing::Failed { detail, .. } => format!("this node failed: {detail}"),
             Standing::Refused { why } => format!("the partner is refused: {why}"),
-            Standing::Alone => "the partner is away: what is answered is on this node only".to_owned(),
+            Standing::Alone => {
+                "the partner is away, or has not caught up: what is answered is on this node only".to_owned()
+            }
             Standing::NoWitness => {
                 "the witness does not answer: the next loss of a node stops the volume".to_owned()
             }
@@ -130,8 +161,15 @@ impl Standing {
             Standing::Failed { part: FailedPart::Process, .. } => {
                 "restart this node; its log of events says more. Keep the log: what was answered is in it"
             }
+            Standing::HandingOver { .. } => "bring the witness back: its answer decides who serves",
+            Standing::ResyncFails { .. } => {
+                "mend what it says here or on the primary; until then this node cannot take over"
+            }
             Standing::Refused { .. } => "make both nodes agree, then restart the one that was changed",
-            Standing::Alone => "bring the partner and the link to it back; it catches up by itself",
+            Standing::Alone => {
+                "bring the partner and the link to it back; it catches up by itself. `twinfiler status` there says what hinders \
+                 one that is linked"
+            }
             Standing::NoWitness => "bring the witness back; see why it is not reached in this node's log",
             Standing::Full(Whose::Ours) => {
                 "remove files from the volume and salvages that nobody needs (`.twinfiler/salvage`), take other people's files off the \
@@ -164,19 +202,32 @@ fn now(shared: &Shared, pair: &PairStatus) -> Vec<Standing> {
         Mode::Frozen => {
             standing.push(Standing::Frozen { has_witness: pair.witness_reachable.is_some() });
         }
-        Mode::Starting | Mode::Outdated | Mode::Deposed | Mode::NeedsResync | Mode::TakingOver
+        Mode::NeedsResync if let Some(why) = shared.resync.failure() => {
+            standing.push(Standing::ResyncFails { why });
+        }
+        Mode::Starting
+        | Mode::Outdated
+        | Mode::Deposed
+        | Mode::NeedsResync
+        | Mode::TakingOver
+        | Mode::HandingOver
             if pair.role == Role::None && !shared.resync.is_under_way() =>
         {
             standing.push(Standing::Waiting { detail: pair.detail.clone() });
         }
-        Mode::Solo if !pair.linked => standing.push(Standing::Alone),
+        Mode::HandingOver if pair.role == Role::Primary => {
+            standing.push(Standing::HandingOver { detail: pair.detail.clone() });
+        }
+        Mode::Solo | Mode::CatchingUp if pair.role == Role::Primary && !shared.resync.is_under_way() => {
+            standing.push(Standing::Alone);
+        }
         _ => {}
     }
     if let Some(refusal) = &pair.refusal {
         standing.push(Standing::Refused { why: refusal.to_string() });
     }
     let serves = pair.role == Role::Primary;
-    if serves && pair.witness_reachable == Some(false) {
+    if pair.witness_reachable == Some(false) {
         standing.push(Standing::NoWitness);
     }
     // One that does not tell its size could not be asked, which is another fault.
@@ -206,17 +257,22 @@ struct Watched {
 
 /// The faults of one volume that come from its state.
 #[derive(Debug, Default)]
-pub(super) struct StandingFaults(Vec<Watched>);
+pub(super) struct StandingFaults {
+    watched: Vec<Watched>,
+    /// The trees were known to differ when this last looked.
+    differed: bool,
+}
 
 impl StandingFaults {
     /// Looks at the state of the volume; at every heartbeat.
     pub fn look(&mut self, shared: &Shared, pair: &PairStatus) {
+        self.look_at_trees(shared, pair);
         let mut standing = now(shared, pair);
-        self.0.retain_mut(|watched| {
+        self.watched.retain_mut(|watched| {
             let kind = watched.standing.kind();
             let Some(at) = standing.iter().position(|standing| standing.kind() == kind) else {
                 if watched.told {
-                    shared.over(kind);
+                    shared.faults.clear(kind);
                 }
                 return false;
             };
@@ -229,13 +285,24 @@ impl StandingFaults {
             true
         });
         let since = Instant::now();
-        self.0.extend(standing.into_iter().map(|standing| Watched { standing, since, told: false }));
-        for Watched { standing, since, told } in self.0.iter_mut().filter(|watched| !watched.told) {
+        self.watched.extend(standing.into_iter().map(|standing| Watched { standing, since, told: false }));
+        for Watched { standing, since, told } in self.watched.iter_mut().filter(|watched| !watched.told) {
             let lasted = since.elapsed();
             if lasted >= standing.patience() {
                 *told = true;
-                shared.report_as(standing.kind(), lasted, &standing.what(), standing.remedy());
+                shared.faults.raise_after(standing.kind(), lasted, &standing.what(), standing.remedy());
             }
+        }
+    }
+
+    /// Who found that the trees differ says so himself, with more; but only the pair remembers it beyond a restart, and
+    /// knows when a resync has ended it.
+    fn look_at_trees(&mut self, shared: &Shared, pair: &PairStatus) {
+        let differed = std::mem::replace(&mut self.differed, pair.tree_differs);
+        match (differed, pair.tree_differs) {
+            (_, true) if !shared.faults.has(FaultKind::TreesDiffer) => verify::differ_since_long(shared),
+            (true, false) => shared.faults.clear(FaultKind::TreesDiffer),
+            _ => {}
         }
     }
 }

@@ -29,6 +29,7 @@ use apply_engine::Delta;
 use apply_engine::verify::Applied;
 use ids::Lsn;
 use points::Points;
+pub(super) use points::{all_is_the_same, differ_since_long};
 use rdma_transport::Control;
 use runtime::channel::{Receiver, Sender, bounded};
 use runtime::{Condvar, Instant, Mutex};

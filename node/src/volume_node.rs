@@ -3,6 +3,7 @@
 use super::applier::ApplierState;
 use super::event::{NodeEvent, WitnessQuestion};
 use super::executor::Executor;
+use super::faults::Faults;
 use super::follower::Follower;
 use super::front::Front;
 use super::link;
@@ -18,7 +19,7 @@ use super::write_behind::{self, WriteBehind};
 use super::{NodeError, applier, report, witness_requests};
 use admin_api::control::{Caller, ControlError, ErrorKind};
 use admin_api::metrics::{LinkMetrics, Metrics, VolumeMetrics};
-use admin_api::status::{ConsistencyPointStatus, VolumeStatus};
+use admin_api::status::{ConsistencyPointStatus, FaultKind, VolumeStatus};
 use commit::stack::DeltaStack;
 use commit::{BaseReads, CommitEvents, CommitPath, Gate};
 use config::{NodeConfig, VolumeConfig};
@@ -343,6 +344,7 @@ fn share(
     let stands = base.applied().map_or(tail.lsn, |applied| applied.lsn);
     let replay = Replay::new(config.name.as_str(), tail.lsn, end.lsn);
     let seal_from = log.applying_end().max(stands).min(end.lsn);
+    let faults = Faults::new(config.name.as_str());
     let shared = Arc::new(Shared {
         me: node.name.clone(),
         hooks: Arc::new(RoleHooks::new(&config)),
@@ -377,7 +379,7 @@ fn share(
         last_point: Mutex::new(None),
         last_takeover: Mutex::new(None),
         witness_error: Mutex::new(None),
-        faults: Mutex::new(Vec::new()),
+        faults,
     });
     Ok((shared, to_verify))
 }
@@ -390,15 +392,18 @@ fn tell_what_was_found(
 ) -> Result<(), NodeError> {
     let (tail, end) = (shared.log.tail(), shared.log.end());
     if let SuperblockHealth::OneBad { copy, why } = &recovery.superblock {
-        let what = format!("{COPY_BAD}: copy {copy} ({why}); it was written anew from the other one");
-        shared.report(
+        let what = format!(
+            "the log's superblock was damaged: copy {copy} ({why}); it was written anew from the other one"
+        );
+        shared.faults.raise(
+            FaultKind::LogCopyDamaged,
             &what,
             "check the log's medium; this is told until the next start that finds both copies good",
         );
     }
     if recovery.memory_lost {
         let why = recovery.lost.map_or_else(|| LOST_BEFORE.to_owned(), |lost| lost.to_string());
-        shared.report(&format!("{NO_PAIR}: {why}"), RESYNC_COMES);
+        shared.faults.raise(FaultKind::LogAndTreeDiffer, &format!("{NO_PAIR}: {why}"), RESYNC_COMES);
     }
     let stands = shared.base.applied().filter(|stands| is_another(&shared.log, *stands));
     if let Some(stands) = stands.filter(|_| !shared.resync.is_replacing()) {
@@ -413,7 +418,7 @@ fn tell_what_was_found(
             ),
         };
         mark!("tree of another log");
-        shared.report(&what, RESYNC_COMES);
+        shared.faults.raise(FaultKind::LogAndTreeDiffer, &what, RESYNC_COMES);
         let lose = |superblock: &mut nvlog::SuperblockDraft| superblock.memory_lost = true;
         shared.log.update_superblock(lose).map_err(|error| NodeError::Log {
             volume: shared.name().to_owned(),
@@ -425,18 +430,16 @@ fn tell_what_was_found(
         role_state.granted.as_ref().and_then(|granted| shared.base.limits().lacks_of(granted))
     {
         let what = format!("the base filesystem holds less than before: {holds}");
-        shared.report(&what, "was it mounted or made anew with other options? Give it those from before");
+        let remedy = "was it mounted or made anew with other options? Give it those from before";
+        shared.faults.raise(FaultKind::BaseHoldsLess, &what, remedy);
     }
     Ok(())
 }
 
-/// Faults that begin so are over when the pair is mirrored again.
-pub(super) const NO_PAIR: &str = "the log and the tree of this node do not go together";
+const NO_PAIR: &str = "the log and the tree of this node do not go together";
 const RESYNC_COMES: &str = "this node gets a resync as soon as the other one is primary; if that is gone for good: \
                             `twinfiler takeover VOLUME --force` serves what is here";
 
-/// A copy of the log's superblock could not be read.
-pub(super) const COPY_BAD: &str = "the log's superblock was damaged";
 const LOST_BEFORE: &str = "the log lacks what it once held, as an earlier start found";
 
 /// Is the tree that stands there not the one to which this log's records before its tail were applied? A tree may be

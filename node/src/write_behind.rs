@@ -7,6 +7,7 @@
 //! while it received over that. What can go wrong: a word is lost with its link; what it was about is asked anew.
 
 use super::shared::Shared;
+use admin_api::status::FaultKind;
 use config::VolumeConfig;
 use ids::{AnswerFrom, LogPoint, Lsn};
 use pair::LogSummary;
@@ -18,8 +19,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// How each of these messages begins; none of the others does. The last byte is their version.
 const MAGIC: &[u8; 5] = b"TwWb\x01";
-/// Begins the fault that tells of two configurations.
-const DISAGREE: &str = "the nodes disagree on `answer`";
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 enum Word {
@@ -106,16 +105,15 @@ pub(super) fn heard_hello(shared: &Shared, theirs: &LogSummary) {
     // The stronger counts.
     shared.write_behind.agreed.store(own.max(other) == AnswerFrom::Memory, Ordering::SeqCst);
     if own == other {
-        shared.healed(DISAGREE);
+        shared.faults.clear(FaultKind::AnswerDiffers);
         return;
     }
     let what = format!(
-        "{DISAGREE}: {own} here, {other} at the partner; the stronger counts, so an answer waits for both logs"
+        "the nodes disagree on `answer`: {own} here, {other} at the partner; the stronger counts, so an answer waits \
+         for both logs"
     );
-    if !shared.has_fault(&what) {
-        shared.healed(DISAGREE);
-        shared.report(&what, "write the same on both nodes, and restart the one that was changed");
-    }
+    let remedy = "write the same on both nodes, and restart the one that was changed";
+    shared.faults.raise(FaultKind::AnswerDiffers, &what, remedy);
 }
 
 /// Whether these bytes are such a message.

@@ -538,14 +538,53 @@ pub enum FaultKind {
     Hook,
     /// The floating address could not be taken, given up, or announced.
     FloatingAddress,
-    /// What has no kind of its own yet.
+    /// One of the two copies of the log's superblock was damaged.
+    LogCopyDamaged,
+    /// The log and the tree of a node do not go together.
+    LogAndTreeDiffer,
+    /// What is in the log cannot be followed.
+    LogUnreadable,
+    /// What the primary wrote does not continue the log.
+    WrongBytes,
+    /// Applying to the base filesystem fails.
+    BaseFailed,
+    /// Applying to the base filesystem hangs or is much slower than at the partner.
+    BaseSlow,
+    /// Reading the base filesystem fails or hangs.
+    BaseUnreadable,
+    /// The base filesystem does not hold everything; the rest is kept beside it.
+    BaseRefuses,
+    /// The base filesystem holds less than it did when clients were promised what it holds.
+    BaseHoldsLess,
+    /// The index of the base tree was damaged or cannot be rebuilt.
+    BaseIndex,
+    /// The base filesystem does not tell how much room it has.
+    SpaceUnknown,
+    /// The trees of both nodes are known to differ.
+    TreesDiffer,
+    /// A node does not get the primary's tree.
+    ResyncFails,
+    /// `answer` is not configured alike on both nodes: the stronger counts.
+    AnswerDiffers,
+    /// Nor are the timers: the shorter lease counts.
+    TimersDiffer,
+    /// The volume cannot be mounted, or its mount went away.
+    Mount,
+    /// The RDMA device fails.
+    RdmaDevice,
+    /// A thread could not be started.
+    NoThread,
+    /// The witness tells a register that is older than what was granted.
+    WitnessRolledBack,
+    /// Told by a program of another version.
     #[default]
+    #[serde(other)]
     Other,
 }
 
 impl FaultKind {
     /// All of them.
-    pub const ALL: [FaultKind; 12] = [
+    pub const ALL: [FaultKind; 31] = [
         FaultKind::Split,
         FaultKind::Frozen,
         FaultKind::NotServed,
@@ -557,6 +596,25 @@ impl FaultKind {
         FaultKind::VolumeFull,
         FaultKind::Hook,
         FaultKind::FloatingAddress,
+        FaultKind::LogCopyDamaged,
+        FaultKind::LogAndTreeDiffer,
+        FaultKind::LogUnreadable,
+        FaultKind::WrongBytes,
+        FaultKind::BaseFailed,
+        FaultKind::BaseSlow,
+        FaultKind::BaseUnreadable,
+        FaultKind::BaseRefuses,
+        FaultKind::BaseHoldsLess,
+        FaultKind::BaseIndex,
+        FaultKind::SpaceUnknown,
+        FaultKind::TreesDiffer,
+        FaultKind::ResyncFails,
+        FaultKind::AnswerDiffers,
+        FaultKind::TimersDiffer,
+        FaultKind::Mount,
+        FaultKind::RdmaDevice,
+        FaultKind::NoThread,
+        FaultKind::WitnessRolledBack,
         FaultKind::Other,
     ];
 
@@ -574,6 +632,25 @@ impl FaultKind {
             FaultKind::VolumeFull => "volume-full",
             FaultKind::Hook => "hook",
             FaultKind::FloatingAddress => "floating-address",
+            FaultKind::LogCopyDamaged => "log-copy-damaged",
+            FaultKind::LogAndTreeDiffer => "log-and-tree-differ",
+            FaultKind::LogUnreadable => "log-unreadable",
+            FaultKind::WrongBytes => "wrong-bytes",
+            FaultKind::BaseFailed => "base-failed",
+            FaultKind::BaseSlow => "base-slow",
+            FaultKind::BaseUnreadable => "base-unreadable",
+            FaultKind::BaseRefuses => "base-refuses",
+            FaultKind::BaseHoldsLess => "base-holds-less",
+            FaultKind::BaseIndex => "base-index",
+            FaultKind::SpaceUnknown => "space-unknown",
+            FaultKind::TreesDiffer => "trees-differ",
+            FaultKind::ResyncFails => "resync-fails",
+            FaultKind::AnswerDiffers => "answer-differs",
+            FaultKind::TimersDiffer => "timers-differ",
+            FaultKind::Mount => "mount",
+            FaultKind::RdmaDevice => "rdma-device",
+            FaultKind::NoThread => "no-thread",
+            FaultKind::WitnessRolledBack => "witness-rolled-back",
             FaultKind::Other => "other",
         }
     }

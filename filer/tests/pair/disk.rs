@@ -155,6 +155,32 @@ fn eio_from_the_base_hands_over_and_is_repaired_by_a_restart() {
     pair.check_trees_equal();
 }
 
+/// Nobody writes, so no consistency point can show it.
+#[test]
+fn a_disk_that_fails_only_readers_hands_over() {
+    let filesystem = ["xfs", "xfs"];
+    let mut pair = Cluster::start(Spec { disk_mib: [Some(320), None], filesystem, ..Spec::default() });
+    let read = |mount: PathBuf| {
+        within(ANSWER_LIMIT, "a listing and a read", move || {
+            fs::read_dir(&mount)?.collect::<Result<Vec<_>, _>>()?;
+            fs::read(mount.join("file"))
+        })
+    };
+    write(pair.mount(Side::A).join("file"), 100_000).unwrap();
+    Side::BOTH.iter().for_each(|side| consistency_point(&pair, *side));
+    pair.disk(Side::A).as_ref().unwrap().shut_down();
+    let mount = pair.mount(Side::A);
+    pair.wait("a hand-over", |pair| {
+        let failed = read(mount.clone()).is_err();
+        (failed && pair.volume(Side::B)?.role == Role::Primary).then_some(())
+    });
+    pair.wait_serving(Side::B);
+    assert_eq!(read(pair.mount(Side::B)).unwrap(), vec![7; 100_000]);
+    let told =
+        |volume: &VolumeStatus| volume.faults.iter().any(|fault| fault.what.contains("reading the base"));
+    pair.wait_volume(Side::A, "the fault in its status", told);
+}
+
 /// What cannot be read from a disk that fails is no difference between the trees: whoever compares is told of the disk,
 /// and once that is repaired the node may take over.
 #[test]

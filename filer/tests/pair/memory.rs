@@ -37,7 +37,7 @@ fn nodes_that_disagree_on_answer_wait_for_both_devices_and_say_so() {
     let power = AckLevel { local: Durability::Power, peer: Some(Durability::Power) };
     assert_eq!(status.acknowledgement, Some(power), "{status:?}");
     for side in Side::BOTH {
-        let fault = wait_fault(&mut pair, side, FaultKind::Other);
+        let fault = wait_fault(&mut pair, side, FaultKind::AnswerDiffers);
         assert!(
             fault.what.contains("disagree on `answer`") && fault.remedy.contains("both nodes"),
             "{fault:?}"
@@ -47,7 +47,7 @@ fn nodes_that_disagree_on_answer_wait_for_both_devices_and_say_so() {
     fs::write(pair.config(Side::B), alike).unwrap();
     pair.start_node(Side::B);
     pair.wait_mirrored();
-    wait_over(&mut pair, Side::A, FaultKind::Other);
+    wait_over(&mut pair, Side::A, FaultKind::AnswerDiffers);
 }
 
 /// Files that somebody has waited for in each way there is: by `fsync`, by writing with `O_SYNC`, and as names by `fsync` of

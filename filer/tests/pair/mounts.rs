@@ -26,6 +26,17 @@ fn a_mount_that_somebody_takes_away_is_a_fault_and_comes_back() {
     write(mount.join("after")).unwrap();
 }
 
+/// As systemd makes those of its mount units.
+#[test]
+fn a_mount_point_that_is_gone_is_made() {
+    let mut pair = Cluster::start(Spec::default());
+    write(pair.mount(Side::A).join("before")).unwrap();
+    fs::remove_dir(pair.mount(Side::B)).unwrap();
+    pair.kill(Side::A);
+    pair.wait_serving(Side::B);
+    assert_eq!(fs::read(pair.mount(Side::B).join("before")).unwrap(), b"x");
+}
+
 #[test]
 fn a_stray_file_below_the_mount_point_stops_no_takeover() {
     let mut pair = Cluster::start(Spec::default());

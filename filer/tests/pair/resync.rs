@@ -1,8 +1,9 @@
 //! A partner whose log cannot bring it up to date gets the primary's tree, and is as good as any partner then.
 
+use crate::faults::{wait_fault, wait_over};
 use crate::harness::{Cluster, Load, Side, Spec, check_all, twinfiler};
 use admin_api::control::{Answer, Request};
-use admin_api::status::{Mode, ResyncSide, ResyncStatus, Role, VolumeStatus};
+use admin_api::status::{FaultKind, Mode, ResyncSide, ResyncStatus, Role, VolumeStatus};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -265,6 +266,12 @@ fn a_resync_that_the_operator_wants_compares_everything_by_content() {
     let modified = damaged.metadata().unwrap().modified().unwrap();
     damaged.write_all_at(b"behind its back", 1000).unwrap();
     damaged.set_modified(modified).unwrap();
+    assert_eq!(crate::verify::run_on(&pair, Side::A, &[], 1).differing, 1);
+    // Also by a node that was not there when it was found.
+    assert!(pair.terminate(Side::B).success());
+    pair.start_node(Side::B);
+    assert_eq!(pair.wait_mirrored(), Side::A);
+    Side::BOTH.iter().for_each(|side| drop(wait_fault(&mut pair, *side, FaultKind::TreesDiffer)));
     let (code, said) = resync(&pair, Side::A);
     assert!(code == 75 && said.contains("is primary"), "{code}: {said}");
     let (code, said) = resync(&pair, Side::B);
@@ -288,6 +295,8 @@ fn a_resync_that_the_operator_wants_compares_everything_by_content() {
     pair.check_trees_equal();
     let sent = sent_bytes(&pair, Side::A);
     assert!((100_000..1 << 20).contains(&sent), "what was the same was not sent again: {sent} bytes");
+    Side::BOTH.iter().for_each(|side| wait_over(&mut pair, *side, FaultKind::TreesDiffer));
+    pair.wait_volume(Side::B, "an eligible partner", |volume| volume.eligible);
 }
 
 /// A label that changes behind the comparison is found by the sum at the end, and then nothing is believed.
@@ -329,6 +338,14 @@ fn a_receiver_without_room_says_what_it_needs_and_goes_on_when_there_is() {
     let told = pair.wait_volume(Side::B, "the reason", |volume| last_error(volume).is_some());
     let error = last_error(&told).unwrap();
     assert!(error.contains("make room") && error.contains("needs 2"), "{error}");
+    // Of this alone, and while it is tried again and again.
+    let fault = wait_fault(&mut pair, Side::B, FaultKind::ResyncFails);
+    assert!(fault.what.contains("make room"), "{fault:?}");
+    for _ in 0..100 {
+        let kinds: Vec<_> = pair.volume(Side::B).unwrap().faults.iter().map(|fault| fault.kind).collect();
+        assert_eq!(kinds, [FaultKind::ResyncFails]);
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
     assert!(!pair.base(Side::B).join("files").exists(), "nothing was begun");
     std::fs::remove_file(&ballast).unwrap();
     assert_eq!(pair.wait_mirrored(), Side::A);

@@ -1,9 +1,10 @@
 //! Faults that come from the state of a node: each is made on real nodes, told everywhere, and over by itself.
 
 use crate::faults::{wait_fault, wait_over};
-use crate::harness::{ANSWER_LIMIT, Cluster, Side, Spec, run, within};
+use crate::harness::{ANSWER_LIMIT, Cluster, Side, Spec, run, twinfiler, within};
 use admin_api::control::{Answer, Request};
 use admin_api::status::{Fault, FaultKind, Mode, Role};
+use rustix::process::Signal;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
@@ -56,6 +57,34 @@ fn a_lost_partner_and_a_lost_witness_are_faults() {
     pair.start_node(Side::B);
     pair.wait_mirrored();
     wait_cleared(&mut pair, ports, Side::A, FaultKind::Alone);
+}
+
+/// It is the partner that will need it.
+#[test]
+fn a_partner_that_the_witness_does_not_answer_says_so() {
+    let mut pair = Cluster::start(Spec::default());
+    pair.kill_witness();
+    pair.wait_volume(Side::B, "a partner that cannot take over", |volume| !volume.eligible);
+    std::thread::sleep(NEARLY_AWAY);
+    Side::BOTH.iter().for_each(|side| drop(wait_fault(&mut pair, *side, FaultKind::NoWitness)));
+    pair.start_witness();
+    Side::BOTH.iter().for_each(|side| wait_over(&mut pair, *side, FaultKind::NoWitness));
+    pair.wait_volume(Side::B, "a partner that can", |volume| volume.eligible);
+}
+
+/// It has the volume and is lost before it serves; nobody else may decide.
+#[test]
+fn a_volume_that_was_handed_to_a_node_that_is_lost_is_a_fault() {
+    let mut pair = Cluster::start(Spec { witness: false, ..Spec::default() });
+    pair.signal(Side::B, Signal::STOP);
+    let config = pair.config(Side::A).display().to_string();
+    twinfiler(&["--config", &config, "switchover", "v", "--timeout", "1s"]);
+    pair.kill(Side::B);
+    let fault = wait_fault(&mut pair, Side::A, FaultKind::NotServed);
+    assert!(fault.what.contains("takeover VOLUME --force"), "{fault:?}");
+    let output = twinfiler(&["--config", &config, "takeover", "v", "--force"]);
+    assert!(output.status.success(), "{output:?}");
+    pair.wait_serving(Side::A);
 }
 
 #[test]
@@ -139,7 +168,7 @@ fn nodes_with_different_timers_serve_by_the_shorter_lease_and_say_so() {
             assert_eq!(std::fs::read(&path).unwrap(), b"text");
         });
     }
-    let fault = wait_raised(&mut pair, ports, Side::A, FaultKind::Other);
+    let fault = wait_raised(&mut pair, ports, Side::A, FaultKind::TimersDiffer);
     assert!(
         fault.what.contains("`lease`: 4000 ms here, 300 ms") && fault.remedy.contains("[volume.timers]"),
         "{fault:?}"
@@ -148,7 +177,7 @@ fn nodes_with_different_timers_serve_by_the_shorter_lease_and_say_so() {
     std::fs::write(pair.config(Side::B), alike).unwrap();
     pair.start_node(Side::B);
     pair.wait_mirrored();
-    wait_cleared(&mut pair, ports, Side::A, FaultKind::Other);
+    wait_cleared(&mut pair, ports, Side::A, FaultKind::TimersDiffer);
 }
 
 /// An interface of this test's own, removed at its end.

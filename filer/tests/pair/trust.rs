@@ -191,7 +191,7 @@ fn a_switchover_that_no_witness_grants_is_one_to_try_again() {
     let config = pair.config(Side::A).display().to_string();
     let output = twinfiler(&["--config", &config, "switchover", "v"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.code() == Some(75) && said.contains("called off"), "{output:?}");
+    assert!(output.status.code() == Some(75) && said.contains("the witness"), "{output:?}");
     pair.start_witness();
     assert_eq!(pair.wait_mirrored(), Side::A);
 }

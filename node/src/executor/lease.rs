@@ -4,12 +4,10 @@
 //! of this node's own could be more than all of it, and no read would ever be answered.
 
 use super::Executor;
+use admin_api::status::FaultKind;
 use config::cache_guard;
 use pair::Lease;
 use std::time::Duration;
-
-/// What a fault begins with that is over once both nodes are configured alike.
-const DISAGREE: &str = "the nodes disagree on `lease`";
 
 impl Executor {
     pub(super) fn set_lease(&mut self, lease: Lease) {
@@ -30,15 +28,15 @@ impl Executor {
         if std::mem::replace(&mut self.lease_ms, lease_ms) == lease_ms {
             return;
         }
-        self.shared.healed(DISAGREE);
         let own_ms = self.shared.config.timers.lease.as_millis() as u64;
         if lease_ms < own_ms {
-            self.shared.report(
-                &format!(
-                    "{DISAGREE}: {own_ms} ms here, {lease_ms} ms at the partner; the shorter one counts"
-                ),
-                "write the same [volume.timers] on both nodes, and restart the one that was changed",
+            let what = format!(
+                "the nodes disagree on `lease`: {own_ms} ms here, {lease_ms} ms at the partner; the shorter one counts"
             );
+            let remedy = "write the same [volume.timers] on both nodes, and restart the one that was changed";
+            self.shared.faults.raise(FaultKind::TimersDiffer, &what, remedy);
+        } else {
+            self.shared.faults.clear(FaultKind::TimersDiffer);
         }
     }
 }

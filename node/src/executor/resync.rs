@@ -2,6 +2,7 @@
 
 use super::Executor;
 use crate::NodeError;
+use crate::verify;
 use ids::LogPoint;
 use pair::{Event, LinkId, PairMode, RoleName};
 use runtime::mark;
@@ -54,8 +55,12 @@ impl Executor {
         self.resync.ended(result.as_ref().err().map(String::as_str));
         if result.is_ok() {
             mark!("resync finished");
-            let log = self.shared.log_summary();
+            let (log, by_content) = (self.shared.log_summary(), self.pair.compares_all());
             self.apply(Event::Resynced { log });
+            if by_content {
+                // Both nodes know that.
+                verify::all_is_the_same(&self.shared);
+            }
         }
     }
 

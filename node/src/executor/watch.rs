@@ -8,6 +8,7 @@
 //! for it again.
 
 use super::Executor;
+use admin_api::status::FaultKind;
 use ids::Lsn;
 use pair::{Event, LinkId, LocalFault, MonoMs, PairMode, RoleName};
 use runtime::Instant;
@@ -19,10 +20,11 @@ const SLOW: Duration = Duration::from_secs(10);
 const SLOW_AND_FILLING: Duration = Duration::from_secs(5);
 /// How often it is said that this thread is late.
 const SAY_LATE_EVERY: Duration = Duration::from_secs(10);
+/// For so long after a read of the base has failed, or has come back too late, the disk counts as one that cannot be read:
+/// roles must not go to and fro with each of them.
+const UNREADABLE: Duration = Duration::from_secs(60);
 /// What counts as half a log, in thousandths.
 const FILLING_PERMILLE: u16 = 500;
-/// The fault that a slow disk is told by begins so.
-pub(crate) const SLOW_PREFIX: &str = "applying to the base filesystem hangs or is too slow";
 
 /// What was seen of the partner's progress.
 #[derive(Debug, Default)]
@@ -31,6 +33,8 @@ pub(super) struct Progress {
     owes: Option<(Lsn, Instant)>,
     /// The consistency point that it has behind it and this node has not, and since when.
     ahead: Option<(Lsn, Instant)>,
+    /// When a read of the base was last seen to hang.
+    hung: Option<Instant>,
 }
 
 impl Progress {
@@ -63,6 +67,7 @@ impl Executor {
         self.shared.path.look_at_partner();
         self.look_at_partner();
         self.look_at_disk();
+        self.look_at_reads();
         self.shared.tell_unapplied_memory();
     }
 
@@ -103,7 +108,7 @@ impl Executor {
             sent = %here,
             "the partner answers, but acknowledges nothing: its link is given up"
         );
-        self.progress = Progress::default();
+        self.progress = Progress { hung: self.progress.hung, ..Progress::default() };
         self.apply(Event::PartnerStalls { link: LinkId(link) });
     }
 
@@ -119,15 +124,49 @@ impl Executor {
         }
         let filling = shared.vitals().log_fill_permille >= FILLING_PERMILLE;
         let limit = if filling { SLOW_AND_FILLING } else { SLOW };
-        if self.progress.ahead_of(end) < limit || shared.has_fault(SLOW_PREFIX) {
+        if self.progress.ahead_of(end) < limit || shared.faults.has(FaultKind::BaseSlow) {
             return;
         }
-        shared.report(
-            &format!("{SLOW_PREFIX}: {} s later than the partner it is not done", limit.as_secs()),
-            "check the disk and the kernel log; what this node has logged is safe",
+        let what = format!(
+            "applying to the base filesystem hangs or is too slow: {} s later than the partner it is not done",
+            limit.as_secs()
         );
+        let remedy = "check the disk and the kernel log; what this node has logged is safe";
+        shared.faults.raise(FaultKind::BaseSlow, &what, remedy);
         shared.applier.suspect();
         self.apply(Event::LocalFault(LocalFault::BaseSlow));
+    }
+
+    /// A disk that fails or hangs for those who read shows in no consistency point where nobody writes.
+    fn look_at_reads(&mut self) {
+        let reads = &self.shared.reads;
+        let hangs = reads.oldest().filter(|age| *age >= SLOW);
+        if hangs.is_some() {
+            self.progress.hung = Some(Instant::now());
+        }
+        let hung = self.progress.hung.filter(|seen| seen.elapsed() < UNREADABLE);
+        let failed = reads.last_failure().filter(|ago| *ago < UNREADABLE);
+        let faults = &self.shared.faults;
+        let told = faults.has(FaultKind::BaseUnreadable);
+        let (what, fault) = match (hangs, failed) {
+            (Some(_), _) => (
+                format!("a read of the base filesystem hangs for {} s", SLOW.as_secs()),
+                LocalFault::BaseSlow,
+            ),
+            (None, Some(_)) => ("reading the base filesystem fails".to_owned(), LocalFault::BaseIo),
+            (None, None) => {
+                if told && hung.is_none() {
+                    faults.clear(FaultKind::BaseUnreadable);
+                    self.shared.healed();
+                }
+                return;
+            }
+        };
+        if !told {
+            let remedy = "check the disk and the kernel log; what this node has logged is safe, and the partner has all of it";
+            faults.raise(FaultKind::BaseUnreadable, &what, remedy);
+            self.apply(Event::LocalFault(fault));
+        }
     }
 }
 

@@ -46,6 +46,11 @@ impl ResyncState {
         self.progress.lock().is_some()
     }
 
+    /// Why the last attempt ended, if none has succeeded since.
+    pub fn failure(&self) -> Option<String> {
+        self.error.lock().clone()
+    }
+
     pub fn set_replacing(&self, replacing: bool) {
         self.replacing.store(replacing, Ordering::Release);
     }

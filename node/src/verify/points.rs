@@ -11,7 +11,7 @@
 use super::super::shared::Shared;
 use super::tell;
 use super::wire::{MAX_OBJECTS, Word};
-use admin_api::status::{Role, VerifyFinding};
+use admin_api::status::{FaultKind, Role, VerifyFinding};
 use apply_engine::verify::{Applied, differing, paths};
 use ids::{Lsn, Oid};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -189,14 +189,21 @@ pub(super) fn named_as(oid: Oid, path: Option<&str>) -> String {
 
 /// The trees differ: this node says so, and after a digest that differed takes over by itself no more.
 pub(super) fn differ(shared: &Shared, what: &str) {
-    let prefix = if what.starts_with(DIFFER) { DIFFER } else { FOUND };
-    if shared.has_fault(what) || !what.starts_with(prefix) || what.len() > MAX_TEXT_BYTES {
+    // The partner's word may be anything.
+    if ![DIFFER, FOUND].iter().any(|begins| what.starts_with(begins)) || what.len() > MAX_TEXT_BYTES {
         return;
     }
-    shared.healed(prefix);
-    shared.report(what, &remedy(shared));
+    if !shared.faults.tells(FaultKind::TreesDiffer, what) {
+        shared.faults.raise(FaultKind::TreesDiffer, what, &remedy(shared));
+    }
     // However it came to be known: a node that takes over by itself would serve what the primary never did.
     tell(shared, true);
+}
+
+/// What was found before this process began, and stands.
+pub(crate) fn differ_since_long(shared: &Shared) {
+    let what = format!("{DIFFER}, as was found before this node was started");
+    shared.faults.raise(FaultKind::TreesDiffer, &what, &remedy(shared));
 }
 
 /// Which side is right, no node can know: each has applied the same records. What is known is whose clients read, and
@@ -234,13 +241,12 @@ pub(super) fn found(shared: &Shared, found: &BTreeMap<Oid, VerifyFinding>) {
 /// They are known to be the same again.
 pub(super) fn same(shared: &Shared) {
     shared.verify.points.lock().known.clear();
-    shared.healed(DIFFER);
-    shared.healed(FOUND);
+    shared.faults.clear(FaultKind::TreesDiffer);
     tell(shared, false);
 }
 
-/// On a primary: a walk found nothing that differs.
-pub(super) fn all_is_the_same(shared: &Shared) {
+/// A walk of a primary found nothing that differs, or a resync of its partner has left nothing.
+pub(crate) fn all_is_the_same(shared: &Shared) {
     same(shared);
     shared.verify.say(&Word::Same);
 }
