@@ -129,6 +129,10 @@ impl Principal for Caller {
     fn sees_trusted(&self) -> bool {
         self.credentials().sees_trusted()
     }
+
+    fn acts_as_owner(&self) -> bool {
+        self.credentials().acts_as_owner()
+    }
 }
 
 #[cfg(test)]

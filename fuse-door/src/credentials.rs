@@ -1,11 +1,13 @@
 //! What a request does not carry about its caller: capabilities and groups, read from `/proc` by thread id.
 //!
 //! Needed only in rare cases, where the kernel leaves set-id bits to the filesystem and the fuser crate does
-//! not pass its hint on: truncating or changing the ACL of a file that has a set-id bit. What can go wrong:
+//! not pass its hint on: truncating or changing the ACL or the owner of a file that has a set-id bit. What can go wrong:
 //! the caller is gone or lives in another pid namespace; then it counts as unprivileged, which clears bits
 //! that might have stayed and never the reverse.
 
 /// Linux capability number (`linux/capability.h`).
+const CAP_FOWNER: u32 = 3;
+/// Linux capability number.
 const CAP_FSETID: u32 = 4;
 /// Linux capability number.
 const CAP_SYS_ADMIN: u32 = 21;
@@ -24,14 +26,23 @@ impl Credentials {
             .map_or_else(|_| Credentials::default(), |s| parse(&s))
     }
 
+    /// May it do with others' objects what their owners may?
+    pub fn acts_as_owner(&self) -> bool {
+        self.has(CAP_FOWNER)
+    }
+
     /// May set-id bits stay where a change would clear them for others?
     pub fn keeps_set_ids(&self) -> bool {
-        self.effective_capabilities & (1 << CAP_FSETID) != 0
+        self.has(CAP_FSETID)
     }
 
     /// May it see `trusted.` xattrs?
     pub fn sees_trusted(&self) -> bool {
-        self.effective_capabilities & (1 << CAP_SYS_ADMIN) != 0
+        self.has(CAP_SYS_ADMIN)
+    }
+
+    fn has(&self, capability: u32) -> bool {
+        self.effective_capabilities & (1 << capability) != 0
     }
 
     /// Is `gid` its filesystem group or one of its supplementary ones?

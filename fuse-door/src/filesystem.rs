@@ -182,12 +182,11 @@ impl Filesystem for FuseFilesystem {
             mtime: mtime.map(set_time),
             ctime: ctime.map(timestamp),
         };
-        // Nothing to set, but for a change time that the kernel keeps: it is about to change the contents, and has
-        // left to us what that takes away. Its cached mode is right then before the change is made.
-        let about_to_change = SetAttributes { ctime: None, ..set } == SetAttributes::default();
+        // Nothing to set, but for a change time that the kernel keeps.
+        let names_nothing = SetAttributes { ctime: None, ..set } == SetAttributes::default();
         let (ttl, who) = (self.ttl.clone(), Caller::of(request));
-        let act = move |volume: &Volume| match about_to_change {
-            true => volume.drop_privileges(&who, oid(inode)),
+        let act = move |volume: &Volume| match names_nothing {
+            true => volume.set_nothing(&who, oid(inode), set.ctime),
             false => volume.setattr(&who, oid(inode), set),
         };
         self.plain(request, act, move |changed| attr(reply, &ttl.now(), changed));

@@ -109,16 +109,25 @@ impl Volume {
 }
 
 impl Volume {
-    /// Takes away what a change of contents by `who` would, before that change; the attributes afterwards.
+    /// What a kernel asks that names no attribute, but for a change time if it keeps those; the attributes afterwards.
+    /// It leaves the set-id bits to us then, in one of two calls:
+    /// - a change of contents that comes next, by somebody who has the file open for writing: what that takes away is
+    ///   gone from the kernel's cache before it is made;
+    /// - chown(2) to nobody else, which alone comes with a change time. Of a file that somebody has open for writing it
+    ///   cannot be told from the other.
     ///
     /// # Errors
-    /// ESTALE.
-    pub fn drop_privileges(&self, who: &dyn Principal, oid: Oid) -> Result<Attributes> {
+    /// EPERM for a chown that only the owner may make; ESTALE.
+    pub fn set_nothing(&self, who: &dyn Principal, oid: Oid, ctime: Option<Timestamp>) -> Result<Attributes> {
         self.warm(oid)?;
         let changed = self.transact(Ask::keeping(PAYLOAD_BYTES), |transaction| {
             let before = transaction.inode(oid)?.attributes;
-            if before.kind == ObjectKind::File {
+            let contents_may_change =
+                before.kind == ObjectKind::File && transaction.state.is_open_for_writing(oid);
+            if ctime.is_none() && contents_may_change {
                 transaction.drop_privileges(oid, stranger(who, before.mode))?;
+            } else {
+                transaction.chown_to_nobody_else(who, &before, ctime)?;
             }
             Ok(transaction.inode(oid)?.attributes)
         })?;
@@ -202,6 +211,27 @@ impl Transaction<'_> {
             inode.attributes.ctime = at;
             inode.blocks_stale = true;
         });
+        Ok(())
+    }
+
+    /// Whoever may not change the mode may not make it lose set-id bits in this way; the rest is allowed to everybody.
+    fn chown_to_nobody_else(
+        &mut self,
+        who: &dyn Principal,
+        before: &Attributes,
+        ctime: Option<Timestamp>,
+    ) -> Result<()> {
+        let at = ctime.map_or(self.at, |at| self.clamp(at));
+        let mut patch = AttrPatch { ctime: Some(at), ..AttrPatch::default() };
+        let keeps_all = before.kind.is_directory()
+            || !has_set_ids(before.mode)
+            || without_set_ids(before.mode, before.gid, who) == before.mode;
+        if !keeps_all && who.uid() != before.uid && !who.acts_as_owner() {
+            return Err(Errno::EPERM);
+        }
+        self.chown(who, before, &mut patch)?;
+        let end = self.record(&Operation::SetAttr { oid: before.oid, patch }, &[])?;
+        self.update(before.oid, end, |inode| inode.attributes.apply(&patch));
         Ok(())
     }
 

@@ -16,6 +16,8 @@ pub trait Principal {
     fn in_group(&self, gid: u32) -> bool;
     /// Does it see `trusted.` xattrs (`CAP_SYS_ADMIN`)?
     fn sees_trusted(&self) -> bool;
+    /// May it do with everybody's objects what their owners may (`CAP_FOWNER`)?
+    fn acts_as_owner(&self) -> bool;
 }
 
 /// The superuser, for operations of the node itself and for tests.
@@ -36,6 +38,9 @@ impl Principal for Root {
         true
     }
     fn sees_trusted(&self) -> bool {
+        true
+    }
+    fn acts_as_owner(&self) -> bool {
         true
     }
 }

@@ -105,4 +105,7 @@ impl Principal for Nobody {
     fn sees_trusted(&self) -> bool {
         false
     }
+    fn acts_as_owner(&self) -> bool {
+        false
+    }
 }

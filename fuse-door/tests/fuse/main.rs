@@ -44,6 +44,15 @@ impl Mounted {
         self.dir.path().join("mnt").join(name)
     }
 
+    /// RELEASE is not waited for by close(2).
+    fn wait_until_closed(&self) {
+        let begun = Instant::now();
+        while self.solo.volume.open_objects() > 0 {
+            assert!(begun.elapsed() < NEVER, "something is open");
+            std::thread::yield_now();
+        }
+    }
+
     fn leave(&mut self) -> Left {
         self.handle.take().unwrap().unmount(GRACE)
     }
