@@ -1,9 +1,15 @@
 //! What a request does not carry about its caller: capabilities and groups, read from `/proc` by thread id.
 //!
 //! Needed only in rare cases, where the kernel leaves set-id bits to the filesystem and the fuser crate does
-//! not pass its hint on: truncating or changing the ACL or the owner of a file that has a set-id bit. What can go wrong:
-//! the caller is gone or lives in another pid namespace; then it counts as unprivileged, which clears bits
-//! that might have stayed and never the reverse.
+//! not pass its hint on: truncating or changing the ACL or the owner of a file that has a set-id bit.
+//!
+//! Capabilities count only in the daemon's own user namespace: everybody has all of them in one that he makes. Which one
+//! a caller is in is told by its id maps, for the namespace itself is shown only to those who may trace the caller, and
+//! the daemon may not.
+//!
+//! What can go wrong: the caller is gone or lives in another pid namespace; then it counts as unprivileged, which clears
+//! bits that might have stayed and never the reverse. A user namespace that maps every id to itself is taken for the
+//! daemon's own; only root can make one.
 
 /// Linux capability number (`linux/capability.h`).
 const CAP_FOWNER: u32 = 3;
@@ -22,8 +28,14 @@ pub struct Credentials {
 impl Credentials {
     /// Those of thread `tid`; of nobody when it cannot be read.
     pub fn of_thread(tid: u32) -> Credentials {
-        std::fs::read_to_string(format!("/proc/{tid}/status"))
-            .map_or_else(|_| Credentials::default(), |s| parse(&s))
+        let Ok(status) = std::fs::read_to_string(format!("/proc/{tid}/status")) else {
+            return Credentials::default();
+        };
+        let mut credentials = parse(&status);
+        if !is_in_our_user_namespace(tid) {
+            credentials.effective_capabilities = 0;
+        }
+        credentials
     }
 
     /// May it do with others' objects what their owners may?
@@ -49,6 +61,14 @@ impl Credentials {
     pub fn in_group(&self, gid: u32) -> bool {
         self.groups.contains(&gid)
     }
+}
+
+/// As far as its id maps tell; `false` when they cannot be read. A kernel without user namespaces has no maps.
+fn is_in_our_user_namespace(tid: u32) -> bool {
+    ["uid_map", "gid_map"].into_iter().all(|map| match std::fs::read(format!("/proc/self/{map}")) {
+        Ok(ours) => std::fs::read(format!("/proc/{tid}/{map}")).is_ok_and(|theirs| theirs == ours),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    })
 }
 
 /// Is a thread about to die of a signal, or gone? The kernel lets a process die only when each of its requests is
@@ -107,5 +127,43 @@ mod tests {
         assert!(is_being_killed(u64::from(u32::MAX)) && !is_being_killed(0));
         assert!(!parse("CapEff:\tzz\n").keeps_set_ids());
         assert_eq!(Credentials::of_thread(u32::MAX), Credentials::default());
+    }
+
+    /// The daemon may not trace other programs (`filer/src/rights.rs`), and root's count all the same.
+    #[test]
+    fn capabilities_count_in_our_user_namespace_without_the_right_to_trace() {
+        let of_child = |program: &str, args: &[&str]| {
+            let mut command = std::process::Command::new(program);
+            let mut child = command.args(args).stdin(std::process::Stdio::piped()).spawn().unwrap();
+            let is_cat = |id: u32| {
+                std::fs::read_to_string(format!("/proc/{id}/comm")).is_ok_and(|comm| comm.trim() == "cat")
+            };
+            while !is_cat(child.id()) {
+                assert_eq!(child.try_wait().unwrap(), None, "{program} does not run");
+                std::thread::yield_now();
+            }
+            // On a thread, for it gives up what it has.
+            let seen = std::thread::scope(|scope| {
+                let reader = scope.spawn(|| {
+                    let all = rustix::thread::capabilities(None).unwrap();
+                    let effective = all.effective - rustix::thread::CapabilitySet::SYS_PTRACE;
+                    rustix::thread::set_capabilities(
+                        None,
+                        rustix::thread::CapabilitySets { effective, ..all },
+                    )
+                    .unwrap();
+                    Credentials::of_thread(child.id())
+                });
+                reader.join().unwrap()
+            });
+            drop(child.stdin.take());
+            child.wait().unwrap();
+            seen
+        };
+        let (root, enclosed) = (of_child("cat", &[]), of_child("unshare", &["-Ur", "cat"]));
+        for (who, counts) in [(root, true), (enclosed, false)] {
+            let seen = (who.keeps_set_ids(), who.sees_trusted(), who.acts_as_owner());
+            assert_eq!(seen, (counts, counts, counts));
+        }
     }
 }

@@ -49,12 +49,17 @@ pub(super) fn has_set_ids(mode: u32) -> bool {
     mode & (libc::S_ISUID | libc::S_ISGID) != 0
 }
 
-/// `mode` of a file of group `gid` as a change by `who` leaves it that takes set-id bits away: set-group-id
-/// without group execute permission stays for members of the group (`setattr_should_drop_sgid` of Linux).
-pub(super) fn without_set_ids(mode: u32, gid: u32, who: &dyn Principal) -> u32 {
+/// `mode` as a change leaves it that takes set-id bits away: set-group-id without group execute permission stays
+/// for members of the file's group, and for those who keep set-id bits (`setattr_should_drop_sgid` of Linux).
+pub(super) fn without_set_ids(mode: u32, keeps_mark: impl FnOnce() -> bool) -> u32 {
     let mode = mode & !libc::S_ISUID;
     let marked = mode & (libc::S_ISGID | libc::S_IXGRP) == libc::S_ISGID;
-    if marked && (who.in_group(gid) || who.keeps_set_ids()) { mode } else { mode & !libc::S_ISGID }
+    if marked && keeps_mark() { mode } else { mode & !libc::S_ISGID }
+}
+
+/// `mode` of a file of group `gid` as a change of its owner by `who` leaves it.
+fn after_chown(mode: u32, gid: u32, who: &dyn Principal) -> u32 {
+    without_set_ids(mode, || who.in_group(gid) || who.keeps_set_ids())
 }
 
 /// `who`, if it is one that may not keep the set-id bits of `mode` on what it changes.
@@ -225,7 +230,7 @@ impl Transaction<'_> {
         let mut patch = AttrPatch { ctime: Some(at), ..AttrPatch::default() };
         let keeps_all = before.kind.is_directory()
             || !has_set_ids(before.mode)
-            || without_set_ids(before.mode, before.gid, who) == before.mode;
+            || after_chown(before.mode, before.gid, who) == before.mode;
         if !keeps_all && who.uid() != before.uid && !who.acts_as_owner() {
             return Err(Errno::EPERM);
         }
@@ -241,7 +246,7 @@ impl Transaction<'_> {
         }
         self.drop_privileges(before.oid, None)?;
         if patch.mode.is_none() && has_set_ids(before.mode) {
-            let mode = without_set_ids(before.mode, before.gid, who);
+            let mode = after_chown(before.mode, before.gid, who);
             patch.mode = (mode != before.mode).then_some(mode);
         }
         Ok(())

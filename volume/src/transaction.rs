@@ -324,7 +324,8 @@ impl<'a> Transaction<'a> {
         if !super::attributes::has_set_ids(mode) {
             return Ok(());
         }
-        let kept = super::attributes::without_set_ids(mode, gid, stranger);
+        // That it keeps none was found out before, by the kernel perhaps, and is not asked again.
+        let kept = super::attributes::without_set_ids(mode, || stranger.in_group(gid));
         if kept != mode {
             let patch = apply_engine::AttrPatch { mode: Some(kept), ctime: Some(at), ..Default::default() };
             let end = self.record(&Operation::SetAttr { oid, patch }, &[])?;

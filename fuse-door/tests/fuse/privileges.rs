@@ -248,6 +248,35 @@ fn a_chown_that_names_nobody_is_one_for_every_kind_of_object() {
     });
 }
 
+/// In a user namespace of its own every user has all capabilities, and none over what is outside of it.
+#[test]
+fn a_user_namespace_gives_no_privileges_over_a_volume() {
+    let m = mounted();
+    let both = directories(&m);
+    let commands: [&[&str]; 3] = [
+        &["truncate", "-s", "10", "file"],
+        &["xfs_io", "-c", "copy_range -l 100 file.source", "file"],
+        &["xfs_io", "-c", "falloc 0 100", "file"],
+    ];
+    for command in commands {
+        for mode in MODES {
+            let [expected, got] = both.each_ref().map(|directory| {
+                let path = prepared(directory, mode, false);
+                let done = Command::new("setpriv")
+                    .args(["--reuid", "61003", "--regid", "61003", "--clear-groups", "unshare", "-Ur"])
+                    .args(command)
+                    .current_dir(directory)
+                    .output()
+                    .expect("setpriv and unshare (package util-linux) run");
+                let said = String::from_utf8_lossy(&done.stderr).into_owned();
+                assert!(!said.contains("unshare failed"), "no user namespaces here: {said}");
+                (done.status.success(), format!("{:04o}", fs::metadata(&path).unwrap().mode() & 0o7777))
+            });
+            assert_eq!(got, expected, "{command:?}, mode {mode:04o}");
+        }
+    }
+}
+
 /// A stranger who may write to root's set-user-id file puts a program into it and runs that at once.
 #[test]
 fn a_program_written_into_a_set_id_file_is_not_root() {
