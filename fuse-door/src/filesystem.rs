@@ -14,6 +14,7 @@ use super::in_flight::InFlight;
 use super::options::MountOptions;
 use super::reply::{NOTHING, attr, empty, entry, number, xattr};
 use super::watch::Signal;
+use apply_engine::Attributes;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
     IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate,
@@ -69,6 +70,14 @@ impl Lifetime {
     pub fn now(&self) -> Duration {
         let left = self.volume.lease_left().unwrap_or(Duration::MAX);
         self.most.min(left.saturating_sub(KERNEL_TICK))
+    }
+
+    /// That of an answer about `changed` after a change: none, if its blocks would have had to be asked of a disk.
+    fn after(&self, changed: &Result<Attributes, Errno>) -> Duration {
+        match changed {
+            Ok(changed) if !self.volume.knows_blocks(changed.oid) => Duration::ZERO,
+            _ => self.now(),
+        }
     }
 }
 
@@ -189,7 +198,7 @@ impl Filesystem for FuseFilesystem {
             true => volume.set_nothing(&who, oid(inode), set.ctime),
             false => volume.setattr(&who, oid(inode), set),
         };
-        self.plain(request, act, move |changed| attr(reply, &ttl.now(), changed));
+        self.plain(request, act, move |changed| attr(reply, &ttl.after(&changed), changed));
     }
 
     fn readlink(&self, request: &Request, inode: INodeNo, reply: ReplyData) {
@@ -274,7 +283,7 @@ impl Filesystem for FuseFilesystem {
     fn link(&self, request: &Request, inode: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let ttl = self.ttl.clone();
         let act = move |volume: &Volume, name: &[u8]| volume.link(oid(inode), oid(parent), name);
-        self.named(request, name, act, move |linked| entry(reply, &ttl.now(), linked));
+        self.named(request, name, act, move |linked| entry(reply, &ttl.after(&linked), linked));
     }
 
     fn open(&self, request: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {

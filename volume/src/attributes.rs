@@ -109,7 +109,7 @@ impl Volume {
             let inode = transaction.inode(oid)?;
             Ok(inode.attributes)
         })?;
-        Ok(self.as_shown(changed))
+        Ok(self.as_left(changed))
     }
 }
 
@@ -136,7 +136,7 @@ impl Volume {
             }
             Ok(transaction.inode(oid)?.attributes)
         })?;
-        Ok(self.as_shown(changed))
+        Ok(self.as_left(changed))
     }
 
     /// Room that a copy of this ACL needs in a record.

@@ -58,6 +58,14 @@ use std::time::Duration;
 /// How often an object is looked at again that changes while it is being read.
 const MAX_WARM_ATTEMPTS: usize = 4;
 
+/// Whether a disk may be waited for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum MayAsk {
+    TheBase,
+    /// Only what is known is told.
+    Nothing,
+}
+
 /// Who is told of changed attributes.
 type AttributesWatch = Arc<dyn Fn(Oid) + Send + Sync>;
 
@@ -203,10 +211,31 @@ impl Volume {
         let inode = self.known(oid)?;
         let mut attributes = inode.attributes;
         if inode.blocks_stale {
-            attributes.blocks_bytes = self.count_blocks(oid, inode.gate)?;
+            attributes.blocks_bytes = self.count_blocks(oid, inode.gate, MayAsk::TheBase)?;
         }
         self.show(inode.gate)?;
         Ok(self.as_shown(attributes))
+    }
+
+    /// What a change has left. Blocks that can be counted without a disk are; where they cannot, a file with a length
+    /// counts one at least, and [`Volume::knows_blocks`] tells so.
+    fn as_left(&self, mut attributes: Attributes) -> Attributes {
+        let inode = self.state.read().inodes.get(&attributes.oid).cloned();
+        if let Some(inode) = inode.filter(|inode| inode.blocks_stale) {
+            match self.count_blocks(attributes.oid, inode.gate, MayAsk::Nothing) {
+                Ok(blocks_bytes) => attributes.blocks_bytes = blocks_bytes,
+                Err(_) if attributes.kind == ObjectKind::File && attributes.size > 0 => {
+                    attributes.blocks_bytes = attributes.blocks_bytes.max(1);
+                }
+                Err(_) => {}
+            }
+        }
+        self.as_shown(attributes)
+    }
+
+    /// Were the blocks of `oid` counted since it was changed? If not, whoever was told of them does well to ask again.
+    pub fn knows_blocks(&self, oid: Oid) -> bool {
+        self.state.read().inodes.get(&oid).is_none_or(|inode| !inode.blocks_stale)
     }
 
     /// A file with a length that a writer has open counts a block at least: it may have bytes that only a kernel
@@ -219,8 +248,8 @@ impl Volume {
         Attributes { blocks_bytes: if may_hide_bytes { 1 } else { attributes.blocks_bytes }, ..attributes }
     }
 
-    fn count_blocks(&self, oid: Oid, gate: Lsn) -> Result<u64> {
-        let (blocks_bytes, in_base) = self.ask_blocks(oid)?;
+    fn count_blocks(&self, oid: Oid, gate: Lsn, may_ask: MayAsk) -> Result<u64> {
+        let (blocks_bytes, in_base) = self.ask_blocks(oid, may_ask)?;
         let mut state = self.state.write();
         let Some(inode) = state.inodes.get_mut(&oid) else { return Ok(blocks_bytes) };
         inode.in_base = in_base;
@@ -232,7 +261,7 @@ impl Volume {
     }
 
     /// The base is asked once for all records of an interval.
-    fn ask_blocks(&self, oid: Oid) -> Result<(u64, Option<InBase>)> {
+    fn ask_blocks(&self, oid: Oid, may_ask: MayAsk) -> Result<(u64, Option<InBase>)> {
         let asked = self.asking();
         let known = self.state.read().inodes.get(&oid).and_then(|inode| inode.in_base.clone());
         if let Some((version, attributes)) = known
@@ -240,8 +269,14 @@ impl Volume {
         {
             asked.know_attributes(oid, attributes);
         }
+        if may_ask == MayAsk::Nothing {
+            asked.close();
+        }
         let blocks_bytes = asked.under(&self.stack.snapshot()).attributes(oid)?.blocks_bytes;
         if self.stack.base_version() != asked.version() {
+            if may_ask == MayAsk::Nothing {
+                return Err(Errno::MUST_WAIT);
+            }
             return Ok((self.stack.snapshot().attributes(oid)?.blocks_bytes, None));
         }
         Ok((blocks_bytes, asked.known_attributes(oid).map(|attributes| (asked.version(), attributes))))

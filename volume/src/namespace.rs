@@ -208,31 +208,33 @@ impl Volume {
         self.warm(parent)?;
         let asked = self.asking();
         self.ask_slot(&asked.under(&self.stack.snapshot()), parent, name)?;
-        self.transact_asked(Ask::growing(NAMESPACE_PAYLOAD_BYTES), Some(asked), |transaction| {
-            let object = transaction.inode(oid)?.attributes;
-            transaction.directory(parent)?;
-            if transaction.lookup(parent, name)?.is_some() {
-                return Err(Errno::EEXIST);
-            }
-            if object.kind.is_directory() {
-                return Err(Errno::EPERM);
-            }
-            if object.nlink == 0 {
-                return Err(Errno::ENOENT);
-            }
-            if object.nlink >= transaction.limits().max_links {
-                return Err(Errno::EMLINK);
-            }
-            let at = transaction.at;
-            let other = Other { oid, kind: object.kind, nlink: object.nlink + 1 };
-            let end = transaction.record(&Operation::Link { object: other, parent, name, at }, &[])?;
-            transaction.update(parent, end, |inode| {
-                let nlink = inode.attributes.nlink;
-                touched(inode, nlink, at);
-            });
-            transaction.update(oid, end, |inode| relinked(inode, other.nlink, at));
-            Ok(transaction.inode(oid)?.attributes)
-        })
+        let linked =
+            self.transact_asked(Ask::growing(NAMESPACE_PAYLOAD_BYTES), Some(asked), |transaction| {
+                let object = transaction.inode(oid)?.attributes;
+                transaction.directory(parent)?;
+                if transaction.lookup(parent, name)?.is_some() {
+                    return Err(Errno::EEXIST);
+                }
+                if object.kind.is_directory() {
+                    return Err(Errno::EPERM);
+                }
+                if object.nlink == 0 {
+                    return Err(Errno::ENOENT);
+                }
+                if object.nlink >= transaction.limits().max_links {
+                    return Err(Errno::EMLINK);
+                }
+                let at = transaction.at;
+                let other = Other { oid, kind: object.kind, nlink: object.nlink + 1 };
+                let end = transaction.record(&Operation::Link { object: other, parent, name, at }, &[])?;
+                transaction.update(parent, end, |inode| {
+                    let nlink = inode.attributes.nlink;
+                    touched(inode, nlink, at);
+                });
+                transaction.update(oid, end, |inode| relinked(inode, other.nlink, at));
+                Ok(transaction.inode(oid)?.attributes)
+            })?;
+        Ok(self.as_left(linked))
     }
 
     /// Takes the name of anything but a directory away.

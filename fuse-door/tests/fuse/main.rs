@@ -5,6 +5,7 @@
 // Helpers of tests fail as loudly as tests.
 #![allow(clippy::unwrap_used)]
 
+mod attributes;
 mod cache;
 mod handles;
 mod holes;

@@ -420,6 +420,35 @@ fn a_page_that_had_to_wait_shows_each_name_once() {
     door.volume.close_directory(&stream);
 }
 
+/// What a change answers is kept by a kernel: it shows blocks, and waits for no disk to count them.
+#[test]
+fn a_change_tells_of_blocks_without_the_disk() {
+    let (_f, volume, disk) = hanging();
+    let cached = oid_of(&volume, "cached");
+    for asked_before in [false, true] {
+        if asked_before {
+            volume.getattr(cached).unwrap();
+        }
+        volume.write(cached, WriteAt::End, b"more", None).unwrap();
+        disk.hang_after(0);
+        let (done, outcome) = std::sync::mpsc::channel();
+        let changes = volume.clone();
+        std::thread::spawn(move || {
+            let set = SetAttributes { atime: Some(SetTime::Now), ..SetAttributes::default() };
+            let _late = done.send(changes.setattr(&Root, cached, set));
+        });
+        let changed = outcome.recv_timeout(NEVER).expect("it waits for the disk").unwrap();
+        let counted = volume.knows_blocks(cached);
+        disk.heal();
+        assert_eq!(counted, asked_before);
+        let exact = volume.getattr(cached).unwrap().blocks_bytes;
+        assert!(
+            if counted { changed.blocks_bytes == exact } else { changed.blocks_bytes > 0 },
+            "{changed:?}"
+        );
+    }
+}
+
 /// A node that is deposed does not wait for readers that hang, and they are given nothing of what comes then.
 #[test]
 fn who_hangs_while_the_stack_begins_anew_is_left_behind() {

@@ -1,0 +1,52 @@
+//! What stat shows after changes whose answer the kernel keeps: block counts and times.
+
+use super::holes::both_modes;
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+const MIB: usize = 1 << 20;
+/// A day in 2001.
+const LONG_AGO: i64 = 1_000_000_000;
+
+fn set_mtime(path: &Path, secs: i64) -> rustix::io::Result<()> {
+    let at = Timespec { tv_sec: secs, tv_nsec: 0 };
+    let times = Timestamps { last_access: at, last_modification: at };
+    rustix::fs::utimensat(CWD, path, &times, AtFlags::empty())
+}
+
+type Change = fn(&Path);
+
+const CHANGES: [(&str, Change); 6] = [
+    ("chmod", |path| fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap()),
+    ("chown", |path| std::os::unix::fs::chown(path, Some(1), Some(1)).unwrap()),
+    ("chown to nobody else", |path| std::os::unix::fs::chown(path, None, None).unwrap()),
+    ("utimensat", |path| set_mtime(path, LONG_AGO).unwrap()),
+    ("link", |path| fs::hard_link(path, path.with_extension("link")).unwrap()),
+    ("truncate", |path| OpenOptions::new().write(true).open(path).unwrap().set_len(MIB as u64 / 2).unwrap()),
+];
+
+#[test]
+fn a_full_file_shows_its_blocks_whatever_was_changed_last() {
+    both_modes(|m, writeback| {
+        fs::create_dir(m.dir.path().join("plain")).unwrap();
+        for (what, change) in CHANGES {
+            // At once, and when the bytes have left the log.
+            for wait in [0, 120] {
+                let name = format!("{what} {wait}");
+                let [expected, got] = [m.dir.path().join("plain").join(&name), m.path(&name)].map(|path| {
+                    let mut file = File::create(&path).unwrap();
+                    file.write_all(&vec![7; MIB]).unwrap();
+                    std::thread::sleep(Duration::from_millis(wait));
+                    drop(file);
+                    change(&path);
+                    fs::metadata(&path).unwrap().blocks()
+                });
+                assert_eq!(got, expected, "{name}, write-back cache: {writeback}");
+            }
+        }
+    });
+}
