@@ -96,6 +96,9 @@ pub(super) struct FuseFilesystem {
 
 impl FuseFilesystem {
     pub fn new(volume: Arc<Volume>, options: &MountOptions, signal: Arc<Signal>) -> FuseFilesystem {
+        if options.writeback_cache {
+            volume.expect_unknown_lengths();
+        }
         FuseFilesystem {
             ttl: Lifetime { volume: volume.clone(), most: options.cache_ttl },
             volume,

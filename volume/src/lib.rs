@@ -53,6 +53,7 @@ use ids::{BaseLimits, Lsn, Oid};
 use runtime::RwLock;
 use state::{InBase, Inode, State, gate_of};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// How often an object is looked at again that changes while it is being read.
@@ -78,6 +79,8 @@ pub struct Volume {
     max_data_bytes: usize,
     listings: Listings,
     attributes_watch: RwLock<Option<AttributesWatch>>,
+    /// See [`Volume::expect_unknown_lengths`].
+    lengths_are_known: AtomicBool,
 }
 
 impl std::fmt::Debug for Volume {
@@ -106,6 +109,7 @@ impl Volume {
             max_data_bytes: largest.min(apply_engine::op::MAX_WRITE_BYTES),
             listings: Listings::default(),
             attributes_watch: RwLock::new(None),
+            lengths_are_known: AtomicBool::new(true),
         }
     }
 
@@ -139,6 +143,12 @@ impl Volume {
     /// heard.
     pub fn watch_attributes(&self, watch: impl Fn(Oid) + Send + Sync + 'static) {
         *self.attributes_watch.write() = Some(Arc::new(watch));
+    }
+
+    /// From now on a file that is open for writing may be longer than is known here: its opener's kernel gathers what is
+    /// appended.
+    pub fn expect_unknown_lengths(&self) {
+        self.lengths_are_known.store(false, Ordering::Relaxed);
     }
 
     fn attributes_changed(&self, oid: Oid) {
@@ -239,11 +249,11 @@ impl Volume {
     }
 
     /// A file with a length that a writer has open counts a block at least: it may have bytes that only a kernel
-    /// knows, and archivers take a file without blocks for zeros.
+    /// knows, and archivers take a file without blocks for zeros. So does one without, if the kernel may know of one.
     fn as_shown(&self, attributes: Attributes) -> Attributes {
         let may_hide_bytes = attributes.blocks_bytes == 0
-            && attributes.size > 0
             && attributes.kind == ObjectKind::File
+            && (attributes.size > 0 || !self.lengths_are_known.load(Ordering::Relaxed))
             && self.is_open_for_writing(attributes.oid);
         Attributes { blocks_bytes: if may_hide_bytes { 1 } else { attributes.blocks_bytes }, ..attributes }
     }

@@ -50,3 +50,20 @@ fn a_full_file_shows_its_blocks_whatever_was_changed_last() {
         }
     });
 }
+
+#[test]
+fn a_file_that_is_being_written_is_not_without_blocks() {
+    both_modes(|m, writeback| {
+        let path = m.path("new");
+        let mut file = File::create(&path).unwrap();
+        file.write_all(&[7; 100_000]).unwrap();
+        let shown = fs::metadata(&path).unwrap();
+        assert_eq!(shown.len(), 100_000);
+        assert!(shown.blocks() > 0, "tar takes it for zeros; write-back cache: {writeback}");
+        let path = m.path("empty");
+        File::create(&path).unwrap();
+        let mut file = OpenOptions::new().write(true).open(&path).unwrap();
+        file.write_all(&[7; 100_000]).unwrap();
+        assert!(fs::metadata(&path).unwrap().blocks() > 0, "opened again; write-back cache: {writeback}");
+    });
+}
