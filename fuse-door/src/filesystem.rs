@@ -97,7 +97,7 @@ pub(super) struct FuseFilesystem {
 impl FuseFilesystem {
     pub fn new(volume: Arc<Volume>, options: &MountOptions, signal: Arc<Signal>) -> FuseFilesystem {
         if options.writeback_cache {
-            volume.expect_unknown_lengths();
+            volume.expect_write_back();
         }
         FuseFilesystem {
             ttl: Lifetime { volume: volume.clone(), most: options.cache_ttl },

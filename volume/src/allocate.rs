@@ -207,6 +207,7 @@ impl Transaction<'_> {
             inode.attributes.mtime = at;
             inode.attributes.ctime = at;
             inode.blocks_stale = true;
+            inode.keeps_mtime = false;
         });
         Ok(())
     }

@@ -196,7 +196,14 @@ impl Transaction<'_> {
             }
         }
         let end = self.record(&Operation::SetAttr { oid, patch }, &[])?;
-        self.update(oid, end, |inode| inode.attributes.apply(&patch));
+        let outlives_write_back = patch.mtime.is_some()
+            && set.size.is_none()
+            && self.state.is_open_for_writing(oid)
+            && !self.kernel_keeps_times();
+        self.update(oid, end, |inode| {
+            inode.attributes.apply(&patch);
+            inode.keeps_mtime |= outlives_write_back;
+        });
         Ok(())
     }
 
@@ -215,6 +222,7 @@ impl Transaction<'_> {
             inode.attributes.mtime = at;
             inode.attributes.ctime = at;
             inode.blocks_stale = true;
+            inode.keeps_mtime = false;
         });
         Ok(())
     }

@@ -11,12 +11,12 @@ use super::state::Opens;
 use super::transaction::Transaction;
 use apply_engine::op::codec::WRITE_HEAD_BYTES;
 use apply_engine::view::SegmentSource;
-use apply_engine::{ObjectKind, Operation, ViewError};
+use apply_engine::{AttrPatch, ObjectKind, Operation, Timestamp, ViewError};
 use commit::Ask;
 use ids::Oid;
 use std::ops::Range;
 
-/// Payload of records that may precede a write: set-id bits and capabilities that go.
+/// Payload of records that may come with a write: set-id bits and capabilities that go, a time that stays.
 const PRIVILEGE_PAYLOAD_BYTES: usize = 256;
 
 /// What an object is opened for.
@@ -36,7 +36,7 @@ pub enum WriteAt {
     /// At the end of the file, wherever that is.
     End,
     /// At this offset, out of a kernel's page cache. It was changed there earlier, and what that took away is gone: set-id
-    /// bits and capabilities that the file has now, it was given since.
+    /// bits and capabilities that the file has now, it was given since. A modification time that was set since stays.
     Cached(u64),
 }
 
@@ -70,7 +70,14 @@ impl Volume {
     pub fn release(&self, oid: Oid, access: Access) {
         let last = {
             let mut state = self.state.write();
-            match state.opens.get_mut(&oid).map(|opens| opens.remove(access)) {
+            let left = state.opens.get_mut(&oid).map(|opens| opens.remove(access));
+            if access == Access::Write
+                && left.is_some_and(|left| left.writers == 0)
+                && let Some(inode) = state.inodes.get_mut(&oid)
+            {
+                inode.keeps_mtime = false;
+            }
+            match left {
                 Some(Opens { all: 0, .. }) => {
                     state.opens.remove(&oid);
                     state.inodes.get(&oid).is_none_or(|inode| inode.attributes.nlink == 0)
@@ -219,6 +226,7 @@ impl Volume {
         self.transact_in_place(ask, None, may, |transaction, in_place| {
             let inode = transaction.inode(oid)?;
             let before = inode.attributes;
+            let inode_keeps_mtime = inode.keeps_mtime;
             let bare = inode.capability == Some(false) && !super::attributes::has_set_ids(before.mode);
             let takes_nothing_away = bare || matches!(at, WriteAt::Cached(_));
             require_file(before.kind)?;
@@ -236,7 +244,11 @@ impl Volume {
             if !takes_nothing_away {
                 transaction.drop_privileges(oid, stranger)?;
             }
-            transaction.write(oid, offset, &data[..len as usize]).map(Some)
+            let data = &data[..len as usize];
+            match inode_keeps_mtime && matches!(at, WriteAt::Cached(_)) {
+                true => transaction.write_back(oid, offset, data, before.mtime).map(Some),
+                false => transaction.write(oid, offset, data).map(Some),
+            }
         })
     }
 
@@ -278,8 +290,21 @@ impl<'a> Transaction<'a> {
             inode.attributes.mtime = at;
             inode.attributes.ctime = at;
             inode.blocks_stale = true;
+            inode.keeps_mtime = false;
         });
         Ok(data.len())
+    }
+
+    /// A write of what was changed before `mtime` was set.
+    fn write_back(&mut self, oid: Oid, offset: u64, data: &'a [u8], mtime: Timestamp) -> Result<usize> {
+        let written = self.write(oid, offset, data)?;
+        let patch = AttrPatch { mtime: Some(mtime), ctime: Some(self.at), ..AttrPatch::default() };
+        let end = self.record(&Operation::SetAttr { oid, patch }, &[])?;
+        self.update(oid, end, |inode| {
+            inode.attributes.apply(&patch);
+            inode.keeps_mtime = true;
+        });
+        Ok(written)
     }
 }
 

@@ -79,8 +79,8 @@ pub struct Volume {
     max_data_bytes: usize,
     listings: Listings,
     attributes_watch: RwLock<Option<AttributesWatch>>,
-    /// See [`Volume::expect_unknown_lengths`].
-    lengths_are_known: AtomicBool,
+    /// See [`Volume::expect_write_back`].
+    writes_come_late: AtomicBool,
 }
 
 impl std::fmt::Debug for Volume {
@@ -109,7 +109,7 @@ impl Volume {
             max_data_bytes: largest.min(apply_engine::op::MAX_WRITE_BYTES),
             listings: Listings::default(),
             attributes_watch: RwLock::new(None),
-            lengths_are_known: AtomicBool::new(true),
+            writes_come_late: AtomicBool::new(false),
         }
     }
 
@@ -145,10 +145,10 @@ impl Volume {
         *self.attributes_watch.write() = Some(Arc::new(watch));
     }
 
-    /// From now on a file that is open for writing may be longer than is known here: its opener's kernel gathers what is
-    /// appended.
-    pub fn expect_unknown_lengths(&self) {
-        self.lengths_are_known.store(false, Ordering::Relaxed);
+    /// From now on a kernel gathers what is written: a file that is open for writing may be longer than is known here, and
+    /// its times are the kernel's.
+    pub fn expect_write_back(&self) {
+        self.writes_come_late.store(true, Ordering::Relaxed);
     }
 
     fn attributes_changed(&self, oid: Oid) {
@@ -253,7 +253,7 @@ impl Volume {
     fn as_shown(&self, attributes: Attributes) -> Attributes {
         let may_hide_bytes = attributes.blocks_bytes == 0
             && attributes.kind == ObjectKind::File
-            && (attributes.size > 0 || !self.lengths_are_known.load(Ordering::Relaxed))
+            && (attributes.size > 0 || self.writes_come_late.load(Ordering::Relaxed))
             && self.is_open_for_writing(attributes.oid);
         Attributes { blocks_bytes: if may_hide_bytes { 1 } else { attributes.blocks_bytes }, ..attributes }
     }

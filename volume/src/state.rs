@@ -29,6 +29,9 @@ pub(super) struct Inode {
     pub blocks_stale: bool,
     /// So that its blocks are counted without a disk.
     pub in_base: Option<InBase>,
+    /// Its mtime was set while somebody had it open for writing, and the contents were not changed since but by what a
+    /// kernel may have gathered before.
+    pub keeps_mtime: bool,
     /// Does it have file capabilities? `None`: not looked yet.
     pub capability: Option<bool>,
     /// Does it have an access ACL? `None`: not looked yet.
@@ -44,6 +47,7 @@ impl Inode {
             gate,
             blocks_stale: false,
             in_base: None,
+            keeps_mtime: false,
             capability: None,
             access_acl: None,
             default_acl: None,

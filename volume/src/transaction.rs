@@ -22,6 +22,7 @@ use runtime::RwLockWriteGuard;
 use std::cell::{Cell, OnceCell};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 thread_local! {
     /// Encoded heads of the thread's current transaction; kept so that a write allocates nothing.
@@ -340,6 +341,11 @@ impl Transaction<'_> {
     /// What the weaker base filesystem can hold.
     pub fn limits(&self) -> &ids::BaseLimits {
         &self.volume.limits
+    }
+
+    /// Does a kernel bring the times of what it writes back?
+    pub fn kernel_keeps_times(&self) -> bool {
+        self.volume.writes_come_late.load(Ordering::Relaxed)
     }
 
     /// One more directory comes into one that has `nlink` links then.

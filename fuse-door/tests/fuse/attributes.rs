@@ -1,10 +1,10 @@
 //! What stat shows after changes whose answer the kernel keeps: block counts and times.
 
-use super::holes::both_modes;
+use super::holes::{Mapper, both_modes, sparse};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -65,5 +65,33 @@ fn a_file_that_is_being_written_is_not_without_blocks() {
         let mut file = OpenOptions::new().write(true).open(&path).unwrap();
         file.write_all(&[7; 100_000]).unwrap();
         assert!(fs::metadata(&path).unwrap().blocks() > 0, "opened again; write-back cache: {writeback}");
+    });
+}
+
+#[test]
+fn a_time_that_was_set_outlives_the_write_back_of_what_was_stored_before() {
+    both_modes(|m, writeback| {
+        for closing in [false, true] {
+            let path = sparse(m, &format!("mapped-{closing}"));
+            let mapper = Mapper::start(&path, closing);
+            set_mtime(&path, LONG_AGO).unwrap();
+            mapper.end();
+            let what = format!("closed: {closing}, write-back cache: {writeback}");
+            assert_eq!(fs::metadata(&path).unwrap().mtime(), LONG_AGO, "{what}");
+            OpenOptions::new().write(true).open(&path).unwrap().write_all_at(b"x", 0).unwrap();
+            assert!(fs::metadata(&path).unwrap().mtime() > LONG_AGO, "a later write: {what}");
+        }
+    });
+}
+
+#[test]
+fn a_write_after_a_time_was_set_takes_it_away_also_while_pages_wait() {
+    both_modes(|m, writeback| {
+        let path = sparse(m, "mapped");
+        let mapper = Mapper::start(&path, false);
+        set_mtime(&path, LONG_AGO).unwrap();
+        OpenOptions::new().write(true).open(&path).unwrap().write_all_at(b"x", 0).unwrap();
+        mapper.end();
+        assert!(fs::metadata(&path).unwrap().mtime() > LONG_AGO, "write-back cache: {writeback}");
     });
 }
