@@ -28,6 +28,8 @@ pub enum XattrMode {
     Create,
     /// `XATTR_REPLACE`
     Replace,
+    /// `XATTR_CREATE | XATTR_REPLACE`: refused, as the one that is broken says.
+    CreateAndReplace,
 }
 
 impl XattrMode {
@@ -36,10 +38,12 @@ impl XattrMode {
     /// # Errors
     /// EINVAL.
     pub fn from_bits(bits: i32) -> Result<XattrMode> {
+        const BOTH: i32 = libc::XATTR_CREATE | libc::XATTR_REPLACE;
         match bits {
             0 => Ok(XattrMode::Set),
             libc::XATTR_CREATE => Ok(XattrMode::Create),
             libc::XATTR_REPLACE => Ok(XattrMode::Replace),
+            BOTH => Ok(XattrMode::CreateAndReplace),
             _ => Err(Errno::EINVAL),
         }
     }
@@ -152,8 +156,10 @@ impl Volume {
                 }
                 let present = now.is_some();
                 match mode {
-                    XattrMode::Create if present => return Err(Errno::EEXIST),
-                    XattrMode::Replace if !present => return Err(Errno::ENODATA),
+                    XattrMode::Create | XattrMode::CreateAndReplace if present => return Err(Errno::EEXIST),
+                    XattrMode::Replace | XattrMode::CreateAndReplace if !present => {
+                        return Err(Errno::ENODATA);
+                    }
                     _ => {}
                 }
                 if is_acl(name) {

@@ -1,7 +1,9 @@
 //! What stat shows after changes whose answer the kernel keeps: block counts and times.
 
 use super::holes::{Mapper, both_modes, sparse};
-use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
+use super::mounted;
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, XattrFlags};
+use rustix::io::Errno;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
@@ -94,4 +96,17 @@ fn a_write_after_a_time_was_set_takes_it_away_also_while_pages_wait() {
         mapper.end();
         assert!(fs::metadata(&path).unwrap().mtime() > LONG_AGO, "write-back cache: {writeback}");
     });
+}
+
+#[test]
+fn an_xattr_that_must_be_there_and_must_not_is_refused_as_on_ext4() {
+    let m = mounted();
+    let flags = XattrFlags::CREATE | XattrFlags::REPLACE;
+    let path = m.path("f");
+    File::create(&path).unwrap();
+    let set = |flags| rustix::fs::setxattr(&path, "user.a", b"1", flags);
+    assert_eq!(set(flags), Err(Errno::NODATA));
+    set(XattrFlags::empty()).unwrap();
+    assert_eq!(set(flags), Err(Errno::EXIST));
+    assert_eq!(set(XattrFlags::from_bits_retain(4)), Err(Errno::INVAL));
 }

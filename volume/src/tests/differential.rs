@@ -49,7 +49,7 @@ fn call() -> impl Strategy<Value = Call> {
         2 => (place(), 0..5_u8, 0..20_000_u16, 1..9000_u16).prop_map(|(p, m, at, len)| Call::Allocate(p, m, at, len)),
         1 => (place(), 0..0o10000_u32).prop_map(|(p, mode)| Call::Chmod(p, mode)),
         1 => (place(), 0..3_u32).prop_map(|(p, id)| Call::Chown(p, id)),
-        2 => (place(), 0..3_u8, 0..3_u8, 0..100_u8).prop_map(|(p, n, m, len)| Call::SetXattr(p, n, m, len)),
+        2 => (place(), 0..3_u8, 0..4_u8, 0..100_u8).prop_map(|(p, n, m, len)| Call::SetXattr(p, n, m, len)),
         1 => (place(), 0..3_u8).prop_map(|(p, n)| Call::RemoveXattr(p, n)),
         1 => Just(Call::Checkpoint),
     ]
@@ -69,10 +69,11 @@ fn errno(error: rustix::io::Errno) -> i32 {
 }
 
 const XATTRS: [&str; 3] = ["user.one", "user.two", "trusted.three"];
-const XATTR_FLAGS: [(i32, XattrFlags); 3] = [
+const XATTR_FLAGS: [(i32, XattrFlags); 4] = [
     (0, XattrFlags::empty()),
     (libc::XATTR_CREATE, XattrFlags::CREATE),
     (libc::XATTR_REPLACE, XattrFlags::REPLACE),
+    (libc::XATTR_CREATE | libc::XATTR_REPLACE, XattrFlags::CREATE.union(XattrFlags::REPLACE)),
 ];
 const RENAMES: [u32; 4] = [0, libc::RENAME_NOREPLACE, libc::RENAME_EXCHANGE, libc::RENAME_WHITEOUT];
 const ALLOCATIONS: [i32; 5] = [
