@@ -67,13 +67,15 @@ fn system_time(at: Timestamp) -> SystemTime {
 }
 
 /// The time that the kernel sent. fuser 0.18 turns seconds s < 0 and nanoseconds n into the moment |s|
-/// seconds *and* n nanoseconds before the epoch, where n nanoseconds after second s are meant; this undoes it.
+/// seconds *and* n nanoseconds before the epoch, where n nanoseconds after second s are meant; this undoes it. The least
+/// s is its own opposite (without a check of overflows, which the profiles turn off there); the kernel sends it without
+/// nanoseconds.
 pub(super) fn timestamp(at: SystemTime) -> Timestamp {
     match at.duration_since(UNIX_EPOCH) {
         Ok(after) => Timestamp { secs: after.as_secs() as i64, nanos: after.subsec_nanos() },
         Err(error) => {
             let before = error.duration();
-            Timestamp { secs: -(before.as_secs() as i64), nanos: before.subsec_nanos() }
+            Timestamp { secs: (before.as_secs() as i64).wrapping_neg(), nanos: before.subsec_nanos() }
         }
     }
 }
@@ -154,5 +156,9 @@ mod tests {
         // As fuser hands over -1.5 s, which the kernel sends as second -2 and 500 000 000 ns.
         let handed_over = UNIX_EPOCH - Duration::new(2, 500_000_000);
         assert_eq!(timestamp(handed_over), Timestamp { secs: -2, nanos: 500_000_000 });
+        // As it hands over the least second.
+        let least = Timestamp { secs: i64::MIN, nanos: 0 };
+        let handed_over = UNIX_EPOCH - Duration::from_secs(i64::MIN.unsigned_abs());
+        assert_eq!((timestamp(handed_over), system_time(least)), (least, handed_over));
     }
 }

@@ -1,7 +1,7 @@
 //! What stat shows after changes whose answer the kernel keeps: block counts and times.
 
 use super::holes::{Mapper, both_modes, sparse};
-use super::mounted;
+use super::{NEVER, mounted};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 use std::fs::{self, File, OpenOptions};
@@ -96,6 +96,28 @@ fn a_write_after_a_time_was_set_takes_it_away_also_while_pages_wait() {
         mapper.end();
         assert!(fs::metadata(&path).unwrap().mtime() > LONG_AGO, "write-back cache: {writeback}");
     });
+}
+
+/// In a thread of its own: what a request has killed answers nobody.
+fn within_time<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, outcome) = std::sync::mpsc::channel();
+    std::thread::spawn(move || done.send(act()));
+    outcome.recv_timeout(NEVER).expect("it is answered")
+}
+
+#[test]
+fn the_first_and_the_last_second_are_answered_as_on_ext4() {
+    let m = mounted();
+    fs::create_dir(m.dir.path().join("plain")).unwrap();
+    for secs in [i64::MIN, i64::MIN + 1, i64::MAX, i64::MAX - 1] {
+        let [expected, got] = [m.dir.path().join("plain/f"), m.path("f")].map(|path| {
+            File::create(&path).unwrap();
+            let at = path.clone();
+            within_time(move || set_mtime(&at, secs)).unwrap();
+            fs::metadata(&path).unwrap().mtime()
+        });
+        assert_eq!(got, expected, "{secs}");
+    }
 }
 
 #[test]
