@@ -1,14 +1,15 @@
 //! What stat shows after changes whose answer the kernel keeps: block counts and times.
 
 use super::holes::{Mapper, both_modes, sparse};
-use super::{NEVER, mounted};
+use super::{Mounted, NEVER, mounted, mounted_with};
+use fuse_door::MountOptions;
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const MIB: usize = 1 << 20;
 /// A day in 2001.
@@ -131,4 +132,27 @@ fn an_xattr_that_must_be_there_and_must_not_is_refused_as_on_ext4() {
     set(XattrFlags::empty()).unwrap();
     assert_eq!(set(flags), Err(Errno::EXIST));
     assert_eq!(set(XattrFlags::from_bits_retain(4)), Err(Errno::INVAL));
+}
+
+/// The kernel then shows its own times; docs/posix.md tells so.
+#[test]
+fn with_a_writeback_cache_a_time_out_of_range_is_shown_until_the_kernel_forgets_it() {
+    const FAR: i64 = 1 << 40;
+    let shown = |m: &Mounted| fs::metadata(m.path("f")).unwrap().mtime();
+    let set = |m: &Mounted| {
+        File::create(m.path("f")).unwrap();
+        set_mtime(&m.path("f"), FAR).unwrap();
+        shown(m)
+    };
+    let clamped = set(&mounted());
+    assert!(clamped < FAR);
+    let writeback =
+        mounted_with(MountOptions { threads: 4, writeback_cache: true, ..MountOptions::default() });
+    assert_eq!(set(&writeback), FAR);
+    let begun = Instant::now();
+    while shown(&writeback) == FAR {
+        assert!(begun.elapsed() < NEVER, "the kernel does not forget it");
+        fs::write("/proc/sys/vm/drop_caches", "2").unwrap();
+    }
+    assert_eq!(shown(&writeback), clamped);
 }
