@@ -11,7 +11,7 @@ use super::principal::Principal;
 use super::transaction::Transaction;
 use apply_engine::{AttrPatch, Attributes, Layers, ObjectKind, Operation, Timestamp};
 use commit::Ask;
-use ids::Oid;
+use ids::{BaseLimits, Oid};
 
 /// Payload of the records of one change of attributes: a truncation, a patch, an ACL.
 const PAYLOAD_BYTES: usize = 1024;
@@ -44,6 +44,26 @@ pub struct SetAttributes {
     pub ctime: Option<Timestamp>,
 }
 
+impl SetAttributes {
+    /// All of it but the length, in times that the bases can hold.
+    pub(super) fn patch(&self, now: Timestamp, limits: &BaseLimits) -> AttrPatch {
+        let clamp = |at| super::limits::clamp(limits, at);
+        let time = |time| match time {
+            SetTime::Now => now,
+            SetTime::To(at) => clamp(at),
+        };
+        AttrPatch {
+            mode: self.mode.map(|mode| mode & 0o7777),
+            uid: self.uid,
+            gid: self.gid,
+            atime: self.atime.map(time),
+            mtime: self.mtime.map(time),
+            ctime: self.ctime.map(clamp),
+            ..AttrPatch::default()
+        }
+    }
+}
+
 /// Is there something in `mode` that a change of contents may take away?
 pub(super) fn has_set_ids(mode: u32) -> bool {
     mode & (libc::S_ISUID | libc::S_ISGID) != 0
@@ -57,9 +77,19 @@ pub(super) fn without_set_ids(mode: u32, keeps_mark: impl FnOnce() -> bool) -> u
     if marked && keeps_mark() { mode } else { mode & !libc::S_ISGID }
 }
 
-/// `mode` of a file of group `gid` as a change of its owner by `who` leaves it.
-fn after_chown(mode: u32, gid: u32, who: &dyn Principal) -> u32 {
-    without_set_ids(mode, || who.in_group(gid) || who.keeps_set_ids())
+/// What a change of the owner by `who` makes of the mode, if anything.
+pub(super) fn mode_after_chown(who: &dyn Principal, before: &Attributes) -> Option<u32> {
+    if before.kind.is_directory() || !has_set_ids(before.mode) {
+        return None;
+    }
+    let mode = without_set_ids(before.mode, || who.in_group(before.gid) || who.keeps_set_ids());
+    (mode != before.mode).then_some(mode)
+}
+
+/// Whoever may not change the mode may not make it lose set-id bits by a chown that names nobody; the rest of that is
+/// allowed to everybody.
+pub(super) fn may_not_chown_to_nobody_else(who: &dyn Principal, before: &Attributes) -> bool {
+    mode_after_chown(who, before).is_some() && who.uid() != before.uid && !who.acts_as_owner()
 }
 
 /// `who`, if it is one that may not keep the set-id bits of `mode` on what it changes.
@@ -74,18 +104,8 @@ impl Volume {
     /// ESTALE for an object that is gone, unless a kernel may still refer to it.
     pub fn getattr(&self, oid: Oid) -> Result<Attributes> {
         match self.shown(oid) {
-            Err(Errno::ESTALE) => {
-                self.journal.check_lease()?;
-                self.state.read().ghosts.get(&oid).copied().ok_or(Errno::ESTALE)
-            }
+            Err(Errno::ESTALE) => self.ghost(oid),
             other => other,
-        }
-    }
-
-    /// Nobody refers to `oid` any more (FUSE `FORGET`).
-    pub fn forget(&self, oid: Oid) {
-        if self.state.read().ghosts.contains_key(&oid) {
-            self.state.write().ghosts.remove(&oid);
         }
     }
 
@@ -97,7 +117,10 @@ impl Volume {
         if set.size.is_some_and(|size| size > self.limits.max_file_bytes) {
             return Err(Errno::EFBIG);
         }
-        self.warm(oid)?;
+        match self.warm(oid) {
+            Err(Errno::ESTALE) => return self.set_ghost(who, oid, set),
+            known => known?,
+        }
         let asked = self.asking();
         let acl_bytes = match set.mode {
             Some(_) => self.acl_bytes(&asked.under(&self.stack.snapshot()), oid, acl::ACCESS)?,
@@ -124,7 +147,12 @@ impl Volume {
     /// # Errors
     /// EPERM for a chown that only the owner may make; ESTALE.
     pub fn set_nothing(&self, who: &dyn Principal, oid: Oid, ctime: Option<Timestamp>) -> Result<Attributes> {
-        self.warm(oid)?;
+        match self.warm(oid) {
+            Err(Errno::ESTALE) => {
+                return self.set_ghost(who, oid, SetAttributes { ctime, ..SetAttributes::default() });
+            }
+            known => known?,
+        }
         let changed = self.transact(Ask::keeping(PAYLOAD_BYTES), |transaction| {
             let before = transaction.inode(oid)?.attributes;
             let contents_may_change =
@@ -163,22 +191,14 @@ impl Transaction<'_> {
         if let Some(size) = set.size {
             self.truncate(who, &before, size)?;
         }
-        let mut patch = AttrPatch {
-            mode: set.mode.map(|mode| mode & 0o7777),
-            uid: set.uid,
-            gid: set.gid,
-            atime: set.atime.map(|time| self.time(time)),
-            mtime: set.mtime.map(|time| self.time(time)),
-            ..AttrPatch::default()
-        };
+        let mut patch = set.patch(self.at, self.limits());
         if patch.uid.is_some() || patch.gid.is_some() {
             self.chown(who, &before, &mut patch)?;
         }
-        if patch.is_empty() && set.ctime.is_none() {
+        if patch.is_empty() {
             return Ok(());
         }
-        let at = set.ctime.map_or(self.at, |at| self.clamp(at));
-        patch.ctime = Some(at);
+        let at = *patch.ctime.get_or_insert(self.at);
         if let Some(mode) = patch.mode
             && let Some(access) = self.access_acl(oid)?
         {
@@ -227,7 +247,6 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// Whoever may not change the mode may not make it lose set-id bits in this way; the rest is allowed to everybody.
     fn chown_to_nobody_else(
         &mut self,
         who: &dyn Principal,
@@ -236,10 +255,7 @@ impl Transaction<'_> {
     ) -> Result<()> {
         let at = ctime.map_or(self.at, |at| self.clamp(at));
         let mut patch = AttrPatch { ctime: Some(at), ..AttrPatch::default() };
-        let keeps_all = before.kind.is_directory()
-            || !has_set_ids(before.mode)
-            || after_chown(before.mode, before.gid, who) == before.mode;
-        if !keeps_all && who.uid() != before.uid && !who.acts_as_owner() {
+        if may_not_chown_to_nobody_else(who, before) {
             return Err(Errno::EPERM);
         }
         self.chown(who, before, &mut patch)?;
@@ -253,17 +269,7 @@ impl Transaction<'_> {
             return Ok(());
         }
         self.drop_privileges(before.oid, None)?;
-        if patch.mode.is_none() && has_set_ids(before.mode) {
-            let mode = after_chown(before.mode, before.gid, who);
-            patch.mode = (mode != before.mode).then_some(mode);
-        }
+        patch.mode = patch.mode.or_else(|| mode_after_chown(who, before));
         Ok(())
-    }
-
-    fn time(&self, time: SetTime) -> Timestamp {
-        match time {
-            SetTime::Now => self.at,
-            SetTime::To(at) => self.clamp(at),
-        }
     }
 }

@@ -25,6 +25,7 @@ mod attributes;
 mod data;
 mod directory;
 mod errno;
+mod ghosts;
 pub mod limits;
 mod namespace;
 mod principal;

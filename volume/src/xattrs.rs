@@ -85,7 +85,10 @@ impl Volume {
         if is_hidden(name) {
             return Err(Errno::ENODATA);
         }
-        let inode = self.known(oid)?;
+        let inode = match self.known(oid) {
+            Err(Errno::ESTALE) => return self.ghost(oid).and(Err(Errno::ENODATA)),
+            known => known?,
+        };
         let absent = (name == CAPABILITY && inode.capability == Some(false))
             || (name == acl::ACCESS && inode.access_acl == Some(false))
             || (name == acl::DEFAULT && inode.default_acl == Some(None));
@@ -99,7 +102,10 @@ impl Volume {
     /// # Errors
     /// E2BIG when the list is longer than Linux can return.
     pub fn xattr_names(&self, who: &dyn Principal, oid: Oid) -> Result<Vec<u8>> {
-        self.known(oid)?;
+        match self.known(oid) {
+            Err(Errno::ESTALE) => return self.ghost(oid).map(|_| Vec::new()),
+            known => known?,
+        };
         let names = self.stack.snapshot().xattr_names(oid)?;
         self.show(self.gate(oid)?)?;
         let mut sees_trusted = None;
@@ -189,7 +195,10 @@ impl Volume {
         if is_hidden(name) {
             return Err(Errno::ENODATA);
         }
-        self.warm(oid)?;
+        match self.warm(oid) {
+            Err(Errno::ESTALE) => return self.ghost(oid).and(Err(Errno::ENODATA)),
+            known => known?,
+        }
         let asked = self.asking();
         asked.under(&self.stack.snapshot()).xattr(oid, name)?;
         self.transact_asked(Ask::keeping(PAYLOAD_BYTES + name.len()), Some(asked), |transaction| {
