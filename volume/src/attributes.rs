@@ -199,7 +199,9 @@ impl Transaction<'_> {
             return Ok(());
         }
         let at = *patch.ctime.get_or_insert(self.at);
+        // Set-id bits, which a chown takes, are not in it.
         if let Some(mode) = patch.mode
+            && set.mode.is_some()
             && let Some(access) = self.access_acl(oid)?
         {
             let value = access.after_chmod(mode).to_bytes();

@@ -57,6 +57,24 @@ fn changes_of_contents_take_privileges_away() {
     assert_eq!(v.mode(oid), 0o2767);
 }
 
+/// Nothing is known of it but what the base says.
+#[test]
+fn a_new_owner_takes_everything_at_once_from_what_was_never_looked_at() {
+    let v = fixture();
+    let oid = v.file("f");
+    v.set_xattr(&Root, oid, super::super::acl::ACCESS, &named_user_acl(), XattrMode::Set).unwrap();
+    chmod(&v, oid, 0o6777);
+    let capability = [1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    v.set_xattr(&Root, oid, b"security.capability", &capability, XattrMode::Set).unwrap();
+    v.checkpoint();
+    let acl = v.xattr(oid, super::super::acl::ACCESS);
+    v.state.write().inodes.clear();
+    let changed = v.setattr(&Root, oid, SetAttributes { uid: Some(1), ..Default::default() });
+    assert_eq!(changed.map(|changed| (changed.mode, changed.uid)), Ok((0o777, 1)));
+    assert_eq!(v.xattr(oid, b"security.capability"), Err(Errno::ENODATA));
+    assert_eq!(v.xattr(oid, super::super::acl::ACCESS), acl);
+}
+
 #[test]
 fn access_acl_and_mode_agree() {
     let v = fixture();
