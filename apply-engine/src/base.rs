@@ -49,6 +49,7 @@ pub use index::IndexError;
 pub use inode::is_xattr_of_clients;
 pub use label::{LABEL_BYTES, LABEL_XATTR, Label, LabelError};
 pub use reader::BaseSpace;
+pub use remainder::{FULL_BYTES, FULL_METADATA_BYTES};
 
 use ids::{BaseLimits, LogPoint, Oid, VolumeId};
 use parking_lot::Mutex;

@@ -37,7 +37,7 @@ pub mod verify;
 pub mod view;
 
 pub use attributes::{AttrPatch, Attributes, ObjectKind, Timestamp};
-pub use base::{Base, BaseSpace, MetadataSpace, OpenError, TreeError};
+pub use base::{Base, BaseSpace, FULL_BYTES, FULL_METADATA_BYTES, MetadataSpace, OpenError, TreeError};
 pub use consistency::{ApplyError, ApplyReport, apply};
 pub use delta::{Birth, Delta, DeltaStats, ObjectDelta, ObjectState, RecordPosition, Slot, Target, Vanished};
 pub use extents::{Extent, ExtentMap, RangeSet, Source};

@@ -261,6 +261,18 @@ impl Remainder {
         true
     }
 
+    /// Whether a name of a directory is kept.
+    pub fn knows_name(&self, directory: Oid, name: &Name) -> bool {
+        self.0.read().names.get(&directory).is_some_and(|names| names.contains_key(name))
+    }
+
+    /// A name could not be kept. Its directory stays known: what would have held the name may have been made.
+    pub fn forget_name(&self, directory: Oid, name: &Name) {
+        if let Some(names) = self.0.write().names.get_mut(&directory) {
+            names.remove(name);
+        }
+    }
+
     /// These are the names that are kept of a directory.
     pub fn names_are(&self, directory: Oid, there: &[Name]) {
         let kept = &mut *self.0.write();

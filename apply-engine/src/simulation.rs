@@ -210,7 +210,7 @@ impl SimDisk {
         crate::remainder::is_refusal(error.errno, || {
             let sim = self.0.sim.lock();
             let free = sim.total_bytes.saturating_sub(sim.now.used_bytes());
-            free > needs_bytes.saturating_add(sim.total_bytes / 64)
+            free >= needs_bytes.saturating_add(crate::base::FULL_BYTES)
         })
     }
 

@@ -7,7 +7,7 @@
 //! empty (`BTRFS_MAX_INLINE_DATA_SIZE`, max_inline 2048), and 32 bytes of checksums beside each 4096 at most.
 
 use super::{Ask, Room, SpaceBudget};
-use apply_engine::DeltaStats;
+use apply_engine::{DeltaStats, FULL_BYTES, FULL_METADATA_BYTES};
 
 const BLOCK_BYTES: u64 = 4096;
 /// Disk space one record may need beside its payload: a directory block and its share of inode and extent trees.
@@ -26,6 +26,9 @@ pub(super) const DISK_MARGIN_BYTES: u64 = 12 << 20;
 const METADATA_MARGIN_BYTES: u64 = 16 << 20;
 /// Likewise of inodes: staging while names are exchanged.
 const MARGIN_INODES: u64 = 16;
+
+// Where clients have taken all that they may, also in place, a base is not taken for full: what it refuses then is kept.
+const _: () = assert!(FULL_BYTES < DISK_MARGIN_BYTES / 4 && FULL_METADATA_BYTES < METADATA_MARGIN_BYTES / 3);
 
 /// What has to be placed on disk, at most.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -27,6 +27,9 @@ use crate::view::{BaseEntry, BaseReader};
 /// Room is scarce below this share of the filesystem, one in so many, or below so many bytes.
 const SCARCE_SHARE: u64 = 32;
 const SCARCE_BYTES: u64 = 64 << 20;
+/// With less than this share of the filesystem free, or less than so many bytes, what is given up is not had again.
+const LITTLE_SHARE: u64 = 64;
+const LITTLE_BYTES: u64 = 4 << 20;
 
 /// Room in the filesystem that holds the base.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -74,6 +77,14 @@ impl Base {
             Err(Errno::NOSPC | Errno::DQUOT) => Ok(()),
             other => other.map_err(TreeError::at("write to", self.path().display())),
         }
+    }
+
+    /// Whether so little is left beside what is needed that somebody else may well take it first.
+    pub(crate) fn is_scarce(&self, needs_bytes: u64) -> bool {
+        !self.filesystem_space().is_ok_and(|space| {
+            let kept_bytes = (space.total_bytes / LITTLE_SHARE).max(LITTLE_BYTES);
+            space.free_bytes >= kept_bytes.saturating_add(needs_bytes)
+        })
     }
 
     /// Room in the filesystem.

@@ -23,6 +23,11 @@ use crate::tree::oid_of_name;
 
 const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+/// With less than this free a filesystem is full. Clients must be stopped well before: a base that is as full as they may
+/// make it must still tell what it refuses from what it has no room for.
+pub const FULL_BYTES: u64 = 2 << 20;
+/// Likewise of the room for metadata, where that has room of its own: btrfs sets much aside for each call.
+pub const FULL_METADATA_BYTES: u64 = 4 << 20;
 /// A record on its way.
 const NEW: &str = "new";
 
@@ -132,8 +137,11 @@ impl Base {
     pub(crate) fn refused_by(&self, holder: BorrowedFd<'_>) -> Result<Option<Oid>, Errno> {
         let number = rustix::fs::fstat(holder)?.st_ino;
         for directory in self.remainder().directories() {
-            if rustix::fs::fstat(self.refused_fd(directory)?)?.st_ino == number {
-                return Ok(Some(directory));
+            match self.refused_fd(directory) {
+                Ok(fd) if rustix::fs::fstat(&fd)?.st_ino == number => return Ok(Some(directory)),
+                // A full disk had no room for it.
+                Ok(_) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(errno),
             }
         }
         Ok(None)
@@ -233,10 +241,11 @@ impl Base {
     /// Where refused names are, for a walk over all objects.
     pub(super) fn refused_roots(&self) -> Result<Vec<OwnedFd>, TreeError> {
         let directories = self.remainder().directories();
-        let open = |directory| {
-            self.refused_fd(directory).map_err(TreeError::at("open the refused names of", directory))
+        let open = |directory| match self.refused_fd(directory) {
+            Err(Errno::NOENT) => None,
+            other => Some(other.map_err(TreeError::at("open the refused names of", directory))),
         };
-        directories.into_iter().map(open).collect()
+        directories.into_iter().filter_map(open).collect()
     }
 }
 
@@ -249,17 +258,10 @@ fn write(directory: BorrowedFd<'_>, name: &str, bytes: &[u8]) -> Result<(), Errn
     rustix::fs::renameat(directory, NEW, directory, os(name.as_bytes()))
 }
 
-/// Whether there is room beside `needs_bytes`, so that ENOSPC is about one object and not about the disk.
+/// Whether there is room beside `needs_bytes`, so that ENOSPC is about one object and not about the disk. Inodes do not
+/// count: values take none, and whether a name is refused is tried (`Tolerant`).
 pub(crate) fn has_room(base: &Base, needs_bytes: u64) -> bool {
-    /// Less than this share of the filesystem free, and it is full: one in so many.
-    const FULL_SHARE: u64 = 64;
-    const FULL_BYTES: u64 = 4 << 20;
     let Ok(space) = base.filesystem_space() else { return false };
-    let enough =
-        |free: u64, total: u64| free >= (total / FULL_SHARE).max(FULL_BYTES).saturating_add(needs_bytes);
-    let inodes = space.free_inodes.zip(space.total_inodes);
-    let metadata = space.metadata.is_none_or(|metadata| metadata.total_bytes() >= FULL_BYTES);
-    enough(space.free_bytes, space.total_bytes)
-        && inodes.is_none_or(|(free, total)| free > total / FULL_SHARE)
-        && metadata
+    let metadata = space.metadata.is_none_or(|metadata| metadata.total_bytes() >= FULL_METADATA_BYTES);
+    metadata && space.free_bytes >= FULL_BYTES.saturating_add(needs_bytes)
 }

@@ -5,6 +5,7 @@
 mod adoption;
 mod allocated;
 mod applying;
+mod full;
 mod opening;
 mod remainder;
 pub(crate) mod room;

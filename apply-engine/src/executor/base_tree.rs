@@ -79,7 +79,7 @@ impl<'a, S> BaseTree<'a, S> {
     /// Writes zeros where room is scarce and the range has blocks of its own; whether it did. XFS gives the blocks up to
     /// zero a range, and takes others then, which somebody else may have got by now.
     fn zero_in_place(&self, inode: &Inode, range: Range<u64>) -> Result<bool, Errno> {
-        if has_room(self.base, range.end - range.start) {
+        if !self.base.is_scarce(range.end - range.start) {
             return Ok(false);
         }
         let gaps = allocated::gaps(inode.file()?, range.clone(), self.base.limits().allocates)?;

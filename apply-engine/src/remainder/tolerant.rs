@@ -46,17 +46,25 @@ impl<T: Tree> Tolerant<'_, T> {
         Ok(names)
     }
 
-    /// Acts on a slot, or else on the one that stands for it here. `never` is no refusal.
+    /// Acts on a slot, or else on the one that stands for it here. `never` is no refusal. A directory that cannot grow says
+    /// what a full disk does: where the same can be done here, the disk was not full, whatever it tells of its space.
     fn placed(&self, at: &Place, never: Option<Errno>, act: impl Fn(&Place) -> Done) -> Done {
+        let may_be_refused = |error: &TreeError| error.errno == Errno::NOSPC || self.0.is_refusal(error, 0);
         let error = match act(at) {
-            Err(error) if Some(error.errno) != never && self.0.is_refusal(&error, 0) => error,
+            Err(error) if Some(error.errno) != never && may_be_refused(&error) => error,
             other => return other,
         };
         let (Some(kept), Parent::Object(directory)) = (at.refused(), &at.parent) else { return Err(error) };
-        if !self.0.remainder().keep_name(*directory, &at.name, &error) {
+        let remainder = self.0.remainder();
+        let is_new = !remainder.knows_name(*directory, &at.name);
+        if !remainder.keep_name(*directory, &at.name, &error) {
             return Err(error);
         }
-        match act(&kept) {
+        let acted = act(&kept);
+        if acted.is_err() && is_new {
+            remainder.forget_name(*directory, &at.name);
+        }
+        match acted {
             Err(again) if self.0.is_refusal(&again, 0) => Err(error),
             other => other,
         }
@@ -346,7 +354,8 @@ impl<T: Tree> Tolerant<'_, T> {
                 Ok(()) => {}
                 // Its directory is not there, or something stands there that nobody can account for.
                 Err(error) if matches!(error.errno, Errno::NOENT | Errno::EXIST | Errno::INVAL) => {}
-                Err(error) if self.0.is_refusal(&error, 0) => {}
+                // It stays where it is, for whatever there is no room.
+                Err(error) if error.is_no_space() || self.0.is_refusal(&error, 0) => {}
                 Err(error) => return Err(error),
             }
         }

@@ -354,7 +354,7 @@ fn a_byte_beyond_the_format_of_a_base_is_kept() {
     assert_eq!((BaseReader::attributes(&base, FILE).expect("is there").size, read(4)), (6, b"\0a".to_vec()));
 }
 
-fn link(name: &[u8], nlink: u64) -> Operation<'_> {
+pub(super) fn link(name: &[u8], nlink: u64) -> Operation<'_> {
     let object = Other { oid: FILE, kind: ObjectKind::File, nlink: nlink as u32 };
     Operation::Link { object, parent: Oid::ROOT, name: NameRef::new(name).expect("a name"), at: NOW }
 }

@@ -19,6 +19,12 @@ pub(crate) const NOW: Timestamp = Timestamp { secs: 1_700_000_000, nanos: 5 };
 
 /// One consistency point over these operations, with the bytes of those that write.
 pub(crate) fn point(base: &Base, log: &MemoryLog, operations: &[(Operation<'_>, &[u8])]) {
+    apply_to(&BaseTree::new(base, log), &delta_of(log, operations)).expect("applies");
+    base.sync().expect("syncs");
+}
+
+/// The same, logged and not applied.
+pub(crate) fn delta_of(log: &MemoryLog, operations: &[(Operation<'_>, &[u8])]) -> Delta {
     let mut delta = Delta::new(Lsn::ZERO, Vanished::Forget);
     for (operation, data) in operations {
         let mut head = Vec::new();
@@ -26,8 +32,7 @@ pub(crate) fn point(base: &Base, log: &MemoryLog, operations: &[(Operation<'_>, 
         let step = Step { head, data: data.to_vec() };
         delta.absorb(log.append(&step), &step.operation());
     }
-    apply_to(&BaseTree::new(base, log), &delta).expect("applies");
-    base.sync().expect("syncs");
+    delta
 }
 
 pub(crate) fn create<'a>(oid: Oid, name: &'a [u8], kind: NewKind<'a>) -> Operation<'a> {

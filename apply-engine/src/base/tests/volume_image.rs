@@ -29,7 +29,8 @@ impl Image {
         Image::with(filesystem, IMAGE_BYTES, arguments, options)
     }
 
-    fn with(filesystem: &str, len_bytes: u64, arguments: &[&str], options: &str) -> Image {
+    /// All of it.
+    pub(crate) fn with(filesystem: &str, len_bytes: u64, arguments: &[&str], options: &str) -> Image {
         assert!(rustix::process::geteuid().is_root(), "this test mounts filesystems: run it as root");
         let directory = tempfile::tempdir().expect("a temporary directory");
         let image = directory.path().join("image");
