@@ -18,9 +18,9 @@
 //! It is tried again when the object or the directory changes, and when the volume is opened. It may be empty on one
 //! node and not on the other: whatever compares trees reads through it.
 //!
-//! What can go wrong: more is refused than is kept (`Bounds`), or the same is refused
-//! here, too. Then the error is the consistency point's, as for a disk that fails, and nothing is lost. Before it comes to
-//! that, the base says that it has no more space (`Remainder::is_nearly_full`), so that clients are told.
+//! What can go wrong: the same is refused here, too. Then the error is the consistency point's, as for a disk that fails,
+//! and nothing is lost. Whatever was answered is kept, however much it is; but near some bounds (`Bounds`) the base says
+//! that it has no more space (`Remainder::is_nearly_full`), so that clients are told, and no more comes than the log holds.
 
 pub(crate) mod refused;
 pub(crate) mod tolerant;
@@ -37,7 +37,7 @@ use crate::base::TreeError;
 use crate::name::Name;
 use refused::{Identity, Refused};
 
-/// How much may be refused.
+/// How much may be refused before clients are told of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Bounds {
     /// Names that are kept.
@@ -172,27 +172,17 @@ impl Remainder {
         self.0.read().objects.keys().copied().collect()
     }
 
-    /// Keeps what is refused of an object now. False: there is no room for it here.
-    #[must_use]
-    pub fn keep(&self, oid: Oid, refused: Refused) -> bool {
+    /// Keeps what is refused of an object now.
+    pub fn keep(&self, oid: Oid, refused: Refused) {
         let kept = &mut *self.0.write();
-        let before = kept.objects.get(&oid).map_or(0, |refused| refused.cost_bytes());
-        if refused.is_empty() {
-            kept.objects.remove(&oid);
-            kept.bytes -= before;
-            kept.dirty.insert(oid);
-            return true;
-        }
-        let (cost, one_more) = (refused.cost_bytes(), !kept.objects.contains_key(&oid));
-        let grows = cost > before || one_more;
-        let too_many = one_more && kept.objects.len() >= kept.bounds.objects;
-        if grows && (too_many || kept.bytes - before + cost > kept.bounds.bytes) {
-            return false;
-        }
-        kept.bytes = kept.bytes - before + cost;
-        kept.objects.insert(oid, Arc::new(refused));
         kept.dirty.insert(oid);
-        true
+        if let Some(before) = kept.objects.remove(&oid) {
+            kept.bytes -= before.cost_bytes();
+        }
+        if !refused.is_empty() {
+            kept.bytes += refused.cost_bytes();
+            kept.objects.insert(oid, Arc::new(refused));
+        }
     }
 
     /// Nothing of an object is kept any more.
@@ -247,18 +237,10 @@ impl Remainder {
         self.0.read().names.keys().copied().collect()
     }
 
-    /// A name is about to be kept. False: there is no room for it here.
-    #[must_use]
-    pub fn keep_name(&self, directory: Oid, name: &Name, error: &TreeError) -> bool {
-        let kept = &mut *self.0.write();
-        let count = kept.name_count();
-        let known = kept.names.get(&directory).is_some_and(|names| names.contains_key(name));
-        if !known && count >= kept.bounds.names {
-            return false;
-        }
+    /// A name is about to be kept.
+    pub fn keep_name(&self, directory: Oid, name: &Name, error: &TreeError) {
         let why = Why { doing: error.doing, errno: error.errno };
-        kept.names.entry(directory).or_default().insert(name.clone(), Some(why));
-        true
+        self.0.write().names.entry(directory).or_default().insert(name.clone(), Some(why));
     }
 
     /// Whether a name of a directory is kept.
@@ -356,27 +338,34 @@ mod tests {
         Name::new(format!("{number:04}").as_bytes()).expect("a name")
     }
 
+    /// Operations that were answered come in one consistency point, and more of them than any bound allows.
     #[test]
-    fn every_bound_holds_and_is_told_before() {
+    fn every_bound_is_told_before_it_is_reached_and_ends_nothing() {
         let bounds = Bounds { names: 4, objects: 4, bytes: 1000 };
         let error = TreeError { doing: "make", at: String::new(), errno: Errno::NOSPC };
         let of_mode = || Refused { mode: Some(0), ..Refused::default() };
         let (names, objects, bytes) = (Remainder::default(), Remainder::default(), Remainder::default());
         [&names, &objects, &bytes].into_iter().for_each(|remainder| remainder.set_bounds(bounds));
-        for number in 0..4 {
-            assert!(!names.is_nearly_full() && !objects.is_nearly_full(), "{number}");
-            assert!(names.keep_name(Oid(number), &name(1), &error));
-            assert!(objects.keep(Oid(number), of_mode()));
+        for number in 0..9 {
+            assert_eq!(
+                (names.is_nearly_full(), objects.is_nearly_full()),
+                (number > 3, number > 3),
+                "{number}"
+            );
+            names.keep_name(Oid(number), &name(1), &error);
+            objects.keep(Oid(number), of_mode());
         }
-        assert!(names.is_nearly_full() && objects.is_nearly_full());
-        assert!(!names.keep_name(Oid(9), &name(1), &error) && !objects.keep(Oid(9), of_mode()));
-        assert!(names.keep_name(Oid(0), &name(1), &error) && objects.keep(Oid(0), of_mode()), "known ones");
+        assert_eq!((names.held(0).1, objects.held(0).1), (9, 9));
         let mut large = Refused::default();
         large.write(0, vec![1; 800], 0, 0);
-        assert!(bytes.keep(Oid(1), large.clone()) && bytes.is_nearly_full());
-        assert!(!bytes.keep(Oid(2), large.clone()));
+        bytes.keep(Oid(1), large.clone());
+        assert!(bytes.is_nearly_full());
+        bytes.keep(Oid(2), large.clone());
+        assert_eq!(bytes.object(Oid(2)).as_deref(), Some(&large));
+        bytes.keep(Oid(2), Refused::default());
         large.cut(100..800);
-        assert!(bytes.keep(Oid(1), large.clone()) && bytes.keep(Oid(2), large), "what shrinks makes room");
+        bytes.keep(Oid(1), large);
+        assert!(!bytes.is_nearly_full(), "what shrinks makes room");
     }
 
     #[test]

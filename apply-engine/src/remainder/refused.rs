@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::attributes::{Attributes, ObjectKind, Timestamp};
 use crate::base::Label;
@@ -19,14 +20,16 @@ const MAGIC: &[u8; 8] = b"TWFREM02";
 const MAGIC_1: &[u8; 8] = b"TWFREM01";
 /// What those lack: no identity, no label.
 const MISSING_1: &[u8] = &[0, 0];
+/// Length of a checksum.
+const SUM_BYTES: usize = size_of::<u64>();
 /// What an entry of any kind costs beside its bytes, in bytes: so that a bound on bytes bounds entries, too.
 const ENTRY_BYTES: u64 = 64;
 
 /// A range of content.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) enum Piece {
-    /// These bytes.
-    Bytes(Vec<u8>),
+    /// These bytes: records are copied with each change, and may hold as much as the log did.
+    Bytes(#[serde(with = "shared_bytes")] Arc<[u8]>),
     /// So many zeros.
     Zeros(u64),
 }
@@ -42,9 +45,23 @@ impl Piece {
     /// The part of it that begins and ends so many bytes from its start.
     fn part(&self, range: Range<u64>) -> Piece {
         match self {
-            Piece::Bytes(bytes) => Piece::Bytes(bytes[range.start as usize..range.end as usize].to_vec()),
+            Piece::Bytes(bytes) => Piece::Bytes(bytes[range.start as usize..range.end as usize].into()),
             Piece::Zeros(_) => Piece::Zeros(range.end - range.start),
         }
+    }
+}
+
+/// Bytes as they are, without a look at each; as a `Vec<u8>` is encoded.
+mod shared_bytes {
+    use serde::{Deserialize, Deserializer, Serializer};
+    use std::sync::Arc;
+
+    pub(super) fn serialize<S: Serializer>(bytes: &Arc<[u8]>, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(bytes)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<[u8]>, D::Error> {
+        <&[u8]>::deserialize(deserializer).map(Arc::from)
     }
 }
 
@@ -128,8 +145,12 @@ impl Refused {
     }
 
     pub fn encode(&self) -> Vec<u8> {
-        let body = postcard::to_stdvec(self).expect("a record has no type that cannot be encoded");
-        [&MAGIC[..], &xxhash_rust::xxh3::xxh3_64(&body).to_le_bytes(), &body].concat()
+        let head = [&MAGIC[..], &[0; SUM_BYTES]].concat();
+        let start = head.len();
+        let mut bytes = postcard::to_extend(self, head).expect("a record has no type that cannot be encoded");
+        let sum = xxhash_rust::xxh3::xxh3_64(&bytes[start..]).to_le_bytes();
+        bytes[start - SUM_BYTES..start].copy_from_slice(&sum);
+        bytes
     }
 
     /// Reads a record; the error says what is wrong with it.
@@ -139,12 +160,15 @@ impl Refused {
             (None, Some(rest)) => (rest, MISSING_1),
             (None, None) => return Err("it does not begin as such a record does"),
         };
-        let (sum, body) = rest.split_first_chunk().ok_or("it is cut short")?;
+        let (sum, body) = rest.split_first_chunk::<SUM_BYTES>().ok_or("it is cut short")?;
         if u64::from_le_bytes(*sum) != xxhash_rust::xxh3::xxh3_64(body) {
             return Err("its checksum is wrong");
         }
-        postcard::from_bytes(&[body, missing].concat())
-            .map_err(|_| "its checksum is right, and its content makes no sense")
+        let decoded = match missing {
+            [] => postcard::from_bytes(body),
+            missing => postcard::from_bytes(&[body, missing].concat()),
+        };
+        decoded.map_err(|_| "its checksum is right, and its content makes no sense")
     }
 
     /// Overwrites what it knows of an object's attributes. Those of the tree come in.
@@ -245,7 +269,8 @@ impl Refused {
     }
 
     /// The tree has refused these bytes, and stands as `tree_size`; the object was `size` long before.
-    pub fn write(&mut self, offset: u64, bytes: Vec<u8>, size: u64, tree_size: u64) {
+    pub fn write(&mut self, offset: u64, bytes: impl Into<Arc<[u8]>>, size: u64, tree_size: u64) {
+        let bytes = bytes.into();
         let end = offset + bytes.len() as u64;
         self.cut(offset..end);
         self.pieces.insert(offset, Piece::Bytes(bytes));
@@ -337,6 +362,13 @@ mod tests {
             Refused::decode(&damaged).expect_err("every bit counts");
         }
         Refused::decode(&bytes[..bytes.len() - 1]).expect_err("cut short");
+    }
+
+    #[test]
+    fn bytes_are_encoded_as_they_were_before_they_were_shared() {
+        let encoded = postcard::to_stdvec(&Piece::Bytes(vec![7; 300].into())).expect("encodes");
+        let before = postcard::to_stdvec(&(0_u8, vec![7_u8; 300])).expect("encodes");
+        assert_eq!(encoded, before);
     }
 
     #[test]

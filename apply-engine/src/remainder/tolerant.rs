@@ -1,13 +1,14 @@
 //! The effects of a consistency point on a tree that may refuse some of them: what it refuses is kept.
 //!
 //! Everything here has the effect that it says on the tree as readers see it. Errors are those of the disk, of a tree that
-//! is not as it was looked at, and refusals for which the remainder has no room.
+//! is not as it was looked at, and refusals of what is kept beside it, too.
 
 use ids::Oid;
 use rustix::io::Errno;
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::refused::{Identity, KeptLabel, Piece, Refused};
 use crate::attributes::Timestamp;
@@ -20,6 +21,13 @@ use crate::tree::{FileWrite, Fill, LocalAttributes, Parent, Place, Tree};
 const CAPABILITY: &[u8] = b"security.capability";
 
 type Done<T = ()> = Result<T, TreeError>;
+
+/// What became of a range of content, and how it is had again when it was refused.
+struct Written<F> {
+    range: Range<u64>,
+    outcome: Done,
+    bytes: F,
+}
 
 /// See the module.
 pub(crate) struct Tolerant<'a, T>(pub &'a T);
@@ -57,9 +65,7 @@ impl<T: Tree> Tolerant<'_, T> {
         let (Some(kept), Parent::Object(directory)) = (at.refused(), &at.parent) else { return Err(error) };
         let remainder = self.0.remainder();
         let is_new = !remainder.knows_name(*directory, &at.name);
-        if !remainder.keep_name(*directory, &at.name, &error) {
-            return Err(error);
-        }
+        remainder.keep_name(*directory, &at.name, &error);
         let acted = act(&kept);
         if acted.is_err() && is_new {
             remainder.forget_name(*directory, &at.name);
@@ -102,10 +108,10 @@ impl<T: Tree> Tolerant<'_, T> {
         if let Some(error) = &error {
             refused.why = (error.doing.to_owned(), error.errno.raw_os_error());
         }
-        if refused == before || self.0.remainder().keep(oid, refused) {
-            return Ok(());
+        if refused != before {
+            self.0.remainder().keep(oid, refused);
         }
-        Err(error.unwrap_or_else(|| TreeError::at("keep what was refused of", oid)(Errno::NOSPC)))
+        Ok(())
     }
 
     /// What became of an effect: taken, refused and kept, or failed.
@@ -173,47 +179,69 @@ impl<T: Tree> Tolerant<'_, T> {
             }
         }
         // Each for itself, so that one that is refused takes no other with it.
-        for write in writes {
-            let size = self.attributes(oid)?.size;
-            let outcome = self.0.write(oid, std::slice::from_ref(write));
-            let bytes = || self.0.log_bytes(write.from, write.len_bytes as usize);
-            self.wrote(oid, write.offset..write.offset + write.len_bytes, size, outcome, bytes)?;
-        }
-        Ok(())
+        let each = writes.iter().map(|write| Written {
+            range: write.offset..write.offset + write.len_bytes,
+            outcome: self.0.write(oid, std::slice::from_ref(write)),
+            bytes: || self.0.log_bytes(write.from, write.len_bytes as usize).map(Arc::from),
+        });
+        self.wrote(oid, self.attributes(oid)?.size, each)
     }
 
     /// Writes bytes of our own.
     pub fn write_bytes(&self, oid: Oid, offset: u64, bytes: &[u8]) -> Done {
         let size = self.attributes(oid)?.size;
-        let outcome = self.0.write_bytes(oid, offset, bytes);
-        self.wrote(oid, offset..offset + bytes.len() as u64, size, outcome, || Ok(bytes.to_vec()))
+        let one = Written {
+            range: offset..offset + bytes.len() as u64,
+            outcome: self.0.write_bytes(oid, offset, bytes),
+            bytes: || Ok(bytes.into()),
+        };
+        self.wrote(oid, size, std::iter::once(one))
     }
 
-    /// `size` is how long the object was before.
+    /// One change of the record for all, which may be many. `size` is how long the object was before.
     fn wrote(
         &self,
         oid: Oid,
-        range: Range<u64>,
-        size: u64,
-        outcome: Done,
-        bytes: impl FnOnce() -> Done<Vec<u8>>,
+        mut size: u64,
+        each: impl Iterator<Item = Written<impl FnOnce() -> Done<Arc<[u8]>>>>,
     ) -> Done {
-        let len_bytes = range.end - range.start;
-        match outcome {
-            Ok(()) if self.0.remainder().object(oid).is_none() => Ok(()),
-            Ok(()) => {
-                let tree_size = self.tree_size(oid)?;
-                self.change(oid, None, |refused| {
-                    refused.cut(range.clone());
-                    refused.set_size(size.max(range.end), tree_size);
-                })
+        let (mut ranges, mut last, mut failed) = (Vec::new(), None, Ok(()));
+        for Written { range, outcome, bytes } in each {
+            let len_bytes = range.end - range.start;
+            let kept = match outcome {
+                Ok(()) => Ok(None),
+                Err(error) if self.0.is_refusal(&error, len_bytes) => {
+                    last = Some(error);
+                    bytes().map(Some)
+                }
+                Err(error) => Err(error),
+            };
+            match kept {
+                Ok(kept) => ranges.push((range, kept)),
+                Err(error) => {
+                    failed = Err(error);
+                    break;
+                }
             }
-            Err(error) if self.0.is_refusal(&error, len_bytes) => {
-                let (bytes, tree_size) = (bytes()?, self.tree_size(oid)?);
-                self.change(oid, Some(error), |refused| refused.write(range.start, bytes, size, tree_size))
-            }
-            Err(error) => Err(error),
         }
+        if ranges.is_empty() || last.is_none() && self.0.remainder().object(oid).is_none() {
+            return failed;
+        }
+        let tree_size = self.tree_size(oid)?;
+        self.change(oid, last, |refused| {
+            for (range, kept) in ranges {
+                let before = size;
+                size = size.max(range.end);
+                match kept {
+                    Some(bytes) => refused.write(range.start, bytes, before, tree_size),
+                    None => {
+                        refused.cut(range);
+                        refused.set_size(size, tree_size);
+                    }
+                }
+            }
+        })?;
+        failed
     }
 
     fn set_xattr(&self, oid: Oid, name: &[u8], value: &[u8]) -> Done {
@@ -315,11 +343,8 @@ impl<T: Tree> Tolerant<'_, T> {
         };
         // A write would take them away, and a crash come before they are set again.
         let may_write = self.0.xattr(oid, CAPABILITY)?.is_none();
-        for (at, piece) in refused.pieces.iter().filter(|_| may_write) {
-            match piece {
-                Piece::Bytes(bytes) => self.write_bytes(oid, *at, bytes)?,
-                Piece::Zeros(len_bytes) => self.fill(oid, *at, *len_bytes, Fill::Zero)?,
-            }
+        if may_write {
+            self.try_content_again(oid, before.size, &refused)?;
         }
         if may_write && refused.has_content() && self.attributes(oid)?.size != self.tree_size(oid)? {
             self.truncate(oid, before.size)?;
@@ -341,6 +366,25 @@ impl<T: Tree> Tolerant<'_, T> {
             self.set_label(oid, &before.label)?;
         }
         self.set_times(oid, Some(before.atime), Some(before.mtime))
+    }
+
+    fn try_content_again(&self, oid: Oid, size: u64, refused: &Refused) -> Done {
+        let bytes = refused.pieces.iter().filter_map(|(at, piece)| match piece {
+            Piece::Bytes(bytes) => Some((*at, bytes)),
+            Piece::Zeros(_) => None,
+        });
+        let each = bytes.map(|(at, bytes)| Written {
+            range: at..at + bytes.len() as u64,
+            outcome: self.0.write_bytes(oid, at, bytes),
+            bytes: || Ok(bytes.clone()),
+        });
+        self.wrote(oid, size, each)?;
+        for (at, piece) in &refused.pieces {
+            if let Piece::Zeros(len_bytes) = piece {
+                self.fill(oid, *at, *len_bytes, Fill::Zero)?;
+            }
+        }
+        Ok(())
     }
 
     /// Likewise names that were refused in a directory, whichever these are: where there is room for one depends on its hash.
@@ -371,10 +415,8 @@ impl<T: Tree> Tolerant<'_, T> {
         let mut refused = known.as_deref().cloned().unwrap_or_default();
         (refused.atime, refused.mtime) = (Some(atime), Some(mtime));
         refused.of = refused.of.or(Some(Identity::new(kind, &label)));
-        match self.0.remainder().keep(oid, refused) {
-            true => Ok(()),
-            false => Err(TreeError::at("keep the times of", oid)(Errno::NOSPC)),
-        }
+        self.0.remainder().keep(oid, refused);
+        Ok(())
     }
 
     /// Everything that was ever refused, as it was loaded. `store` stores the records: a name that its directory takes now

@@ -70,6 +70,42 @@ fn a_file_that_was_made_immutable_does_not_stop_the_others() {
     assert_eq!((base.held(9).1, plain()), (0, b"sixtwo".to_vec()), "and at each start");
 }
 
+/// More than clients could write if they were told in time.
+#[test]
+fn content_beyond_every_bound_is_kept_and_clients_get_no_more() {
+    const PIECE_BYTES: u64 = 1 << 20;
+    const PIECES: u64 = 70;
+    let image = Image::with_size("ext4", 600 << 20);
+    let (base, log) = (volume(&image), MemoryLog::default());
+    point(&base, &log, &[(create(FILE, b"file", NewKind::File), &[][..])]);
+    chattr(&image, "+i", "file");
+    let bytes: Vec<Vec<u8>> = (0..PIECES).map(|piece| vec![piece as u8; PIECE_BYTES as usize]).collect();
+    let write = |(piece, bytes)| {
+        let offset = piece * PIECE_BYTES;
+        let size_after = offset + PIECE_BYTES;
+        let write =
+            Operation::Write { oid: FILE, offset, len_bytes: PIECE_BYTES as u32, size_after, at: NOW };
+        (write, bytes)
+    };
+    let writes: Vec<_> = (0..).zip(bytes.iter().map(Vec::as_slice)).map(write).collect();
+    point(&base, &log, &writes);
+    let is_whole = |base: &Base| {
+        let mut read = vec![0xEE; PIECE_BYTES as usize];
+        (0..).zip(&bytes).all(|(piece, bytes)| {
+            base.read_at(FILE, piece * PIECE_BYTES, &mut read).expect("reads");
+            read == *bytes
+        })
+    };
+    let base = reopened(&image, base);
+    assert!(is_whole(&base));
+    assert_eq!((base.held(9).1, base.space().expect("tells").free_bytes), (1, 0));
+    chattr(&image, "-i", "file");
+    let base = reopened(&image, base);
+    base.sync().expect("syncs");
+    assert!(is_whole(&base) && base.space().expect("tells").free_bytes > 0);
+    assert_eq!(base.held(9).1, 0);
+}
+
 fn chattr(image: &Image, flag: &str, name: &str) {
     let at = image.path().join("volume").join(name);
     let done = std::process::Command::new("chattr").arg(flag).arg(at).status();
