@@ -318,7 +318,9 @@ impl Remainder {
 /// `has_room` is asked whether the filesystem has space left.
 pub(crate) fn is_refusal(errno: Errno, has_room: impl FnOnce() -> bool) -> bool {
     match errno {
-        Errno::NOSPC | Errno::DQUOT => has_room(),
+        Errno::NOSPC => has_room(),
+        // A quota that statfs does not tell of is over for all objects alike.
+        Errno::DQUOT => false,
         // The disk, the filesystem's own damage, a network below it.
         Errno::IO | Errno::ROFS | Errno::NODEV | Errno::NXIO | Errno::UCLEAN | Errno::BADMSG => false,
         Errno::REMOTEIO | Errno::TIMEDOUT | Errno::NOLINK | Errno::SHUTDOWN | Errno::HOSTDOWN => false,
@@ -366,6 +368,12 @@ mod tests {
         large.cut(100..800);
         bytes.keep(Oid(1), large);
         assert!(!bytes.is_nearly_full(), "what shrinks makes room");
+    }
+
+    #[test]
+    fn a_quota_that_is_used_up_is_no_refusal_of_one_object() {
+        assert!(is_refusal(Errno::NOSPC, || true) && !is_refusal(Errno::NOSPC, || false));
+        assert!(!is_refusal(Errno::DQUOT, || true));
     }
 
     #[test]

@@ -1,9 +1,10 @@
-//! What btrfs has left for metadata, which it keeps apart from file contents: a volume of small files runs out of
-//! metadata long before `statfs` shows anything, and then nothing can be applied.
+//! What `statfs` does not tell of btrfs. What it has left for metadata, which it keeps apart from file contents: a volume of
+//! small files runs out of metadata long before `statfs` shows anything, and then nothing can be applied. And which quota
+//! group limits a subvolume.
 //!
-//! Asked of the kernel (`BTRFS_IOC_SPACE_INFO`, `_FS_INFO`, `_DEV_INFO`: linux/btrfs.h), because only that tells it to
-//! the byte. What can go wrong: an older kernel, or a profile that this does not know; then what is told is less than
-//! there is, never more.
+//! Asked of the kernel (`BTRFS_IOC_SPACE_INFO`, `_FS_INFO`, `_DEV_INFO`, `_INO_LOOKUP`, `_TREE_SEARCH`: linux/btrfs.h), because
+//! only that tells it to the byte. What can go wrong: an older kernel, or a profile that this does not know; then what is
+//! told is less than there is, never more. A quota that is not seen is met as EDQUOT.
 //!
 //! `unsafe` lives here because neither std nor rustix wraps these calls.
 
@@ -26,6 +27,24 @@ const MAX_BLOCK_GROUP_BYTES: u64 = 1 << 30;
 /// The most copies that any profile makes of metadata (RAID1C4; DUP and RAID1 make two).
 const METADATA_COPIES: u64 = 4;
 
+/// The tree of quota groups, and what its items say: a limit of a group, and a relation of two.
+const QUOTA_TREE: u64 = 8;
+const LIMIT_ITEM: u64 = 244;
+const RELATION_ITEM: u64 = 246;
+/// Of a limit's first word: the group's bytes are limited, those that it shares with others or those that it does not.
+const IS_LIMITED: u64 = 0b11;
+/// A group's level stands above this in its number; it belongs to groups of higher levels only.
+const LEVEL_SHIFT: u32 = 48;
+/// Groups that one subvolume belongs to, directly or not, and that are looked at.
+const MAX_GROUPS: usize = 256;
+/// Any inode of a subvolume serves to ask for the subvolume.
+const FIRST_INODE: u64 = 256;
+/// Words of `struct btrfs_ioctl_search_key` and of one `struct btrfs_ioctl_search_header`.
+const KEY_WORDS: usize = 13;
+const HEADER_BYTES: usize = 32;
+
+const IOC_TREE_SEARCH: u64 = ioc(3, 17, 4096);
+const IOC_INO_LOOKUP: u64 = ioc(3, 18, 4096);
 const IOC_SPACE_INFO: u64 = ioc(3, 20, 16);
 const IOC_FS_INFO: u64 = ioc(2, 31, 1024);
 const IOC_DEV_INFO: u64 = ioc(3, 30, 4096);
@@ -113,6 +132,89 @@ fn unallocated(fd: BorrowedFd<'_>) -> Result<(u64, u64), Errno> {
     Ok((sum, left))
 }
 
+/// The quota group that limits the subvolume of `fd`, its own or one that this belongs to.
+pub(super) fn limiting_group(fd: BorrowedFd<'_>) -> Result<Option<u64>, Errno> {
+    let mut lookup = [0_u64; 4096 / 8];
+    lookup[1] = FIRST_INODE;
+    call(fd, IOC_INO_LOOKUP, &mut lookup)?;
+    let (mut groups, mut at) = (vec![lookup[0]], 0);
+    while let Some(&group) = groups.get(at).filter(|_| at < MAX_GROUPS) {
+        at += 1;
+        let limits = match search(fd, (0, 0), LIMIT_ITEM, (group, group)) {
+            // There are no quotas.
+            Err(Errno::NOENT) => return Ok(None),
+            other => other?,
+        };
+        if limits.iter().any(|item| item.first_word.is_some_and(|flags| flags & IS_LIMITED != 0)) {
+            return Ok(Some(group));
+        }
+        let above = ((group >> LEVEL_SHIFT) + 1) << LEVEL_SHIFT;
+        for relation in search(fd, (group, group), RELATION_ITEM, (above, u64::MAX))? {
+            if !groups.contains(&relation.offset) {
+                groups.push(relation.offset);
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// An item of a tree: the end of its key, and how it begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Item {
+    offset: u64,
+    first_word: Option<u64>,
+}
+
+/// Items of one kind in the tree of quotas, as many as one call tells: a few dozen.
+fn search(
+    fd: BorrowedFd<'_>,
+    objects: (u64, u64),
+    kind: u64,
+    offsets: (u64, u64),
+) -> Result<Vec<Item>, Errno> {
+    let mut search = [0_u64; 4096 / 8];
+    // tree_id, min_ and max_objectid, min_ and max_offset, min_ and max_transid
+    search[..7].copy_from_slice(&[QUOTA_TREE, objects.0, objects.1, offsets.0, offsets.1, 0, u64::MAX]);
+    // min_type and max_type; nr_items: in, how many at most; out, how many there are.
+    search[7] = words(kind as u32, kind as u32);
+    search[8] = words(u32::MAX, 0);
+    call(fd, IOC_TREE_SEARCH, &mut search)?;
+    let count = half(&search[8].to_ne_bytes(), 0).unwrap_or(0);
+    let bytes: Vec<u8> = search[KEY_WORDS..].iter().flat_map(|word| word.to_ne_bytes()).collect();
+    Ok(items(&bytes, count, kind as u32))
+}
+
+/// Items of a kind as they lie one after another: transid, objectid, offset, type, len; then their bytes.
+fn items(bytes: &[u8], count: u32, kind: u32) -> Vec<Item> {
+    let (mut found, mut rest) = (Vec::new(), bytes);
+    for _ in 0..count {
+        let header = (whole(rest, 16), half(rest, 24), half(rest, 28));
+        let (Some(offset), Some(its_kind), Some(len)) = header else { break };
+        let Some(data) = rest.get(HEADER_BYTES..HEADER_BYTES + len as usize) else { break };
+        if its_kind == kind {
+            let first = data.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+            found.push(Item { offset, first_word: first });
+        }
+        rest = &rest[HEADER_BYTES + len as usize..];
+    }
+    found
+}
+
+/// Two numbers of 32 bits as they lie in memory.
+fn words(first: u32, second: u32) -> u64 {
+    let [a, b, c, d] = first.to_ne_bytes();
+    let [e, f, g, h] = second.to_ne_bytes();
+    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+}
+
+fn half(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..)?.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
+}
+
+fn whole(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes.get(at..)?.first_chunk().map(|bytes| u64::from_ne_bytes(*bytes))
+}
+
 fn call<const WORDS: usize>(
     fd: BorrowedFd<'_>,
     request: u64,
@@ -121,7 +223,7 @@ fn call<const WORDS: usize>(
     debug_assert!((request >> 16 & 0x3fff) as usize <= size_of_val(argument));
     // SAFETY: the request numbers above say how much the kernel reads and writes at `argument`, which is at least
     // that long and lives for the whole call; SPACE_INFO writes as many spaces as its first word allows, which is
-    // what the array has room for.
+    // what the array has room for, and TREE_SEARCH no more than fits behind its key.
     let status = unsafe { libc::ioctl(fd.as_raw_fd(), request as libc::Ioctl, argument.as_mut_ptr()) };
     if status < 0 {
         return Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO));

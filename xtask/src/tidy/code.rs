@@ -16,7 +16,10 @@ const UNSAFE_ALLOWED: &[(&str, &str)] = &[
     ("rdma-transport/src/tcp/uring.rs", "submits io_uring requests on log memory"),
     ("rdma-transport/src/verbs", "calls the RDMA library, which works on registered memory"),
     ("apply-engine/src/base/allocated.rs", "ioctls that tell which blocks a file has"),
-    ("apply-engine/src/base/btrfs.rs", "ioctls that tell what btrfs has left for metadata"),
+    (
+        "apply-engine/src/base/btrfs.rs",
+        "ioctls that tell what btrfs has left for metadata, and its quota groups",
+    ),
     ("apply-engine/src/base/handles.rs", "file handle system calls"),
     ("apply-engine/src/base/mounted_over.rs", "takes a thread into a mount namespace of its own"),
     ("apply-engine/src/base/private_mount.rs", "mount system calls"),

@@ -48,6 +48,12 @@ pub enum Lack {
     /// Quotas that hold for root too.
     #[error("user or group quotas of XFS would refuse what was answered to clients")]
     Quotas,
+    /// One of btrfs, its own or above it.
+    #[error(
+        "the quota group {}/{} of btrfs limits its subvolume, and what clients may use is counted without that",
+        .0 >> 48, .0 & 0xFFFF_FFFF_FFFF
+    )]
+    QuotaGroup(u64),
     /// Nothing may be changed.
     #[error("the volume's root or its .twinfiler is immutable or append-only")]
     Frozen,
@@ -96,6 +102,9 @@ impl Lack {
             }
             Lack::ShortIds => "mount it without `nouid32`",
             Lack::Quotas => "mount it with `uqnoenforce,gqnoenforce`, or without quotas",
+            Lack::QuotaGroup(_) => {
+                "take the limit off (`btrfs qgroup limit none GROUP PATH`), or give the volume a filesystem of its own"
+            }
             Lack::Frozen => "`chattr -i -a` both",
             Lack::Project => {
                 "give both one project (`chattr -p NUMBER`) and the same flag P, or take P off both"

@@ -7,8 +7,10 @@ use rustix::fs::IFlags;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::os::fd::BorrowedFd;
 
+use super::super::btrfs;
 use super::probe::stat;
-use super::{Lack, Unmeasured};
+use super::{Lack, PROBE, Unmeasured};
+use crate::base::TreeError;
 
 /// `FS_ENCRYPT_FL`, `FS_CASEFOLD_FL`: rustix has no names for them.
 const ENCRYPTED: u32 = 0x0800;
@@ -26,6 +28,13 @@ pub(super) fn lift_file_size_limit() -> Result<(), Unmeasured> {
 
 pub(super) fn check(root: BorrowedFd<'_>, hidden: BorrowedFd<'_>) -> Result<(), Unmeasured> {
     check_flags(flags_of(root), flags_of(hidden))?;
+    let found = rustix::fs::fstatfs(root).map_err(TreeError::at("ask for the kind of", PROBE))?;
+    // Whoever may not ask meets a quota as EDQUOT.
+    if found.f_type as u64 == btrfs::MAGIC
+        && let Ok(Some(group)) = btrfs::limiting_group(root)
+    {
+        return Err(Lack::QuotaGroup(group).into());
+    }
     let device = stat(root)?.st_dev;
     let device = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();

@@ -106,6 +106,44 @@ fn a_base_in_another_project_than_its_staging_is_refused() {
     assert!(matches!(refused, Err(OpenError::Lacks { lack: Lack::Project, .. })), "{refused:?}");
 }
 
+fn btrfs(arguments: &[&str], path: &std::path::Path) {
+    let done = std::process::Command::new("btrfs").args(arguments).arg(path).output().expect("btrfs-progs");
+    assert!(done.status.success(), "{arguments:?}: {done:?}");
+}
+
+/// `statfs` does not tell of it: clients would be answered for more than it lets the base hold.
+#[test]
+fn a_subvolume_that_a_quota_group_limits_is_refused() {
+    let image = Image::new("btrfs");
+    let path = image.path().join("volume");
+    btrfs(&["quota", "enable"], &image.path());
+    btrfs(&["subvolume", "create"], &path);
+    drop(Base::create(&path, VOLUME).expect("nothing limits it yet"));
+    let found = || Base::open(&path, VOLUME).map(drop);
+    let refused = |group: u64| {
+        let found = found();
+        let is_refused =
+            matches!(&found, Err(OpenError::Lacks { lack: Lack::QuotaGroup(by), .. }) if *by == group);
+        assert!(is_refused, "{found:?}");
+    };
+    let inode = rustix::fs::stat(&path).expect("stats");
+    assert_eq!(inode.st_ino, 256, "the root of a subvolume");
+    btrfs(&["qgroup", "limit", "100M"], &path);
+    refused(256);
+    let another = Base::create(&image.directory("another"), VOLUME).map(drop);
+    assert!(another.is_ok(), "it lies in another subvolume: {another:?}");
+    btrfs(&["qgroup", "limit", "none"], &path);
+    found().expect("it is taken off");
+    // One that it belongs to, and not alone.
+    btrfs(&["qgroup", "create", "1/7"], &image.path());
+    btrfs(&["qgroup", "assign", "--no-rescan", "0/256", "1/7"], &image.path());
+    found().expect("nothing limits that group");
+    btrfs(&["qgroup", "limit", "-e", "100M", "1/7"], &image.path());
+    refused(1 << 48 | 7);
+    btrfs(&["quota", "disable"], &image.path());
+    found().expect("there are no quotas");
+}
+
 #[test]
 fn a_full_base_counts_as_measured_before() {
     let image = Image::new("ext4");
