@@ -80,6 +80,8 @@ pub struct Ask {
     pub payload_bytes: u64,
     /// Bytes that it sets aside on disk without logging them (fallocate).
     pub allocate_bytes: u64,
+    /// What the map of its file's blocks may take beside content ([`ids::BaseLimits::map_bytes`]).
+    pub map_bytes: u64,
     /// Objects that it makes.
     pub inodes: u64,
     /// Its payload is file content.
@@ -97,6 +99,7 @@ impl Ask {
         Ask {
             payload_bytes: payload_bytes as u64,
             allocate_bytes: 0,
+            map_bytes: 0,
             inodes: 0,
             content: false,
             grows: false,

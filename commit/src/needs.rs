@@ -20,6 +20,8 @@ const MAX_INLINE_BYTES: u64 = 16 << 10;
 const MAX_INLINE_CONTENT_BYTES: u64 = 2048;
 /// One byte of metadata for so many bytes of content: checksums and extents.
 const CONTENT_BYTES_PER_METADATA_BYTE: u64 = 128;
+/// Where there is a map of each block: one byte of it for so many of content (blocks of 1024 bytes, numbers of 4).
+const CONTENT_BYTES_PER_MAP_BYTE: u64 = 256;
 /// Kept free on both nodes, so that what the local filesystem needs for itself never runs out.
 pub(super) const DISK_MARGIN_BYTES: u64 = 12 << 20;
 /// Likewise of the room for metadata.
@@ -50,6 +52,7 @@ impl Needs {
         let content_bytes = ask.payload_bytes.saturating_add(allocate_bytes);
         Needs {
             disk_bytes: (ask.payload_bytes.next_multiple_of(BLOCK_BYTES) + DISK_BYTES_PER_RECORD)
+                .saturating_add(map_bytes(ask.map_bytes, 1, ask.payload_bytes))
                 .saturating_add(allocate_bytes),
             metadata_bytes: METADATA_BYTES_PER_RECORD
                 + ask.payload_bytes.min(if ask.content {
@@ -62,11 +65,13 @@ impl Needs {
         }
     }
 
-    /// Of all records of a Delta.
-    pub fn of_delta(stats: &DeltaStats) -> Needs {
+    /// Of all records of a Delta. `each_map_bytes`: as of an [`Ask`], of each of them, for any may write content.
+    pub fn of_delta(stats: &DeltaStats, each_map_bytes: u64) -> Needs {
         let content_bytes = stats.logged_bytes.saturating_add(stats.allocated_bytes);
         Needs {
-            disk_bytes: content_bytes.saturating_add(stats.records * (BLOCK_BYTES + DISK_BYTES_PER_RECORD)),
+            disk_bytes: content_bytes
+                .saturating_add(stats.records * (BLOCK_BYTES + DISK_BYTES_PER_RECORD))
+                .saturating_add(map_bytes(each_map_bytes, stats.records, stats.logged_bytes)),
             metadata_bytes: stats.records * METADATA_BYTES_PER_RECORD
                 + stats.logged_data_bytes.min(stats.records * MAX_INLINE_CONTENT_BYTES)
                 + (stats.logged_bytes - stats.logged_data_bytes).min(stats.records * MAX_INLINE_BYTES)
@@ -86,6 +91,14 @@ impl Needs {
         self.disk_bytes -= other.disk_bytes;
         self.metadata_bytes -= other.metadata_bytes;
         self.inodes -= other.inodes;
+    }
+}
+
+/// What so many records may take for maps of blocks, if each may take `each`.
+fn map_bytes(each: u64, records: u64, content_bytes: u64) -> u64 {
+    match each {
+        0 => 0,
+        each => each.saturating_mul(records).saturating_add(content_bytes / CONTENT_BYTES_PER_MAP_BYTE),
     }
 }
 
@@ -157,6 +170,7 @@ impl SpaceBudget {
 mod tests {
     use super::*;
     use apply_engine::MetadataSpace;
+    use ids::BaseLimits;
 
     fn budget(free_bytes: u64, metadata: Option<MetadataSpace>) -> SpaceBudget {
         let total = SpaceBudget { total_bytes: 1 << 40, total_inodes: 0, ..SpaceBudget::default() };
@@ -229,10 +243,25 @@ mod tests {
                 allocated_bytes: 8192,
                 ..DeltaStats::default()
             };
-            let delta = Needs::of_delta(&stats);
+            let delta = Needs::of_delta(&stats, 0);
             assert!(delta.disk_bytes >= operation.disk_bytes, "{delta:?} {operation:?}");
             assert_eq!((delta.metadata_bytes, delta.inodes), (operation.metadata_bytes, operation.inodes));
         }
+    }
+
+    /// One byte in a file without extents takes its block, and others for the way there.
+    #[test]
+    fn where_blocks_are_mapped_one_by_one_the_map_counts() {
+        let map_bytes = BaseLimits { allocates: false, ..BaseLimits::LINUX }.map_bytes();
+        let byte = Ask { content: true, ..Ask::growing(1) };
+        let mapped = Needs::of(&Ask { map_bytes, ..byte });
+        assert_eq!(mapped.disk_bytes - Needs::of(&byte).disk_bytes, 5 * BLOCK_BYTES);
+        let in_place = |ask| Needs::of(&Ask { room: Room::There, ..ask });
+        assert_eq!(in_place(Ask { map_bytes, ..byte }), in_place(byte), "it is mapped already");
+        let stats = DeltaStats { records: 3, logged_bytes: 3, ..DeltaStats::default() };
+        assert!(Needs::of_delta(&stats, map_bytes).disk_bytes >= 3 * mapped.disk_bytes - 3 * BLOCK_BYTES);
+        let large = Ask { content: true, map_bytes, ..Ask::growing(1 << 20) };
+        assert!(Needs::of(&large).disk_bytes >= (1 << 20) + (1 << 12) + map_bytes + (1 << 12));
     }
 
     #[test]

@@ -101,7 +101,19 @@ impl XattrRoom {
     }
 }
 
+/// What a write may add to the map of a file without extents (Documentation/filesystems/ext4/ifork.rst): two blocks of each
+/// lower level, where it goes from one to the next, and the one on top.
+const MAP_BLOCKS: u64 = 5;
+const BLOCK_BYTES: u64 = 4096;
+
 impl BaseLimits {
+    /// What a write may take for the map of its file's blocks, in bytes, however little it writes. That is counted with
+    /// its content only where files have no extents: where room cannot be set aside, for ext4 does that in files with
+    /// extents alone.
+    pub fn map_bytes(&self) -> u64 {
+        if self.allocates { 0 } else { MAP_BLOCKS * BLOCK_BYTES }
+    }
+
     /// What Linux itself allows: no base holds more.
     pub const LINUX: BaseLimits = BaseLimits {
         max_name_bytes: 255,

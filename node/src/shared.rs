@@ -41,8 +41,15 @@ pub(super) const MAX_REASON_CHARS: usize = 1000;
 const DELTAS_IN_MEMORY: u64 = 4;
 
 /// Less room than for this is scarce.
-pub(super) const SCARCE: Ask =
-    Ask { payload_bytes: 1 << 20, allocate_bytes: 0, inodes: 1, content: true, grows: true, room: Room::New };
+pub(super) const SCARCE: Ask = Ask {
+    payload_bytes: 1 << 20,
+    allocate_bytes: 0,
+    map_bytes: 0,
+    inodes: 1,
+    content: true,
+    grows: true,
+    room: Room::New,
+};
 
 /// One volume on this node.
 pub(super) struct Shared {
@@ -300,9 +307,9 @@ impl Shared {
 
     /// What those records may need on disk.
     pub fn unapplied_needs(&self) -> Needs {
-        let layers = self.stack.snapshot();
-        let mut needs = Needs::of_delta(&layers.active.read().stats());
-        layers.sealed.iter().for_each(|delta| needs.add(Needs::of_delta(&delta.stats())));
+        let (layers, map_bytes) = (self.stack.snapshot(), self.base.limits().map_bytes());
+        let mut needs = Needs::of_delta(&layers.active.read().stats(), map_bytes);
+        layers.sealed.iter().for_each(|delta| needs.add(Needs::of_delta(&delta.stats(), map_bytes)));
         needs
     }
 

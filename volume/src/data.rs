@@ -215,7 +215,8 @@ impl Volume {
     ) -> Result<usize> {
         let max_file_bytes = self.limits.max_file_bytes;
         let payload_bytes = PRIVILEGE_PAYLOAD_BYTES + WRITE_HEAD_BYTES + data.len();
-        let ask = Ask { content: true, ..Ask::growing(payload_bytes) };
+        let map_bytes = self.limits.map_bytes();
+        let ask = Ask { content: true, map_bytes, ..Ask::growing(payload_bytes) };
         let may = || {
             let start = match at {
                 WriteAt::Offset(offset) | WriteAt::Cached(offset) => offset,

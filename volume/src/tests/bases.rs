@@ -307,6 +307,25 @@ fn a_volume_starts_on_a_base_that_is_full() {
     image.volume = Some(volume);
 }
 
+/// One byte far out takes blocks for the way there where files have no extents.
+#[test]
+fn a_far_byte_needs_room_for_the_map_of_its_file() {
+    const LEFT_BYTES: u64 = (12 << 20) + 20_480;
+    let image = Image::new("ext3", &["-b", "4096"]);
+    let oid = image.make("f", NodeKind::File).unwrap();
+    image.apply();
+    let filler = std::fs::File::create(image.at("plain").join("filler")).unwrap();
+    let free = || rustix::fs::statvfs(image.at("")).map(|space| space.f_bavail * space.f_frsize).unwrap();
+    for piece in [vec![7; 1 << 20], vec![7; 4096]] {
+        while free() >= LEFT_BYTES + piece.len() as u64 {
+            std::io::Write::write_all(&mut &filler, &piece).unwrap();
+        }
+    }
+    std::thread::sleep(std::time::Duration::from_millis(110));
+    assert_eq!(image.write(oid, WriteAt::Offset(1 << 40), b"x", None), Err(Errno::ENOSPC));
+    image.make("a name needs less", NodeKind::File).unwrap();
+}
+
 fn fill(directory: &Path) {
     let file = std::fs::File::create(directory.join("full")).unwrap();
     let block = [7; 1 << 16];

@@ -2,6 +2,7 @@
 
 use super::super::tests::Image;
 use super::super::{Base, OpenError};
+use super::probe::stat;
 use super::*;
 use ids::{VolumeId, XattrRoom};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -50,6 +51,37 @@ fn limits_are_those_of_the_filesystem() {
     let btrfs = limits_of("btrfs", &[]);
     assert_eq!((btrfs.max_links, btrfs.max_xattr_bytes, btrfs.xattr_room), (65_535, 16_228, None));
     assert!(limits_of("btrfs", &["-n", "4096"]).max_xattr_bytes < 4096);
+}
+
+/// What is counted for a write: its content and a block (`commit/src/needs.rs`), and the map of its file where there is one.
+#[test]
+fn a_write_far_out_takes_no_more_than_is_counted_for_it() {
+    const BLOCK_BYTES: u64 = 4096;
+    for (kind, arguments) in [
+        ("ext3", &["-b", "4096"][..]),
+        ("ext3", &["-b", "1024"][..]),
+        ("ext4", &["-b", "4096", "-O", "^extents,^64bit"][..]),
+        ("ext4", &["-b", "4096"][..]),
+        ("xfs", &[][..]),
+        ("btrfs", &[][..]),
+    ] {
+        let image = Image::made(kind, arguments, "");
+        let limits = Base::create(&image.directory("volume"), VOLUME).expect("a place for a volume").limits();
+        // Where the map of a file with blocks of 4096 bytes goes one level higher, and from one part of a level to the next.
+        let (direct, one, two) = (12, 1024, 1024 * 1024);
+        let borders = [direct, direct + one, direct + one + two, direct + one + 2 * two]
+            .map(|blocks| blocks * BLOCK_BYTES - 1);
+        let last = limits.max_file_bytes.min(1 << 40) - 2;
+        for (number, at) in borders.into_iter().chain([0, last]).enumerate() {
+            let file = std::fs::File::create(image.path().join(number.to_string())).expect("makes a file");
+            assert_eq!(rustix::io::pwrite(&file, b"xy", at), Ok(2));
+            file.sync_all().expect("syncs");
+            let taken_bytes = stat(file.as_fd()).expect("stats").st_blocks as u64 * 512;
+            let counted_bytes = 2 * BLOCK_BYTES + limits.map_bytes();
+            assert!(taken_bytes <= counted_bytes, "{kind} {arguments:?} at {at}: {taken_bytes}");
+        }
+        assert_eq!(limits.map_bytes() == 0, limits.allocates);
+    }
 }
 
 #[test]
