@@ -70,6 +70,9 @@ pub enum Lack {
     /// Space goes in pieces that are not counted so.
     #[error("it gives space in pieces of {0} bytes, and what clients may use is counted in pieces of 4096")]
     AllocationUnit(u64),
+    /// `mkfs.xfs -n size=`.
+    #[error("its directories grow by {0} bytes, and what clients may use is counted in pieces of 4096")]
+    DirectoryUnit(u64),
     /// Something else sits where the measuring would be done.
     #[error(".twinfiler/probe is no directory of root")]
     Occupied,
@@ -112,6 +115,9 @@ impl Lack {
             Lack::Encrypted => "begin with an empty directory that is encrypted, or with one that is not",
             Lack::AllocationUnit(_) => {
                 "make it anew without `bigalloc` or larger blocks, or take the extent size hint off (`xfs_io`)"
+            }
+            Lack::DirectoryUnit(_) => {
+                "make it anew without larger directory blocks (`mkfs.xfs -n size=4096`)"
             }
             Lack::Occupied => "look what it is, and remove it",
             Lack::Busy => "try again",

@@ -4,7 +4,7 @@
 //! nothing and 2^63 − 1, because limits lie anywhere: ext4 without extents ends where its block map does, without
 //! `huge_file` where the block count does. What can go wrong: nothing beyond what [`super::Unmeasured`] says.
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, FileType, Mode};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -16,6 +16,9 @@ use crate::base::TreeError;
 const MAX_BYTES: u64 = i64::MAX as u64;
 /// Space is counted in these.
 const BLOCK_BYTES: u64 = 4096;
+/// So many names of this length are more than any inode has room for (2048 bytes at most).
+const LONG_NAMES: usize = 8;
+const LONG_NAME_BYTES: usize = 255;
 /// Of `stat`.
 const SECTOR_BYTES: u64 = 512;
 
@@ -37,6 +40,7 @@ pub(super) fn measure(probe: &Probe) -> Result<Sizes, Unmeasured> {
     let (allocates, punches) = (has(keep)?, has(FallocateFlags::PUNCH_HOLE | keep)?);
     let zeroes = allocates && has(FallocateFlags::ZERO_RANGE | keep)?;
     check_unit(probe, allocates)?;
+    check_directory_unit(probe)?;
     let max_file_bytes = largest(0, MAX_BYTES, |end| reaches(file.as_fd(), end))?;
     let mut max_allocate_bytes = max_file_bytes;
     let modes = [
@@ -57,6 +61,28 @@ fn reaches(file: BorrowedFd<'_>, len_bytes: u64) -> Result<bool, Unmeasured> {
         && within("write to a file in", rustix::io::pwrite(file, b"x", len_bytes.saturating_sub(1)))?;
     rustix::fs::ftruncate(file, 0).map_err(TreeError::at("shorten a file in", PROBE))?;
     Ok(works)
+}
+
+/// A directory grows by one block, when there is no room for a name in its inode or the blocks that it has.
+fn check_directory_unit(probe: &Probe) -> Result<(), Unmeasured> {
+    let directory = probe.directory()?;
+    let taken_bytes = || -> Result<u64, Unmeasured> {
+        Ok(u64::try_from(stat(directory.as_fd())?.st_blocks).unwrap_or(0) * SECTOR_BYTES)
+    };
+    let before = taken_bytes()?;
+    for number in 0..LONG_NAMES {
+        let name = format!("{number:0>LONG_NAME_BYTES$}");
+        rustix::fs::mknodat(&directory, name, FileType::RegularFile, Mode::RUSR, 0)
+            .map_err(TreeError::at("make a file in", PROBE))?;
+        let grown_bytes = taken_bytes()?.saturating_sub(before);
+        if grown_bytes > BLOCK_BYTES {
+            return Err(Lack::DirectoryUnit(grown_bytes).into());
+        }
+        if grown_bytes > 0 {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// One byte takes one block.

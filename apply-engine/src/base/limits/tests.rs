@@ -91,6 +91,10 @@ fn what_programs_rely_on_is_demanded_with_a_remedy() {
         ("ext4", &["-O", "bigalloc", "-C", "16384"][..], "", Lack::AllocationUnit(16_384)),
         ("ext4", &[][..], "nouid32", Lack::ShortIds),
         ("xfs", &["-m", "bigtime=0"][..], "", Lack::Years),
+        ("xfs", &["-n", "size=65536"][..], "", Lack::DirectoryUnit(65_536)),
+        // Where small directories fit into their inodes.
+        ("xfs", &["-n", "size=65536", "-i", "size=2048"][..], "", Lack::DirectoryUnit(65_536)),
+        ("xfs", &["-n", "size=8192"][..], "", Lack::DirectoryUnit(8192)),
         ("btrfs", &[][..], "noacl", Lack::Acls),
     ] {
         let image = Image::made(kind, arguments, options);
