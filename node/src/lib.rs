@@ -285,7 +285,8 @@ impl ControlTarget for Inner {
     }
 }
 
-/// A node that lost one of its threads would look alive and do nothing: better dead, so that the partner serves.
+/// A node that lost one of its threads would look alive and do nothing: better dead, so that the partner serves. The report
+/// is the standard library's: where it cannot be written it is left out, and the process ends as it would with it.
 fn die_with_any_thread() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
@@ -295,4 +296,32 @@ fn die_with_any_thread() {
             std::process::abort();
         }));
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::die_with_any_thread;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Command, Stdio};
+
+    /// Set in the process that is to end.
+    const INSIDE: &str = "TWINFILER_TEST_PANICS";
+
+    #[test]
+    fn a_panic_that_nobody_can_read_ends_the_process_all_the_same() {
+        if std::env::var_os(INSIDE).is_some() {
+            die_with_any_thread();
+            panic!("as it should");
+        }
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let name = "tests::a_panic_that_nobody_can_read_ends_the_process_all_the_same";
+        let status = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name, "--nocapture"])
+            .env(INSIDE, "1")
+            .stdout(Stdio::null())
+            .stderr(full)
+            .status()
+            .unwrap();
+        assert_eq!(status.signal(), Some(libc::SIGABRT), "{status}");
+    }
 }

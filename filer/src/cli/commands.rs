@@ -47,7 +47,7 @@ pub(super) fn carry_out(arguments: Arguments) -> anyhow::Result<()> {
         Command::Takeover { volume, force } => {
             // Where nothing is forced, nothing is risked; the daemon says so.
             if force && !serves(&get_status(config)?, &volume) {
-                eprintln!("{FORCE_RISK}");
+                remark(FORCE_RISK);
             }
             done(ask(config, &Request::Takeover { volume: volume.clone(), force }, SLOW_LIMIT)?)?;
             say(&format!("{volume}: this node is primary now\n"))
@@ -82,17 +82,14 @@ pub(super) fn carry_out(arguments: Arguments) -> anyhow::Result<()> {
             let checked = NodeConfig::load(config)?;
             if here {
                 preflight_with_logs(&checked)?;
-
-                eprintln!("note: {}", memory_needed(&checked));
+                remark(&format!("note: {}", memory_needed(&checked)));
             }
             if checked.witness.is_none() {
-                eprintln!(
-                    "note: no [witness]: a node that loses its partner freezes until an operator decides"
-                );
+                remark("note: no [witness]: a node that loses its partner freezes until an operator decides");
             }
             if checked.private_key.is_none() {
-                eprintln!(
-                    "note: no `private_key` in [node]: everything travels in the clear, and nobody proves who it is"
+                remark(
+                    "note: no `private_key` in [node]: everything travels in the clear, and nobody proves who it is",
                 );
             }
             say(&format!("{}: good, {}\n", config.display(), counted(checked.volumes.len() as u64, "volume")))
@@ -135,6 +132,11 @@ pub(super) fn say(text: &str) -> anyhow::Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         other => Ok(other?),
     }
+}
+
+/// Says something beside the result, on standard error. Where nobody can read it the command goes on all the same.
+pub(super) fn remark(text: &str) {
+    let _unread = writeln!(std::io::stderr(), "{text}");
 }
 
 pub(super) fn get_status(config: &Path) -> anyhow::Result<NodeStatus> {

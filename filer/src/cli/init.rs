@@ -7,6 +7,7 @@
 //! refused, nothing changed), a filesystem that cannot hold a volume.
 
 use super::args::InitArguments;
+use super::commands::{remark, say};
 use super::exit::{ExitCode, Failure};
 use super::preflight::require_root;
 use anyhow::Context;
@@ -71,8 +72,7 @@ pub(super) fn init(arguments: &InitArguments, config: &Path) -> anyhow::Result<(
     let partner = NodeConfig::load(config).ok();
     let (kind, joins) = (arguments.log_kind, arguments.volume_id.is_some());
     let made = Made { name, volume, base, log, kind, capacity, joins };
-    print!("{}", made.next_steps(partner.as_ref()));
-    Ok(())
+    say(&made.next_steps(partner.as_ref()))
 }
 
 fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
@@ -157,17 +157,20 @@ impl Enclosure {
                     .mode(CLOSED)
                     .create(parent)
                     .with_context(|| format!("creating {}", parent.display()))?;
-                eprintln!("{} was not there; it is now, closed to other users (mode 700)", parent.display());
+                remark(&format!(
+                    "{} was not there; it is now, closed to other users (mode 700)",
+                    parent.display()
+                ));
                 Ok(())
             }
             Enclosure::Close(parent) => {
                 std::fs::set_permissions(parent, Permissions::from_mode(CLOSED))
                     .with_context(|| format!("closing {}", parent.display()))?;
-                eprintln!("{} is closed to other users now (mode 700)", parent.display());
+                remark(&format!("{} is closed to other users now (mode 700)", parent.display()));
                 Ok(())
             }
             Enclosure::Later(error) => {
-                eprintln!("NOT YET: {error}. The volume is not served before that");
+                remark(&format!("NOT YET: {error}. The volume is not served before that"));
                 Ok(())
             }
         }
@@ -188,12 +191,12 @@ fn make_base(base: &Path, volume: VolumeId, adopt: bool) -> anyhow::Result<()> {
     if adopt {
         return match Base::adopt(base, volume) {
             Ok((_, report)) => {
-                eprintln!(
+                remark(&format!(
                     "adopted {} objects ({} directories) in {}",
                     report.objects,
                     report.directories,
                     base.display()
-                );
+                ));
                 Ok(())
             }
             Err(OpenError::Exists { found, .. }) if found == volume => Ok(Base::forget_applied(base)?),

@@ -3,6 +3,7 @@
 //! Invariant: nothing that is there is overwritten, and nothing but the public key is printed.
 
 use super::args::{KeygenArguments, WitnessArguments};
+use super::commands::remark;
 use super::exit::{ExitCode, Failure};
 use rdma_transport::tls::PrivateKey;
 use witness::{Access, Nodes};
@@ -12,10 +13,10 @@ pub(super) fn keygen(arguments: &KeygenArguments) -> anyhow::Result<String> {
     let file = &arguments.file;
     let key = if arguments.show { PrivateKey::load(file)? } else { PrivateKey::create(file)? };
     if !arguments.show {
-        eprintln!(
+        remark(&format!(
             "{} is this machine's private key. Keep it here, and give its public half to the others:",
             file.display()
-        );
+        ));
     }
     Ok(key.public().to_string())
 }

@@ -6,7 +6,7 @@
 //! Invariants: it does nothing beside a daemon that lives, which may be the one that serves; of all rights it keeps the one
 //! to change addresses. What can go wrong: `ip` is missing, the interface is gone (then the address is, too).
 
-use super::commands::{QUICK_LIMIT, say};
+use super::commands::{QUICK_LIMIT, remark, say};
 use super::exit::{ExitCode, Failure};
 use crate::rights;
 use admin_api::control::{ClientError, Request, call};
@@ -43,7 +43,7 @@ pub(super) fn release(path: &Path) -> anyhow::Result<()> {
             // Nothing was left behind; without the interface nothing can be.
             Ok(false) | Err(FloatingIpError::NoInterface(_)) => {}
             Err(error) => {
-                eprintln!("twinfiler: volume {name}: {shown} could not be given up: {error}");
+                remark(&format!("twinfiler: volume {name}: {shown} could not be given up: {error}"));
                 first_error.get_or_insert(error);
             }
         }

@@ -1,7 +1,7 @@
 //! `twinfiler split` and `twinfiler resync`: the operator's part when a node's tree has to make way.
 
 use super::args::SplitCommand;
-use super::commands::{ask, done, say, unexpected};
+use super::commands::{ask, done, remark, say, unexpected};
 use super::exit::{ExitCode, Failure};
 use admin_api::control::{Answer, Request};
 use admin_api::status::{Mode, SplitReport, SplitSide, bytes};
@@ -48,12 +48,12 @@ fn discard(config: &Path, node: &str, volume: Option<String>, yes: bool) -> anyh
         let text = format!("{node:?} is no node of {volume}: write {own} or {peer}");
         return Err(Failure::new(ExitCode::Usage, text).into());
     }
-    eprintln!(
+    remark(&format!(
         "{volume}: {node} gives up everything that it acknowledged since the two sides parted, and gets the other side's \
          tree.\nFirst it copies what it changed to its salvage directory ([volume.resync] `salvage`, by default \
          .twinfiler/salvage in its base directory), outside of what clients see; nothing of its tree changes before that \
          is whole."
-    );
+    ));
     if !yes && !confirmed(node)? {
         return Err(Failure::new(ExitCode::TryAgain, "nothing was changed").into());
     }
@@ -88,8 +88,8 @@ fn confirmed(node: &str) -> anyhow::Result<bool> {
     if !std::io::stdin().is_terminal() {
         return Err(Failure::new(ExitCode::Usage, "give --yes: there is nobody to ask").into());
     }
-    eprint!("Write the node's name to go on: ");
-    std::io::stderr().flush()?;
+    // Who cannot be asked has not agreed.
+    write!(std::io::stderr(), "Write the node's name to go on: ")?;
     let mut line = String::new();
     std::io::stdin().read_line(&mut line)?;
     Ok(line.trim() == node)

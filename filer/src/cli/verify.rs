@@ -5,7 +5,7 @@
 //! how it ends.
 
 use super::args::VerifyArguments;
-use super::commands::{QUICK_LIMIT, ask, get_status, say, unexpected};
+use super::commands::{QUICK_LIMIT, ask, get_status, remark, say, unexpected};
 use super::exit::{ExitCode, Failure};
 use admin_api::control::{Answer, ControlError, ErrorKind, Request};
 use admin_api::status::{VerifyResult, VerifyStatus, bytes, duration_us};
@@ -47,7 +47,7 @@ pub(super) fn verify(config: &Path, arguments: &VerifyArguments) -> anyhow::Resu
         std::thread::sleep(LOOK);
     };
     if terminal {
-        eprintln!();
+        remark("");
     }
     tell(volume, &result)
 }
@@ -66,7 +66,8 @@ fn confirm_repair(config: &Path, volume: &str) -> anyhow::Result<()> {
         let message = format!("--repair needs --yes where nobody can be asked: {way}");
         return Err(Failure::new(ExitCode::Usage, message).into());
     }
-    eprint!("{volume}: {way}.\nRepair {partner} from {source}? [y/N] ");
+    // Who cannot be asked has not agreed.
+    write!(std::io::stderr(), "{volume}: {way}.\nRepair {partner} from {source}? [y/N] ")?;
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
     match answer.trim() {

@@ -1,17 +1,19 @@
 //! The built program: exit codes and what it says on standard error.
 #![allow(clippy::unwrap_used, reason = "tests: a failed unwrap is a failed test")]
 
+mod daemon;
+
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_twinfiler"));
+    command.args(arguments).env_remove("TWINFILER_CONFIG").env_remove("RUST_LOG").stdin(Stdio::null());
+    command
+}
+
 fn twinfiler(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_twinfiler"))
-        .args(arguments)
-        .env_remove("TWINFILER_CONFIG")
-        .env_remove("RUST_LOG")
-        .stdin(Stdio::null())
-        .output()
-        .unwrap()
+    command(arguments).output().unwrap()
 }
 
 /// Runs it, checks the exit code, and returns what it said on standard output and standard error.
@@ -261,6 +263,18 @@ fn init_makes_a_volume_once() {
     assert!(!out.contains("twinfiler init") && out.contains("name = \"filer-a\""), "{out}");
 }
 
+/// What is told beside the result is no reason to stop in the middle.
+#[test]
+fn a_command_whose_remarks_nobody_takes_does_its_work() {
+    let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+    let at = |name: &str| directory.path().join(name).display().to_string();
+    let (base, log) = (at("made/by/init"), at("log"));
+    let mut command = command(&["init", "--base", &base, "--log", &log, "--capacity", "1MiB"]);
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    assert_eq!(command.stderr(full).output().unwrap().status.code(), Some(0));
+    expect(0, &["log", "inspect", &log]);
+}
+
 #[test]
 fn keys() {
     let directory = tempfile::tempdir().unwrap();
@@ -284,88 +298,6 @@ fn keys() {
     std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
     let (_, err) = expect(77, &["keygen", &file, "--show"]);
     assert!(err.contains("chmod 600"), "{err}");
-}
-
-/// A witness without keys; it meets signals as a node does. Its errors go to `said`.
-fn witness(before: &[&str], directory: &Path, said: &Path) -> std::process::Child {
-    Command::new(before[0])
-        .args(&before[1..])
-        .args([env!("CARGO_BIN_EXE_twinfiler"), "witness", "--listen", "127.0.0.1:0", "--state"])
-        .arg(directory.join("state"))
-        .env_remove("NOTIFY_SOCKET")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(std::fs::File::create(said).unwrap())
-        .spawn()
-        .unwrap()
-}
-
-/// Waits until somebody has written this.
-fn wait_for(path: &Path, what: &str) {
-    let begun = std::time::Instant::now();
-    while !std::fs::read_to_string(path).unwrap_or_default().contains(what) {
-        let said = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(begun.elapsed() < std::time::Duration::from_secs(60), "no {what:?} in\n{said}");
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
-}
-
-#[test]
-fn signals_sent_by_habit_are_told_and_nothing_else() {
-    use rustix::process::{Pid, Signal, kill_process};
-    let directory = tempfile::tempdir().unwrap();
-    let said = directory.path().join("said");
-    // In a session of its own, without a terminal, as systemd starts it.
-    let mut child = witness(&["setpriv", "--pdeathsig", "KILL", "setsid"], directory.path(), &said);
-    wait_for(&said, "the witness serves");
-    let pid = Pid::from_child(&child);
-    for signal in [Signal::PIPE, Signal::XFSZ] {
-        kill_process(pid, signal).unwrap();
-    }
-    for (signal, name) in [
-        (Signal::HUP, "SIGHUP"),
-        (Signal::USR1, "SIGUSR1"),
-        (Signal::USR2, "SIGUSR2"),
-        (Signal::ALARM, "SIGALRM"),
-        (Signal::VTALARM, "SIGVTALRM"),
-        (Signal::PROF, "SIGPROF"),
-        (Signal::XCPU, "SIGXCPU"),
-        (Signal::TSTP, "SIGTSTP"),
-        (Signal::TTIN, "SIGTTIN"),
-        (Signal::TTOU, "SIGTTOU"),
-    ] {
-        kill_process(pid, signal).unwrap();
-        wait_for(&said, name);
-        assert!(child.try_wait().unwrap().is_none(), "{name} ended it");
-    }
-    kill_process(pid, Signal::TERM).unwrap();
-    assert!(child.wait().unwrap().success());
-}
-
-#[test]
-fn a_lost_terminal_is_a_clean_stop() {
-    let directory = tempfile::tempdir().unwrap();
-    let (said, status) = (directory.path().join("said"), directory.path().join("status"));
-    // `script` gives it a terminal, which goes with `script`: then the outer shell is ended, and with that the kernel tells
-    // everybody in the foreground. The inner one outlives that and notes how the program ended.
-    let inside = format!(
-        "(trap true HUP; {} witness --listen 127.0.0.1:0 --state {} 2> {}; echo ended $? > {}); true",
-        env!("CARGO_BIN_EXE_twinfiler"),
-        directory.path().join("state").display(),
-        said.display(),
-        status.display()
-    );
-    let mut terminal = Command::new("setpriv")
-        .args(["--pdeathsig", "KILL", "script", "--quiet", "--command", &inside, "/dev/null"])
-        .env_remove("NOTIFY_SOCKET")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    wait_for(&said, "the witness serves");
-    terminal.kill().unwrap();
-    terminal.wait().unwrap();
-    wait_for(&status, "ended 0");
 }
 
 #[test]
