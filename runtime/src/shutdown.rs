@@ -4,7 +4,7 @@
 //! | signal | what it does |
 //! | --- | --- |
 //! | TERM, INT | a clean stop, which hands over to the partner; a second one ends the process at once, with 75 |
-//! | HUP | the terminal has gone that the process was started at: a clean stop. Without one: told in the log, nothing else |
+//! | HUP | the terminal has gone that the process was started at: a clean stop. Without one: told in the log, nothing else. Where it was ignored at the start (`nohup`): nothing |
 //! | USR1, USR2, ALRM, VTALRM, PROF, IO, PWR, XCPU, TSTP, TTIN, TTOU | told in the log, nothing else |
 //! | PIPE, XFSZ | nothing: the call that met it fails, and says so |
 //! | QUIT, ABRT, KILL and what a bug raises | the process ends at once, as if the power failed |
@@ -42,6 +42,8 @@ const STOPS: [i32; 2] = [SIGTERM, SIGINT];
 /// Would end or stop the process, and mean nothing to it.
 const MEANINGLESS: [i32; 11] =
     [SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO, libc::SIGPWR, SIGXCPU, SIGTSTP, SIGTTIN, SIGTTOU];
+/// Tells, among other things, which signals this process ignores.
+const STATUS: &str = "/proc/self/status";
 /// Opens in a process that has a terminal, and only there.
 const TERMINAL: &str = "/dev/tty";
 
@@ -65,7 +67,9 @@ impl Shutdown {
         // A flag that nobody reads: what is caught does not end the process.
         signal_hook::flag::register(SIGXFSZ, Arc::default())?;
         let has_terminal = std::fs::File::open(TERMINAL).is_ok();
-        let all = STOPS.into_iter().chain([SIGHUP]).chain(MEANINGLESS);
+        // Who started it wants it to outlive the terminal.
+        let hang_up = (!is_ignored(SIGHUP, &std::fs::read_to_string(STATUS)?)).then_some(SIGHUP);
+        let all = STOPS.into_iter().chain(hang_up).chain(MEANINGLESS);
         let mut signals = signal_hook::iterator::Signals::new(all)?;
         let requested = shutdown.clone();
         std::thread::Builder::new().name("signals".into()).spawn(move || {
@@ -117,9 +121,23 @@ impl Shutdown {
     }
 }
 
+/// Whether a process with this [`STATUS`] ignores a signal.
+fn is_ignored(signal: i32, status: &str) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask >> (signal - 1) & 1 == 1
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_kernel_tells_which_signals_are_ignored() {
+        let status = std::fs::read_to_string(STATUS).unwrap();
+        // The standard library ignores this one before `main`.
+        assert!(is_ignored(libc::SIGPIPE, &status) && !is_ignored(libc::SIGSEGV, &status), "{status}");
+    }
 
     #[test]
     fn the_first_reason_is_kept_and_wakes_the_waiter() {

@@ -208,3 +208,31 @@ fn a_lost_terminal_that_the_messages_went_to_is_a_clean_stop() {
     wait_for(&status, "ended ");
     assert_eq!(std::fs::read_to_string(&status).unwrap(), "ended 0\n");
 }
+
+#[test]
+fn a_daemon_that_is_to_outlive_its_terminal_does() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let [pid, said, status, state] = ["pid", "said", "status", "state"].map(at);
+    let (pid_to, said_to, status_to, state_in) =
+        (pid.display(), said.display(), status.display(), state.display());
+    // As nohup does.
+    let inside = format!(
+        "trap '' HUP; sh -c 'echo $$ > {pid_to}; exec {PROGRAM} witness --listen 127.0.0.1:0 --state {state_in} \
+         2> {said_to}'; echo ended $? > {status_to}"
+    );
+    let mut terminal = on_a_terminal(&inside);
+    wait_for(&said, "the witness serves");
+    let pid: i32 = std::fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
+    let pid = Pid::from_raw(pid).unwrap();
+    kill_process(pid, Signal::HUP).unwrap();
+    terminal.kill().unwrap();
+    terminal.wait().unwrap();
+    // Signals are met in the order of their numbers: when this one is told, it has met the other.
+    kill_process(pid, Signal::USR1).unwrap();
+    wait_for(&said, "SIGUSR1");
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(!status.exists(), "{}", std::fs::read_to_string(&said).unwrap());
+    kill_process(pid, Signal::TERM).unwrap();
+    wait_for(&status, "ended 0");
+}
