@@ -9,6 +9,7 @@ mod format;
 mod model;
 mod render;
 mod split;
+mod verify;
 
 #[cfg(test)]
 mod tests;
@@ -18,10 +19,11 @@ pub use model::{
     AckLevel, ConsistencyPointStatus, Fault, FaultKind, FloatingIpStatus, HookStatus, Lag, LatencySummary,
     LeaseStatus, LogStatus, Mode, NodeStatus, PartnerView, RdmaStatus, RecentLatency, ReplayStatus,
     ResyncSide, ResyncStatus, Role, SpaceStatus, StageLatency, TakeoverTiming, TransportCounters,
-    VerifyFinding, VerifyProgress, VerifyResult, VerifyStatus, VolumeStatus, WitnessStatus, role_name,
+    VolumeStatus, WitnessStatus, role_name,
 };
 pub use render::render;
 pub use split::{ChangedObject, DIRECTORY, SplitReport, SplitSide, mark_both};
+pub use verify::{VerifyFinding, VerifyProgress, VerifyResult, VerifyStatus};
 
 #[cfg(test)]
 pub(crate) use tests::sample;

@@ -21,6 +21,7 @@ mod inbox;
 mod link;
 mod open;
 mod peer;
+mod progress;
 mod rdma;
 mod receiver;
 mod replay;

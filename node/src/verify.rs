@@ -16,20 +16,23 @@ mod align;
 mod answer;
 mod naming;
 mod points;
+mod progress;
 mod repair;
+mod round;
 mod session;
 mod wire;
 
 use super::event::NodeEvent;
 use super::room;
 use super::shared::Shared;
-use admin_api::status::{VerifyProgress, VerifyResult, VerifyStatus};
+use admin_api::status::{VerifyResult, VerifyStatus};
 use align::Align;
 use apply_engine::Delta;
 use apply_engine::verify::Applied;
 use ids::Lsn;
 use points::Points;
 pub(super) use points::{all_is_the_same, differ_since_long};
+use progress::Progress;
 use rdma_transport::Control;
 use runtime::channel::{Receiver, Sender, bounded};
 use runtime::{Condvar, Instant, Mutex};
@@ -77,7 +80,7 @@ pub(super) struct VerifyState {
     answers: Mutex<Option<Sender<Word>>>,
     running: AtomicBool,
     runs: AtomicU64,
-    progress: Mutex<Option<VerifyProgress>>,
+    progress: Mutex<Option<Progress>>,
     last: Mutex<Option<VerifyResult>>,
 }
 
@@ -111,8 +114,16 @@ impl VerifyState {
 
     /// For status and metrics.
     pub fn status(&self) -> Option<VerifyStatus> {
-        let status = VerifyStatus { running: self.progress.lock().clone(), last: self.last.lock().clone() };
+        let running = self.progress.lock().as_ref().map(|progress| progress.status(Instant::now()));
+        let status = VerifyStatus { running, last: self.last.lock().clone() };
         (status.running.is_some() || status.last.is_some()).then_some(status)
+    }
+
+    /// Notes progress, if a session is under way.
+    fn note(&self, change: impl FnOnce(&mut Progress)) {
+        if let Some(progress) = &mut *self.progress.lock() {
+            change(progress);
+        }
     }
 
     /// Says something to the partner. False when nobody is there.

@@ -76,13 +76,13 @@ const GAUGES: &[(&str, &str, Read)] = &[
     ("resync_sent_wire_bytes", "All that resyncs sent since the start, as it went over the link", |v| {
         Some(v.transport.resync_sent_wire_bytes as f64)
     }),
-    ("verify_objects_done", "Objects that the comparison under way has done", |v| {
+    ("verify_objects_done", "Objects that the comparison under way has done in its round", |v| {
         Some(v.verify.as_ref()?.running.as_ref()?.objects_done as f64)
     }),
     ("verify_objects_total", "Objects that it is about", |v| {
         Some(v.verify.as_ref()?.running.as_ref()?.objects_total as f64)
     }),
-    ("verify_eta_seconds", "Time until it ends", |v| {
+    ("verify_eta_seconds", "Time until its round ends, at the pace of late", |v| {
         Some(v.verify.as_ref()?.running.as_ref()?.eta_s? as f64)
     }),
     ("verify_last_differing", "Objects that the last comparison found to differ", |v| {

@@ -1,5 +1,6 @@
 //! The status model.
 
+use super::verify::VerifyStatus;
 use ids::{Cursors, Durability, Epoch, Lsn, NodeName, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -211,68 +212,6 @@ pub struct ResyncStatus {
     pub compressed: bool,
     /// Why the last attempt ended, until one succeeds.
     pub error: Option<String>,
-}
-
-/// `twinfiler verify`: one that is under way, and the last one that ended.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
-pub struct VerifyStatus {
-    /// How far the comparison is.
-    pub running: Option<VerifyProgress>,
-    /// How the last one ended.
-    pub last: Option<VerifyResult>,
-}
-
-/// How far a comparison is.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct VerifyProgress {
-    /// What it does, in words.
-    pub doing: String,
-    /// Objects compared.
-    pub objects_done: u64,
-    /// Objects in this node's tree.
-    pub objects_total: u64,
-    /// File content read, on each side.
-    pub bytes_done: u64,
-    /// The same per second.
-    pub bytes_per_s: u64,
-    /// Objects found to differ so far.
-    pub differing: u64,
-    /// Seconds until it ends, if the objects to come are as those so far.
-    pub eta_s: Option<u64>,
-}
-
-/// How a comparison ended.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct VerifyResult {
-    /// Which one it was, counted from 1 since the daemon started.
-    pub run: u64,
-    /// When it ended.
-    pub at_unix_ms: u64,
-    /// How long it took.
-    pub duration_ms: u64,
-    /// Objects compared.
-    pub objects: u64,
-    /// File content read, on each side.
-    pub bytes: u64,
-    /// Objects that differ now.
-    pub differing: u64,
-    /// Objects that differed and were made the same.
-    pub repaired: u64,
-    /// Which differ: the first thousand.
-    pub found: Vec<VerifyFinding>,
-    /// Why it did not come to its end.
-    pub error: Option<String>,
-}
-
-/// An object that differs.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct VerifyFinding {
-    /// Which object.
-    pub oid: u64,
-    /// Where it lies, if it has a name.
-    pub path: Option<String>,
-    /// What differs.
-    pub what: String,
 }
 
 /// A consistency point that was finished.

@@ -5,6 +5,7 @@
 
 use super::format::{bytes, counted, duration_us, percent};
 use super::model::*;
+use super::verify::VerifyStatus;
 use std::fmt::Write;
 
 /// Columns of a terminal that everything fits in.
@@ -334,21 +335,11 @@ fn render_resync(page: &mut Page, resync: &ResyncStatus) {
 
 fn render_verify(page: &mut Page, verify: &VerifyStatus, now_unix_ms: u64) {
     if let Some(running) = &verify.running {
-        let eta = running
-            .eta_s
-            .map_or(String::new(), |eta_s| format!(", about {} left", duration_us(eta_s as f64 * 1e6)));
-        page.line(
-            "verify",
-            &format!(
-                "{}: {} of {} objects, {} at {}/s, {} differ{eta}",
-                running.doing,
-                running.objects_done,
-                running.objects_total,
-                bytes(running.bytes_done),
-                bytes(running.bytes_per_s),
-                running.differing
-            ),
-        );
+        let [objects, content] = running.words();
+        page.line("verify", &objects);
+        if !content.is_empty() {
+            page.line("", &content);
+        }
     }
     if let Some(last) = &verify.last {
         let repaired =

@@ -56,9 +56,11 @@ pub(crate) fn sample() -> NodeStatus {
             verify: Some(VerifyStatus {
                 running: Some(VerifyProgress {
                     doing: "comparing".to_owned(),
+                    round: 1,
                     objects_done: 1_000,
                     objects_total: 5_000,
                     bytes_done: 1 << 30,
+                    bytes_total: Some(5 << 30),
                     bytes_per_s: 100 << 20,
                     differing: 1,
                     eta_s: Some(40),

@@ -78,19 +78,10 @@ fn confirm_repair(config: &Path, volume: &str) -> anyhow::Result<()> {
 
 fn show_progress(verify: &VerifyStatus) {
     let Some(running) = &verify.running else { return };
-    let eta =
-        running.eta_s.map_or(String::new(), |eta_s| format!(", {} left", duration_us(eta_s as f64 * 1e6)));
+    let [objects, content] = running.words();
+    let comma = if content.is_empty() { "" } else { ", " };
     // A terminal that is gone shows nothing, and that is all.
-    let _shown = write!(
-        std::io::stderr(),
-        "\r{}: {} of {} objects, {} at {}/s, {} differ{eta}\x1b[K",
-        running.doing,
-        running.objects_done,
-        running.objects_total,
-        bytes(running.bytes_done),
-        bytes(running.bytes_per_s),
-        running.differing
-    );
+    let _shown = write!(std::io::stderr(), "\r{objects}{comma}{content}\x1b[K");
 }
 
 fn tell(volume: &str, result: &VerifyResult) -> anyhow::Result<()> {

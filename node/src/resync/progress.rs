@@ -2,30 +2,17 @@
 //!
 //! The receiver counts, and tells the source about twice a second ([`TELL_EVERY`]), which shows what it was told. Objects
 //! and content are counted over the whole session: a round adds to what there is to do, and what is done never goes back.
-//! Content is what files hold, holes left out, before and after the "of".
-//!
-//! What is left is estimated by the pace of the last [`WINDOW`], not of the whole session. It is a pace of work, in which
-//! an object counts [`OBJECT_WORK`] beside its content: a million files of a hundred bytes are no 95 MiB of one file.
 //!
 //! What can go wrong: nobody knows how much there is before labels are compared. Then no estimate is made.
 
+use crate::progress::{Amounts, Counter, Pace};
 use admin_api::status::{ResyncSide, ResyncStatus};
 use runtime::Instant;
 use serde::{Deserialize, Serialize};
-use std::collections::VecDeque;
 use std::time::Duration;
 
 /// How often the source is told.
 pub(super) const TELL_EVERY: Duration = Duration::from_millis(500);
-/// The pace is that of so long.
-const WINDOW: Duration = Duration::from_secs(30);
-/// Between two looks at the pace.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// No estimate is made of less.
-const ENOUGH: Duration = Duration::from_millis(500);
-/// What an object counts, in bytes of content. It only weighs large files against many: while the mix of both stays the
-/// same, the estimate does not depend on it.
-const OBJECT_WORK: u64 = 32 << 10;
 
 /// What a session does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -64,24 +51,9 @@ impl Doing {
 pub(crate) struct Told {
     pub doing: Doing,
     pub round: u32,
-    pub objects_done: u64,
-    pub objects_total: u64,
-    pub bytes_done: u64,
-    pub bytes_total: u64,
+    pub amounts: Amounts,
     pub bytes_per_s: u64,
     pub eta_s: Option<u64>,
-}
-
-impl Told {
-    fn work_done(&self) -> u64 {
-        self.objects_done.saturating_mul(OBJECT_WORK).saturating_add(self.bytes_done)
-    }
-
-    fn work_left(&self) -> u64 {
-        let objects = self.objects_total.saturating_sub(self.objects_done);
-        let bytes = self.bytes_total.saturating_sub(self.bytes_done);
-        objects.saturating_mul(OBJECT_WORK).saturating_add(bytes)
-    }
 }
 
 /// See the module.
@@ -89,13 +61,13 @@ impl Told {
 pub(crate) struct Progress {
     side: ResyncSide,
     told: Told,
-    /// Moments, oldest first, with the work and the bytes that were done by then.
-    pace: VecDeque<(Instant, u64, u64)>,
+    /// A receiver's.
+    counter: Counter,
 }
 
 impl Progress {
     pub fn new(side: ResyncSide) -> Progress {
-        Progress { side, told: Told::default(), pace: VecDeque::new() }
+        Progress { side, told: Told::default(), counter: Counter::default() }
     }
 
     /// From here on it does this.
@@ -107,30 +79,17 @@ impl Progress {
     pub fn begin_round(&mut self, objects: u64, bytes: u64) {
         self.end_round();
         self.told.round += 1;
-        self.told.objects_total = self.told.objects_total.saturating_add(objects);
-        self.told.bytes_total = self.told.bytes_total.saturating_add(bytes);
+        self.counter.add(objects, bytes);
     }
 
-    /// What a round was about is done: objects that are gone, and content that has become less, included.
+    /// What a round was about is done.
     pub fn end_round(&mut self) {
-        self.told.objects_done = self.told.objects_total;
-        self.told.bytes_done = self.told.bytes_total;
+        self.counter.end();
     }
 
     /// So much more is done.
     pub fn done(&mut self, objects: u64, bytes: u64, now: Instant) {
-        let told = &mut self.told;
-        told.objects_done = told.objects_done.saturating_add(objects);
-        told.bytes_done = told.bytes_done.saturating_add(bytes);
-        // Files grow while they are brought.
-        told.objects_total = told.objects_total.max(told.objects_done);
-        told.bytes_total = told.bytes_total.max(told.bytes_done);
-        if self.pace.back().is_none_or(|(at, ..)| now.duration_since(*at) >= LOOK_EVERY) {
-            self.pace.push_back((now, told.work_done(), told.bytes_done));
-        }
-        while self.pace.front().is_some_and(|(at, ..)| now.duration_since(*at) > WINDOW) {
-            self.pace.pop_front();
-        }
+        self.counter.done(objects, bytes, now);
     }
 
     /// The source heard this.
@@ -143,15 +102,8 @@ impl Progress {
         if self.side == ResyncSide::Sending {
             return self.told;
         }
-        let Some((since, work, bytes)) = self.pace.front() else { return self.told };
-        let took = now.duration_since(*since);
-        if took < ENOUGH {
-            return self.told;
-        }
-        let per_s = |done: u64, before: u64| done.saturating_sub(before) as f64 / took.as_secs_f64();
-        let (pace, left) = (per_s(self.told.work_done(), *work), self.told.work_left());
-        let eta_s = (pace >= 1.0 && left > 0).then(|| (left as f64 / pace).ceil() as u64);
-        Told { bytes_per_s: per_s(self.told.bytes_done, *bytes) as u64, eta_s, ..self.told }
+        let Pace { bytes_per_s, eta_s } = self.counter.pace(now);
+        Told { amounts: self.counter.amounts(), bytes_per_s, eta_s, ..self.told }
     }
 
     /// For status and metrics.
@@ -161,10 +113,10 @@ impl Progress {
             side: Some(self.side),
             doing: told.doing.words(self.side).to_owned(),
             round: told.round,
-            objects_done: told.objects_done,
-            objects_total: told.objects_total,
-            bytes_done: told.bytes_done,
-            bytes_total: told.bytes_total,
+            objects_done: told.amounts.objects_done,
+            objects_total: told.amounts.objects_total,
+            bytes_done: told.amounts.bytes_done,
+            bytes_total: told.amounts.bytes_total,
             bytes_per_s: told.bytes_per_s,
             eta_s: told.eta_s,
             compressed: false,
@@ -199,7 +151,7 @@ mod tests {
         let now = bring(&mut progress, start, 60, 250);
         let now = bring(&mut progress, now, 60, 2_500);
         let told = progress.told(now);
-        assert_eq!((told.objects_done, told.bytes_done), (165_000, 165_000 * SMALL_BYTES));
+        assert_eq!((told.amounts.objects_done, told.amounts.bytes_done), (165_000, 165_000 * SMALL_BYTES));
         let expected = (1_000_000 - 165_000) / 2_500;
         assert!(told.eta_s.is_some_and(|eta_s| eta_s.abs_diff(expected) <= expected / 50), "{told:?}");
         assert!(told.bytes_per_s.abs_diff(250_000) < 10_000, "{told:?}");
@@ -209,21 +161,22 @@ mod tests {
     fn what_is_done_never_goes_back_and_nothing_left_has_no_estimate() {
         let start = Instant::now();
         let mut progress = Progress::new(ResyncSide::Receiving);
-        let mut before = progress.told(start);
+        let mut before = progress.told(start).amounts;
         let mut now = start;
         for round in 1..=3 {
             progress.begin_round(50_000, 40_000 * SMALL_BYTES);
             // More content than was weighed, and fewer objects.
             now = bring(&mut progress, now, 4, 12_000);
-            let told = progress.told(now);
+            let told = progress.told(now).amounts;
             assert!(told.objects_done >= before.objects_done && told.bytes_done >= before.bytes_done);
             assert!(told.objects_done <= told.objects_total && told.bytes_done <= told.bytes_total);
-            assert_eq!(told.round, round);
+            assert_eq!(progress.told(now).round, round);
             before = told;
         }
         progress.end_round();
         let told = progress.told(now);
-        assert_eq!((told.objects_done, told.bytes_done), (told.objects_total, told.bytes_total));
+        let amounts = told.amounts;
+        assert_eq!((amounts.objects_done, amounts.bytes_done), (amounts.objects_total, amounts.bytes_total));
         assert_eq!(told.eta_s, None);
     }
 

@@ -19,10 +19,11 @@ use super::wire::{
 };
 use crate::applier::Exclusive;
 use crate::event::NodeEvent;
+use crate::progress;
 use crate::shared::Shared;
 use admin_api::status::ResyncSide;
+use apply_engine::BaseReader;
 use apply_engine::resync::{self, ENTRIES_AT_ONCE, LabelSums, ObjectLabel, Part};
-use apply_engine::{Attributes, BaseReader, ObjectKind};
 use ids::{EpochHistory, Lsn, Oid};
 use rdma_transport::Control;
 use runtime::Instant;
@@ -282,21 +283,10 @@ impl<'a> Answering<'a> {
         for attributes in found {
             objects += 1;
             allocated_bytes = allocated_bytes.saturating_add(attributes.blocks_bytes);
-            if attributes.kind == ObjectKind::File {
-                content_bytes = content_bytes.saturating_add(self.content_bytes(&attributes));
-            }
+            content_bytes =
+                content_bytes.saturating_add(progress::content_bytes(&self.shared.base, &attributes));
         }
         Answer::Weighed { objects, allocated_bytes, content_bytes }
-    }
-
-    /// What a file holds without its holes, as far as that can be told quickly.
-    fn content_bytes(&self, file: &Attributes) -> u64 {
-        if file.blocks_bytes >= file.size {
-            return file.size;
-        }
-        // Sparse, or compressed by the filesystem.
-        let map = resync::data_map(&self.shared.base, file.oid, 0, MAX_MAP_RANGES).unwrap_or_default();
-        map.data.iter().map(|(_, len_bytes)| len_bytes).sum::<u64>() + map.size.saturating_sub(map.end)
     }
 
     fn changed(&mut self, last: bool) -> Result<Answer, String> {

@@ -361,7 +361,7 @@ mod tests {
         let bytes = question.encode(tag(7));
         assert!(envelope(&bytes).is_some_and(|envelope| envelope.tag == tag(7) && envelope.is_question));
         assert_eq!(Question::decode(&bytes), Ok(question));
-        let told = Told { objects_done: 7, eta_s: Some(9), ..Told::default() };
+        let told = Told { round: 7, eta_s: Some(9), ..Told::default() };
         let bytes = encode_told(7, &told);
         assert!(envelope(&bytes).is_some_and(|envelope| envelope.is_told && !envelope.is_question));
         assert_eq!(decode_told(&bytes), Some(told));

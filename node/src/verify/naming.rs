@@ -3,6 +3,7 @@
 //! What can go wrong: the partner does not tell; then it is said that an object differs, or which number it has.
 
 use super::answer::describe;
+use super::progress::Doing;
 use super::session::{MAX_LISTED, Session};
 use super::wire::{Described, Word};
 use admin_api::status::VerifyFinding;
@@ -48,7 +49,7 @@ impl Session<'_> {
         if left.is_empty() {
             return;
         }
-        self.tell("naming what differs");
+        self.tell(Doing::Naming);
         let mut found = verify::paths(&self.shared.base, &left).unwrap_or_default();
         left.retain(|oid| !found.contains_key(oid));
         self.asked += 1;

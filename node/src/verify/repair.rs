@@ -3,6 +3,7 @@
 //! What can go wrong: the partner does not begin, or the pair comes to another state meanwhile; then it is said so, and
 //! what differs is still known to.
 
+use super::progress::Doing;
 use super::session::{ANSWER_LIMIT, LOOK, Session};
 use super::wire::{MAX_OBJECTS, Word};
 use admin_api::status::{Mode, Role};
@@ -17,7 +18,7 @@ const REPAIR_LIMIT: Duration = Duration::from_secs(24 * 3600);
 impl Session<'_> {
     /// Lets the partner take these from this node, by a resync, and waits until it is as good as any partner.
     pub(super) fn repair(&mut self, found: &BTreeSet<Oid>) -> Result<(), String> {
-        self.tell("repairing");
+        self.tell(Doing::Repairing);
         for word in repair_words(found) {
             self.say(&word)?;
         }

@@ -13,9 +13,10 @@ use super::super::resync::throttle::Throttle;
 use super::super::shared::Shared;
 use super::answer;
 use super::points::{self, named_as};
+use super::progress::{Doing, Progress};
 use super::wire::{MAX_DESCRIBED, MAX_OBJECTS, MAX_REPAIRED, Word};
 use admin_api::control::{ControlError, ErrorKind};
-use admin_api::status::{Mode, Role, VerifyFinding, VerifyProgress, VerifyResult};
+use admin_api::status::{Mode, Role, VerifyFinding, VerifyResult};
 use apply_engine::verify::{Finding, Key, Part, compare};
 use ids::{AckRule, Oid};
 use runtime::Instant;
@@ -64,8 +65,7 @@ pub(crate) fn begin(shared: &Arc<Shared>, options: Options) -> Result<u64, Contr
         return Err(refused("the volume is being compared already; see `twinfiler status`"));
     }
     let run = shared.verify.runs.fetch_add(1, Ordering::Relaxed) + 1;
-    *shared.verify.progress.lock() =
-        Some(VerifyProgress { doing: "beginning".to_owned(), ..VerifyProgress::default() });
+    *shared.verify.progress.lock() = Some(Progress::default());
     let (answers, to_session) = bounded(4);
     *shared.verify.answers.lock() = Some(answers);
     let s = shared.clone();
@@ -91,10 +91,19 @@ pub(super) struct Session<'a> {
     options: Options,
     throttle: Throttle,
     began: Instant,
+    /// Compared in the first round: another one is about some of them again.
     objects: u64,
     read_bytes: u64,
     pub(super) found: BTreeMap<Oid, VerifyFinding>,
     pub(super) asked: u64,
+}
+
+/// A part that was compared.
+struct Compared {
+    /// Where the next one begins.
+    next: Option<Key>,
+    objects: u64,
+    read_bytes: u64,
 }
 
 impl<'a> Session<'a> {
@@ -120,11 +129,10 @@ impl<'a> Session<'a> {
     fn run(mut self, run: u64) {
         let Options { repair, max_rate_bytes } = self.options;
         tracing::info!(volume = self.shared.name(), run, repair, max_rate_bytes, "both trees are compared");
-        self.tell("comparing");
         let mut repaired = 0;
         // Everything that was acknowledged before it began is compared.
         let mut walked = match applier::apply_all(self.shared, POINT_LIMIT) {
-            true => self.walk(None),
+            true => self.round(None),
             false => Err(CAN_NOT_APPLY.to_owned()),
         };
         if walked.is_ok() {
@@ -134,7 +142,7 @@ impl<'a> Session<'a> {
                 let found: BTreeSet<Oid> = self.found.keys().copied().collect();
                 walked = self.repair(&found).and_then(|()| {
                     self.found.clear();
-                    self.walk(Some(&found))
+                    self.round(Some(&found))
                 });
                 if walked.is_ok() {
                     repaired = (found.len() - self.found.len()) as u64;
@@ -168,7 +176,7 @@ impl<'a> Session<'a> {
     }
 
     /// Compares everything, or only these.
-    fn walk(&mut self, only: Option<&BTreeSet<Oid>>) -> Result<(), String> {
+    pub(super) fn walk(&mut self, only: Option<&BTreeSet<Oid>>) -> Result<(), String> {
         let first = match only {
             None => Some(Key::FIRST),
             Some(only) => only.first().map(|oid| Key { oid: *oid, piece: 0 }),
@@ -188,15 +196,20 @@ impl<'a> Session<'a> {
                         }
                         break;
                     }
-                    Some((next, bytes)) => {
+                    Some(Compared { next, objects, read_bytes }) => {
                         attempts = 0;
                         here = match only {
                             None => next,
                             Some(only) => next_of(only, from, next),
                         };
                         at = here;
-                        self.tell("comparing");
-                        let pause = self.throttle.pause(bytes, self.shared.log.end().lsn, Instant::now());
+                        self.objects += if only.is_none() { objects } else { 0 };
+                        self.read_bytes += read_bytes;
+                        let (differing, now) = (self.found.len() as u64, Instant::now());
+                        self.shared
+                            .verify
+                            .note(|progress| progress.done(objects, read_bytes, differing, now));
+                        let pause = self.throttle.pause(read_bytes, self.shared.log.end().lsn, now);
                         if !pause.is_zero() || Instant::now() > until || self.log_fills() {
                             break;
                         }
@@ -247,7 +260,7 @@ impl<'a> Session<'a> {
     }
 
     /// One part of both sides, compared. `None`: the partner did not stand here.
-    fn part(&mut self, from: Key, max_objects: usize) -> Result<Option<(Option<Key>, u64)>, String> {
+    fn part(&mut self, from: Key, max_objects: usize) -> Result<Option<Compared>, String> {
         let at = self.shared.path.cursors().applied();
         self.asked += 1;
         let asked = self.asked;
@@ -281,9 +294,8 @@ impl<'a> Session<'a> {
         for some in new.chunks(MAX_DESCRIBED) {
             self.describe(at, some)?;
         }
-        self.objects += compared.objects;
-        self.read_bytes += ours.read_bytes;
-        Ok(Some((compared.next, ours.read_bytes)))
+        let (next, objects, read_bytes) = (compared.next, compared.objects, ours.read_bytes);
+        Ok(Some(Compared { next, objects, read_bytes }))
     }
 
     /// What the walk found becomes known, or what was known is over.
@@ -343,7 +355,7 @@ impl<'a> Session<'a> {
         used * 1000 / cursors.capacity_bytes().max(1) > MAX_FILL_PERMILLE
     }
 
-    fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self) -> Result<(), String> {
         if self.shared.is_stopping() {
             return Err("the node stops".to_owned());
         }
@@ -353,20 +365,9 @@ impl<'a> Session<'a> {
         }
     }
 
-    pub(super) fn tell(&self, doing: &str) {
-        let objects_total = self.shared.base.object_count().unwrap_or(0);
-        let seconds = self.began.elapsed().as_secs_f64();
-        let left = objects_total.saturating_sub(self.objects) as f64;
-        let eta_s = (self.objects > 0).then(|| (seconds * left / self.objects as f64) as u64);
-        *self.shared.verify.progress.lock() = Some(VerifyProgress {
-            doing: doing.to_owned(),
-            objects_done: self.objects,
-            objects_total,
-            bytes_done: self.read_bytes,
-            bytes_per_s: if seconds > 0.0 { (self.read_bytes as f64 / seconds) as u64 } else { 0 },
-            differing: self.found.len() as u64,
-            eta_s,
-        });
+    /// From here on it does this.
+    pub(super) fn tell(&self, doing: Doing) {
+        self.shared.verify.note(|progress| progress.doing(doing));
     }
 }
 
