@@ -126,8 +126,7 @@ pub unsafe trait Region: Send + Sync {
 /// Whether the region must exist.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum OpenMode {
-    /// Make a file of this length; an empty file may be there already. A device must be as long, and a block device
-    /// blank at both ends.
+    /// Make a file of this length; an empty file may be there already. A device must be as long, and blank at both ends.
     Create {
         /// Length of the region: [`crate::format::RING_OFFSET_BYTES`] + capacity.
         len_bytes: u64,
@@ -175,13 +174,15 @@ pub enum RegionError {
     /// A device that holds something.
     #[error(
         "{path}: holds {what}; nothing was changed. Choose another device; if nothing on this one is needed, make it \
-         blank: blkdiscard --force --zeroout {path}"
+         blank: {blank_with} {path}"
     )]
     Occupied {
         /// The device.
         path: PathBuf,
         /// What is known of it.
         what: String,
+        /// The command that makes it blank.
+        blank_with: &'static str,
     },
     /// A device that somebody else uses.
     #[error("{path}: the device is in use: {by}; nothing was changed. Choose another one, or free it")]

@@ -1,11 +1,11 @@
-//! Block devices as logs: who else uses one, what it lies on, and whether it may become a log.
+//! Devices as logs: whether one may become a log; and of block devices, who else uses one and what it lies on.
 //!
 //! Invariants: nothing here writes; a device is open exclusively (`O_EXCL`: the kernel then gives it to no mount, no
 //! device mapper, no RAID and no other daemon) before anything of it is believed. What can go wrong: the device is in
 //! use, read-only, somebody's, or memory that only looks like a disk; each is an error of its own.
 
 use crate::region::signatures::{EDGE_BYTES, Edges, identify};
-use crate::region::sys::{failed, memory_of};
+use crate::region::sys::{Mapping, failed, memory_of};
 use crate::region::{RegionError, RegionKind};
 use rustix::fs::Dev;
 use std::fs::File;
@@ -37,19 +37,36 @@ pub(crate) fn check(fd: BorrowedFd<'_>, path: &Path, dev: Dev) -> Result<(), Reg
     }
 }
 
-/// Refuses a device that holds anything.
+/// Refuses a block device that holds anything.
 pub(crate) fn check_blank(file: &File, path: &Path, len_bytes: u64) -> Result<(), RegionError> {
+    let read = |bytes: &mut [u8], offset| file.read_exact_at(bytes, offset);
+    check_edges(read, path, len_bytes, "blkdiscard --force --zeroout")
+}
+
+/// Refuses a device of mapped memory that holds anything.
+pub(crate) fn check_blank_memory(mapping: &Mapping, path: &Path) -> Result<(), RegionError> {
+    let outside = || io::Error::other("beyond the end of the mapping");
+    let read = |bytes: &mut [u8], offset| mapping.copy_out(offset, bytes).ok_or_else(outside);
+    // It cannot be written but through a mapping, so neither dd nor blkdiscard does it.
+    check_edges(read, path, mapping.len_bytes(), "daxio --zero --output")
+}
+
+fn check_edges(
+    read: impl Fn(&mut [u8], u64) -> io::Result<()>,
+    path: &Path,
+    len_bytes: u64,
+    blank_with: &'static str,
+) -> Result<(), RegionError> {
     let edge = EDGE_BYTES.min(len_bytes);
-    let read = |offset| -> io::Result<Vec<u8>> {
+    let edge_at = |offset| {
         let mut bytes = vec![0; edge as usize];
-        file.read_exact_at(&mut bytes, offset)?;
-        Ok(bytes)
+        read(&mut bytes, offset).map(|()| bytes)
     };
-    let both = read(0).and_then(|head| Ok((head, read(len_bytes - edge)?)));
+    let both = edge_at(0).and_then(|head| Ok((head, edge_at(len_bytes - edge)?)));
     let (head, tail) =
         both.map_err(|source| RegionError::Io { path: path.to_owned(), what: "reading", source })?;
     match identify(&Edges { head: &head, tail: &tail, len_bytes }) {
-        Some(what) => Err(RegionError::Occupied { path: path.to_owned(), what }),
+        Some(what) => Err(RegionError::Occupied { path: path.to_owned(), what, blank_with }),
         None => Ok(()),
     }
 }

@@ -252,3 +252,36 @@ fn nobody_elses_device_becomes_a_log() {
     }
     assert!(told >= 4, "e2fsprogs and util-linux are everywhere");
 }
+
+/// What the program takes for a devdax device: memory that is mapped.
+#[test]
+fn persistent_memory_that_holds_anything_becomes_no_log() {
+    let path = Path::new("/dev/dax0.0");
+    let len_bytes = 32 << 20;
+    let open = |at: u64, bytes: &[u8], mode| {
+        let memory = sys::memfd("twinfiler-test", len_bytes).unwrap();
+        rustix::io::pwrite(&memory, bytes, at).unwrap();
+        MappedRegion::map_devdax(memory, len_bytes, path, mode).map(drop)
+    };
+    let probe = OpenMode::Create { len_bytes: 0 };
+    let held: [(u64, &[u8], &str); 4] = [
+        ((64 << 10) + 64, b"_BHRfS_M", "btrfs"),
+        (0, &crate::format::SUPERBLOCK_MAGIC, "a log of Twinfiler"),
+        (len_bytes - 512, b"EFI PART", "GPT"),
+        (len_bytes - 1, b"\x01", "data of an unknown kind"),
+    ];
+    for (at, bytes, name) in held {
+        for mode in [CREATE, probe] {
+            let error = open(at, bytes, mode).unwrap_err();
+            assert!(matches!(error, RegionError::Occupied { .. }), "{name}: {error}");
+            let error = error.to_string();
+            assert!(error.contains(name) && error.contains("daxio --zero --output /dev/dax0.0"), "{error}");
+        }
+        assert!(open(at, bytes, OpenMode::Existing).is_ok(), "{name}: a log that is there is opened");
+    }
+    for mode in [CREATE, probe] {
+        assert!(open(0, &[0], mode).is_ok(), "blank");
+    }
+    let too_long = OpenMode::Create { len_bytes: len_bytes + 1 };
+    assert!(matches!(open(0, &[0], too_long), Err(RegionError::TooSmall { .. })));
+}

@@ -7,6 +7,7 @@
 #![allow(unsafe_code)]
 
 use crate::persist::{NON_TEMPORAL_MIN_BYTES, WriteBack, fence, write_back, write_back_kind};
+use crate::region::device;
 use crate::region::ring::{copy_parts, copy_parts_non_temporal};
 use crate::region::sys::{
     MapKind, Mapping, Place, check_device_len, devdax_bytes, memfd, prepare_file, wrong_kind,
@@ -41,9 +42,10 @@ impl MappedRegion {
         check_file(&Place::find(path, OpenMode::Existing)?, path, kind).map(|()| None)
     }
 
-    /// The length of a devdax device that nobody uses.
+    /// The length of a devdax device that nobody uses and that holds nothing.
     pub(crate) fn probe_devdax(path: &Path) -> Result<u64, RegionError> {
-        MappedRegion::open_devdax(path, OpenMode::Existing).map(|region| region.len_bytes())
+        // As for a new log, but of no length yet.
+        MappedRegion::open_devdax(path, OpenMode::Create { len_bytes: 0 }).map(|region| region.len_bytes())
     }
 
     pub(crate) fn open_devdax(path: &Path, mode: OpenMode) -> Result<MappedRegion, RegionError> {
@@ -56,6 +58,16 @@ impl MappedRegion {
         }
         let fd = place.open(OFlags::empty())?;
         let len_bytes = devdax_bytes(fd.as_fd(), path)?.ok_or_else(|| wrong_kind(path, kind, needs))?;
+        MappedRegion::map_devdax(fd, len_bytes, path, mode)
+    }
+
+    /// The device behind `fd`, which must be blank for a new log.
+    pub(super) fn map_devdax(
+        fd: OwnedFd,
+        len_bytes: u64,
+        path: &Path,
+        mode: OpenMode,
+    ) -> Result<MappedRegion, RegionError> {
         check_device_len(path, mode, len_bytes)?;
         let mapping = match Mapping::new(fd.as_fd(), len_bytes, MapKind::Sync) {
             // Kernels before 4.15 know no MAP_SYNC; a devdax mapping is direct in any case.
@@ -63,7 +75,10 @@ impl MappedRegion {
             other => other,
         };
         let mapping = mapping.map_err(|source| map_failed(path, source))?;
-        Ok(MappedRegion { mapping, fd, kind, persistence: Persistence::WriteBack })
+        if let OpenMode::Create { .. } = mode {
+            device::check_blank_memory(&mapping, path)?;
+        }
+        Ok(MappedRegion { mapping, fd, kind: RegionKind::DevDax, persistence: Persistence::WriteBack })
     }
 
     pub(crate) fn open_fsdax(path: &Path, mode: OpenMode) -> Result<MappedRegion, RegionError> {
