@@ -50,8 +50,9 @@ fn cut_link(keys: bool) {
 fn a_partner_with_another_key_is_no_partner() {
     let mut pair = Cluster::prepare(Spec::default());
     let right = std::fs::read_to_string(pair.config(Side::A)).unwrap();
-    let key = |side: Side| PrivateKey::load(&pair.node_dir(side).join("key")).unwrap().public().to_string();
-    let wrong = right.replace(&key(Side::B), &key(Side::A));
+    let key = PrivateKey::load(&pair.node_dir(Side::B).join("key")).unwrap();
+    let [key, other] = [key, PrivateKey::generate().unwrap()].map(|key| key.public().to_string());
+    let wrong = right.replace(&key, &other);
     assert_ne!(right, wrong);
     std::fs::write(pair.config(Side::A), wrong).unwrap();
     for side in Side::BOTH {
