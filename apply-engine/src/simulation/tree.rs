@@ -314,7 +314,12 @@ impl<S: LogBytes> Site for SimTree<S> {
         self.perform(from, |state, _| {
             let Some(inode) = state.holder(from) else { return Ok(Vec::new()) };
             let slot = |oid| (REFUSED, Place::staged(oid).name);
-            Ok(vec![Effect::Rename { from: slot(from), to: slot(to), inode }])
+            // As rename(2) does with an empty directory.
+            let empty = state.holder(to).filter(|inode| state.nodes[inode].children.is_empty());
+            let (dir, name) = slot(to);
+            let replaced = empty.map(|inode| Effect::Remove { dir, name, inode });
+            let rename = Effect::Rename { from: slot(from), to: slot(to), inode };
+            Ok(replaced.into_iter().chain([rename]).collect())
         })?;
         self.remainder().rename_directory(from, to);
         Ok(())
