@@ -77,10 +77,8 @@ struct Partner {
     holding: bool,
     /// The last point that it acknowledged.
     at: LogPoint,
-    /// When it did, to within the time that a driver waits for an answer.
+    /// When it did, to within the time that a driver waits for an answer; or was seen to lack nothing since.
     seen: Instant,
-    /// When it was last known to lack nothing.
-    whole: Instant,
 }
 
 const OPEN: u8 = 0;
@@ -142,7 +140,7 @@ impl CommitPath {
         events: Box<dyn CommitEvents>,
         started: Uptime,
     ) -> CommitPath {
-        let (log_end, now) = (log.end(), Instant::now());
+        let log_end = log.end();
         CommitPath {
             gate,
             metrics,
@@ -167,7 +165,7 @@ impl CommitPath {
             queue: Queue::default(),
             base_bell: Bell::new(),
             ended: AtomicBool::new(false),
-            partner: Mutex::new(Partner { holding: false, at: log_end, seen: now, whole: now }),
+            partner: Mutex::new(Partner { holding: false, at: log_end, seen: Instant::now() }),
             closed: AtomicU8::new(code(NotServing::NotPrimary)),
             rule: AtomicU8::new(AckRule::Nobody as u8),
             started,
@@ -351,13 +349,13 @@ impl CommitPath {
     /// What this log holds and the last partner's does not, and for how long that partner has neither advanced nor been
     /// without a lack. At most 100,000 are counted.
     pub fn partner_lag(&self) -> (u64, u64, Duration) {
-        let (at, since) = {
+        let (at, seen) = {
             let partner = self.partner.lock();
-            (partner.at, partner.seen.max(partner.whole))
+            (partner.at, partner.seen)
         };
         let end = self.log.end().lsn;
         let records = self.log.records(at, end).take(MAX_COUNTED_RECORDS).take_while(Result::is_ok).count();
-        let behind = if end > at.lsn { since.elapsed() } else { Duration::ZERO };
+        let behind = if end > at.lsn { seen.elapsed() } else { Duration::ZERO };
         (records as u64, end.since(at.lsn), behind)
     }
 
@@ -365,7 +363,7 @@ impl CommitPath {
     pub fn look_at_partner(&self) {
         let mut partner = self.partner.lock();
         if self.log.end().lsn <= partner.at.lsn {
-            partner.whole = Instant::now();
+            partner.seen = Instant::now();
         }
     }
 
