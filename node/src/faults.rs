@@ -54,11 +54,6 @@ impl Faults {
         self.standing.lock().iter().any(|fault| fault.kind == kind)
     }
 
-    /// Is this what is told of that kind?
-    pub fn tells(&self, kind: FaultKind, what: &str) -> bool {
-        self.standing.lock().iter().any(|fault| fault.kind == kind && fault.what == what)
-    }
-
     /// All of them, newest last.
     pub fn all(&self) -> Vec<Fault> {
         self.standing.lock().clone()
@@ -81,7 +76,6 @@ mod tests {
         let expected = [(FaultKind::Split, "split"), (FaultKind::Alone, "still away")];
         assert_eq!(all, expected.map(|(kind, what)| (kind, what.to_owned())));
         assert_eq!(faults.all()[1].since_unix_ms, since);
-        assert!(faults.tells(FaultKind::Alone, "still away") && !faults.tells(FaultKind::Alone, "away"));
         faults.clear(FaultKind::Alone);
         assert!(!faults.has(FaultKind::Alone) && faults.has(FaultKind::Split));
     }

@@ -193,9 +193,7 @@ pub(super) fn differ(shared: &Shared, what: &str) {
     if ![DIFFER, FOUND].iter().any(|begins| what.starts_with(begins)) || what.len() > MAX_TEXT_BYTES {
         return;
     }
-    if !shared.faults.tells(FaultKind::TreesDiffer, what) {
-        shared.faults.raise(FaultKind::TreesDiffer, what, &remedy(shared));
-    }
+    shared.faults.raise(FaultKind::TreesDiffer, what, &remedy(shared));
     // However it came to be known: a node that takes over by itself would serve what the primary never did.
     tell(shared, true);
 }
