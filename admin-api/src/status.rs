@@ -5,6 +5,7 @@
 //! guessed zero. Numbers carry their unit in their name. What can go wrong: fields are only ever added, so that an
 //! older `twinfiler status` reads a newer daemon (unknown fields are ignored).
 
+mod fault;
 mod format;
 mod model;
 mod render;
@@ -14,12 +15,13 @@ mod verify;
 #[cfg(test)]
 mod tests;
 
+pub use fault::{Fault, FaultKind};
 pub use format::{bytes, counted, duration_us, percent};
 pub use model::{
-    AckLevel, ConsistencyPointStatus, Fault, FaultKind, FloatingIpStatus, HookStatus, Lag, LatencySummary,
-    LeaseStatus, LogStatus, Mode, NodeStatus, PartnerView, RdmaStatus, RecentLatency, ReplayStatus,
-    ResyncSide, ResyncStatus, Role, SpaceStatus, StageLatency, TakeoverTiming, TransportCounters,
-    VolumeStatus, WitnessStatus, role_name,
+    AckLevel, ConsistencyPointStatus, FloatingIpStatus, HookStatus, Lag, LatencySummary, LeaseStatus,
+    LogStatus, Mode, NodeStatus, PartnerView, RdmaStatus, RecentLatency, ReplayStatus, ResyncSide,
+    ResyncStatus, Role, SpaceStatus, StageLatency, TakeoverTiming, TransportCounters, VolumeStatus,
+    WitnessStatus, role_name,
 };
 pub use render::render;
 pub use split::{ChangedObject, DIRECTORY, SplitReport, SplitSide, mark_both};

@@ -158,7 +158,7 @@ impl Collector for StatusGauges {
             MetricType::Gauge,
         )?;
         for volume in &status.volumes {
-            for kind in FaultKind::ALL {
+            for kind in FaultKind::ALL.iter().copied() {
                 let count = volume.faults.iter().filter(|fault| fault.kind == kind).count() as i64;
                 let labels = [("volume", volume.name.as_str()), ("kind", kind.as_str())];
                 metric.encode_family(&labels)?.encode_gauge(&count)?;
