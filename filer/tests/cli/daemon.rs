@@ -143,19 +143,25 @@ fn deaf() -> [(&'static str, Stdio); 2] {
     [("its reader has gone", writer.into()), ("its filesystem is full", full.into())]
 }
 
+/// A daemon that ends with this process, and says what it has to say there.
+fn start(arguments: &[&str], stderr: Stdio) -> Child {
+    Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", PROGRAM])
+        .args(arguments)
+        .env_remove("NOTIFY_SOCKET")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(stderr)
+        .spawn()
+        .unwrap()
+}
+
 #[test]
 fn a_node_whose_messages_nobody_takes_serves_on() {
     for (why, stderr) in deaf() {
         let directory = tempfile::tempdir_in("/var/tmp").unwrap();
         let path = volume(directory.path());
-        let mut child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", PROGRAM, "--config", &path, "serve"])
-            .env_remove("NOTIFY_SOCKET")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(stderr)
-            .spawn()
-            .unwrap();
+        let mut child = start(&["--config", &path, "serve"], stderr);
         wait_until(why, || answers(&path));
         expect(0, &["--config", &path, "takeover", "home", "--force"]);
         let file = directory.path().join("mount/file");
@@ -176,15 +182,8 @@ fn a_witness_whose_messages_nobody_takes_serves_on() {
     for (why, stderr) in deaf() {
         let directory = tempfile::tempdir().unwrap();
         let address = format!("127.0.0.1:{}", free_port());
-        let mut child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", PROGRAM, "witness", "--listen", &address, "--state"])
-            .arg(directory.path().join("state"))
-            .env_remove("NOTIFY_SOCKET")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(stderr)
-            .spawn()
-            .unwrap();
+        let state = directory.path().join("state").display().to_string();
+        let mut child = start(&["witness", "--listen", &address, "--state", &state], stderr);
         let answers = || TcpStream::connect(&address).is_ok();
         wait_until(why, answers);
         kill_process(Pid::from_child(&child), Signal::USR1).unwrap();
