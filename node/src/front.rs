@@ -155,8 +155,9 @@ impl Door {
         let shared = self.shared.clone();
         let Some(volume) = shared.volume.lock().clone() else { return };
         if let Some(mountpoint) = &shared.config.fuse.mount {
-            // It was there at the start. What hinders it now the mount tells.
-            let _there = std::fs::create_dir_all(mountpoint);
+            // It was there at the start. What hinders it now the mount tells; nobody looks into what may lie over it, for
+            // the mount of a daemon that stands still never answers.
+            let _there = std::fs::create_dir(mountpoint);
             match fuse_door::mount(volume.clone(), mountpoint, &self.options()) {
                 Ok(mount) => {
                     *shared.kernel_cache.lock() = Some(mount.cache());
