@@ -12,8 +12,9 @@ use super::connection::abort_connection;
 use super::convert::ino;
 use super::filesystem::FuseFilesystem;
 use super::kernel_cache::KernelCache;
+use super::mount_table::{mounted_device, topmost_mount};
 use super::options::{MountError, MountOptions};
-use super::watch::{self, Signal};
+use super::watch::{self, MountState, Signal};
 use runtime::JoinHandle;
 use rustix::mount::{MountFlags, UnmountFlags};
 use std::fmt;
@@ -27,7 +28,6 @@ use std::time::{Duration, Instant};
 use volume::Volume;
 
 const FUSE_DEVICE: &str = "/dev/fuse";
-const MOUNT_TABLE: &str = "/proc/self/mountinfo";
 /// How far the kernel reads ahead.
 const READ_AHEAD_KIB: u32 = 1024;
 /// How often a busy mount is tried again.
@@ -62,6 +62,7 @@ impl fmt::Display for Left {
 pub struct MountHandle {
     mountpoint: PathBuf,
     device: u64,
+    read_only: bool,
     session: Option<fuser::BackgroundSession>,
     cache: Arc<KernelCache>,
     watcher: Option<JoinHandle<()>>,
@@ -110,7 +111,15 @@ pub fn mount(
     // cannot be killed, and would keep the log and the mount of a killed daemon for ever.
     let device = mounted_device(&mountpoint).unwrap_or(0);
     raise_readahead(device);
-    Ok(MountHandle { mountpoint, device, session: Some(started), cache, watcher: Some(watcher), signal })
+    Ok(MountHandle {
+        mountpoint,
+        device,
+        read_only: options.read_only,
+        session: Some(started),
+        cache,
+        watcher: Some(watcher),
+        signal,
+    })
 }
 
 /// Lets the kernel read ahead as much as one request can carry: its default of 128 KiB costs half the speed of
@@ -145,12 +154,13 @@ impl MountHandle {
         self.device
     }
 
-    /// Calls `lost` once if the mount goes away before it is left through this handle.
+    /// Calls `changed` each time when the mount's state is another than before, until it is gone or left through this
+    /// handle. Before the first call it is as it was made.
     ///
     /// # Errors
     /// No thread, or no table of mounts.
-    pub fn watch(&self, lost: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        watch::watch(self.signal.clone(), self.mountpoint.clone(), self.device, lost)
+    pub fn watch(&self, changed: impl FnMut(MountState) + Send + 'static) -> io::Result<()> {
+        watch::watch(self.signal.clone(), self.mountpoint.clone(), self.device, self.read_only, changed)
     }
 
     /// What the kernel keeps of it.
@@ -361,71 +371,9 @@ fn attach(
     })
 }
 
-/// Is the filesystem of this device number mounted there, perhaps under something else?
-pub(super) fn is_mounted(mountpoint: &Path, device: u64) -> bool {
-    let Ok(table) = std::fs::read_to_string(MOUNT_TABLE) else { return true };
-    table
-        .lines()
-        .filter_map(parse_mount)
-        .any(|(place, of, _)| of == device && place == mountpoint.as_os_str().as_encoded_bytes())
-}
-
-/// Device number of what is mounted last at `mountpoint`.
-fn mounted_device(mountpoint: &Path) -> Option<u64> {
-    topmost_mount(mountpoint).map(|(device, _)| device)
-}
-
-/// Device number and type of what is mounted last at `mountpoint`, from the kernel's table (proc(5)): asking
-/// the filesystem itself could hang.
-fn topmost_mount(mountpoint: &Path) -> Option<(u64, String)> {
-    let table = std::fs::read_to_string(MOUNT_TABLE).ok()?;
-    let mut mounts = table.lines().rev().filter_map(parse_mount);
-    let (_, device, kind) =
-        mounts.find(|(place, _, _)| place == mountpoint.as_os_str().as_encoded_bytes())?;
-    Some((device, kind.to_owned()))
-}
-
-/// Where, which device, and of what type.
-fn parse_mount(line: &str) -> Option<(Vec<u8>, u64, &str)> {
-    let (fields, kind) = line.split_once(" - ")?;
-    let mut fields = fields.split(' ');
-    let (major, minor) = fields.nth(2)?.split_once(':')?;
-    let place = unescape(fields.nth(1)?);
-    let device = libc::makedev(major.parse().ok()?, minor.parse().ok()?);
-    Some((place, device, kind.split(' ').next()?))
-}
-
-/// mountinfo writes blanks, tabs, newlines and backslashes as three octal digits.
-fn unescape(field: &str) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field.as_bytes();
-    while let Some((&first, after)) = rest.split_first() {
-        let digits = after.get(..3).filter(|_| first == b'\\').and_then(|d| std::str::from_utf8(d).ok());
-        match digits.and_then(|d| u8::from_str_radix(d, 8).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &after[3..];
-            }
-            None => {
-                bytes.push(first);
-                rest = after;
-            }
-        }
-    }
-    bytes
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn mount_points_with_blanks_are_found_in_the_kernel_table() {
-        assert_eq!(unescape(r"/a\040b\134c"), b"/a b\\c");
-        assert_eq!(unescape(r"/a\04"), br"/a\04");
-        assert!(mounted_device(Path::new("/proc")).is_some());
-        assert_eq!(mounted_device(Path::new("/no/such/mount")), None);
-    }
 
     #[test]
     fn a_bad_mount_point_is_named() {

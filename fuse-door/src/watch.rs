@@ -1,19 +1,34 @@
-//! Noticing that a mount is gone without us: `umount` by hand, a stopped systemd mount unit, an abort of its connection.
+//! Noticing what somebody else does to a mount: takes it away (`umount` by hand, a stopped systemd mount unit, an abort of
+//! its connection), mounts something over it, or makes it read-only.
 //!
 //! A thread sleeps until the kernel's table of mounts changes (proc(5): a poll for POLLPRI) or the session ends, and looks
 //! then. It asks the mount itself nothing, for that may never answer. What can go wrong: the table cannot be watched; then
 //! only the end of the session is noticed, and a lazy unmount is not.
 
-use super::mount::is_mounted;
+use super::mount_table::{MountTable, TABLE};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-const TABLE: &str = "/proc/self/mountinfo";
+/// How clients that come by its path find a mount.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum MountState {
+    /// As it was mounted.
+    Good,
+    /// Something else is mounted over it, or over a directory above it.
+    Hidden {
+        /// What, and of what type.
+        by: String,
+    },
+    /// Somebody has made it read-only.
+    ReadOnly,
+    /// It went away.
+    Gone,
+}
 
 const LIVES: u8 = 0;
 const ENDED: u8 = 1;
@@ -49,20 +64,31 @@ impl Signal {
     }
 }
 
-/// Calls `lost` once if the mount of `device` at `mountpoint` goes away before it is left on purpose.
+/// Calls `changed` when the state of the mount of `device` at `mountpoint` changes, until it is left on purpose.
 pub(super) fn watch(
     signal: Arc<Signal>,
     mountpoint: PathBuf,
     device: u64,
-    lost: impl FnOnce() + Send + 'static,
+    read_only: bool,
+    mut changed: impl FnMut(MountState) + Send + 'static,
 ) -> io::Result<()> {
     let table = File::open(TABLE)?;
     let run = move || {
+        let mut known = MountState::Good;
         loop {
-            match signal.state.load(Ordering::SeqCst) {
+            let state = match signal.state.load(Ordering::SeqCst) {
                 LEFT => return,
-                LIVES if is_mounted(&mountpoint, device) => {}
-                _ => return lost(),
+                LIVES => MountTable::read().map_or(known.clone(), |table| {
+                    look(&table, &mountpoint, device, read_only)
+                }),
+                _ => MountState::Gone,
+            };
+            if state != known {
+                known = state.clone();
+                changed(state);
+            }
+            if known == MountState::Gone {
+                return;
             }
             let mut events = [PollFd::new(&table, PollFlags::PRI), PollFd::new(&signal.event, PollFlags::IN)];
             if let Err(error) = poll(&mut events, None)
@@ -74,4 +100,12 @@ pub(super) fn watch(
         }
     };
     std::thread::Builder::new().name("mount-watch".to_owned()).spawn(run).map(drop)
+}
+
+fn look(table: &MountTable, mountpoint: &Path, device: u64, read_only: bool) -> MountState {
+    let Some(mount) = table.find(mountpoint, device) else { return MountState::Gone };
+    if let Some(over) = table.hides(&mount) {
+        return MountState::Hidden { by: format!("{} ({})", String::from_utf8_lossy(&over.source), over.kind) };
+    }
+    if mount.is_read_only() && !read_only { MountState::ReadOnly } else { MountState::Good }
 }

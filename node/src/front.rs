@@ -9,7 +9,7 @@
 use super::shared::Shared;
 use admin_api::status::{FaultKind, Role, TakeoverTiming};
 use commit::Journal;
-use fuse_door::{MountHandle, MountOptions};
+use fuse_door::{MountHandle, MountOptions, MountState};
 use ids::{AnswerFrom, BaseLimits, Epoch};
 use pair::{StopReason, TakeoverTimes};
 use runtime::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
@@ -35,8 +35,8 @@ const LASTING: Duration = Duration::from_secs(10);
 type Takeover = (TakeoverTimes, &'static str);
 
 enum Order {
-    /// The mount of this device went away without us.
-    MountLost(u64),
+    /// Somebody else did something to the mount of this device.
+    MountChanged(u64, MountState),
     Serve {
         epoch: Epoch,
         limits: BaseLimits,
@@ -132,7 +132,7 @@ impl Door {
                     self.open();
                 }
                 Ok(Order::Leave { reason }) => self.leave(reason),
-                Ok(Order::MountLost(device)) => self.mount_lost(device),
+                Ok(Order::MountChanged(device, state)) => self.mount_changed(device, &state),
                 Ok(Order::End) | Err(RecvTimeoutError::Disconnected) => {
                     self.leave(StopReason::Stopping);
                     return;
@@ -162,8 +162,8 @@ impl Door {
                 Ok(mount) => {
                     *shared.kernel_cache.lock() = Some(mount.cache());
                     let (device, orders) = (mount.device(), self.orders.clone());
-                    let lost = move || drop(orders.send(Order::MountLost(device)));
-                    if let Err(error) = mount.watch(lost) {
+                    let changed = move |state| drop(orders.send(Order::MountChanged(device, state)));
+                    if let Err(error) = mount.watch(changed) {
                         tracing::warn!(volume = shared.name(), %error, "the mount is not watched");
                     }
                     self.mount = Some(mount);
@@ -220,10 +220,31 @@ impl Door {
         }
     }
 
-    /// The mount of `device` went away without us. Clients need it: it is made again, later each time that happens
-    /// soon after.
-    fn mount_lost(&mut self, device: u64) {
-        let Some(mount) = self.mount.take_if(|mount| mount.device() == device) else { return };
+    /// Somebody else did something to the mount of `device`. What is not ours stays where it is, and whoever uses the
+    /// volume already goes on.
+    fn mount_changed(&mut self, device: u64, state: &MountState) {
+        let Some(mount) = self.mount.as_ref().filter(|mount| mount.device() == device) else { return };
+        let mountpoint = mount.mountpoint().display();
+        let faults = &self.shared.faults;
+        match state {
+            MountState::Good => faults.clear(FaultKind::Mount),
+            MountState::Gone => self.mount_lost(),
+            MountState::Hidden { by } => faults.raise(
+                FaultKind::Mount,
+                &format!("the mount at {mountpoint} is hidden: somebody has mounted {by} over it"),
+                "unmount what lies over it (`findmnt` shows it); paths lead to the volume again then",
+            ),
+            MountState::ReadOnly => faults.raise(
+                FaultKind::Mount,
+                &format!("the mount at {mountpoint} was made read-only by somebody"),
+                &format!("let writers in again: `mount -o remount,rw {mountpoint}`"),
+            ),
+        }
+    }
+
+    /// Clients need the mount that went away: it is made again, later each time that happens soon after.
+    fn mount_lost(&mut self) {
+        let Some(mount) = self.mount.take() else { return };
         *self.shared.mounted_at.lock() = None;
         *self.shared.kernel_cache.lock() = None;
         let mountpoint = mount.mountpoint().display().to_string();

@@ -1,7 +1,7 @@
 //! The mount of a volume, and those who take it away.
 
 use crate::harness::{ANSWER_LIMIT, Cluster, Side, Spec, within};
-use rustix::mount::{UnmountFlags, unmount};
+use rustix::mount::{MountFlags, UnmountFlags, mount_remount, unmount};
 use std::fs;
 use std::path::PathBuf;
 
@@ -24,6 +24,35 @@ fn a_mount_that_somebody_takes_away_is_a_fault_and_comes_back() {
     });
     assert_eq!(fs::read(mount.join("before")).unwrap(), b"x");
     write(mount.join("after")).unwrap();
+}
+
+#[test]
+fn a_mount_that_somebody_hides_or_makes_read_only_is_a_fault_until_it_is_as_before() {
+    let mut pair = Cluster::start(Spec::default());
+    let place = pair.mount(Side::A);
+    let fault = |pair: &mut Cluster, text: &'static str| {
+        pair.wait_volume(Side::A, text, |volume| volume.faults.iter().any(|fault| fault.what.contains(text)));
+    };
+    let no_fault = |pair: &mut Cluster| {
+        pair.wait_volume(Side::A, "no fault", |volume| volume.faults.is_empty() && volume.mounted_at.is_some());
+    };
+    rustix::mount::mount("over", &place, "tmpfs", MountFlags::empty(), None).unwrap();
+    fault(&mut pair, "is hidden: somebody has mounted over (tmpfs) over it");
+    unmount(&place, UnmountFlags::empty()).unwrap();
+    no_fault(&mut pair);
+    mount_remount(&place, MountFlags::RDONLY, "").unwrap();
+    fault(&mut pair, "was made read-only");
+    mount_remount(&place, MountFlags::empty(), "").unwrap();
+    no_fault(&mut pair);
+    write(place.join("after")).unwrap();
+
+    // What lies over it stays when the volume goes.
+    rustix::mount::mount("over", &place, "tmpfs", MountFlags::empty(), None).unwrap();
+    fs::write(place.join("theirs"), b"x").unwrap();
+    pair.terminate(Side::A);
+    pair.wait_serving(Side::B);
+    assert_eq!(fs::read(place.join("theirs")).unwrap(), b"x");
+    unmount(&place, UnmountFlags::empty()).unwrap();
 }
 
 /// As systemd makes those of its mount units.

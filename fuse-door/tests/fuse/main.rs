@@ -16,7 +16,7 @@ mod refused;
 mod waiting;
 
 use commit::{Admission, Ask, Journal, NotServing, Refused, SpaceBudget};
-use fuse_door::{Left, MountError, MountHandle, MountOptions, abort_connection, mount};
+use fuse_door::{Left, MountError, MountHandle, MountOptions, MountState, abort_connection, mount};
 use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags, SeekFrom, XattrFlags};
 use rustix::io::Errno;
 use std::fs::{self, File, OpenOptions};

@@ -71,7 +71,7 @@ fn is_noticed(what: &str, take_away: impl FnOnce(&Mounted)) {
     let mut m = mounted();
     let (lost, noticed) = mpsc::channel();
     let handle = m.handle.take().unwrap();
-    handle.watch(move || lost.send(()).unwrap()).unwrap();
+    handle.watch(move |state| lost.send(state).unwrap()).unwrap();
     let open = File::create(m.path("f")).unwrap();
     let open = if what == "umount" {
         drop(open);
@@ -80,7 +80,7 @@ fn is_noticed(what: &str, take_away: impl FnOnce(&Mounted)) {
         Some(open)
     };
     take_away(&m);
-    assert_eq!(noticed.recv_timeout(NEVER), Ok(()), "{what}");
+    assert_eq!(noticed.recv_timeout(NEVER), Ok(MountState::Gone), "{what}");
     handle.abort();
     if let Some(open) = open {
         let asked = rustix::fs::fgetxattr(&open, "user.any", &mut [0; 8]);
@@ -103,11 +103,33 @@ fn a_mount_that_somebody_takes_away_is_noticed() {
 }
 
 #[test]
+fn a_mount_that_somebody_hides_or_makes_read_only_is_noticed() {
+    use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
+    let mut m = mounted();
+    let place = m.dir.path().join("mnt");
+    let (changed, noticed) = mpsc::channel();
+    let handle = m.handle.take().unwrap();
+    handle.watch(move |state| changed.send(state).unwrap()).unwrap();
+
+    mount("over", &place, "tmpfs", MountFlags::empty(), None).unwrap();
+    let hidden = MountState::Hidden { by: "over (tmpfs)".to_owned() };
+    assert_eq!(noticed.recv_timeout(NEVER), Ok(hidden));
+    unmount(&place, UnmountFlags::empty()).unwrap();
+    assert_eq!(noticed.recv_timeout(NEVER), Ok(MountState::Good));
+
+    mount_remount(&place, MountFlags::RDONLY, "").unwrap();
+    assert_eq!(noticed.recv_timeout(NEVER), Ok(MountState::ReadOnly));
+    mount_remount(&place, MountFlags::empty(), "").unwrap();
+    assert_eq!(noticed.recv_timeout(NEVER), Ok(MountState::Good));
+    assert_eq!(handle.unmount(GRACE), Left::Clean);
+}
+
+#[test]
 fn leaving_on_purpose_tells_nobody() {
     let mut m = mounted();
     let (lost, noticed) = mpsc::channel();
     let handle = m.handle.take().unwrap();
-    handle.watch(move || lost.send(()).unwrap()).unwrap();
+    handle.watch(move |state| lost.send(state).unwrap()).unwrap();
     assert_eq!(handle.unmount(GRACE), Left::Clean);
     // The watcher has ended, and with it its end of the channel.
     assert_eq!(noticed.recv_timeout(NEVER), Err(mpsc::RecvTimeoutError::Disconnected));
