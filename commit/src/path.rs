@@ -30,7 +30,7 @@ use super::{
 };
 use admin_api::metrics::{Stage, VolumeMetrics};
 use ids::{AckRule, CursorError, Cursors, LogPoint, Lsn, Oid};
-use nvlog::{Log, Trimmed};
+use nvlog::{Log, Trimmed, TruncateError};
 use rdma_transport::{LinkError, MirrorSender};
 use runtime::{Instant, Mutex, Uptime, mark, planted};
 use std::ops::Range;
@@ -308,6 +308,18 @@ impl CommitPath {
         Ok(())
     }
 
+    /// Empties the log, which begins anew at `at`. Whoever makes durable what came before sees it as it was or as it is;
+    /// [`CommitPath::begun_anew`] follows. Nobody may be served.
+    ///
+    /// # Errors
+    /// See [`Log::reset`].
+    pub fn reset_log(&self, at: LogPoint) -> Result<(), TruncateError> {
+        let mut local = self.local.lock();
+        self.log.reset(at)?;
+        *local = at;
+        Ok(())
+    }
+
     /// The log begins anew at `at`, empty, and the base tree stands there. Nobody may be served.
     pub fn begun_anew(&self, at: LogPoint) -> Result<(), CursorError> {
         let mut local = self.local.lock();
@@ -343,7 +355,7 @@ impl CommitPath {
 
     /// Makes everything that is published durable here. For the node's own records while nobody is served.
     pub fn persist_all(&self) {
-        self.persist_sealed(self.log.seal());
+        self.persist_published();
     }
 
     /// What this log holds and the last partner's does not, and for how long that partner has neither advanced nor been

@@ -22,7 +22,9 @@ pub(super) struct Mount<'a> {
 impl Mount<'_> {
     /// Refuses writers, in this place or everywhere.
     pub fn is_read_only(&self) -> bool {
-        [self.options, self.super_options].iter().any(|options| options.split(',').any(|option| option == "ro"))
+        [self.options, self.super_options]
+            .iter()
+            .any(|options| options.split(',').any(|option| option == "ro"))
     }
 
     fn is_at(&self, place: &Path) -> bool {
@@ -149,7 +151,11 @@ mod tests {
     fn what_hides_a_mount_is_found() {
         assert_eq!(hides(""), None);
         assert_eq!(hides("91 90 0:51 / /srv/vol rw - tmpfs none rw\n").as_deref(), Some("tmpfs"), "over it");
-        assert_eq!(hides("91 60 0:51 / /srv rw - tmpfs none rw\n").as_deref(), Some("tmpfs"), "over its parent");
+        assert_eq!(
+            hides("91 60 0:51 / /srv rw - tmpfs none rw\n").as_deref(),
+            Some("tmpfs"),
+            "over its parent"
+        );
         assert_eq!(hides("91 1 0:51 / / rw - tmpfs none rw\n").as_deref(), Some("tmpfs"), "over the root");
         assert_eq!(hides("91 90 0:51 / /srv/vol/sub rw - tmpfs none rw\n"), None, "in it");
         assert_eq!(hides("91 60 0:51 / /srv/volume rw - tmpfs none rw\n"), None, "beside it");

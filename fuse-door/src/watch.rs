@@ -78,9 +78,8 @@ pub(super) fn watch(
         loop {
             let state = match signal.state.load(Ordering::SeqCst) {
                 LEFT => return,
-                LIVES => MountTable::read().map_or(known.clone(), |table| {
-                    look(&table, &mountpoint, device, read_only)
-                }),
+                LIVES => MountTable::read()
+                    .map_or(known.clone(), |table| look(&table, &mountpoint, device, read_only)),
                 _ => MountState::Gone,
             };
             if state != known {
@@ -105,7 +104,9 @@ pub(super) fn watch(
 fn look(table: &MountTable, mountpoint: &Path, device: u64, read_only: bool) -> MountState {
     let Some(mount) = table.find(mountpoint, device) else { return MountState::Gone };
     if let Some(over) = table.hides(&mount) {
-        return MountState::Hidden { by: format!("{} ({})", String::from_utf8_lossy(&over.source), over.kind) };
+        return MountState::Hidden {
+            by: format!("{} ({})", String::from_utf8_lossy(&over.source), over.kind),
+        };
     }
     if mount.is_read_only() && !read_only { MountState::ReadOnly } else { MountState::Good }
 }

@@ -94,7 +94,17 @@ impl CommitPath {
 
     /// Makes durable here what is sealed; tells when that was done, if there was something to do.
     pub(super) fn persist_sealed(&self, sealed: LogPoint) -> Option<Instant> {
-        let mut local = self.local.lock();
+        self.persist_locked(self.local.lock(), sealed)
+    }
+
+    /// Likewise of what is published. The log is asked with `local` held: nobody cuts it or begins it anew meanwhile.
+    pub(super) fn persist_published(&self) {
+        let local = self.local.lock();
+        let sealed = self.log.seal();
+        self.persist_locked(local, sealed);
+    }
+
+    fn persist_locked(&self, mut local: MutexGuard<'_, LogPoint>, sealed: LogPoint) -> Option<Instant> {
         if sealed.lsn <= local.lsn {
             return None;
         }

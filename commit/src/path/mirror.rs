@@ -66,7 +66,7 @@ impl CommitPath {
                 Err(error) => self.lose_mirror(mirror, error),
             }
         } else if self.rule() == AckRule::Local {
-            self.persist_sealed(self.log.seal());
+            self.persist_published();
         }
         self.wake_next();
         more

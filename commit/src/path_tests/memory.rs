@@ -130,3 +130,15 @@ fn alone_an_answer_waits_for_the_device() {
     assert!(a.persisted() >= end && path.committed() >= end);
     partner.stop();
 }
+
+/// The thread that writes behind comes between the log, which a resync begins anew, and the cursors, which follow.
+#[test]
+fn a_log_that_begins_anew_is_not_written_behind() {
+    let log = log();
+    let path = path(&log, &Arc::default());
+    let at = LogPoint { lsn: Lsn(3 * CAPACITY_BYTES), crc: ids::ChainCrc(7) };
+    path.reset_log(at).unwrap();
+    path.persist_all();
+    path.begun_anew(at).unwrap();
+    assert_eq!(path.cursors().local_durable(), at.lsn);
+}

@@ -34,7 +34,9 @@ fn a_mount_that_somebody_hides_or_makes_read_only_is_a_fault_until_it_is_as_befo
         pair.wait_volume(Side::A, text, |volume| volume.faults.iter().any(|fault| fault.what.contains(text)));
     };
     let no_fault = |pair: &mut Cluster| {
-        pair.wait_volume(Side::A, "no fault", |volume| volume.faults.is_empty() && volume.mounted_at.is_some());
+        pair.wait_volume(Side::A, "no fault", |volume| {
+            volume.faults.is_empty() && volume.mounted_at.is_some()
+        });
     };
     rustix::mount::mount("over", &place, "tmpfs", MountFlags::empty(), None).unwrap();
     fault(&mut pair, "is hidden: somebody has mounted over (tmpfs) over it");

@@ -155,7 +155,7 @@ impl Receive {
         base.sync()?;
         let log = |error: &dyn std::fmt::Display| ReceiveError::Log(error.to_string());
         self.shared.path.persist_all();
-        self.shared.log.reset(finished.point).map_err(|error| log(&error))?;
+        self.shared.path.reset_log(finished.point).map_err(|error| log(&error))?;
         let Finished { point, history, .. } = finished;
         self.shared
             .log
