@@ -97,6 +97,8 @@ pub struct CommitPath {
     mirror: Mutex<Option<Mirror>>,
     /// Threads that wait for `mirror` to start or stop mirroring; drivers make way.
     seat_wanted: AtomicUsize,
+    /// See [`CommitPath::give_log_up`].
+    log_given_up: AtomicBool,
     waiters: Waiters,
     /// Ready, and waiting to be answerable.
     answers: Answers,
@@ -152,6 +154,7 @@ impl CommitPath {
             cursors: Mutex::new(cursors),
             mirror: Mutex::new(None),
             seat_wanted: AtomicUsize::new(0),
+            log_given_up: AtomicBool::new(false),
             waiters: Waiters::default(),
             answers: Answers::default(),
             sync_waiters: Waiters::default(),

@@ -7,6 +7,7 @@
 
 mod acts;
 mod lease;
+mod log_device;
 mod opening;
 mod resync;
 mod split;
@@ -56,6 +57,7 @@ pub(super) struct Executor {
     /// It is to serve, and has more to apply first than fits into memory.
     opening: Option<Opening>,
     progress: watch::Progress,
+    log_device: log_device::LogDevice,
     standing: StandingFaults,
     /// The pair's, after the last event.
     mode: PairMode,
@@ -96,6 +98,7 @@ impl Executor {
             draining: false,
             opening: None,
             progress: watch::Progress::default(),
+            log_device: log_device::LogDevice::default(),
             standing: StandingFaults::default(),
             reason: FORCED,
             lease_ms: 0,

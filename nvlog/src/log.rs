@@ -36,8 +36,9 @@ use crate::region::ring::{Ring, write_superblock};
 use crate::superblock::{Superblock, SuperblockDraft};
 use cells::{PointCell, SlotCell};
 use ids::{Durability, Epoch, LogMemory, LogPoint, Lsn};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use std::io;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -52,7 +53,7 @@ pub struct Log {
     reserving: Mutex<Reserving>,
     sealing: Mutex<Sealing>,
     persisting: Mutex<()>,
-    superblock: Mutex<Stored>,
+    superblock: SuperblockCell,
     sealed_slots: AtomicU64,
     end: PointCell,
     tail: PointCell,
@@ -93,6 +94,43 @@ impl Sealing {
     }
 }
 
+/// The superblock: who writes it has it to himself, and who only wants to know waits for no device.
+struct SuperblockCell {
+    stored: Mutex<Stored>,
+    told: Mutex<Superblock>,
+}
+
+impl SuperblockCell {
+    fn lock(&self) -> Writing<'_> {
+        Writing { stored: self.stored.lock(), told: &self.told }
+    }
+}
+
+/// What it leaves is told from its end on.
+struct Writing<'a> {
+    stored: MutexGuard<'a, Stored>,
+    told: &'a Mutex<Superblock>,
+}
+
+impl Deref for Writing<'_> {
+    type Target = Stored;
+    fn deref(&self) -> &Stored {
+        &self.stored
+    }
+}
+
+impl DerefMut for Writing<'_> {
+    fn deref_mut(&mut self) -> &mut Stored {
+        &mut self.stored
+    }
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        *self.told.lock() = self.stored.superblock.clone();
+    }
+}
+
 /// The superblock, as both copies hold it.
 struct Stored {
     /// A copy that holds the newest state that may be believed; the other is written first.
@@ -125,7 +163,10 @@ impl Log {
             floor: AtomicU64::new(superblock.tail.lsn.0),
             hold: AtomicU64::new(NO_HOLD),
             receiving: AtomicBool::new(true),
-            superblock: Mutex::new(Stored { copy, generation: superblock.generation, superblock }),
+            superblock: SuperblockCell {
+                told: Mutex::new(superblock.clone()),
+                stored: Mutex::new(Stored { copy, generation: superblock.generation, superblock }),
+            },
         };
         assert!(log.tail().lsn <= end.lsn, "a log ends at or after its tail");
         log
@@ -171,6 +212,11 @@ impl Log {
         Lsn(self.reserved.load(Ordering::Acquire))
     }
 
+    /// Is something being written to a device at the moment? Not where that takes no time.
+    pub fn is_writing(&self) -> bool {
+        self.persisting.try_lock().is_none()
+    }
+
     /// End of what is durable at [`Log::durability`].
     pub fn persisted(&self) -> Lsn {
         Lsn(self.persisted.load(Ordering::Acquire))
@@ -181,9 +227,9 @@ impl Log {
         self.reserving.lock().epoch
     }
 
-    /// A copy of the superblock as it is durable, with the epochs that received records have begun since.
+    /// A copy of the superblock as it is durable, with the epochs that received records have begun since. Waits for no device.
     pub fn superblock(&self) -> Superblock {
-        self.superblock.lock().superblock.clone()
+        self.superblock.told.lock().clone()
     }
 
     /// Changes what the owner may change in the superblock; durable on return.

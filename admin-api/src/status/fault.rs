@@ -38,6 +38,8 @@ kinds! {
     NotServed = "not-served",
     /// The log's memory or device failed.
     LogFailed = "log-failed",
+    /// A write to the log's device has not come back.
+    LogHangs = "log-hangs",
     /// A node cannot go on for another reason; its log is whole.
     NodeFailed = "node-failed",
     /// The nodes do not go together.

@@ -99,6 +99,9 @@ impl CommitPath {
 
     /// Likewise of what is published. The log is asked with `local` held: nobody cuts it or begins it anew meanwhile.
     pub(super) fn persist_published(&self) {
+        if self.is_log_given_up() {
+            return;
+        }
         let local = self.local.lock();
         let sealed = self.log.seal();
         self.persist_locked(local, sealed);

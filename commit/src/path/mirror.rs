@@ -25,7 +25,7 @@ impl CommitPath {
         from: LogPoint,
         answers: AnswerFrom,
     ) -> Result<(), LinkError> {
-        let mut mirror = self.take_seat();
+        let Some(mut mirror) = self.take_seat() else { return Err(LinkError::Closed) };
         let started = sender.start(from);
         if started.is_ok() {
             let from_memory = answers == AnswerFrom::Memory;
@@ -40,14 +40,16 @@ impl CommitPath {
     /// Stops to mirror, and gives the sender back. Waits for a driver that is polling, for at most
     /// the time of one poll.
     pub fn stop_mirror(&self) -> Option<(u64, Box<dyn MirrorSender>)> {
-        let stopped = self.partner_ended(self.take_seat().take());
+        let stopped = self.take_seat().and_then(|mut mirror| self.partner_ended(mirror.take()));
         self.wake_next();
         stopped.map(|mirror| (mirror.link, mirror.sender))
     }
 
     /// Like [`CommitPath::stop_mirror`], if the mirror uses this link.
     pub fn stop_mirror_of(&self, link: u64) -> Option<Box<dyn MirrorSender>> {
-        let stopped = self.partner_ended(self.take_seat().take_if(|mirror| mirror.link == link));
+        let stopped = self
+            .take_seat()
+            .and_then(|mut mirror| self.partner_ended(mirror.take_if(|mirror| mirror.link == link)));
         self.wake_next();
         stopped.map(|mirror| mirror.sender)
     }
@@ -72,10 +74,23 @@ impl CommitPath {
         more
     }
 
-    /// Waits for a driver to leave its seat, for at most the time of one poll.
-    fn take_seat(&self) -> MutexGuard<'_, Option<Mirror>> {
+    /// The log's device answers no more: nobody waits for it, or for a driver that does, from now on. Nobody may be served.
+    pub fn give_log_up(&self) {
+        self.log_given_up.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn is_log_given_up(&self) -> bool {
+        self.log_given_up.load(Ordering::SeqCst)
+    }
+
+    /// Waits for a driver to leave its seat, for at most the time of one poll and one write to the log's device. `None`: the
+    /// log was given up meanwhile.
+    fn take_seat(&self) -> Option<MutexGuard<'_, Option<Mirror>>> {
         self.seat_wanted.fetch_add(1, Ordering::SeqCst);
-        let mirror = self.mirror.lock();
+        let mirror = match self.is_log_given_up() {
+            false => Some(self.mirror.lock()),
+            true => self.mirror.try_lock(),
+        };
         self.seat_wanted.fetch_sub(1, Ordering::SeqCst);
         mirror
     }

@@ -54,6 +54,33 @@ fn a_log_device_that_goes_hands_over_and_comes_back_with_the_device() {
     pair.kill(Side::A);
 }
 
+/// One operation at a time: nothing is outstanding but what the device has to take.
+#[test]
+fn a_log_device_that_hangs_hands_over() {
+    let (mut pair, disk, _image) = with_block_log();
+    assert_eq!(pair.wait_mirrored(), Side::A);
+    let load = Load::start(&pair.mount(Side::A), "c", 1);
+    load.wait_for(50);
+    let frozen = disk.freeze();
+    pair.wait_serving(Side::B);
+    let outcomes = load.join();
+    check_all(&pair.mount(Side::B), &outcomes);
+    wait_fault(&mut pair, Side::A, FaultKind::LogHangs);
+    wait_fault(&mut pair, Side::A, FaultKind::LogFailed);
+    pair.wait_volume(Side::A, "a node that has given everything up", |volume| {
+        volume.role == Role::None && !volume.eligible && volume.mounted_at.is_none()
+    });
+    drop(frozen);
+    pair.wait_volume(Side::A, "a device that answers", |volume| {
+        volume.faults.iter().all(|fault| fault.kind != FaultKind::LogHangs)
+    });
+    assert!(pair.terminate(Side::A).success());
+    pair.start_node(Side::A);
+    assert_eq!(pair.wait_mirrored(), Side::B);
+    check_all(&pair.mount(Side::B), &outcomes);
+    pair.check_trees_equal();
+}
+
 /// Private memory that a node may have in these tests, its threads' stacks among it: see `docs/failures.md`.
 const MEMORY_BYTES: u64 = 256 << 20;
 

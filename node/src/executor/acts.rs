@@ -68,6 +68,10 @@ impl Executor {
             tracing::warn!(volume = shared.name(), "the kernel still holds pages of open files");
         }
         self.front.leave(reason);
+        if reason == StopReason::Failed {
+            // Nothing more is done with the log, and who is inside may wait for it without end.
+            return Ok(());
+        }
         let deadline = Instant::now() + LEAVE_WITHIN;
         while !shared.gate.is_empty() {
             if Instant::now() > deadline {
@@ -84,8 +88,7 @@ impl Executor {
                 shared.path.persist_all();
                 shared.rebuild()?;
             }
-            StopReason::HandedOver | StopReason::Stopping => shared.follower.stop_serving(shared.log.end()),
-            StopReason::Failed => {}
+            _ => shared.follower.stop_serving(shared.log.end()),
         }
         Ok(())
     }

@@ -65,7 +65,10 @@ impl Executor {
     /// See the module. Before the tick, so that it acts on it.
     pub(super) fn look_around(&mut self) {
         self.shared.path.look_at_partner();
-        self.look_at_partner();
+        // Who waits for this node's log hears no partner.
+        if self.look_at_log() {
+            self.look_at_partner();
+        }
         self.look_at_disk();
         self.look_at_reads();
         self.shared.tell_unapplied_memory();
