@@ -31,6 +31,7 @@ pub mod handles;
 mod hidden;
 mod index;
 pub(crate) mod inode;
+mod inode_reserve;
 mod label;
 pub mod limits;
 pub(crate) mod mounted_over;
@@ -40,6 +41,7 @@ pub(crate) mod remainder;
 mod root;
 #[cfg(test)]
 pub(crate) mod tests;
+mod xfs;
 
 pub use adopt::{ADOPTED_GENERATION, AdoptReport};
 pub use btrfs::MetadataSpace;
@@ -65,6 +67,7 @@ use handles::FileHandle;
 use hidden::Hidden;
 use index::Index;
 use inode::Inode;
+use inode_reserve::InodeReserve;
 
 use crate::remainder::Remainder;
 use crate::view::BaseReader;
@@ -125,6 +128,8 @@ struct Local {
     marked: AtomicBool,
     cache: DescriptorCache,
     limits: BaseLimits,
+    /// Where inodes may run out before the disk is full.
+    inode_reserve: Option<InodeReserve>,
 }
 
 impl std::fmt::Debug for Base {
@@ -245,8 +250,26 @@ impl Base {
             .map_err(TreeError::at("flush the filesystem of", self.path.display()))?;
         // After it: what a record gave up to the tree is there now.
         self.store_remainder()?;
+        self.fill_inode_reserve();
         self.look_at_index_file();
         Ok(())
+    }
+
+    /// What creates took of the reserve is put back, if it can be.
+    fn fill_inode_reserve(&self) {
+        if let Some(reserve) = &self.local().inode_reserve
+            && let Ok(space) = self.filesystem_space()
+        {
+            reserve.fill(space.free_bytes);
+        }
+    }
+
+    /// Does something that makes an inode; where the filesystem finds no place for one, out of the reserve.
+    pub(crate) fn making_inode<T>(&self, act: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
+        match &self.local().inode_reserve {
+            Some(reserve) => reserve.giving(act),
+            None => act(),
+        }
     }
 
     /// The open index works on when its file is taken away; the next start will miss it.

@@ -281,6 +281,7 @@ impl SimDisk {
             free_bytes: sim.total_bytes.saturating_sub(sim.now.used_bytes()),
             total_inodes: None,
             free_inodes: None,
+            certain_inodes: None,
             block_bytes: BLOCK_BYTES as u32,
         })
     }

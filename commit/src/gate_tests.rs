@@ -10,6 +10,7 @@ fn budget(free_bytes: u64) -> SpaceBudget {
         available_bytes: free_bytes,
         total_inodes: 1000,
         free_inodes: 1000,
+        likely_inodes: 1000,
         metadata: None,
     }
 }

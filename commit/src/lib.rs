@@ -156,8 +156,10 @@ pub struct SpaceBudget {
     pub available_bytes: u64,
     /// Inodes of the filesystem; 0 where it makes them as it goes (btrfs).
     pub total_inodes: u64,
-    /// Free inodes; meaningless when `total_inodes` is 0.
+    /// Free inodes that can certainly be made; meaningless when `total_inodes` is 0.
     pub free_inodes: u64,
+    /// Free inodes for people; those that are certain, if it is fewer.
+    pub likely_inodes: u64,
     /// Free bytes for metadata; `None` where `free_bytes` are for that too.
     pub metadata: Option<MetadataSpace>,
 }
@@ -167,13 +169,13 @@ impl SpaceBudget {
     /// through what is free, and those of this node stand for them.
     pub fn of_partner(
         free_bytes: u64,
-        free_inodes: u64,
+        (free_inodes, likely_inodes): (u64, u64),
         metadata: Option<MetadataSpace>,
         here: SpaceBudget,
     ) -> SpaceBudget {
-        let (total_inodes, free_inodes) = match free_inodes {
-            u64::MAX => (0, 0),
-            free => (here.total_inodes.max(free).max(1), free),
+        let (total_inodes, free_inodes, likely_inodes) = match free_inodes {
+            u64::MAX => (0, 0, 0),
+            free => (here.total_inodes.max(likely_inodes).max(free).max(1), free, likely_inodes),
         };
         let total_bytes = here.total_bytes;
         SpaceBudget {
@@ -182,17 +184,27 @@ impl SpaceBudget {
             available_bytes: free_bytes,
             total_inodes,
             free_inodes,
+            likely_inodes,
             metadata,
         }
     }
 
+    /// Free inodes as people are told: those that are certain are made before each consistency point anew.
+    pub fn shown_inodes(&self) -> u64 {
+        self.free_inodes.max(self.likely_inodes)
+    }
+
     /// The smaller of both, field by field. Inode counts of a filesystem without a fixed number do not bind.
     pub fn smaller(self, other: SpaceBudget) -> SpaceBudget {
-        let (total_inodes, free_inodes) = match (self.total_inodes, other.total_inodes) {
-            (0, 0) => (0, 0),
-            (0, _) => (other.total_inodes, other.free_inodes),
-            (_, 0) => (self.total_inodes, self.free_inodes),
-            _ => (self.total_inodes.min(other.total_inodes), self.free_inodes.min(other.free_inodes)),
+        let (total_inodes, free_inodes, likely_inodes) = match (self.total_inodes, other.total_inodes) {
+            (0, 0) => (0, 0, 0),
+            (0, _) => (other.total_inodes, other.free_inodes, other.shown_inodes()),
+            (_, 0) => (self.total_inodes, self.free_inodes, self.shown_inodes()),
+            _ => (
+                self.total_inodes.min(other.total_inodes),
+                self.free_inodes.min(other.free_inodes),
+                self.shown_inodes().min(other.shown_inodes()),
+            ),
         };
         SpaceBudget {
             total_bytes: self.total_bytes.min(other.total_bytes),
@@ -200,6 +212,7 @@ impl SpaceBudget {
             available_bytes: self.available_bytes.min(other.available_bytes),
             total_inodes,
             free_inodes,
+            likely_inodes,
             metadata: match (self.metadata, other.metadata) {
                 // What is free and what may become free belong together.
                 (Some(one), Some(other)) if other.total_bytes() < one.total_bytes() => Some(other),
@@ -217,7 +230,8 @@ impl From<BaseSpace> for SpaceBudget {
             free_bytes: space.free_bytes,
             available_bytes: space.free_bytes,
             total_inodes: space.total_inodes.unwrap_or(0),
-            free_inodes: space.free_inodes.unwrap_or(0),
+            free_inodes: space.certain_inodes.unwrap_or(0),
+            likely_inodes: space.free_inodes.unwrap_or(0),
             metadata: space.metadata,
         }
     }

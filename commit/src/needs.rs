@@ -113,6 +113,7 @@ impl SpaceBudget {
             free_bytes: self.free_bytes.saturating_sub(taken),
             available_bytes: self.available_bytes.saturating_sub(taken),
             free_inodes: self.free_inodes.saturating_sub(needs.inodes),
+            likely_inodes: self.likely_inodes.saturating_sub(needs.inodes),
             metadata: self.metadata.map(|metadata| metadata.after(needs.disk_bytes, needs.metadata_bytes)),
             ..self
         }
@@ -191,7 +192,7 @@ mod tests {
     fn inodes_of_the_partner_bind_beside_a_filesystem_that_makes_them() {
         let makes = Needs::of(&Ask { inodes: 1, ..Ask::growing(100) });
         let endless = budget(1 << 40, None);
-        let limited = |free| SpaceBudget::of_partner(1 << 40, free, None, endless);
+        let limited = |free| SpaceBudget::of_partner(1 << 40, (free, free), None, endless);
         assert!(endless.smaller(limited(MARGIN_INODES + 1)).without_margin().holds(makes));
         assert!(!endless.smaller(limited(MARGIN_INODES)).without_margin().holds(makes));
         assert!(!endless.smaller(limited(0)).holds(makes));
@@ -201,6 +202,22 @@ mod tests {
         let here = SpaceBudget { total_inodes: 1000, free_inodes: 900, ..endless };
         let seen = here.smaller(limited(u64::MAX));
         assert_eq!((seen.total_inodes, seen.free_inodes), (1000, 900));
+    }
+
+    /// What clients may make is what is certain on both nodes; what they are told is what is likely.
+    #[test]
+    fn only_certain_inodes_are_made_and_likely_ones_are_shown() {
+        let makes = Needs::of(&Ask { inodes: 1, ..Ask::growing(100) });
+        let here = SpaceBudget {
+            total_inodes: 9000,
+            free_inodes: 200,
+            likely_inodes: 8000,
+            ..budget(1 << 40, None)
+        };
+        let there = SpaceBudget::of_partner(1 << 40, (MARGIN_INODES, 7000), None, here);
+        let both = here.smaller(there);
+        assert_eq!((both.total_inodes, both.shown_inodes()), (9000, 7000));
+        assert!(here.without_margin().holds(makes) && !both.without_margin().holds(makes));
     }
 
     proptest::proptest! {

@@ -436,7 +436,7 @@ impl Filesystem for FuseFilesystem {
                 space.free_bytes / STATFS_BLOCK_BYTES,
                 space.available_bytes / STATFS_BLOCK_BYTES,
                 space.total_inodes,
-                space.free_inodes,
+                space.shown_inodes(),
                 STATFS_BLOCK_BYTES as u32,
                 apply_engine::name::MAX_NAME_BYTES as u32,
                 STATFS_BLOCK_BYTES as u32,

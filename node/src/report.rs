@@ -45,7 +45,7 @@ pub(super) fn volume(shared: &Shared, witness_address: Option<&str>) -> VolumeSt
         space: Some(SpaceStatus {
             total_bytes: space.total_bytes,
             free_bytes: space.free_bytes,
-            free_inodes: (space.total_inodes > 0).then_some(space.free_inodes),
+            free_inodes: (space.total_inodes > 0).then_some(space.shown_inodes()),
         }),
         replay: shared.replay.status(shared),
         resync: shared.resync.status(),

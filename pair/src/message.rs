@@ -11,7 +11,7 @@ use ids::{BaseLimits, Epoch, LogPoint, Lsn, NodeName};
 use serde::{Deserialize, Serialize};
 
 /// Version of the messages (and of the rules behind them).
-pub const PROTOCOL_VERSION: u16 = 7;
+pub const PROTOCOL_VERSION: u16 = 8;
 
 /// How a node is, told with every heartbeat.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
@@ -30,8 +30,10 @@ pub struct Vitals {
     pub counted: Lsn,
     /// Free space in the base file system.
     pub free_bytes: u64,
-    /// Free inodes in the base file system.
+    /// Free inodes in the base file system that can certainly be made.
     pub free_inodes: u64,
+    /// Free inodes there, certain or not.
+    pub likely_inodes: u64,
     /// Free space for metadata, and what could become metadata, where that is apart from `free_bytes` (btrfs).
     pub free_metadata_bytes: Option<(u64, u64)>,
     /// Part of the log that is in use, in thousandths.

@@ -14,13 +14,13 @@ use rustix::io::Errno;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-/// `statfs` magics of filesystems that write a block where it is.
+use super::xfs;
+
+/// `statfs` magic of ext2 to ext4, which write a block where it is, as XFS does.
 const EXT: u64 = 0xEF53;
-pub(super) const XFS: u64 = 0x5846_5342;
 
 const FS_IOC_FIEMAP: u64 = 0xC020_660B;
 const FS_IOC_FSGETXATTR: u64 = 0x801C_581F;
-const XFS_IOC_FREE_EOFBLOCKS: u64 = 0x8080_583A;
 /// `fallocate` was used.
 const FS_XFLAG_PREALLOC: u32 = 0x2;
 /// Words of `struct fiemap` and of one `struct fiemap_extent`.
@@ -42,8 +42,8 @@ pub(crate) fn gaps(
     let filesystem = rustix::fs::fstatfs(file)?;
     let lasts_below = match filesystem.f_type as u64 {
         EXT => u64::MAX,
-        XFS if allocates && keeps_what_is_behind_its_end(file)? => u64::MAX,
-        XFS if allocates => {
+        xfs::MAGIC if allocates && keeps_what_is_behind_its_end(file)? => u64::MAX,
+        xfs::MAGIC if allocates => {
             let size = u64::try_from(rustix::fs::fstat(file)?.st_size).unwrap_or(0);
             size.next_multiple_of(u64::try_from(filesystem.f_bsize).unwrap_or(1).max(1))
         }
@@ -68,17 +68,6 @@ pub(crate) fn gaps(
     Ok(gaps)
 }
 
-/// Has XFS give back what it keeps behind the ends of files, beyond what was asked for. It does so itself only when it
-/// runs out, and until then tells less room than there is.
-pub(super) fn give_back_what_was_not_asked_for(root: BorrowedFd<'_>) {
-    // struct xfs_fs_eofblocks: version, flags (none: files that are busy are passed over), and no filter.
-    let mut words = [0_u32; 32];
-    words[0] = 1;
-    if let Err(errno) = call(root, XFS_IOC_FREE_EOFBLOCKS, words.as_mut_ptr().cast()) {
-        tracing::debug!(%errno, "XFS does not give back what it keeps behind files");
-    }
-}
-
 fn keeps_what_is_behind_its_end(file: BorrowedFd<'_>) -> Result<bool, Errno> {
     // struct fsxattr: flags first.
     let mut words = [0_u32; 7];
@@ -87,7 +76,7 @@ fn keeps_what_is_behind_its_end(file: BorrowedFd<'_>) -> Result<bool, Errno> {
 }
 
 /// `argument` is as long as the request number says.
-fn call(file: BorrowedFd<'_>, request: u64, argument: *mut u8) -> Result<(), Errno> {
+pub(super) fn call(file: BorrowedFd<'_>, request: u64, argument: *mut u8) -> Result<(), Errno> {
     // SAFETY: all callers pass an array that lives for the whole call and has room for what the kernel writes: its
     // length is in the request number, and FIEMAP writes as many extents as the last word of the head allows besides.
     let status = unsafe { libc::ioctl(file.as_fd().as_raw_fd(), request as libc::Ioctl, argument) };
@@ -95,6 +84,20 @@ fn call(file: BorrowedFd<'_>, request: u64, argument: *mut u8) -> Result<(), Err
         0.. => Ok(()),
         _ => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)),
     }
+}
+
+/// The pieces in which `range` lies on the disk, as far as it has blocks that can be written.
+pub(super) fn extents_within(file: BorrowedFd<'_>, range: Range<u64>) -> Result<Vec<Range<u64>>, Errno> {
+    let (mut all, mut at) = (Vec::new(), range.start);
+    while at < range.end {
+        let told = extents(file, at..range.end)?;
+        at = match told.extents.last() {
+            Some(last) if !told.is_all => last.end,
+            _ => range.end,
+        };
+        all.extend(told.extents);
+    }
+    Ok(all)
 }
 
 struct Told {

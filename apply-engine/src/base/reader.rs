@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use super::inode::{self, Inode, open_child, os};
 use super::label::{LABEL_BYTES, LABEL_XATTR, Label};
-use super::{Base, MetadataSpace, TreeError, allocated, btrfs, examine, is_reserved_in_root};
+use super::{Base, MetadataSpace, TreeError, allocated, btrfs, examine, is_reserved_in_root, xfs};
 use crate::attributes::{Attributes, ObjectKind, Timestamp};
 use crate::delta::Target;
 use crate::name::NameRef;
@@ -42,6 +42,8 @@ pub struct BaseSpace {
     pub total_inodes: Option<u64>,
     /// Inodes left; `None` likewise.
     pub free_inodes: Option<u64>,
+    /// Those of them that can be made whatever happens to the rest of the disk.
+    pub certain_inodes: Option<u64>,
     /// Granularity of allocation.
     pub block_bytes: u32,
     /// Room for metadata, where it does not come out of `free_bytes` (btrfs).
@@ -101,8 +103,8 @@ impl Base {
         let kind = rustix::fs::fstatfs(self.root_fd())
             .map_err(TreeError::at("get the kind of filesystem of", self.path().display()))?;
         let scarce = (vfs.f_blocks / SCARCE_SHARE).max(SCARCE_BYTES / vfs.f_frsize.max(1));
-        if kind.f_type as u64 == allocated::XFS && vfs.f_bavail < scarce {
-            allocated::give_back_what_was_not_asked_for(self.root_fd());
+        if kind.f_type as u64 == xfs::MAGIC && vfs.f_bavail < scarce {
+            xfs::give_back_what_was_not_asked_for(self.root_fd());
             vfs = statvfs()?;
         }
         let metadata = match kind.f_type as u64 {
@@ -112,12 +114,25 @@ impl Base {
             ),
             _ => None,
         };
+        let told = (vfs.f_files != 0).then_some(vfs.f_favail);
+        let (free_inodes, certain_inodes) = match &self.local().inode_reserve {
+            None => (told, told),
+            Some(reserve) => {
+                let (certain, is_whole) = reserve
+                    .certain()
+                    .map_err(TreeError::at("get the free inodes of", self.path().display()))?;
+                let certain = told.map(|told| told.min(certain));
+                // What is told of a disk that is scattered nobody will ever be able to make.
+                (if is_whole { told } else { certain }, certain)
+            }
+        };
         Ok(BaseSpace {
             metadata,
             total_bytes: vfs.f_blocks.saturating_mul(vfs.f_frsize),
             free_bytes: vfs.f_bavail.saturating_mul(vfs.f_frsize),
             total_inodes: (vfs.f_files != 0).then_some(vfs.f_files),
-            free_inodes: (vfs.f_files != 0).then_some(vfs.f_favail),
+            free_inodes,
+            certain_inodes,
             block_bytes: u32::try_from(vfs.f_frsize).unwrap_or(u32::MAX),
         })
     }

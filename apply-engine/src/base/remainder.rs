@@ -130,7 +130,7 @@ impl Base {
     /// The same, made if need be.
     pub(crate) fn make_refused_fd(&self, directory: Oid) -> Result<OwnedFd, Errno> {
         self.mark(true)?;
-        make(self.root_fd(), &names_path(directory))
+        self.making_inode(|| make(self.root_fd(), &names_path(directory)))
     }
 
     /// The directory whose refused names an unlabelled directory holds.

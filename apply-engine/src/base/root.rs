@@ -15,6 +15,7 @@ use super::adopt::{self, AdoptReport};
 use super::cache::DescriptorCache;
 use super::hidden::{Hidden, ORPHANS, STAGING};
 use super::index::Index;
+use super::inode_reserve::InodeReserve;
 use super::{
     APPLIED_XATTR, Base, INDEX_NAME, INDEX_XATTR, Local, NEXT_OID_XATTR, OpenError, Store, TreeError, inode,
     is_reserved_in_root, limits, private_mount,
@@ -213,6 +214,9 @@ fn assemble(
     let index_failed = AtomicBool::new(false);
     let remainder = super::remainder::load(root.as_fd())?;
     let marked = AtomicBool::new(is_marked(&label_file));
+    let space = rustix::fs::fstatvfs(&root).map_err(root_error(path))?;
+    let total_bytes = space.f_blocks.saturating_mul(space.f_frsize);
+    let inode_reserve = InodeReserve::open(root.as_fd(), &hidden, total_bytes)?;
     let local = Local {
         staging,
         orphans,
@@ -227,9 +231,12 @@ fn assemble(
         marked,
         cache,
         limits,
+        inode_reserve,
     };
     let (next_oid, applied) = (AtomicU64::new(next_oid), Mutex::new(applied_of(&local.label_file)));
-    Ok(Base { path: path.into(), volume, next_oid, applied, store: Store::Local(Box::new(local)) })
+    let base = Base { path: path.into(), volume, next_oid, applied, store: Store::Local(Box::new(local)) };
+    base.fill_inode_reserve();
+    Ok(base)
 }
 
 /// Where in the log the tree stands; `None` before anything was applied.

@@ -275,7 +275,10 @@ impl<S: PayloadSource> Tree for BaseTree<'_, S> {
 
     fn create(&self, at: &Place, birth: &Birth, label: &Label) -> Result<(), TreeError> {
         let directory = self.directory_for_new(&at.parent)?;
-        let fd = self.make(directory.as_fd(), at, birth).map_err(TreeError::at("create", at))?;
+        let fd = self
+            .base
+            .making_inode(|| self.make(directory.as_fd(), at, birth))
+            .map_err(TreeError::at("create", at))?;
         if let Err(errno) = inode::write_first_label(fd.as_fd(), label) {
             // Nothing may stand there without a label when this is refused and goes elsewhere.
             let flags = if birth.kind.is_directory() { AtFlags::REMOVEDIR } else { AtFlags::empty() };

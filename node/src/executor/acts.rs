@@ -170,7 +170,12 @@ impl Executor {
                 .free_metadata_bytes
                 .map(|(free_bytes, unallocated_bytes)| MetadataSpace { free_bytes, unallocated_bytes });
             let here = shared.known_space();
-            let space = SpaceBudget::of_partner(vitals.free_bytes, vitals.free_inodes, metadata, here);
+            let space = SpaceBudget::of_partner(
+                vitals.free_bytes,
+                (vitals.free_inodes, vitals.likely_inodes),
+                metadata,
+                here,
+            );
             let (counted, applied) = (vitals.counted, vitals.applied);
             shared.gate.set_peer_space(Some(PeerSpace { counted, applied, space }));
         }

@@ -191,7 +191,7 @@ impl Receive {
         let new_objects = theirs.0.saturating_sub(ours.0);
         let needed_bytes =
             theirs.1.saturating_sub(ours.1).saturating_add(new_objects.saturating_mul(OBJECT_BYTES));
-        let free_inodes = if space.total_inodes == 0 { u64::MAX } else { space.free_inodes };
+        let free_inodes = if space.total_inodes == 0 { u64::MAX } else { space.shown_inodes() };
         let fits = needed_bytes.saturating_add(SPARE_BYTES) <= space.free_bytes && new_objects <= free_inodes;
         // Nothing to bring needs no room: a full filesystem is no reason not to check.
         match fits || needed_bytes == 0 {

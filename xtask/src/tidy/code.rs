@@ -23,6 +23,7 @@ const UNSAFE_ALLOWED: &[(&str, &str)] = &[
     ("apply-engine/src/base/handles.rs", "file handle system calls"),
     ("apply-engine/src/base/mounted_over.rs", "takes a thread into a mount namespace of its own"),
     ("apply-engine/src/base/private_mount.rs", "mount system calls"),
+    ("apply-engine/src/base/xfs.rs", "ioctls that tell which inodes XFS has, and what it keeps behind files"),
     ("apply-engine/src/executor/uring.rs", "submits io_uring requests on log memory"),
     ("simulation/src/entropy.rs", "stands in for the C library's source of randomness"),
     ("scheduler/src/core.rs", "switches from the stack of one coroutine to another's"),

@@ -234,6 +234,7 @@ fn what_xfs_keeps_behind_files_counts_as_free_when_it_is_scarce() {
     let blocks_bytes = || BaseReader::attributes(&base, FILE).expect("is there").blocks_bytes;
     assert!(blocks_bytes() > 20 * MIB, "XFS keeps nothing: this shows nothing");
     let space = base.space().expect("tells");
-    assert_eq!(blocks_bytes(), 20 * MIB);
+    // A block that tells where the others are is the file's, too.
+    assert!([20 * MIB, 20 * MIB + 4096].contains(&blocks_bytes()), "{}", blocks_bytes());
     assert_eq!(base.space().expect("tells").free_bytes, space.free_bytes);
 }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::Path;
 
 use super::Image;
-use super::remainder::link;
+use super::remainder::{link, reopened};
 use super::room::{create, delta_of, point, set, volume};
 use crate::base::Base;
 use crate::consistency::{ApplyError, apply_to};
@@ -108,4 +108,55 @@ fn a_full_disk_has_refused_nothing() {
     assert_eq!(base.held(9), (Vec::new(), 0));
     // The file, and what is hidden.
     assert_eq!(names_in(&image.path().join("volume")), names.len() + 2);
+}
+
+/// Leaves half of the disk free, in single blocks.
+fn scatter(image: &Image) {
+    use rustix::fs::{FallocateFlags, fallocate};
+    let (file, mut end) = (File::create(image.path().join("scattered")).expect("makes a file"), 0);
+    for len_bytes in [1 << 20, 64 << 10, 4096] {
+        while fallocate(&file, FallocateFlags::empty(), end, len_bytes).is_ok() {
+            end += len_bytes;
+        }
+    }
+    let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    (0..end).step_by(8192).for_each(|at| fallocate(&file, punch, at, 4096).expect("punches"));
+}
+
+/// XFS makes inodes from blocks that lie side by side only.
+#[test]
+fn what_is_answered_is_made_where_the_disk_is_scattered() {
+    let image = Image::new("xfs");
+    let (base, log) = (volume(&image), MemoryLog::default());
+    let space = || base.space().expect("tells");
+    let whole = space();
+    assert!(whole.certain_inodes >= Some(1000) && whole.free_inodes > whole.certain_inodes, "{whole:?}");
+    scatter(&image);
+    let others = image.directory("others");
+    let made = (0..100_000).take_while(|number| File::create(others.join(number.to_string())).is_ok());
+    assert!(made.count() < 100_000, "XFS finds places for inodes here");
+    assert!(space().free_bytes > 50 << 20, "{:?}", space());
+
+    let (mut made, mut certain) = (0, space().certain_inodes.expect("a number"));
+    assert!(certain >= 1000, "{:?}", space());
+    // Where a piece lies well it serves for more.
+    while certain >= 64 {
+        let names: Vec<String> = (made..made + certain).map(|number| format!("n{number}")).collect();
+        let object = |(name, oid): (_, u64)| {
+            let kind = if oid % 2 == 0 { NewKind::File } else { NewKind::Directory };
+            (create(Oid(oid), str::as_bytes(name), kind), &[][..])
+        };
+        let objects: Vec<_> = names.iter().map(String::as_str).zip(100 + made..).map(object).collect();
+        point(&base, &log, &objects);
+        (made, certain) = (made + certain, space().certain_inodes.expect("a number"));
+        assert!(made < 50_000, "they come to an end");
+    }
+    assert_eq!(names_in(&image.path().join("volume")), made as usize + 1);
+    assert_eq!(space().free_inodes, Some(certain), "nobody is told of more");
+    assert!(space().free_bytes > 50 << 20, "{:?}", space());
+
+    // What is free again is kept for the next ones.
+    std::fs::remove_file(image.path().join("scattered")).expect("removes");
+    let base = reopened(&image, base);
+    assert!(base.space().expect("tells").certain_inodes >= Some(1000));
 }

@@ -16,7 +16,7 @@ use crate::view::BaseReader;
 const FILE: Oid = Oid(20);
 const BIG: &[u8] = &[7; 3000];
 
-fn reopened(image: &Image, base: Base) -> Base {
+pub(super) fn reopened(image: &Image, base: Base) -> Base {
     drop(base);
     image.remount();
     Base::open(&image.path().join("volume"), VOLUME).expect("opens")
