@@ -11,6 +11,7 @@
 //! .twinfiler/orphans/     objects without a name that somebody has open, named by OID
 //! .twinfiler/remainder/   what the filesystem has refused (see `crate::remainder`), if it has:
 //!     names/OID/          names that it refuses in the directory of that OID, and what they lead to
+//!     names/OID.NUMBER/   likewise, those that it refuses in the former, too
 //!     objects/OID         record of the values that it refuses of the object
 //! ```
 //!
@@ -124,8 +125,8 @@ struct Local {
     /// What happened to the index and nobody was told yet.
     index_trouble: Mutex<Option<String>>,
     remainder: Remainder,
-    /// Whether the label file says that there is one.
-    marked: AtomicBool,
+    /// What the label file says of it.
+    marked: Mutex<root::RootMark>,
     cache: DescriptorCache,
     limits: BaseLimits,
     /// Where inodes may run out before the disk is full.

@@ -5,7 +5,9 @@
 //! every effect goes through `tolerant::Tolerant`: what the tree refuses is kept here, and every reader sees the tree with it.
 //!
 //! - A refused *name* is an ordinary name elsewhere: `.twinfiler/remainder/names/<OID of the directory>/<name>`. The
-//!   object is a real, labelled inode, so its contents, its children and its other names know nothing of this.
+//!   object is a real, labelled inode, so its contents, its children and its other names know nothing of this. What refuses
+//!   it there, too (btrfs has room for so many names with one hash in *any* directory), is followed by others
+//!   (`holders::Holder`), as many as it takes. Which of them has a name is known in memory, and found by listing them.
 //! - Refused *values* (attributes, xattrs, ranges of content, a length, what changes in a label) are a record for each object
 //!   (`refused::Refused`), in memory and as `.twinfiler/remainder/objects/<OID>`, checksummed.
 //!
@@ -22,6 +24,7 @@
 //! and nothing is lost. Whatever was answered is kept, however much it is; but near some bounds (`Bounds`) the base says
 //! that it has no more space (`Remainder::is_nearly_full`), so that clients are told, and no more comes than the log holds.
 
+pub(crate) mod holders;
 pub(crate) mod refused;
 pub(crate) mod tolerant;
 
@@ -35,6 +38,7 @@ use std::sync::Arc;
 
 use crate::base::TreeError;
 use crate::name::Name;
+use holders::{KeptName, KeptNames};
 use refused::{Identity, Refused};
 
 /// How much may be refused before clients are told of it.
@@ -102,7 +106,7 @@ struct Why {
 
 #[derive(Default)]
 struct Kept {
-    names: BTreeMap<Oid, BTreeMap<Name, Option<Why>>>,
+    names: BTreeMap<Oid, KeptNames>,
     objects: BTreeMap<Oid, Arc<Refused>>,
     bytes: u64,
     /// Objects whose records differ from what is stored.
@@ -114,7 +118,7 @@ struct Kept {
 
 impl Kept {
     fn name_count(&self) -> usize {
-        self.names.values().map(BTreeMap::len).sum()
+        self.names.values().map(|kept| kept.names.len()).sum()
     }
 }
 
@@ -124,17 +128,17 @@ pub(crate) struct Remainder(RwLock<Kept>);
 
 impl Remainder {
     /// As it was stored.
-    pub fn stored(names: BTreeMap<Oid, Vec<Name>>, objects: BTreeMap<Oid, Refused>) -> Remainder {
+    pub fn stored(names: BTreeMap<Oid, BTreeMap<Name, u32>>, objects: BTreeMap<Oid, Refused>) -> Remainder {
         let remainder = Remainder::default();
         remainder.load(names, objects);
         remainder
     }
 
     /// Begins anew as it was stored.
-    pub fn load(&self, names: BTreeMap<Oid, Vec<Name>>, objects: BTreeMap<Oid, Refused>) {
+    pub fn load(&self, names: BTreeMap<Oid, BTreeMap<Name, u32>>, objects: BTreeMap<Oid, Refused>) {
         let names = names
             .into_iter()
-            .map(|(oid, names)| (oid, names.into_iter().map(|name| (name, None)).collect()))
+            .map(|(oid, there)| (oid, KeptNames::there(there, &KeptNames::default())))
             .collect();
         let bytes = objects.values().map(Refused::cost_bytes).sum();
         let objects = objects.into_iter().map(|(oid, refused)| (oid, Arc::new(refused))).collect();
@@ -218,7 +222,7 @@ impl Remainder {
     /// Some of the names that were refused in a directory, others the next time.
     pub fn some_names(&self, directory: Oid) -> Vec<Name> {
         let kept = &mut *self.0.write();
-        let Some(names) = kept.names.get(&directory) else { return Vec::new() };
+        let Some(KeptNames { names, .. }) = kept.names.get(&directory) else { return Vec::new() };
         let later = |last: &Name| names.range((Bound::Excluded(last.clone()), Bound::Unbounded));
         let mut some: Vec<Name> = match kept.tried.get(&directory) {
             Some(last) => later(last).map(|(name, _)| name.clone()).take(NAMES_AT_ONCE).collect(),
@@ -240,30 +244,29 @@ impl Remainder {
     /// A name is about to be kept.
     pub fn keep_name(&self, directory: Oid, name: &Name, error: &TreeError) {
         let why = Why { doing: error.doing, errno: error.errno };
-        self.0.write().names.entry(directory).or_default().insert(name.clone(), Some(why));
+        self.0.write().names.entry(directory).or_default().names.entry(name.clone()).or_default().why =
+            Some(why);
     }
 
     /// Whether a name of a directory is kept.
     pub fn knows_name(&self, directory: Oid, name: &Name) -> bool {
-        self.0.read().names.get(&directory).is_some_and(|names| names.contains_key(name))
+        self.0.read().names.get(&directory).is_some_and(|kept| kept.names.contains_key(name))
     }
 
     /// A name could not be kept. Its directory stays known: what would have held the name may have been made.
     pub fn forget_name(&self, directory: Oid, name: &Name) {
-        if let Some(names) = self.0.write().names.get_mut(&directory) {
-            names.remove(name);
+        if let Some(kept) = self.0.write().names.get_mut(&directory) {
+            kept.names.remove(name);
         }
     }
 
-    /// These are the names that are kept of a directory.
-    pub fn names_are(&self, directory: Oid, there: &[Name]) {
+    /// These are the names that are kept of a directory, and what holds each.
+    pub fn names_are(&self, directory: Oid, there: BTreeMap<Name, u32>) {
         let kept = &mut *self.0.write();
         let known = kept.names.remove(&directory).unwrap_or_default();
-        let names: BTreeMap<Name, Option<Why>> =
-            there.iter().map(|name| (name.clone(), known.get(name).cloned().flatten())).collect();
-        match names.is_empty() {
+        match there.is_empty() {
             true => drop(kept.tried.remove(&directory)),
-            false => drop(kept.names.insert(directory, names)),
+            false => drop(kept.names.insert(directory, KeptNames::there(there, &known))),
         }
     }
 
@@ -294,7 +297,7 @@ impl Remainder {
     pub fn held(&self, max: usize) -> (Vec<Held>, usize) {
         let kept = self.0.read();
         let names = kept.names.iter().flat_map(|(oid, names)| {
-            names.iter().map(|(name, why)| Held {
+            names.names.iter().map(|(name, KeptName { why, .. })| Held {
                 oid: *oid,
                 name: Some(name.clone()),
                 path: None,
@@ -380,13 +383,14 @@ mod tests {
     fn every_name_has_its_turn() {
         let remainder = Remainder::default();
         let all: Vec<Name> = (0..600).map(name).collect();
-        remainder.names_are(Oid(7), &all);
+        let there = |names: &[Name]| names.iter().map(|name| (name.clone(), 0)).collect();
+        remainder.names_are(Oid(7), there(&all));
         let mut tried: Vec<Name> = (0..3).flat_map(|_| remainder.some_names(Oid(7))).collect();
         assert_eq!(tried.len(), 3 * NAMES_AT_ONCE);
         tried.sort_unstable();
         tried.dedup();
         assert_eq!(tried, all);
-        remainder.names_are(Oid(7), &all[..3]);
+        remainder.names_are(Oid(7), there(&all[..3]));
         assert_eq!(remainder.some_names(Oid(7)).len(), 3);
     }
 }

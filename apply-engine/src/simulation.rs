@@ -32,13 +32,14 @@ use self::tree::SimTree;
 use crate::attributes::{ObjectKind, Timestamp};
 use crate::base::{BaseSpace, Label, TreeError};
 use crate::remainder::Remainder;
+use crate::remainder::holders::Holder;
 use crate::remainder::refused::Refused;
 use crate::view::LogBytes;
 
 const ROOT: u64 = 1;
 const STAGING: u64 = 2;
 const ORPHANS: u64 = 3;
-/// Holds a directory of refused names for each directory, named by OID.
+/// Holds directories of refused names, as many as need be for each directory.
 const REFUSED: u64 = 4;
 /// What an inode takes, and the granularity of contents.
 pub const BLOCK_BYTES: u64 = 4096;
@@ -59,6 +60,8 @@ pub const LIMITS: BaseLimits = BaseLimits {
     max_acl_entries: 507,
     xattr_room: Some(XattrRoom { block_bytes: 4060, inode_bytes: 0, outside_from_bytes: None }),
 };
+/// The most names that a directory of refused names takes, where the disk refuses anything.
+const MAX_HELD_NAMES: u64 = 4;
 /// Size of a disk that nobody made smaller.
 const ROOMY_BYTES: u64 = 1 << 40;
 
@@ -126,8 +129,17 @@ impl Refusing {
         Errno::MLINK,
     ];
 
+    fn hash(&self, about: &[u8]) -> u64 {
+        xxhash_rust::xxh3::xxh3_64_with_seed(about, self.seed)
+    }
+
+    /// How many names a directory of refused names takes before it refuses more.
+    fn takes_names(&self, holder: Holder) -> usize {
+        1 + (self.hash(holder.to_string().as_bytes()) % MAX_HELD_NAMES) as usize
+    }
+
     fn answer(&self, about: &[u8]) -> Result<(), Errno> {
-        let hash = xxhash_rust::xxh3::xxh3_64_with_seed(about, self.seed);
+        let hash = self.hash(about);
         match hash.is_multiple_of(self.one_in) {
             true => Err(Refusing::ERRNOS[(hash >> 32) as usize % Refusing::ERRNOS.len()]),
             false => Ok(()),
@@ -204,6 +216,11 @@ impl SimDisk {
         let Some(refusing) = self.0.sim.lock().refusing else { return Ok(()) };
         let all = [sort.as_bytes(), &oid.0.to_le_bytes(), about].concat();
         refusing.answer(&all).map_err(TreeError::at("do what is refused to", oid))
+    }
+
+    /// How many names a directory of refused names takes.
+    fn takes_names(&self, holder: Holder) -> usize {
+        self.0.sim.lock().refusing.map_or(usize::MAX, |refusing| refusing.takes_names(holder))
     }
 
     pub(crate) fn is_refusal(&self, error: &TreeError, needs_bytes: u64) -> bool {

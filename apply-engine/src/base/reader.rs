@@ -166,8 +166,9 @@ impl Base {
 
     /// What stands under a name that the tree has refused.
     fn lookup_refused(&self, parent: Oid, name: NameRef<'_>) -> io::Result<Option<Target>> {
-        let found =
-            self.refused_fd(parent).and_then(|directory| open_child(directory.as_fd(), name.as_bytes()));
+        let found = self
+            .refused_fd(parent, &name.to_name())
+            .and_then(|directory| open_child(directory.as_fd(), name.as_bytes()));
         let fd = match found {
             Err(Errno::NOENT) => return Ok(None),
             other => other?,
@@ -314,18 +315,14 @@ impl BaseReader for Base {
         let inode = self.inode(directory)?;
         let mut elsewhere = HashSet::new();
         if self.remainder().has_names(directory) {
-            let refused = self.refused_fd(directory).map(Some).or_else(|errno| match errno {
-                Errno::NOENT => Ok(None),
-                errno => Err(errno),
-            })?;
             let mut keep = |entry: BaseEntry<'_>| {
                 elsewhere.insert(entry.name.as_bytes().to_vec());
                 visit(entry)
             };
-            if let Some(refused) = refused
-                && read_entries(refused.as_fd(), &|name| !wanted(name), &mut keep)?.is_break()
-            {
-                return Ok(());
+            for refused in self.refused_fds(directory)? {
+                if read_entries(refused.as_fd(), &|name| !wanted(name), &mut keep)?.is_break() {
+                    return Ok(());
+                }
             }
         }
         let hidden = |name: &[u8]| {

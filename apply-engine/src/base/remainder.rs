@@ -9,12 +9,13 @@ use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::inode::{self, os};
+use super::root::RootMark;
 use super::{Base, HIDDEN_NAME, OpenError, TreeError};
 use crate::executor::base_tree::BaseTree;
 use crate::name::Name;
+use crate::remainder::holders::Holder;
 use crate::remainder::refused::Refused;
 use crate::remainder::tolerant::Tolerant;
 use crate::remainder::{Held, Remainder};
@@ -54,36 +55,45 @@ fn make(root: BorrowedFd<'_>, within: &str) -> Result<OwnedFd, Errno> {
     open(root, within)
 }
 
-fn names_path(directory: Oid) -> String {
-    format!("names/{}", directory.0)
+fn names_path(holder: Holder) -> String {
+    format!("names/{holder}")
 }
 
-/// Entries that are called after an OID.
-fn numbered(fd: Result<OwnedFd, Errno>) -> Result<Vec<Oid>, Errno> {
-    let names = match fd {
+/// The names in a directory that may not be there.
+fn names_in(directory: Result<OwnedFd, Errno>) -> Result<Vec<Name>, Errno> {
+    let names = match directory {
         Ok(fd) => inode::list_names(fd.as_fd())?,
         Err(Errno::NOENT) => Vec::new(),
         Err(errno) => return Err(errno),
     };
-    Ok(names.iter().filter_map(|name| oid_of_name(&Name::new(name).ok()?)).collect())
+    Ok(names.iter().filter_map(|name| Name::new(name).ok()).collect())
 }
 
-fn names_in(directory: BorrowedFd<'_>) -> Result<Vec<Name>, Errno> {
-    let names = inode::list_names(directory)?;
-    Ok(names.iter().filter_map(|name| Name::new(name).ok()).collect())
+/// Takes a holder away, if it is empty.
+fn take_away(root: BorrowedFd<'_>, holder: Holder) -> Result<(), Errno> {
+    let path = format!("{HIDDEN_NAME}/remainder/{}", names_path(holder));
+    match rustix::fs::unlinkat(root, path, AtFlags::REMOVEDIR) {
+        Err(Errno::NOENT | Errno::NOTEMPTY) => Ok(()),
+        other => other,
+    }
 }
 
 /// What is stored below this root.
 pub(super) fn load(root: BorrowedFd<'_>) -> Result<Remainder, OpenError> {
     let failed = |errno| OpenError::Tree(TreeError::at("read", ".twinfiler/remainder")(errno));
-    let mut names = BTreeMap::new();
-    for directory in numbered(open(root, "names")).map_err(failed)? {
-        let fd = open(root, &names_path(directory)).map_err(failed)?;
-        names.insert(directory, names_in(fd.as_fd()).map_err(failed)?);
+    let mut names: BTreeMap<Oid, BTreeMap<Name, u32>> = BTreeMap::new();
+    for holder in names_in(open(root, "names")).map_err(failed)?.iter().filter_map(Holder::of_name) {
+        let there = names_in(open(root, &names_path(holder))).map_err(failed)?;
+        if there.is_empty() {
+            // A crash left it. It may stay.
+            let _gone = take_away(root, holder);
+        } else {
+            let of_directory = names.entry(holder.directory).or_default();
+            of_directory.extend(there.into_iter().map(|name| (name, holder.number)));
+        }
     }
-    names.retain(|_, names| !names.is_empty());
     let mut objects = BTreeMap::new();
-    for oid in numbered(open(root, "objects")).map_err(failed)? {
+    for oid in names_in(open(root, "objects")).map_err(failed)?.iter().filter_map(oid_of_name) {
         let directory = open(root, "objects").map_err(failed)?;
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&directory, oid.0.to_string(), flags, Mode::empty()).map_err(failed)?;
@@ -122,26 +132,40 @@ impl Base {
         &self.local().remainder
     }
 
-    /// The directory of refused names of a directory.
-    pub(crate) fn refused_fd(&self, directory: Oid) -> Result<OwnedFd, Errno> {
-        open(self.root_fd(), &names_path(directory))
+    /// A directory of refused names.
+    pub(crate) fn holder_fd(&self, holder: Holder) -> Result<OwnedFd, Errno> {
+        open(self.root_fd(), &names_path(holder))
     }
 
-    /// The same, made if need be.
-    pub(crate) fn make_refused_fd(&self, directory: Oid) -> Result<OwnedFd, Errno> {
-        self.mark(true)?;
-        self.making_inode(|| make(self.root_fd(), &names_path(directory)))
+    /// The one where a name is, if it is refused.
+    pub(crate) fn refused_fd(&self, directory: Oid, name: &Name) -> Result<OwnedFd, Errno> {
+        self.holder_fd(self.remainder().holder_of(directory, name))
+    }
+
+    /// All of a directory.
+    pub(crate) fn refused_fds(&self, directory: Oid) -> Result<Vec<OwnedFd>, Errno> {
+        let open = |holder| match self.holder_fd(holder) {
+            Err(Errno::NOENT) => None,
+            other => Some(other),
+        };
+        self.remainder().holders(directory).filter_map(open).collect()
+    }
+
+    /// A directory of refused names, made if need be.
+    pub(crate) fn make_holder_fd(&self, holder: Holder) -> Result<OwnedFd, Errno> {
+        let further = holder.number > 0;
+        self.mark_at_least(if further { RootMark::FurtherHolders } else { RootMark::Remainder })?;
+        self.making_inode(|| make(self.root_fd(), &names_path(holder)))
     }
 
     /// The directory whose refused names an unlabelled directory holds.
     pub(crate) fn refused_by(&self, holder: BorrowedFd<'_>) -> Result<Option<Oid>, Errno> {
         let number = rustix::fs::fstat(holder)?.st_ino;
         for directory in self.remainder().directories() {
-            match self.refused_fd(directory) {
-                Ok(fd) if rustix::fs::fstat(&fd)?.st_ino == number => return Ok(Some(directory)),
-                // A full disk had no room for it.
-                Ok(_) | Err(Errno::NOENT) => {}
-                Err(errno) => return Err(errno),
+            for fd in self.refused_fds(directory)? {
+                if rustix::fs::fstat(&fd)?.st_ino == number {
+                    return Ok(Some(directory));
+                }
             }
         }
         Ok(None)
@@ -149,19 +173,16 @@ impl Base {
 
     pub(crate) fn prune_refused(&self) -> Result<(), Errno> {
         for directory in self.remainder().directories() {
-            let there = match self.refused_fd(directory) {
-                Ok(fd) => names_in(fd.as_fd())?,
-                Err(Errno::NOENT) => Vec::new(),
-                Err(errno) => return Err(errno),
-            };
-            self.remainder().names_are(directory, &there);
-            if there.is_empty() {
-                let path = format!("{HIDDEN_NAME}/remainder/{}", names_path(directory));
-                match rustix::fs::unlinkat(self.root_fd(), path, AtFlags::REMOVEDIR) {
-                    Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY) => {}
-                    Err(errno) => return Err(errno),
+            let (mut there, mut empty) = (BTreeMap::new(), Vec::new());
+            for holder in self.remainder().holders(directory) {
+                let names = names_in(self.holder_fd(holder))?;
+                if names.is_empty() {
+                    empty.push(holder);
                 }
+                there.extend(names.into_iter().map(|name| (name, holder.number)));
             }
+            self.remainder().names_are(directory, there);
+            empty.into_iter().try_for_each(|holder| take_away(self.root_fd(), holder))?;
         }
         Ok(())
     }
@@ -171,23 +192,31 @@ impl Base {
         if !self.remainder().has_names(from) {
             return Ok(());
         }
-        let path = |directory| format!("{HIDDEN_NAME}/remainder/{}", names_path(directory));
-        match rustix::fs::renameat(self.root_fd(), path(from), self.root_fd(), path(to)) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(errno) => return Err(errno),
+        let path = |holder| format!("{HIDDEN_NAME}/remainder/{}", names_path(holder));
+        for holder in self.remainder().holders(from) {
+            let (old, new) = (path(holder), path(Holder { directory: to, ..holder }));
+            match rustix::fs::renameat(self.root_fd(), old, self.root_fd(), new) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(errno),
+            }
         }
         self.remainder().rename_directory(from, to);
         Ok(())
     }
 
-    /// The label file says whether there is a remainder, before there is one and after it.
-    fn mark(&self, there_is: bool) -> Result<(), Errno> {
-        let local = self.local();
-        if local.marked.load(Ordering::Acquire) != there_is {
-            super::root::mark_remainder(&local.label_file, there_is)?;
-            local.marked.store(there_is, Ordering::Release);
+    /// The label file says what a program must know to read the remainder, before there is such a one and after it.
+    fn mark(&self, decide: impl FnOnce(RootMark) -> RootMark) -> Result<(), Errno> {
+        let mut marked = self.local().marked.lock();
+        let mark = decide(*marked);
+        if *marked != mark {
+            super::root::mark(&self.local().label_file, mark)?;
+            *marked = mark;
         }
         Ok(())
+    }
+
+    fn mark_at_least(&self, least: RootMark) -> Result<(), Errno> {
+        self.mark(|marked| marked.max(least))
     }
 
     /// Writes the records that have changed. What the tree has taken instead has been flushed.
@@ -197,14 +226,17 @@ impl Base {
         if !unstored.is_empty() {
             self.store_records(unstored).map_err(failed())?;
         }
-        if self.remainder().is_empty() {
-            self.mark(false).map_err(failed())?;
-        }
-        Ok(())
+        let needs = match self.remainder().is_empty() {
+            true => RootMark::None,
+            false if self.remainder().has_further_holders() => RootMark::FurtherHolders,
+            false => RootMark::Remainder,
+        };
+        // More is said before there is more.
+        self.mark(|marked| marked.min(needs)).map_err(failed())
     }
 
     fn store_records(&self, unstored: Vec<(Oid, Option<Arc<Refused>>)>) -> Result<(), Errno> {
-        self.mark(true)?;
+        self.mark_at_least(RootMark::Remainder)?;
         let store = || -> Result<(), Errno> {
             let directory = make(self.root_fd(), "objects")?;
             for (oid, refused) in &unstored {
@@ -241,11 +273,12 @@ impl Base {
     /// Where refused names are, for a walk over all objects.
     pub(super) fn refused_roots(&self) -> Result<Vec<OwnedFd>, TreeError> {
         let directories = self.remainder().directories();
-        let open = |directory| match self.refused_fd(directory) {
-            Err(Errno::NOENT) => None,
-            other => Some(other.map_err(TreeError::at("open the refused names of", directory))),
-        };
-        directories.into_iter().filter_map(open).collect()
+        let mut roots = Vec::new();
+        for directory in directories {
+            let failed = TreeError::at("open the refused names of", directory);
+            roots.extend(self.refused_fds(directory).map_err(failed)?);
+        }
+        Ok(roots)
     }
 }
 

@@ -30,10 +30,37 @@ const CACHE_INODES: std::ops::RangeInclusive<u64> = 64..=8192;
 const LABEL_NAME: &str = "label";
 /// First line of a label file.
 const LABEL_HEAD: &str = "twinfiler base, version 1";
-/// The same while there is a remainder, which programs that know only version 1 would not read: they refuse the volume.
-const LABEL_HEAD_REMAINDER: &str = "twinfiler base, version 2";
+/// Where in it the version is.
+const DIGIT_AT: usize = LABEL_HEAD.len() - 1;
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// What a program must know to read the tree as it is, told as the version in the label file: one that does not know it
+/// refuses the volume.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum RootMark {
+    /// Version 1.
+    None,
+    /// Version 2: there is a remainder.
+    Remainder,
+    /// Version 3: names that were refused have further holders.
+    FurtherHolders,
+}
+
+impl RootMark {
+    const ALL: [RootMark; 3] = [RootMark::None, RootMark::Remainder, RootMark::FurtherHolders];
+
+    fn digit(self) -> u8 {
+        b'1' + self as u8
+    }
+
+    /// What the first line of a label file says.
+    fn of_head(head: &[u8]) -> Option<RootMark> {
+        let (name, digit) = head.split_at_checked(DIGIT_AT)?;
+        let known = |mark: &RootMark| name == &LABEL_HEAD.as_bytes()[..DIGIT_AT] && digit == [mark.digit()];
+        RootMark::ALL.into_iter().find(known)
+    }
+}
 
 /// How far a root has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -213,7 +240,7 @@ fn assemble(
     let index_trouble = Mutex::new(None);
     let index_failed = AtomicBool::new(false);
     let remainder = super::remainder::load(root.as_fd())?;
-    let marked = AtomicBool::new(is_marked(&label_file));
+    let marked = Mutex::new(mark_of(&label_file));
     let space = rustix::fs::fstatvfs(&root).map_err(root_error(path))?;
     let total_bytes = space.f_blocks.saturating_mul(space.f_frsize);
     let inode_reserve = InodeReserve::open(root.as_fd(), &hidden, total_bytes)?;
@@ -281,7 +308,7 @@ fn read_label_file(hidden: Option<&Hidden>) -> Result<Option<(VolumeId, Stage)>,
     let text = String::from_utf8(bytes).map_err(|error| bad(error.to_string()))?;
     let mut lines = text.lines();
     match lines.next() {
-        Some(LABEL_HEAD | LABEL_HEAD_REMAINDER) => {}
+        Some(head) if RootMark::of_head(head.as_bytes()).is_some() => {}
         other => return Err(bad(format!("its first line is {other:?}, this program knows {LABEL_HEAD:?}"))),
     }
     let volume = lines.next().and_then(|line| line.strip_prefix("volume ")).unwrap_or_default();
@@ -293,20 +320,19 @@ fn read_label_file(hidden: Option<&Hidden>) -> Result<Option<(VolumeId, Stage)>,
     }
 }
 
-/// Says in the label file whether there is a remainder: one digit is rewritten, so that it is whole in every crash, and
-/// durable when this returns.
-pub(super) fn mark_remainder(label_file: &OwnedFd, there_is: bool) -> Result<(), Errno> {
-    const DIGIT_AT: usize = LABEL_HEAD.len() - 1;
-    let head = if there_is { LABEL_HEAD_REMAINDER } else { LABEL_HEAD };
-    rustix::io::pwrite(label_file, &head.as_bytes()[DIGIT_AT..], DIGIT_AT as u64)?;
+/// Says it in the label file: one digit is rewritten, so that it is whole in every crash, and durable when this returns.
+pub(super) fn mark(label_file: &OwnedFd, mark: RootMark) -> Result<(), Errno> {
+    rustix::io::pwrite(label_file, &[mark.digit()], DIGIT_AT as u64)?;
     rustix::fs::fsync(label_file)
 }
 
-/// Whether it says so.
-fn is_marked(label_file: &OwnedFd) -> bool {
-    let mut head = [0; LABEL_HEAD_REMAINDER.len()];
-    let read = rustix::io::pread(label_file, &mut head[..], 0);
-    read == Ok(head.len()) && head == LABEL_HEAD_REMAINDER.as_bytes()
+/// What it says.
+fn mark_of(label_file: &OwnedFd) -> RootMark {
+    let mut head = [0; LABEL_HEAD.len()];
+    match rustix::io::pread(label_file, &mut head[..], 0) {
+        Ok(len) => RootMark::of_head(&head[..len]).unwrap_or(RootMark::None),
+        Err(_) => RootMark::None,
+    }
 }
 
 fn write_label_file(

@@ -9,6 +9,7 @@ mod full;
 mod opening;
 mod remainder;
 pub(crate) mod room;
+mod same_hash;
 mod strangers;
 mod volume_image;
 

@@ -3,6 +3,7 @@
 use ids::{Lsn, Oid};
 use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
+use std::cell::Cell;
 use std::fmt::Display;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,6 +19,7 @@ use crate::base::remainder::has_room;
 use crate::base::{Base, Label, TreeError, examine};
 use crate::delta::Birth;
 use crate::name::Name;
+use crate::remainder::holders::Holder;
 use crate::remainder::{Remainder, is_refusal};
 use crate::resync::ResyncError;
 use crate::resync::site::Site;
@@ -30,6 +32,11 @@ const FRESH_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 /// What `make` leaves before there is a label: root's, and nothing for anybody else (a default ACL can only take more away).
 fn is_fresh(stat: &rustix::fs::Stat) -> bool {
     stat.st_uid == 0 && stat.st_mode & 0o077 == 0
+}
+
+/// How a name is taken away.
+fn removal(kind: ObjectKind) -> AtFlags {
+    if kind.is_directory() { AtFlags::REMOVEDIR } else { AtFlags::empty() }
 }
 
 /// Zeros that are written at a time.
@@ -99,36 +106,61 @@ impl<'a, S> BaseTree<'a, S> {
         Ok(true)
     }
 
+    /// Of refused names, the first one.
     fn directory(&self, parent: &Parent) -> Result<Directory<'_>, TreeError> {
         match parent {
             Parent::Object(oid) => Ok(Directory::Object(self.base.inode(*oid)?)),
             Parent::Staging => Ok(Directory::Hidden(self.base.staging_fd())),
             Parent::Orphans => Ok(Directory::Hidden(self.base.orphans_fd())),
-            Parent::Refused(oid) => self
-                .base
-                .refused_fd(*oid)
-                .map(Directory::Staged)
-                .map_err(TreeError::at("open the refused names of", oid)),
+            Parent::Refused(directory) => self.holder(Holder { directory: *directory, number: 0 }),
             Parent::Staged(name) => open_child(self.base.staging_fd(), name.as_bytes())
                 .map(Directory::Staged)
                 .map_err(TreeError::at("open", format_args!(".twinfiler/staging/{name:?}"))),
         }
     }
 
-    /// For a new name in it.
-    fn directory_for_new(&self, parent: &Parent) -> Result<Directory<'_>, TreeError> {
-        match parent {
-            Parent::Refused(oid) => self
-                .base
-                .make_refused_fd(*oid)
-                .map(Directory::Staged)
-                .map_err(TreeError::at("make room for the refused names of", oid)),
-            parent => self.directory(parent),
+    /// Where a name is, if it is.
+    fn directory_of(&self, at: &Place) -> Result<Directory<'_>, TreeError> {
+        match at.parent {
+            Parent::Refused(directory) => self.holder(self.base.remainder().holder_of(directory, &at.name)),
+            _ => self.directory(&at.parent),
         }
     }
 
+    fn holder(&self, holder: Holder) -> Result<Directory<'_>, TreeError> {
+        let opened = self.base.holder_fd(holder).map(Directory::Staged);
+        opened.map_err(TreeError::at("open the refused names of", holder.directory))
+    }
+
+    /// Makes a name in its directory: among refused names, in the one that takes it.
+    fn place(
+        &self,
+        to: &Place,
+        put: impl Fn(BorrowedFd<'_>) -> Result<(), TreeError>,
+    ) -> Result<(), TreeError> {
+        let Parent::Refused(directory) = to.parent else { return put(self.directory_of(to)?.as_fd()) };
+        let may_be_refused = |error: &TreeError| {
+            error.errno == Errno::NOSPC || is_refusal(error.errno, || has_room(self.base, 0))
+        };
+        let is_empty = |holder| match self.base.holder_fd(holder) {
+            Ok(fd) => inode::list_names(fd.as_fd()).map(|names| names.is_empty()),
+            Err(Errno::NOENT) => Ok(true),
+            Err(errno) => Err(errno),
+        };
+        self.base.remainder().place(
+            directory,
+            &to.name,
+            may_be_refused,
+            |holder| is_empty(holder).map_err(TreeError::at("look at the refused names of", directory)),
+            |holder| {
+                let failed = TreeError::at("make room for the refused names of", directory);
+                put(self.base.make_holder_fd(holder).map_err(failed)?.as_fd())
+            },
+        )
+    }
+
     fn open(&self, at: &Place) -> Result<Option<OwnedFd>, TreeError> {
-        let directory = match self.directory(&at.parent) {
+        let directory = match self.directory_of(at) {
             Err(TreeError { errno: Errno::NOENT, .. }) => return Ok(None),
             other => other?,
         };
@@ -144,12 +176,29 @@ impl<'a, S> BaseTree<'a, S> {
 
     /// Takes the flags away that hold a name fast. Whether there were any.
     fn free(&self, at: &Place) -> Result<bool, TreeError> {
-        let directory = self.directory(&at.parent)?;
+        let directory = self.directory_of(at)?;
         let named = flags::take_away(directory.as_fd(), &format_args!("the directory of {at}"))
             .map_err(TreeError::at("make it possible to change", at))?;
         let Some(fd) = self.open(at)? else { return Ok(named) };
         let itself = flags::take_away(fd.as_fd(), at);
         Ok(named | itself.map_err(TreeError::at("make it possible to move", at))?)
+    }
+
+    fn make_labelled(
+        &self,
+        directory: BorrowedFd<'_>,
+        at: &Place,
+        birth: &Birth,
+        label: &Label,
+    ) -> Result<OwnedFd, TreeError> {
+        let made = self.base.making_inode(|| self.make(directory, at, birth));
+        let fd = made.map_err(TreeError::at("create", at))?;
+        inode::write_first_label(fd.as_fd(), label).map_err(|errno| {
+            // Nothing may stand there without a label when this is refused and goes elsewhere.
+            let _gone = rustix::fs::unlinkat(directory, at.name.as_bytes(), removal(birth.kind));
+            TreeError::at("label", at)(errno)
+        })?;
+        Ok(fd)
     }
 
     fn make(&self, directory: BorrowedFd<'_>, at: &Place, birth: &Birth) -> Result<OwnedFd, Errno> {
@@ -239,11 +288,19 @@ impl<S: PayloadSource> Tree for BaseTree<'_, S> {
 
     fn list_some(&self, parent: &Parent, wanted: &dyn Fn(&[u8]) -> bool) -> Result<Vec<Name>, TreeError> {
         let named = |errno| TreeError { doing: "list", at: format!("{parent:?}"), errno };
-        let directory = match (self.directory(parent), parent) {
-            (Err(TreeError { errno: Errno::NOENT, .. }), Parent::Refused(_)) => return Ok(Vec::new()),
-            (other, _) => other?,
+        let names = match parent {
+            Parent::Refused(directory) => {
+                let mut names = Vec::new();
+                for holder in self.base.refused_fds(*directory).map_err(named)? {
+                    names.extend(inode::list_some_names(holder.as_fd(), wanted).map_err(named)?);
+                }
+                names
+            }
+            parent => {
+                let directory = self.directory(parent)?;
+                inode::list_some_names(directory.as_fd(), wanted).map_err(named)?
+            }
         };
-        let names = inode::list_some_names(directory.as_fd(), wanted).map_err(named)?;
         names.iter().map(|name| Name::new(name).map_err(|_| named(Errno::INVAL))).collect()
     }
 
@@ -274,17 +331,12 @@ impl<S: PayloadSource> Tree for BaseTree<'_, S> {
     }
 
     fn create(&self, at: &Place, birth: &Birth, label: &Label) -> Result<(), TreeError> {
-        let directory = self.directory_for_new(&at.parent)?;
-        let fd = self
-            .base
-            .making_inode(|| self.make(directory.as_fd(), at, birth))
-            .map_err(TreeError::at("create", at))?;
-        if let Err(errno) = inode::write_first_label(fd.as_fd(), label) {
-            // Nothing may stand there without a label when this is refused and goes elsewhere.
-            let flags = if birth.kind.is_directory() { AtFlags::REMOVEDIR } else { AtFlags::empty() };
-            let _gone = rustix::fs::unlinkat(directory.as_fd(), at.name.as_bytes(), flags);
-            return Err(TreeError::at("label", at)(errno));
-        }
+        let made = Cell::new(None);
+        self.place(at, |directory| {
+            made.set(Some(self.make_labelled(directory, at, birth, label)?));
+            Ok(())
+        })?;
+        let fd = made.take().expect("it was placed");
         let stat = rustix::fs::fstat(&fd).map_err(TreeError::at("stat", at))?;
         let inode = match birth.kind {
             ObjectKind::File => Inode::new_open(fd, &stat, label.oid),
@@ -300,34 +352,28 @@ impl<S: PayloadSource> Tree for BaseTree<'_, S> {
     }
 
     fn rename(&self, from: &Place, to: &Place) -> Result<(), TreeError> {
-        let (old, new) = (self.directory(&from.parent)?, self.directory_for_new(&to.parent)?);
+        let old = self.directory_of(from)?;
         let (old_name, new_name) = (from.name.as_bytes(), to.name.as_bytes());
-        freeing(
-            from,
-            || self.free(from),
-            || {
-                rustix::fs::renameat_with(
-                    old.as_fd(),
-                    old_name,
-                    new.as_fd(),
-                    new_name,
-                    RenameFlags::NOREPLACE,
-                )
-                .map_err(TreeError::at("rename", format_args!("{from} to {to}")))
-            },
-        )
+        self.place(to, |new| {
+            let rename = || {
+                rustix::fs::renameat_with(old.as_fd(), old_name, new, new_name, RenameFlags::NOREPLACE)
+                    .map_err(TreeError::at("rename", format_args!("{from} to {to}")))
+            };
+            freeing(from, || self.free(from), rename)
+        })
     }
 
     fn link(&self, oid: Oid, to: &Place) -> Result<(), TreeError> {
-        let (inode, directory) = (self.base.inode(oid)?, self.directory_for_new(&to.parent)?);
-        let link = || {
-            rustix::fs::linkat(inode.fd(), c"", directory.as_fd(), to.name.as_bytes(), AtFlags::EMPTY_PATH)
-        };
-        let linked = match link() {
-            Err(Errno::PERM) if flags::take_away(inode.fd(), &oid) == Ok(true) => link(),
-            other => other,
-        };
-        linked.map_err(TreeError::at("link", format_args!("{oid} to {to}")))
+        let inode = self.base.inode(oid)?;
+        self.place(to, |directory| {
+            let link =
+                || rustix::fs::linkat(inode.fd(), c"", directory, to.name.as_bytes(), AtFlags::EMPTY_PATH);
+            let linked = match link() {
+                Err(Errno::PERM) if flags::take_away(inode.fd(), &oid) == Ok(true) => link(),
+                other => other,
+            };
+            linked.map_err(TreeError::at("link", format_args!("{oid} to {to}")))
+        })
     }
 
     fn stage_directory(&self, oid: Oid) -> Result<(), TreeError> {
@@ -354,11 +400,11 @@ impl<S: PayloadSource> Tree for BaseTree<'_, S> {
     }
 
     fn remove(&self, at: &Place, kind: ObjectKind) -> Result<(), TreeError> {
-        let directory = match self.directory(&at.parent) {
+        let directory = match self.directory_of(at) {
             Err(TreeError { errno: Errno::NOENT, .. }) => return Ok(()),
             other => other?,
         };
-        let flags = if kind.is_directory() { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+        let flags = removal(kind);
         freeing(
             at,
             || self.free(at),

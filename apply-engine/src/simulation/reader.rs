@@ -13,6 +13,7 @@ use crate::attributes::{Attributes, ObjectKind, Timestamp};
 use crate::base::Label;
 use crate::delta::Target;
 use crate::name::{Name, NameRef};
+use crate::remainder::holders::Holder;
 use crate::resync::INCOMPLETE;
 use crate::tree::oid_of_name;
 use crate::view::{BaseEntry, BaseReader};
@@ -80,9 +81,7 @@ impl SimDisk {
             let mut entries: BTreeMap<Name, Option<Oid>> = node.children.iter().map(entry).collect();
             let (kind, rdev, mut mode, mut owner) = (node.kind, node.rdev, node.mode, node.owner);
             let mut times = (node.atime, node.mtime);
-            if let Some(holder) = state.holder(label.oid) {
-                entries.extend(state.nodes[&holder].children.iter().map(entry));
-            }
+            entries.extend(state.held_of(label.oid).map(entry));
             if let Some(refused) = self.remainder().object(label.oid) {
                 let len_bytes = content.len() as u64;
                 let mut whole = vec![0; refused.size.unwrap_or(len_bytes) as usize];
@@ -115,13 +114,12 @@ impl SimDisk {
 impl BaseReader for SimDisk {
     fn lookup(&self, parent: Oid, name: NameRef<'_>) -> io::Result<Option<Target>> {
         self.shown(parent, |state, dir| {
-            let in_directory = |children: &BTreeMap<Name, u64>| {
-                let node = &state.nodes[children.get(name.as_bytes())?];
+            let labelled = |inode: u64| {
+                let node = &state.nodes[&inode];
                 Some(Target { oid: node.label?.oid, kind: node.kind })
             };
-            let refused =
-                state.holder(parent).and_then(|holder| in_directory(&state.nodes[&holder].children));
-            refused.or_else(|| in_directory(&dir.children))
+            let refused = state.held(parent, &name.to_name()).and_then(labelled);
+            refused.or_else(|| labelled(*dir.children.get(name.as_bytes())?))
         })
     }
     fn attributes(&self, oid: Oid) -> io::Result<Attributes> {
@@ -156,7 +154,7 @@ impl BaseReader for SimDisk {
             let (above, _) = state.parent(state.find(directory)?)?;
             match (state.nodes[&above].label, state.parent(above)) {
                 (Some(label), _) => Some(label.oid),
-                (None, Some((REFUSED, name))) => oid_of_name(&name),
+                (None, Some((REFUSED, name))) => Some(Holder::of_name(&name)?.directory),
                 (None, _) => None,
             }
         })?
@@ -182,10 +180,9 @@ impl BaseReader for SimDisk {
         visit: &mut dyn FnMut(BaseEntry<'_>) -> ControlFlow<()>,
     ) -> io::Result<()> {
         self.shown(directory, |state, dir| {
-            let refused = state.holder(directory).map(|holder| &state.nodes[&holder].children);
             let mut names: BTreeMap<&Name, &u64> = dir.children.iter().collect();
             let labelled = |inode: &u64| state.nodes[inode].label.is_some();
-            names.extend(refused.into_iter().flatten().filter(|(_, inode)| labelled(inode)));
+            names.extend(state.held_of(directory).filter(|(_, inode)| labelled(inode)));
             for (name, inode) in names {
                 let node = &state.nodes[inode];
                 let Some(label) = node.label else { continue };

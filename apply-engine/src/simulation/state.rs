@@ -10,8 +10,8 @@ use super::{BLOCK_BYTES, ORPHANS, REFUSED, ROOT, STAGING};
 use crate::attributes::{ObjectKind, Timestamp};
 use crate::base::Label;
 use crate::name::Name;
+use crate::remainder::holders::Holder;
 use crate::remainder::refused::Identity;
-use crate::tree::{Place, oid_of_name};
 
 #[derive(Clone, Debug)]
 pub(super) struct Node {
@@ -233,6 +233,13 @@ impl State {
         Ok(&mut self.node(dir)?.children)
     }
     fn free_slot(&mut self, dir: u64, name: &Name) -> Result<(), Errno> {
+        // Those of one directory are one, for whoever looks for a name there.
+        let holders = &self.nodes[&REFUSED].children;
+        let own =
+            holders.iter().find(|(_, inode)| **inode == dir).and_then(|(name, _)| Holder::of_name(name));
+        if own.is_some_and(|own| self.held(own.directory, name).is_some()) {
+            return Err(Errno::EXIST);
+        }
         if self.children(dir)?.contains_key(name) { Err(Errno::EXIST) } else { Ok(()) }
     }
     fn holds(&mut self, dir: u64, name: &Name, inode: u64) -> Result<(), Errno> {
@@ -272,18 +279,38 @@ impl State {
         self.nodes.retain(|inode, _| reached.contains(inode));
     }
 
-    /// What holds the refused names of a directory.
-    pub(super) fn holder(&self, directory: Oid) -> Option<u64> {
-        self.nodes[&REFUSED].children.get(&Place::staged(directory).name).copied()
+    /// One directory of refused names.
+    pub(super) fn holder(&self, holder: Holder) -> Option<u64> {
+        self.nodes[&REFUSED].children.get(&holder_name(holder)).copied()
     }
 
-    /// The names that were refused, by directory.
-    pub(super) fn refused_names(&self) -> BTreeMap<Oid, Vec<Name>> {
-        let names =
-            |inode: &u64| self.nodes.get(inode).map(|node| node.children.keys().cloned().collect::<Vec<_>>());
+    /// All of them.
+    pub(super) fn holders(&self) -> impl Iterator<Item = (Holder, u64)> {
         let holders = self.nodes[&REFUSED].children.iter();
-        let all = holders.filter_map(|(name, inode)| Some((oid_of_name(name)?, names(inode)?)));
-        all.filter(|(_, names)| !names.is_empty()).collect()
+        holders.filter_map(|(name, inode)| Some((Holder::of_name(name)?, *inode)))
+    }
+
+    /// The names that were refused in a directory.
+    pub(super) fn held_of(&self, directory: Oid) -> impl Iterator<Item = (&Name, &u64)> {
+        let own = self.holders().filter(move |(holder, _)| holder.directory == directory);
+        own.flat_map(|(_, inode)| &self.nodes[&inode].children)
+    }
+
+    /// One of them.
+    pub(super) fn held(&self, directory: Oid, name: &Name) -> Option<u64> {
+        let mut own = self.holders().filter(|(holder, _)| holder.directory == directory);
+        own.find_map(|(_, inode)| self.nodes.get(&inode)?.children.get(name).copied())
+    }
+
+    /// The names that were refused, by directory, and what holds each.
+    pub(super) fn refused_names(&self) -> BTreeMap<Oid, BTreeMap<Name, u32>> {
+        let mut all: BTreeMap<Oid, BTreeMap<Name, u32>> = BTreeMap::new();
+        for (holder, inode) in self.holders() {
+            for name in self.nodes[&inode].children.keys() {
+                all.entry(holder.directory).or_default().insert(name.clone(), holder.number);
+            }
+        }
+        all
     }
 
     /// Who has an OID, whatever the index knows.
@@ -298,4 +325,9 @@ impl State {
         let label = self.nodes.get(&inode)?.label?;
         (label.oid == oid).then_some(inode)
     }
+}
+
+/// What a directory of refused names is called.
+pub(super) fn holder_name(holder: Holder) -> Name {
+    Name::new(holder.to_string().as_bytes()).expect("digits are a legal name")
 }

@@ -5,13 +5,14 @@ use std::ops::Deref;
 use ids::{Lsn, Oid};
 use rustix::io::Errno;
 
-use super::state::{Effect, Node, State};
+use super::state::{Effect, Node, State, holder_name};
 use super::{DiskWork, ORPHANS, REFUSED, STAGING, SimDisk};
 use crate::attributes::{ObjectKind, Timestamp};
 use crate::base::{Label, TreeError};
 use crate::delta::Birth;
 use crate::name::Name;
 use crate::remainder::Remainder;
+use crate::remainder::holders::Holder;
 use crate::resync::ResyncError;
 use crate::resync::site::Site;
 use crate::tree::{FileWrite, Fill, LocalAttributes, Occupant, Parent, Place, Tree};
@@ -29,6 +30,40 @@ impl<S> SimTree<S> {
     }
 }
 
+/// A directory for a new name; one of refused names is told by its number.
+type NewDirectory<'a> = (&'a Parent, Option<Holder>);
+
+impl<S> SimTree<S> {
+    /// Makes a name, as a real tree does.
+    fn place(
+        &self,
+        to: &Place,
+        put: impl Fn(NewDirectory<'_>, &State, &mut u64) -> Result<Vec<Effect>, Errno>,
+    ) -> Result<(), TreeError> {
+        let put = |held_by: Option<Holder>| {
+            let takes = held_by.map_or(usize::MAX, |holder| self.takes_names(holder));
+            self.perform(to, |state, next| {
+                let holds = held_by.and_then(|holder| state.holder(holder));
+                match holds.is_some_and(|inode| state.nodes[&inode].children.len() >= takes) {
+                    true => Err(Errno::OVERFLOW),
+                    false => put((&to.parent, held_by), state, next),
+                }
+            })
+        };
+        let Parent::Refused(directory) = to.parent else { return put(None) };
+        let is_empty = |state: &State, holder| {
+            state.holder(holder).is_none_or(|inode| state.nodes[&inode].children.is_empty())
+        };
+        self.remainder().place(
+            directory,
+            &to.name,
+            |error| self.is_refusal(error, 0),
+            |holder| self.read(to, |state| Ok(is_empty(state, holder))),
+            |holder| put(Some(holder)),
+        )
+    }
+}
+
 impl<S> Deref for SimTree<S> {
     type Target = SimDisk;
     fn deref(&self) -> &SimDisk {
@@ -41,27 +76,29 @@ fn directory(state: &State, parent: &Parent) -> Result<u64, Errno> {
         Parent::Object(oid) => state.find(*oid).ok_or(Errno::NOENT),
         Parent::Staging => Ok(STAGING),
         Parent::Orphans => Ok(ORPHANS),
-        Parent::Refused(oid) => state.holder(*oid).ok_or(Errno::NOENT),
+        Parent::Refused(directory) => holder(state, Holder { directory: *directory, number: 0 }),
         Parent::Staged(name) => state.nodes[&STAGING].children.get(name).copied().ok_or(Errno::NOENT),
     }
+}
+
+fn holder(state: &State, holder: Holder) -> Result<u64, Errno> {
+    state.holder(holder).ok_or(Errno::NOENT)
 }
 
 /// For a new name in it: what makes it if need be goes to `effects`.
 fn directory_for_new(
     state: &State,
-    parent: &Parent,
+    (parent, held_by): NewDirectory<'_>,
     next_inode: &mut u64,
     effects: &mut Vec<Effect>,
 ) -> Result<u64, Errno> {
-    match (directory(state, parent), parent) {
-        (Err(Errno::NOENT), Parent::Refused(oid)) => {
-            *next_inode += 1;
-            let (node, name) = (Box::new(Node::new(ObjectKind::Directory)), Place::staged(*oid).name);
-            effects.push(Effect::Create { dir: REFUSED, name, inode: *next_inode, node });
-            Ok(*next_inode)
-        }
-        (found, _) => found,
-    }
+    let Some(held_by) = held_by else { return directory(state, parent) };
+    holder(state, held_by).or_else(|_| {
+        *next_inode += 1;
+        let (node, name) = (Box::new(Node::new(ObjectKind::Directory)), holder_name(held_by));
+        effects.push(Effect::Create { dir: REFUSED, name, inode: *next_inode, node });
+        Ok(*next_inode)
+    })
 }
 
 /// Whether a name may be made in a directory of the volume.
@@ -72,8 +109,16 @@ fn may_name(disk: &SimDisk, at: &Place) -> Result<(), TreeError> {
     }
 }
 
-fn standing(state: &State, at: &Place) -> Result<u64, Errno> {
-    let dir = directory(state, &at.parent)?;
+/// Where a name is, if it is.
+fn directory_of(disk: &SimDisk, state: &State, at: &Place) -> Result<u64, Errno> {
+    match at.parent {
+        Parent::Refused(oid) => holder(state, disk.remainder().holder_of(oid, &at.name)),
+        _ => directory(state, &at.parent),
+    }
+}
+
+fn standing(disk: &SimDisk, state: &State, at: &Place) -> Result<u64, Errno> {
+    let dir = directory_of(disk, state, at)?;
     state.nodes[&dir].children.get(&at.name).copied().ok_or(Errno::NOENT)
 }
 
@@ -84,14 +129,15 @@ fn occupant(state: &State, inode: u64) -> Occupant {
 
 impl<S: LogBytes> Tree for SimTree<S> {
     fn occupant(&self, at: &Place) -> Result<Option<Occupant>, TreeError> {
-        self.read(at, |state| Ok(standing(state, at).ok().map(|inode| occupant(state, inode))))
+        self.read(at, |state| Ok(standing(self, state, at).ok().map(|inode| occupant(state, inode))))
     }
     fn list_some(&self, parent: &Parent, wanted: &dyn Fn(&[u8]) -> bool) -> Result<Vec<Name>, TreeError> {
         self.read(format!("{parent:?}"), |state| {
-            let dir = match (directory(state, parent), parent) {
-                (Err(Errno::NOENT), Parent::Refused(_)) => return Ok(Vec::new()),
-                (found, _) => found?,
-            };
+            if let Parent::Refused(directory) = parent {
+                let names = state.held_of(*directory).map(|(name, _)| name);
+                return Ok(names.filter(|name| wanted(name.as_bytes())).cloned().collect());
+            }
+            let dir = directory(state, parent)?;
             Ok(state.children(dir)?.keys().filter(|name| wanted(name.as_bytes())).cloned().collect())
         })
     }
@@ -103,7 +149,7 @@ impl<S: LogBytes> Tree for SimTree<S> {
     }
     fn bind(&self, oid: Oid, at: &Place) -> Result<(), TreeError> {
         self.read(at, |state| {
-            let inode = standing(state, at)?;
+            let inode = standing(self, state, at)?;
             state.index.insert(oid, inode);
             Ok(())
         })
@@ -117,9 +163,9 @@ impl<S: LogBytes> Tree for SimTree<S> {
     fn create(&self, at: &Place, birth: &Birth, label: &Label) -> Result<(), TreeError> {
         let (oid, label) = (label.oid, *label);
         may_name(self, at)?;
-        self.perform(at, |state, next_inode| {
+        self.place(at, |to, state, next_inode| {
             let mut effects = Vec::new();
-            let dir = directory_for_new(state, &at.parent, next_inode, &mut effects)?;
+            let dir = directory_for_new(state, to, next_inode, &mut effects)?;
             *next_inode += 1;
             let inode = *next_inode;
             let mut node = Box::new(Node::new(birth.kind));
@@ -134,26 +180,29 @@ impl<S: LogBytes> Tree for SimTree<S> {
     }
     fn adopt(&self, at: &Place, label: &Label) -> Result<(), TreeError> {
         let label = *label;
-        self.perform(at, |state, _| Ok(vec![Effect::Label { inode: standing(state, at)?, label }]))?;
+        self.perform(at, |state, _| Ok(vec![Effect::Label { inode: standing(self, state, at)?, label }]))?;
         self.bind(label.oid, at)
     }
     fn rename(&self, from: &Place, to: &Place) -> Result<(), TreeError> {
         may_name(self, to)?;
-        self.perform(format!("{from} to {to}"), |state, next_inode| {
+        // Before the place of either name may be told anew.
+        let (old, inode) = self.read(format!("{from} to {to}"), |state| {
+            Ok((directory_of(self, state, from)?, standing(self, state, from)?))
+        })?;
+        self.place(to, |new, state, next_inode| {
             let mut effects = Vec::new();
-            let inode = standing(state, from)?;
-            let from = (directory(state, &from.parent)?, from.name.clone());
-            let to = (directory_for_new(state, &to.parent, next_inode, &mut effects)?, to.name.clone());
+            let from = (old, from.name.clone());
+            let to = (directory_for_new(state, new, next_inode, &mut effects)?, to.name.clone());
             effects.push(Effect::Rename { from, to, inode });
             Ok(effects)
         })
     }
     fn link(&self, oid: Oid, to: &Place) -> Result<(), TreeError> {
         may_name(self, to)?;
-        self.perform(to, |state, next_inode| {
+        self.place(to, |new, state, next_inode| {
             let mut effects = Vec::new();
             let inode = state.find(oid).ok_or(Errno::NOENT)?;
-            let dir = directory_for_new(state, &to.parent, next_inode, &mut effects)?;
+            let dir = directory_for_new(state, new, next_inode, &mut effects)?;
             effects.push(Effect::Link { dir, name: to.name.clone(), inode });
             Ok(effects)
         })
@@ -167,8 +216,8 @@ impl<S: LogBytes> Tree for SimTree<S> {
     }
     fn remove(&self, at: &Place, _: ObjectKind) -> Result<(), TreeError> {
         self.perform(at, |state, _| {
-            let Ok(inode) = standing(state, at) else { return Ok(Vec::new()) };
-            let dir = directory(state, &at.parent)?;
+            let Ok(inode) = standing(self, state, at) else { return Ok(Vec::new()) };
+            let dir = directory_of(self, state, at)?;
             Ok(vec![Effect::Remove { dir, name: at.name.clone(), inode }])
         })
     }
@@ -283,7 +332,7 @@ impl<S: LogBytes> Tree for SimTree<S> {
     fn prune_refused(&self) -> Result<(), TreeError> {
         let names = self.read("the refused names", |state| Ok(state.refused_names()))?;
         for directory in self.remainder().directories() {
-            self.remainder().names_are(directory, names.get(&directory).map_or(&[], Vec::as_slice));
+            self.remainder().names_are(directory, names.get(&directory).cloned().unwrap_or_default());
         }
         self.perform("what held refused names", |state, _| {
             let holders = state.nodes[&REFUSED].children.iter();
@@ -312,14 +361,17 @@ impl<S: LogBytes> Site for SimTree<S> {
     }
     fn move_refused(&self, from: Oid, to: Oid) -> Result<(), TreeError> {
         self.perform(from, |state, _| {
-            let Some(inode) = state.holder(from) else { return Ok(Vec::new()) };
-            let slot = |oid| (REFUSED, Place::staged(oid).name);
-            // As rename(2) does with an empty directory.
-            let empty = state.holder(to).filter(|inode| state.nodes[inode].children.is_empty());
-            let (dir, name) = slot(to);
-            let replaced = empty.map(|inode| Effect::Remove { dir, name, inode });
-            let rename = Effect::Rename { from: slot(from), to: slot(to), inode };
-            Ok(replaced.into_iter().chain([rename]).collect())
+            let slot = |holder| (REFUSED, holder_name(holder));
+            let mut effects = Vec::new();
+            for (old, inode) in state.holders().filter(|(holder, _)| holder.directory == from) {
+                let new = Holder { directory: to, ..old };
+                // As rename(2) does with an empty directory.
+                let empty = state.holder(new).filter(|inode| state.nodes[inode].children.is_empty());
+                let (dir, name) = slot(new);
+                effects.extend(empty.map(|inode| Effect::Remove { dir, name, inode }));
+                effects.push(Effect::Rename { from: slot(old), to: slot(new), inode });
+            }
+            Ok(effects)
         })?;
         self.remainder().rename_directory(from, to);
         Ok(())

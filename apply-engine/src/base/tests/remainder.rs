@@ -23,7 +23,7 @@ pub(super) fn reopened(image: &Image, base: Base) -> Base {
 }
 
 /// What the label file begins with.
-fn head(image: &Image) -> String {
+pub(super) fn head(image: &Image) -> String {
     let label = std::fs::read_to_string(image.path().join("volume/.twinfiler/label")).expect("reads");
     label.lines().next().unwrap_or_default().to_owned()
 }
@@ -395,7 +395,7 @@ pub(super) fn link(name: &[u8], nlink: u64) -> Operation<'_> {
     Operation::Link { object, parent: Oid::ROOT, name: NameRef::new(name).expect("a name"), at: NOW }
 }
 
-fn unlink(name: &[u8]) -> Operation<'_> {
+pub(super) fn unlink(name: &[u8]) -> Operation<'_> {
     let object = Other { oid: FILE, kind: ObjectKind::File, nlink: 9 };
     let name = NameRef::new(name).expect("a name");
     Operation::Unlink { parent: Oid::ROOT, name, object, reap: false, parent_nlink: 2, at: NOW }
