@@ -128,6 +128,8 @@ struct Local {
     /// What the label file says of it.
     marked: Mutex<root::RootMark>,
     cache: DescriptorCache,
+    /// Names of one hash share an item of bounded size.
+    is_btrfs: bool,
     limits: BaseLimits,
     /// Where inodes may run out before the disk is full.
     inode_reserve: Option<InodeReserve>,

@@ -1,6 +1,6 @@
 //! What `statfs` does not tell of btrfs. What it has left for metadata, which it keeps apart from file contents: a volume of
 //! small files runs out of metadata long before `statfs` shows anything, and then nothing can be applied. And which quota
-//! group limits a subvolume.
+//! group limits a subvolume. And how many names of a directory have one hash.
 //!
 //! Asked of the kernel (`BTRFS_IOC_SPACE_INFO`, `_FS_INFO`, `_DEV_INFO`, `_INO_LOOKUP`, `_TREE_SEARCH`: linux/btrfs.h), because
 //! only that tells it to the byte. What can go wrong: an older kernel, or a profile that this does not know; then what is
@@ -37,6 +37,13 @@ const IS_LIMITED: u64 = 0b11;
 const LEVEL_SHIFT: u32 = 48;
 /// Groups that one subvolume belongs to, directly or not, and that are looked at.
 const MAX_GROUPS: usize = 256;
+/// The tree that a descriptor lies in; its items with the names in a directory that have one hash.
+const OWN_TREE: u64 = 0;
+const NAMES_ITEM: u64 = 84;
+/// Such an item ends at nearly 4 KiB, or more. This leaves room for those that are being made at the same time.
+const FEW_NAMES_BYTES: u32 = 1024;
+/// The polynomial of the hash, in reverse.
+const CASTAGNOLI: u32 = 0x82F6_3B78;
 /// Any inode of a subvolume serves to ask for the subvolume.
 const FIRST_INODE: u64 = 256;
 /// Words of `struct btrfs_ioctl_search_key` and of one `struct btrfs_ioctl_search_header`.
@@ -172,16 +179,49 @@ fn search(
     kind: u64,
     offsets: (u64, u64),
 ) -> Result<Vec<Item>, Errno> {
+    let (found, count) = search_in(QUOTA_TREE, fd, objects, kind, offsets)?;
+    let bytes: Vec<u8> = found[KEY_WORDS..].iter().flat_map(|word| word.to_ne_bytes()).collect();
+    Ok(items(&bytes, count, kind as u32))
+}
+
+/// What the call tells of one tree, behind the key, and how many items that are.
+fn search_in(
+    tree: u64,
+    fd: BorrowedFd<'_>,
+    objects: (u64, u64),
+    kind: u64,
+    offsets: (u64, u64),
+) -> Result<([u64; 4096 / 8], u32), Errno> {
     let mut search = [0_u64; 4096 / 8];
     // tree_id, min_ and max_objectid, min_ and max_offset, min_ and max_transid
-    search[..7].copy_from_slice(&[QUOTA_TREE, objects.0, objects.1, offsets.0, offsets.1, 0, u64::MAX]);
+    search[..7].copy_from_slice(&[tree, objects.0, objects.1, offsets.0, offsets.1, 0, u64::MAX]);
     // min_type and max_type; nr_items: in, how many at most; out, how many there are.
     search[7] = words(kind as u32, kind as u32);
     search[8] = words(u32::MAX, 0);
     call(fd, IOC_TREE_SEARCH, &mut search)?;
     let count = half(&search[8].to_ne_bytes(), 0).unwrap_or(0);
-    let bytes: Vec<u8> = search[KEY_WORDS..].iter().flat_map(|word| word.to_ne_bytes()).collect();
-    Ok(items(&bytes, count, kind as u32))
+    Ok((search, count))
+}
+
+/// Whether so many names of a directory have the hash of this one that there may be no room for it. Also if nobody knows.
+pub(super) fn has_many_like(directory: BorrowedFd<'_>, name: &[u8]) -> bool {
+    let Ok(stat) = rustix::fs::fstat(directory) else { return true };
+    let (of_directory, hash) = ((stat.st_ino, stat.st_ino), u64::from(name_hash(name)));
+    match search_in(OWN_TREE, directory, of_directory, NAMES_ITEM, (hash, hash)) {
+        Ok((_, 0)) => false,
+        // An item that does not fit into the answer is told as an empty one.
+        Ok((found, _)) => {
+            let len = half(&found[KEY_WORDS + HEADER_BYTES / 8 - 1].to_ne_bytes(), 4);
+            len.is_none_or(|len| len == 0 || len > FEW_NAMES_BYTES)
+        }
+        Err(_) => true,
+    }
+}
+
+/// CRC-32C, without its usual ends.
+fn name_hash(name: &[u8]) -> u32 {
+    let bit = |crc: u32| (crc >> 1) ^ if crc & 1 == 1 { CASTAGNOLI } else { 0 };
+    name.iter().fold(!1, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| bit(crc)))
 }
 
 /// Items of a kind as they lie one after another: transid, objectid, offset, type, len; then their bytes.

@@ -151,6 +151,11 @@ impl Base {
         self.remainder().holders(directory).filter_map(open).collect()
     }
 
+    /// Whether a directory may have too many names with the hash of this one.
+    pub(crate) fn may_lack_room_for(&self, directory: BorrowedFd<'_>, name: &Name) -> bool {
+        self.local().is_btrfs && super::btrfs::has_many_like(directory, name.as_bytes())
+    }
+
     /// A directory of refused names, made if need be.
     pub(crate) fn make_holder_fd(&self, holder: Holder) -> Result<OwnedFd, Errno> {
         let further = holder.number > 0;

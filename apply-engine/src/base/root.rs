@@ -244,6 +244,8 @@ fn assemble(
     let space = rustix::fs::fstatvfs(&root).map_err(root_error(path))?;
     let total_bytes = space.f_blocks.saturating_mul(space.f_frsize);
     let inode_reserve = InodeReserve::open(root.as_fd(), &hidden, total_bytes)?;
+    let kind = rustix::fs::fstatfs(&root).map_err(root_error(path))?;
+    let is_btrfs = kind.f_type as u64 == super::btrfs::MAGIC;
     let local = Local {
         staging,
         orphans,
@@ -257,6 +259,7 @@ fn assemble(
         remainder,
         marked,
         cache,
+        is_btrfs,
         limits,
         inode_reserve,
     };

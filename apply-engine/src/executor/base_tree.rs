@@ -39,6 +39,13 @@ fn removal(kind: ObjectKind) -> AtFlags {
     if kind.is_directory() { AtFlags::REMOVEDIR } else { AtFlags::empty() }
 }
 
+/// Where an object is made that goes to its slot at once. A crash leaves it there as it leaves what is on its way, or without a
+/// label, and then it is junk.
+fn birth_place(oid: Oid) -> Place {
+    let name = Name::new(format!("birth-{}", oid.0).as_bytes()).expect("letters and digits are a legal name");
+    Place::new(Parent::Staging, name)
+}
+
 /// Zeros that are written at a time.
 const ZEROS_BYTES: usize = 1 << 20;
 
@@ -182,6 +189,37 @@ impl<'a, S> BaseTree<'a, S> {
         let Some(fd) = self.open(at)? else { return Ok(named) };
         let itself = flags::take_away(fd.as_fd(), at);
         Ok(named | itself.map_err(TreeError::at("make it possible to move", at))?)
+    }
+
+    /// Makes a labelled object. One that btrfs may not be able to name there is made in staging first: where a name has no room, older
+    /// kernels give the transaction up, and with it the filesystem becomes read-only; a rename looks before.
+    fn give_birth(
+        &self,
+        directory: BorrowedFd<'_>,
+        at: &Place,
+        birth: &Birth,
+        label: &Label,
+    ) -> Result<OwnedFd, TreeError> {
+        if !self.base.may_lack_room_for(directory, &at.name) {
+            return self.make_labelled(directory, at, birth, label);
+        }
+        let staged = birth_place(label.oid);
+        let (staging, name) = (self.base.staging_fd(), staged.name.as_bytes());
+        let unmake = || rustix::fs::unlinkat(staging, name, removal(birth.kind));
+        let fd = match self.make_labelled(staging, &staged, birth, label) {
+            // An attempt that was cut off left it, without a label.
+            Err(TreeError { errno: Errno::EXIST, .. }) => {
+                unmake().map_err(TreeError::at("remove", &staged))?;
+                self.make_labelled(staging, &staged, birth, label)?
+            }
+            other => other?,
+        };
+        let to = at.name.as_bytes();
+        let named = rustix::fs::renameat_with(staging, name, directory, to, RenameFlags::NOREPLACE);
+        named.map(|()| fd).map_err(|errno| {
+            let _gone = unmake();
+            TreeError::at("rename", format_args!("{staged} to {at}"))(errno)
+        })
     }
 
     fn make_labelled(
@@ -333,7 +371,7 @@ impl<S: PayloadSource> Tree for BaseTree<'_, S> {
     fn create(&self, at: &Place, birth: &Birth, label: &Label) -> Result<(), TreeError> {
         let made = Cell::new(None);
         self.place(at, |directory| {
-            made.set(Some(self.make_labelled(directory, at, birth, label)?));
+            made.set(Some(self.give_birth(directory, at, birth, label)?));
             Ok(())
         })?;
         let fd = made.take().expect("it was placed");

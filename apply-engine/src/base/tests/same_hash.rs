@@ -9,12 +9,14 @@ use super::Image;
 use super::remainder::{head, link, reopened, unlink};
 use super::room::{create, point, volume};
 use crate::base::Base;
+use crate::base::btrfs::has_many_like;
 use crate::name::NameRef;
 use crate::op::{NewKind, Operation};
 use crate::oracle::MemoryLog;
 use crate::resync::{Surveyed, capture};
 use crate::verify;
 use crate::view::{BaseEntry, BaseReader};
+use std::os::fd::AsFd;
 
 const FILE: Oid = Oid(20);
 /// Nodes of 4 KiB have room for 13 names, in each directory.
@@ -131,6 +133,11 @@ fn objects_whose_names_have_one_hash_are_made_and_removed() {
     let oid = |number: usize| Oid(100 + number as u64);
     let made = |number: usize| create(oid(number), names[number], kind(number));
     apply(&base, &log, (0..COUNT / 2).map(made));
+    // As an attempt that was cut off leaves them, without labels.
+    let staging = image.path().join("volume/.twinfiler/staging");
+    let birth = |number: usize| staging.join(format!("birth-{}", oid(number).0));
+    std::fs::write(birth(COUNT / 2), b"").expect("writes");
+    std::fs::create_dir(birth(COUNT / 2 + 1)).expect("makes");
     apply(&base, &log, (COUNT / 2..COUNT).map(made));
     let is_whole = |base: &Base| {
         assert_eq!(listed(base).len(), COUNT);
@@ -142,7 +149,6 @@ fn objects_whose_names_have_one_hash_are_made_and_removed() {
         }
     };
     is_whole(&base);
-    let staging = image.path().join("volume/.twinfiler/staging");
     assert_eq!(std::fs::read_dir(staging).expect("lists").count(), 0);
     let held = base.held(0).1;
     let base = reopened(&image, base);
@@ -153,4 +159,22 @@ fn objects_whose_names_have_one_hash_are_made_and_removed() {
     std::fs::remove_file(image.path().join("volume/.twinfiler/index.redb")).expect("removes");
     let base = Base::open(&image.path().join("volume"), super::room::VOLUME).expect("opens");
     is_whole(&base);
+}
+
+/// Where there may be no room for a name, nothing is made there, which older kernels do not survive.
+#[test]
+fn btrfs_tells_how_many_names_have_one_hash() {
+    let image = Image::with("btrfs", BYTES, &NODES, "");
+    let path = image.directory("d");
+    let directory = std::fs::File::open(&path).expect("opens");
+    let names = colliding(14);
+    let has_many = || has_many_like(directory.as_fd(), &names[13]);
+    let mut few = 0;
+    for name in &names[..13] {
+        few += usize::from(!has_many());
+        std::fs::write(path.join(crate::base::inode::os(name)), b"").expect("has room");
+    }
+    assert!(has_many() && (1..8).contains(&few), "{few}");
+    std::fs::write(path.join(crate::base::inode::os(&names[13])), b"").expect_err("no room");
+    assert!(!has_many_like(directory.as_fd(), b"another"));
 }
