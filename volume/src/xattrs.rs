@@ -53,6 +53,16 @@ impl XattrMode {
 /// own name, and what a security module may add.
 const HIDDEN_LIST_BYTES: usize = 128;
 
+/// What btrfs spends on each of the xattrs that it keeps together.
+const ALIKE_BYTES: usize = 30;
+
+/// Whether btrfs keeps two xattrs together, in no more room than one alone could have: their names have one hash. Nobody's
+/// names do by chance, so it is asked of every base.
+fn are_alike(name: &[u8], other: &[u8]) -> bool {
+    let hash = |name: &[u8]| crc32c::crc32c_append(1, name);
+    name != other && hash(name) == hash(other)
+}
+
 /// Our label and whatever else begins with its name; and what a base shows of other things, an ACL, under a name of its
 /// own.
 fn is_hidden(name: &[u8]) -> bool {
@@ -218,11 +228,12 @@ impl Volume {
     fn ask_xattrs(&self, layers: &Layers, oid: Oid, name: &[u8]) -> Result<()> {
         layers.xattr(oid, name)?;
         let names = layers.xattr_names(oid)?;
-        if self.limits.xattr_room.is_some() {
+        let has_room = self.limits.xattr_room.is_some();
+        if has_room {
             layers.attributes(oid)?;
-            for other in names {
-                layers.xattr(oid, &other)?;
-            }
+        }
+        for other in names.iter().filter(|other| has_room || are_alike(name, other)) {
+            layers.xattr(oid, other)?;
         }
         Ok(())
     }
@@ -305,12 +316,24 @@ impl Transaction<'_> {
         if room.holds(total_bytes, largest_bytes) { Ok(()) } else { Err(Errno::ENOSPC) }
     }
 
-    /// The list of names must stay readable, and where a base keeps all xattrs of an object in one place, there must be
+    /// The list of names must stay readable, what has one hash must lie together, and where a base keeps all xattrs of an object in one place, there must be
     /// room in it.
     fn require_xattr_room(&self, oid: Oid, name: &[u8], value_bytes: usize) -> Result<()> {
         let others = self.layers().xattr_names(oid)?;
         let listed: usize = others.iter().filter(|other| *other != name).map(|other| other.len() + 1).sum();
         if listed + name.len() + 1 + HIDDEN_LIST_BYTES > MAX_XATTR_LIST_BYTES {
+            return Err(Errno::ENOSPC);
+        }
+        let mut alike_bytes = 0;
+        if are_alike(name, LABEL_XATTR.as_bytes()) {
+            alike_bytes += ALIKE_BYTES + LABEL_XATTR.len() + LABEL_BYTES;
+        }
+        for other in others.iter().filter(|other| !is_hidden(other) && are_alike(name, other)) {
+            let len = self.layers().xattr(oid, other)?.map_or(0, |value| value.len());
+            alike_bytes += ALIKE_BYTES + other.len() + len;
+        }
+        if alike_bytes > 0 && alike_bytes + name.len() + value_bytes > self.limits().max_xattr_bytes as usize
+        {
             return Err(Errno::ENOSPC);
         }
         let Some(room) = self.limits().xattr_room else { return Ok(()) };

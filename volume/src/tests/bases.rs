@@ -151,6 +151,29 @@ fn a_large_xattr_takes_the_place_of_another() {
     }
 }
 
+/// btrfs keeps them together, in as much room as one of them could have.
+#[test]
+fn xattrs_whose_names_have_one_hash_fit_or_are_refused() {
+    const NAMES: [&str; 3] = ["user.000099nXtP", "user.000139F9dO", "user.0001977uMY"];
+    let image = Image::new("btrfs", &[]);
+    let oid = image.make("f", NodeKind::File).unwrap();
+    image.set(oid, NAMES[0], &[1; 9000]).unwrap();
+    assert_eq!(image.set(oid, NAMES[1], &[2; 9000]), Err(Errno::ENOSPC));
+    image.apply();
+    assert_eq!(image.set(oid, NAMES[1], &[2; 9000]), Err(Errno::ENOSPC));
+    // As much as there is room for beside it.
+    let most = (0..9000).rev().find(|len| image.set(oid, NAMES[1], &vec![2; *len]).is_ok()).unwrap();
+    assert!(most > 7000, "{most}");
+    assert_eq!(image.set(oid, NAMES[2], &[3; 100]), Err(Errno::ENOSPC));
+    image.apply();
+    assert_eq!(image.volume.as_ref().unwrap().base().held(0).1, 0, "the base takes what was answered");
+    image.set(oid, NAMES[0], &[1; 10]).unwrap();
+    image.set(oid, NAMES[2], &[3; 8000]).unwrap();
+    image.apply();
+    assert_eq!(image.volume.as_ref().unwrap().base().held(0).1, 0);
+    assert_eq!(image.xattr(oid, NAMES[2].as_bytes()), Ok(vec![3; 8000]));
+}
+
 #[test]
 fn large_xattrs_in_inodes_of_their_own_cost_their_entries() {
     let image = Image::new("ext4", &["-b", "4096", "-O", "ea_inode"]);
