@@ -8,6 +8,7 @@
 //! The file is read by walking the parsed table ourselves instead of deriving `Deserialize`: serde stops at
 //! the first error, and a person who fixes a file at night wants to see all of them.
 
+mod claims;
 mod doors;
 mod error;
 mod fields;
@@ -21,6 +22,7 @@ mod witness;
 #[cfg(test)]
 mod tests;
 
+pub use claims::salvage_is_endangered;
 pub use error::{ConfigError, Problem};
 pub use link::{LinkConfig, Persistence, RdmaConfig};
 pub use model::{

@@ -3,6 +3,7 @@
 //! What must hold between values is checked here too, while their lines are known: names, ids, paths and
 //! addresses that may stand only once, paths that may not lie in each other, timers that depend on each other.
 
+use super::claims::Claims;
 use super::doors::Doors;
 use super::error::Problem;
 use super::fields::InterfaceName;
@@ -13,7 +14,7 @@ use super::units::{ByteSize, HumanDuration};
 use super::witness::witness;
 use ids::AnswerFrom;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 use toml::de::DeTable;
 
@@ -66,6 +67,7 @@ fn file(mut root: Section<'_, '_>) -> Option<NodeConfig> {
     let own = node.as_ref();
     let volumes: Vec<Option<VolumeConfig>> =
         sections.into_iter().map(|section| volume(section, own, &mut claims, &doors)).collect();
+    claims.check_salvages(&root);
     root.finish();
     let witness = match witness {
         Some(witness) => Some(witness?),
@@ -168,7 +170,9 @@ fn volume(
     let rdma = section.table("rdma").map_or_else(RdmaConfig::default, |section| link::rdma(section, &chosen));
     let link = section.table("link").map_or_else(LinkConfig::default, link::link);
     let log_bytes = log.as_ref().map(|log| log.capacity_bytes);
-    let resync = section.table("resync").map_or_else(ResyncConfig::default, resync);
+    let resync = section.table("resync").map_or_else(ResyncConfig::default, |section| {
+        resync(section, claims, name.as_ref().map(|name| &name.value))
+    });
     let consistency_point = match section.table("consistency_point") {
         Some(section) => consistency_point(section, log_bytes),
         None => ConsistencyPointConfig::default(),
@@ -403,15 +407,19 @@ const MIN_POINT_MEMORY_BYTES: u64 = 1 << 20;
 /// One answer of a source must come within the receiver's patience.
 const MIN_RESYNC_RATE_BYTES: u64 = 64 << 10;
 
-fn resync(mut section: Section<'_, '_>) -> ResyncConfig {
+fn resync(mut section: Section<'_, '_>, claims: &mut Claims, volume: Option<&VolumeName>) -> ResyncConfig {
     let default = ResyncConfig::default();
+    let salvage = section.optional::<PathBuf>("salvage");
+    if let (Some(salvage), Some(volume)) = (&salvage, volume) {
+        claims.claim_salvage(&section, salvage.value.join(volume.as_str()), salvage.line);
+    }
     let min = section.optional::<ByteSize>("min_rate");
     let max = section.optional::<ByteSize>("max_rate");
     let config = ResyncConfig {
         min_rate_bytes: min.map_or(default.min_rate_bytes, |located| located.value.0),
         max_rate_bytes: max.map_or(default.max_rate_bytes, |located| located.value.0),
         compress: section.or("compress", default.compress),
-        salvage: section.optional::<PathBuf>("salvage").map(|located| located.value),
+        salvage: salvage.map(|located| located.value),
     };
     if let Some(line) = max.or(min).map(|located| located.line)
         && (config.min_rate_bytes < MIN_RESYNC_RATE_BYTES || config.min_rate_bytes > config.max_rate_bytes)
@@ -461,48 +469,4 @@ fn floating_ip(
     }
     section.finish();
     Some(FloatingIpConfig { address: address?.value, interface: interface?.value.0 })
-}
-
-/// What may stand only once in a file, and trees that may not lie in each other.
-#[derive(Default)]
-pub(super) struct Claims {
-    values: Vec<(&'static str, String, usize)>,
-    trees: Vec<(&'static str, PathBuf, usize)>,
-}
-
-impl Claims {
-    pub(super) fn claim(
-        &mut self,
-        section: &Section<'_, '_>,
-        kind: &'static str,
-        value: String,
-        line: usize,
-    ) {
-        if let Some(first) = self.line_of(kind, &value) {
-            section.problem(
-                line,
-                format!("the {kind} {value} is used twice"),
-                format!("line {first} has it already: give one of them another"),
-            );
-        }
-        self.values.push((kind, value, line));
-    }
-
-    fn line_of(&self, kind: &str, value: &str) -> Option<usize> {
-        self.values.iter().find(|(k, v, _)| *k == kind && v == value).map(|(.., line)| *line)
-    }
-
-    fn claim_tree(&mut self, section: &Section<'_, '_>, kind: &'static str, path: &Path, line: usize) {
-        let clash =
-            self.trees.iter().find(|(_, other, _)| path.starts_with(other) || other.starts_with(path));
-        if let Some((other_kind, other, first)) = clash {
-            let relation = if path == other { "is also" } else { "overlaps with" };
-            section.problem(
-                line,
-                format!("the {kind} {} {relation} the {other_kind} {}", path.display(), other.display()),
-                format!("line {first} uses it: choose paths that do not lie in each other"),
-            );
-        }
-        self.trees.push((kind, path.to_owned(), line));
-    }
 }

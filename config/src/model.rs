@@ -258,6 +258,11 @@ impl VolumeConfig {
         }
     }
 
+    /// Where the file says that this volume's salvages go; `None`: into its base.
+    pub fn chosen_salvage(&self) -> Option<PathBuf> {
+        self.resync.salvage.as_ref().map(|salvage| salvage.join(self.name.as_str()))
+    }
+
     /// What the pair's state machine is configured with, on the node called `me` whose base lies on
     /// `base_filesystem` and holds so much.
     pub fn pair(

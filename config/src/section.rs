@@ -72,7 +72,23 @@ impl<'s, 't> Section<'s, 't> {
 
     /// Notes a problem of this table as a whole.
     pub(super) fn problem(&self, line: usize, what: impl AsRef<str>, remedy: impl Into<String>) {
-        self.source.problem(line, format!("{}: {}", self.title, what.as_ref()), remedy);
+        self.problem_of(&self.title, line, what, remedy);
+    }
+
+    /// Notes a problem of another table of the file, by its title.
+    pub(super) fn problem_of(
+        &self,
+        title: &str,
+        line: usize,
+        what: impl AsRef<str>,
+        remedy: impl Into<String>,
+    ) {
+        self.source.problem(line, format!("{title}: {}", what.as_ref()), remedy);
+    }
+
+    /// As errors name it.
+    pub(super) fn title(&self) -> &str {
+        &self.title
     }
 
     /// Names the table in errors after something the user chose: `volume "home"`.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 mod doors;
 mod link;
+mod salvage;
 
 const GOOD: &str = r#"
 [node]

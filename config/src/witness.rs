@@ -1,7 +1,7 @@
 //! `[witness]`: the built-in one by its addresses, or a cluster of etcd.
 
+use super::claims::Claims;
 use super::doors::Doors;
-use super::load::Claims;
 use super::section::Section;
 use super::units::HumanDuration;
 use ::witness::etcd::{EtcdEndpoint, EtcdSettings};

@@ -248,10 +248,8 @@ impl Shared {
 
     /// Where what only this node holds is kept aside.
     pub fn salvage_path(&self) -> PathBuf {
-        match &self.config.resync.salvage {
-            Some(path) => path.join(self.name()),
-            None => self.config.base.join(apply_engine::base::HIDDEN_NAME).join("salvage"),
-        }
+        let own = || self.config.base.join(apply_engine::base::HIDDEN_NAME).join("salvage");
+        self.config.chosen_salvage().unwrap_or_else(own)
     }
 
     /// What an answer survives under a rule, and what an fsync does; `None`: there is none.
