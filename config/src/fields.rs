@@ -120,8 +120,12 @@ impl Field for PathBuf {
     fn read(value: &DeValue<'_>) -> Result<PathBuf, String> {
         let path = Path::new(text(value)?);
         let climbs = path.components().any(|part| part == std::path::Component::ParentDir);
-        if !path.is_absolute() || climbs {
-            return Err(format!("{:?} is not an absolute path", path.display().to_string()));
+        let shown = path.display().to_string();
+        if !path.is_absolute() {
+            return Err(format!("{shown:?} is not an absolute path"));
+        }
+        if climbs {
+            return Err(format!("{shown:?} has `..` in it"));
         }
         Ok(path.components().collect())
     }

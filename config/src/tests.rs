@@ -230,6 +230,11 @@ fn bad_lines_and_their_messages() {
             "5: [node]: `control`: \"a.sock\" is not an absolute path => write an absolute path without `..`: `control = \"/var/lib/twinfiler/home\"`",
         ),
         (
+            "control = \"/run/twinfiler/a.sock\"",
+            "control = \"/run/x/../a.sock\"",
+            "5: [node]: `control`: \"/run/x/../a.sock\" has `..` in it => write an absolute path without `..`: `control = \"/var/lib/twinfiler/home\"`",
+        ),
+        (
             "log_format = \"json\"",
             "log_format = \"jsn\"",
             "8: [node]: `log_format`: \"jsn\" is not known here; did you mean \"json\"? => write one of \"text\", \"json\": `log_format = \"text\"`",

@@ -10,6 +10,7 @@ mod exit;
 mod init;
 mod keys;
 mod logging;
+mod paths;
 mod preflight;
 mod release;
 mod serve;

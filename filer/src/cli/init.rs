@@ -9,6 +9,7 @@
 use super::args::InitArguments;
 use super::commands::{remark, say};
 use super::exit::{ExitCode, Failure};
+use super::paths::{resolved, resolved_but_name};
 use super::preflight::require_root;
 use anyhow::Context;
 use apply_engine::base::{Base, EnclosureError, OpenError, check_enclosed, is_for_tree_alone};
@@ -42,14 +43,14 @@ pub(super) fn init(arguments: &InitArguments, config: &Path) -> anyhow::Result<(
         .parse()
         .map_err(|why: String| Failure::new(ExitCode::Usage, format!("--name {why}")))?;
     let (base, adopt) = match (&arguments.adopt, &arguments.base) {
-        (Some(adopt), _) => (absolute(adopt)?, true),
-        (None, Some(base)) => (absolute(base)?, false),
+        (Some(adopt), _) => (followed("--adopt", adopt, resolved)?, true),
+        (None, Some(base)) => (followed("--base", base, resolved)?, false),
         (None, None) => {
             return Err(Failure::new(ExitCode::Usage, "name a directory: --base or --adopt").into());
         }
     };
-    let log = absolute(&arguments.log)?;
-    if log.starts_with(&base) {
+    let log = followed("--log", &arguments.log, resolved_but_name)?;
+    if followed("--log", &log, resolved)?.starts_with(&base) {
         let message = format!("the log {} lies in the base directory {}", log.display(), base.display());
         return Err(Failure::new(ExitCode::Usage, format!("{message}; choose another place for it")).into());
     }
@@ -75,8 +76,14 @@ pub(super) fn init(arguments: &InitArguments, config: &Path) -> anyhow::Result<(
     say(&made.next_steps(partner.as_ref()))
 }
 
-fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
-    std::path::absolute(path).with_context(|| format!("the path {}", path.display()))
+/// What is checked, made and printed is the place itself, not a way to it: a link or a `..` that is changed later leads
+/// nowhere else.
+fn followed(
+    option: &str,
+    path: &Path,
+    follow: fn(&Path) -> std::io::Result<PathBuf>,
+) -> anyhow::Result<PathBuf> {
+    follow(path).with_context(|| format!("{option} {}; nothing was changed", path.display()))
 }
 
 /// Before the tree is touched: what is there already, or in use, is not going to become a log. Tells how long the log is.

@@ -349,6 +349,55 @@ fn init_closes_the_tree_to_other_users() {
     }
 }
 
+/// What is checked, closed and printed is where a path leads, not how it is written.
+#[test]
+fn init_follows_the_paths_that_it_is_given() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+    let set_mode =
+        |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    set_mode(directory.path(), 0o755);
+    let at = |name: &str| directory.path().join(name);
+    let shown = |name: &str| at(name).display().to_string();
+    for made in ["x", "solo/outer/inner", "far/base", "real/base"] {
+        std::fs::create_dir_all(at(made)).unwrap();
+        set_mode(&at(made), 0o755);
+    }
+    let init = |how: &str, base: &str, log: &str, code| {
+        let arguments = ["init", how, base, "--log", log, "--log-kind", "block", "--capacity", "1MiB"];
+        let output = command(&arguments).current_dir(at("solo/outer/inner")).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (out, err) = (text(&output.stdout), text(&output.stderr));
+        assert_eq!(output.status.code(), Some(code), "{out}\n{err}");
+        out + &err
+    };
+    // What is printed can be written into the configuration.
+    let out = init("--base", &shown("x/../new/home"), &shown("x/../log-1"), 0);
+    let places = [format!("base = {:?}", shown("new/home")), format!("path = {:?}", shown("log-1"))];
+    assert!(places.iter().all(|place| out.contains(place)) && !out.contains("/../"), "{out}");
+    // Up from where there is nothing.
+    let err = init("--base", &shown("missing/../home"), &shown("log-2"), 66);
+    assert!(err.contains("nothing was changed") && !at("home").exists(), "{err}");
+    // The directory above the tree is closed, not one in it.
+    let out = init("--adopt", "..", &shown("log-3"), 0);
+    assert!(out.contains(&format!("base = {:?}", shown("solo/outer"))), "{out}");
+    assert_eq!((mode(&at("solo")), mode(&at("solo/outer/inner"))), (0o700, 0o755));
+    symlink(at("far/base"), at("x/way")).unwrap();
+    let out = init("--base", &shown("x/way"), &shown("log-4"), 0);
+    assert!(out.contains(&format!("base = {:?}", shown("far/base"))), "{out}");
+    assert_eq!((mode(&at("far")), mode(&at("x"))), (0o700, 0o755));
+    // A log that a link leads into the tree.
+    symlink(at("real/base"), at("link")).unwrap();
+    let err = init("--base", &shown("real/base"), &shown("link/log"), 64);
+    assert!(err.contains("lies in the base directory"), "{err}");
+    assert_eq!(std::fs::read_dir(at("real/base")).unwrap().count(), 0);
+    // A name under which a device is known stays, wherever it leads.
+    symlink(at("log-1"), at("by-id")).unwrap();
+    let err = init("--base", &shown("real/base"), &shown("by-id"), 73);
+    assert!(err.contains(&shown("by-id")), "{err}");
+}
+
 #[test]
 fn a_device_with_data_is_refused_before_the_tree_is_touched() {
     let build = Path::new(env!("CARGO_BIN_EXE_twinfiler")).parent().unwrap();
