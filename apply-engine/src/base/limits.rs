@@ -24,12 +24,10 @@ mod tests;
 pub use lack::Lack;
 
 use ids::BaseLimits;
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 
-use super::hidden::Hidden;
 use super::{LIMITS_XATTR, OpenError, TreeError};
 use probe::Probe;
 
@@ -79,16 +77,18 @@ impl Unmeasured {
     }
 }
 
-/// Looks whether a base that exists can hold a volume, as a start would, and what it holds.
-///
-/// # Errors
-/// See [`OpenError`].
-pub fn check(path: &Path) -> Result<BaseLimits, OpenError> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = rustix::fs::open(path, flags, Mode::empty())
-        .map_err(|errno| OpenError::Root { path: path.into(), errno })?;
-    let hidden = Hidden::find(root.as_fd(), path)?.ok_or(OpenError::NotAVolume { path: path.into() })?;
-    measure(root.as_fd(), hidden.fd()).map_err(|why| why.at(path))
+/// Whether a base could be opened, as far as [`measure_or_recall`] decides that. Keeps nothing.
+pub(super) fn look(
+    path: &Path,
+    root: BorrowedFd<'_>,
+    hidden: BorrowedFd<'_>,
+    label_file: BorrowedFd<'_>,
+) -> Result<(), OpenError> {
+    match measure(root, hidden) {
+        Ok(_) => Ok(()),
+        Err(Unmeasured::Full) if recall(label_file).is_some() => Ok(()),
+        Err(why) => Err(why.at(path)),
+    }
 }
 
 /// Measures a base that is being opened, and keeps the outcome on its label file; what was kept counts while there is no

@@ -125,16 +125,7 @@ impl Base {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(path: &Path, volume: VolumeId) -> Result<Base, OpenError> {
-        let root = open_root(path)?;
-        let hidden = Hidden::find(root.as_fd(), path)?.ok_or(OpenError::NotAVolume { path: path.into() })?;
-        match read_label_file(Some(&hidden))? {
-            None => return Err(OpenError::NotAVolume { path: path.into() }),
-            Some((found, _)) if found != volume => {
-                return Err(OpenError::Foreign { path: path.into(), found, expected: volume });
-            }
-            Some((_, Stage::Adopting)) => return Err(OpenError::HalfAdopted { path: path.into() }),
-            Some((_, Stage::Complete)) => {}
-        }
+        let (root, hidden) = find(path, volume)?;
         let label_file = lock_label_file(&hidden, path)?;
         let limits = limits::measure_or_recall(path, root.as_fd(), hidden.fd(), label_file.as_fd())?;
         let expected = commits_of(&label_file);
@@ -169,6 +160,17 @@ impl Base {
         }
         base.try_remainder_again();
         Ok(base)
+    }
+
+    /// Looks whether [`Base::open`] would find this volume, on a filesystem that can hold it, without keeping others out: not
+    /// whether somebody has it open, nor at its index.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn look(path: &Path, volume: VolumeId) -> Result<(), OpenError> {
+        let (root, hidden) = find(path, volume)?;
+        let label_file = hidden.file(LABEL_NAME)?.ok_or(OpenError::NotAVolume { path: path.into() })?;
+        limits::look(path, root.as_fd(), hidden.fd(), label_file.as_fd())
     }
 
     fn make(
@@ -218,6 +220,20 @@ fn open_root(path: &Path) -> Result<OwnedFd, OpenError> {
         return Err(OpenError::NotRoot);
     }
     rustix::fs::open(path, DIRECTORY | OFlags::NOATIME, Mode::empty()).map_err(root_error(path))
+}
+
+/// A directory that holds a whole base of this volume.
+fn find(path: &Path, volume: VolumeId) -> Result<(OwnedFd, Hidden), OpenError> {
+    let root = open_root(path)?;
+    let hidden = Hidden::find(root.as_fd(), path)?.ok_or(OpenError::NotAVolume { path: path.into() })?;
+    match read_label_file(Some(&hidden))? {
+        None => Err(OpenError::NotAVolume { path: path.into() }),
+        Some((found, _)) if found != volume => {
+            Err(OpenError::Foreign { path: path.into(), found, expected: volume })
+        }
+        Some((_, Stage::Adopting)) => Err(OpenError::HalfAdopted { path: path.into() }),
+        Some((_, Stage::Complete)) => Ok((root, hidden)),
+    }
 }
 
 fn assemble(

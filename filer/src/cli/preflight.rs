@@ -1,6 +1,6 @@
 //! What this machine lacks of what the configuration names, all at once, before anything is opened.
 //!
-//! Only looks, changes nothing. What it cannot see without opening (foreign tree, other volume, lock) is found
+//! Only looks, changes nothing. What it cannot see without opening (a log, a lock, an index) is found
 //! by the crates that open, with typed errors of their own. A check here may be outrun by a change right after; then
 //! that opening fails, only less clearly.
 
@@ -10,7 +10,7 @@ mod rdma;
 use super::exit::ExitCode;
 use admin_api::control::Request;
 use admin_api::status::bytes;
-use apply_engine::base::{EnclosureError, OpenError, how_to_close};
+use apply_engine::base::{Base, EnclosureError, OpenError, how_to_close};
 use config::{LogKind, NodeConfig, TransportKind, VolumeConfig};
 use rdma_transport::tls::PrivateKey;
 use runtime::memory;
@@ -86,7 +86,7 @@ pub fn preflight(config: &NodeConfig) -> Result<(), Preflight> {
         }
         check_directory(&mut found, volume, "base directory", &volume.base);
         check_enclosed(&mut found, volume);
-        check_limits(&mut found, volume);
+        check_base(&mut found, volume);
         if let Some(mount) = &volume.fuse.mount {
             check_mount_point(&mut found, volume, mount);
         }
@@ -270,17 +270,17 @@ fn check_enclosed(found: &mut Preflight, volume: &VolumeConfig) {
     }
 }
 
-/// What a start would refuse. Whether a volume is there at all is for who opens it.
-fn check_limits(found: &mut Preflight, volume: &VolumeConfig) {
-    if let Err(error @ OpenError::Lacks { .. }) = apply_engine::base::limits::check(&volume.base)
-        && let OpenError::Lacks { path, lack } = &error
-    {
-        let what = format!(
-            "volume {}: the filesystem of {} cannot hold a volume: {lack}",
-            volume.name,
-            path.display()
-        );
-        found.add(super::exit::of_base(&error), what, lack.remedy());
+/// Whether the volume's tree is there, and what else of it a start would refuse, in the words of that. Who else has it open
+/// is for who opens it.
+fn check_base(found: &mut Preflight, volume: &VolumeConfig) {
+    match Base::look(&volume.base, volume.id) {
+        // What is not there, or is no directory, has been told already; so has who is not root.
+        Ok(()) | Err(OpenError::NotRoot | OpenError::Root { errno: Errno::NOENT | Errno::NOTDIR, .. }) => {}
+        Err(error) => {
+            let code = super::exit::of_base(&error);
+            let what = format!("volume {}: the base directory cannot be used: {error}", volume.name);
+            found.problems.push((code, what));
+        }
     }
 }
 

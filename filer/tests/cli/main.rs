@@ -176,6 +176,44 @@ fn a_log_that_is_none_or_is_in_use_is_told_by_the_check() {
     expect(0, &check);
 }
 
+/// A base that no start would serve, on a machine that lacks nothing else.
+#[test]
+fn a_base_that_is_not_the_volume_s_is_told_by_the_check() {
+    let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+    let path = config(directory.path());
+    let at = |name: &str| directory.path().join(name).display().to_string();
+    let (base, log, label) = (at("base"), at("log"), at("base/.twinfiler/label"));
+    std::fs::create_dir(at("mount")).unwrap();
+    let closed = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(directory.path(), closed).unwrap();
+    let id = "00112233445566778899aabbccddeeff";
+    let init = ["init", "--base", &base, "--log", &log, "--log-kind", "block", "--capacity", "1MiB"];
+    expect(0, &[&init[..], &["--volume-id", id]].concat());
+    let both = |code, what: &str| {
+        for arguments in
+            [&["--config", &path, "serve"][..], &["--config", &path, "config", "check", "--here"]]
+        {
+            let (_, err) = expect(code, arguments);
+            let place = "volume home: the base directory cannot be used: ";
+            assert!(err.contains(place) && err.contains(what), "{err}");
+        }
+    };
+    let check = ["--config", &path, "config", "check", "--here"];
+    expect(0, &check);
+    let whole = std::fs::read_to_string(&label).unwrap();
+    std::fs::write(&label, whole.replace(id, "00112233445566778899aabbccddee00")).unwrap();
+    both(65, "belongs to volume 00112233445566778899aabbccddee00");
+    std::fs::write(&label, whole.replace("complete", "adopting")).unwrap();
+    both(65, "run `twinfiler init --adopt` again");
+    std::fs::write(&label, whole.replace("version 1", "version 99")).unwrap();
+    both(65, "if a newer program has written it");
+    std::fs::write(&label, whole).unwrap();
+    expect(0, &check);
+    // As where its filesystem is not mounted.
+    std::fs::remove_dir_all(at("base/.twinfiler")).unwrap();
+    both(65, "holds no Twinfiler volume");
+}
+
 #[test]
 fn no_daemon() {
     let directory = tempfile::tempdir().unwrap();

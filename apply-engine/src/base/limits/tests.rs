@@ -6,6 +6,7 @@ use super::probe::stat;
 use super::*;
 use ids::{VolumeId, XattrRoom};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 
 const VOLUME: VolumeId = VolumeId([7; 16]);
@@ -118,7 +119,7 @@ fn what_the_mount_takes_away_is_seen_at_the_next_start() {
     let path = image.directory("volume");
     drop(Base::create(&path, VOLUME).expect("creates"));
     image.remount_with("noacl");
-    for found in [Base::open(&path, VOLUME).map(drop), check(&path).map(drop)] {
+    for found in [Base::open(&path, VOLUME).map(drop), Base::look(&path, VOLUME)] {
         assert!(matches!(found, Err(OpenError::Lacks { lack: Lack::Acls, .. })), "{found:?}");
     }
 }
@@ -187,6 +188,7 @@ fn a_full_base_counts_as_measured_before() {
     let measured = Base::create(&path, VOLUME).expect("creates").limits();
     let mut rest = std::fs::File::create(image.path().join("rest")).expect("creates");
     while std::io::Write::write_all(&mut rest, &[7; 1 << 20]).is_ok() {}
+    Base::look(&path, VOLUME).expect("it would open");
     assert_eq!(Base::open(&path, VOLUME).expect("opens").limits(), measured);
     let another = Base::create(&image.directory("another"), VOLUME).map(drop);
     assert!(matches!(another, Err(OpenError::Lacks { lack: Lack::Room, .. })), "{another:?}");
