@@ -5,6 +5,7 @@
 //! that opening fails, only less clearly.
 
 mod log;
+mod places;
 mod rdma;
 
 use super::exit::ExitCode;
@@ -104,6 +105,7 @@ pub fn preflight(config: &NodeConfig) -> Result<(), Preflight> {
             }
         }
     }
+    places::check(&mut found, config);
     if config.volumes.iter().any(|volume| volume.fuse.mount.is_some()) {
         check_fuse_device(&mut found);
     }

@@ -436,6 +436,41 @@ fn init_follows_the_paths_that_it_is_given() {
     assert!(err.contains(&shown("by-id")), "{err}");
 }
 
+/// Links that the file does not show: what lies in a tree goes with it.
+#[test]
+fn places_that_links_lead_into_each_other_are_told_by_the_check() {
+    use std::os::unix::fs::symlink;
+    let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+    let path = config(directory.path());
+    let at = |name: &str| directory.path().join(name);
+    let closed = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(directory.path(), closed).unwrap();
+    std::fs::create_dir(at("mount")).unwrap();
+    let (base, log) = (at("base").display().to_string(), at("log").display().to_string());
+    let init = ["init", "--base", &base, "--log", &log, "--log-kind", "block", "--capacity", "1MiB"];
+    expect(0, &[&init[..], &["--volume-id", "00112233445566778899aabbccddeeff"]].concat());
+    let text = std::fs::read_to_string(&path).unwrap();
+    let salvage = |to: &str| {
+        let line = format!("resync = {{ salvage = \"{}\" }}\n", at(to).display());
+        std::fs::write(&path, format!("{text}{line}")).unwrap();
+    };
+    let check = ["--config", &path, "config", "check", "--here"];
+    symlink(at("base"), at("elsewhere")).unwrap();
+    salvage("kept");
+    expect(0, &check);
+    salvage("elsewhere/.twinfiler/salvage");
+    expect(0, &check);
+    salvage("elsewhere/kept");
+    for arguments in [&check[..], &["--config", &path, "serve"]] {
+        let (_, err) = expect(78, arguments);
+        assert!(err.contains("salvage directory of volume home") && err.contains("which leads to"), "{err}");
+    }
+    std::fs::write(&path, text.replace("/mount\"", "/elsewhere/mount\"")).unwrap();
+    std::fs::create_dir(at("base/mount")).unwrap();
+    let (_, err) = expect(78, &check);
+    assert!(err.contains("the mount point of volume home") && err.contains("lie in each other"), "{err}");
+}
+
 #[test]
 fn a_device_with_data_is_refused_before_the_tree_is_touched() {
     let build = Path::new(env!("CARGO_BIN_EXE_twinfiler")).parent().unwrap();
