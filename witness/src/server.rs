@@ -3,7 +3,9 @@
 //! A caller counts as a node once it has proved a key (when there are keys) and asked a question; until then it is
 //! one of few and has little time (`openings`), so that a flood of strangers keeps no node out. What can go wrong: a node
 //! that says nothing (dropped after [`IDLE_LIMIT`]), too many nodes (the newest is turned away), a disk that fails (the
-//! server ends with the error; an answer it could not keep is never given).
+//! server ends with the error; an answer it could not keep is never given), no thread for a connection (it is closed, and
+//! the others go on; whoever it was tries again), a panic of the loop that accepts (the conversations end, and with them
+//! the process, which is started again: half a witness would answer those that it knows and nobody else).
 
 use super::nodes::Access;
 use super::openings::Openings;
@@ -19,7 +21,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
+use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
 /// Nodes' connections at the same time.
@@ -36,6 +38,15 @@ const STOP_CHECK: Duration = Duration::from_millis(100);
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// Pause of the accept loop while nobody comes; bounds the delay of a first request.
 const ACCEPT_CHECK: Duration = Duration::from_millis(2);
+/// The same while the machine has nothing left for a new connection.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(20);
+/// How often that is told.
+const SHORTAGE_REMARK: Duration = Duration::from_secs(10);
+
+/// What a thread of the server does.
+pub(super) type Work<'scope> = Box<dyn FnOnce() + Send + 'scope>;
+/// How it gets its thread.
+pub(super) type Spawn = for<'scope, 'env> fn(&'scope Scope<'scope, 'env>, Work<'scope>) -> io::Result<()>;
 
 /// Why the witness cannot serve.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +77,8 @@ struct Shared<'a> {
     failure: Mutex<Option<StoreError>>,
     connections: AtomicUsize,
     stop: &'a AtomicBool,
+    /// The accept loop has ended, and nobody asked it to.
+    broken: AtomicBool,
 }
 
 /// Serves until `stop` is set; calls `ready` with the address once connections are accepted.
@@ -78,6 +91,22 @@ pub fn serve(
     access: Access,
     ready: impl FnOnce(SocketAddr),
     stop: &AtomicBool,
+) -> Result<(), ServeError> {
+    serve_with(listen, state_dir, access, ready, stop, spawn)
+}
+
+pub(super) fn spawn<'scope>(scope: &'scope Scope<'scope, '_>, work: Work<'scope>) -> io::Result<()> {
+    thread::Builder::new().name("conversation".to_owned()).spawn_scoped(scope, work).map(drop)
+}
+
+/// The same, with threads from somewhere.
+pub(super) fn serve_with(
+    listen: SocketAddr,
+    state_dir: &Path,
+    access: Access,
+    ready: impl FnOnce(SocketAddr),
+    stop: &AtomicBool,
+    spawn: Spawn,
 ) -> Result<(), ServeError> {
     let store = Store::open(state_dir)?;
     let listen_error = |source| ServeError::Listen { address: listen, source };
@@ -101,30 +130,9 @@ pub fn serve(
         failure: Mutex::new(None),
         connections: AtomicUsize::new(0),
         stop,
+        broken: AtomicBool::new(false),
     };
-    thread::scope(|scope| {
-        while !shared.ends() {
-            let Ok((stream, peer)) = listener.accept() else {
-                thread::sleep(ACCEPT_CHECK);
-                continue;
-            };
-            let opening = match shared.openings.add(&stream, peer) {
-                Ok(opening) => opening,
-                Err(error) => {
-                    tracing::warn!(%peer, %error, "witness: a connection could not be taken");
-                    continue;
-                }
-            };
-            let shared = &shared;
-            scope.spawn(move || {
-                if let Err(error) = shared.converse(stream, opening, peer) {
-                    tracing::debug!(%peer, %error, "witness: connection ended");
-                }
-                // Unless it is known long since who it was.
-                shared.openings.remove(opening);
-            });
-        }
-    });
+    thread::scope(|scope| shared.accept_all(&listener, scope, spawn));
     match shared.failure.into_inner() {
         Some(error) => Err(error.into()),
         None => Ok(()),
@@ -161,9 +169,66 @@ impl Drop for Node<'_> {
     }
 }
 
+/// Ends the conversations when the loop that lets them in is left by a panic: the scope waits for them.
+struct EndsAll<'a>(&'a AtomicBool);
+
+impl Drop for EndsAll<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+}
+
+/// Tells a shortage now and then, not with each connection.
+#[derive(Default)]
+struct Remarks(Option<Instant>);
+
+impl Remarks {
+    fn remark(&mut self, peer: SocketAddr, error: &io::Error) {
+        if self.0.is_none_or(|at| at.elapsed() >= SHORTAGE_REMARK) {
+            self.0 = Some(Instant::now());
+            tracing::warn!(%peer, %error, "witness: a connection could not be taken; raise the limits of threads (TasksMax=) and of descriptors (LimitNOFILE=)");
+        }
+    }
+}
+
 impl Shared<'_> {
     fn ends(&self) -> bool {
-        self.stop.load(Ordering::SeqCst) || self.failure.lock().is_some()
+        let told = self.stop.load(Ordering::SeqCst) || self.broken.load(Ordering::SeqCst);
+        told || self.failure.lock().is_some()
+    }
+
+    fn accept_all<'scope>(
+        &'scope self,
+        listener: &TcpListener,
+        scope: &'scope Scope<'scope, '_>,
+        spawn: Spawn,
+    ) {
+        let _guard = EndsAll(&self.broken);
+        let mut remarks = Remarks::default();
+        while !self.ends() {
+            let Ok((stream, peer)) = listener.accept() else {
+                thread::sleep(ACCEPT_CHECK);
+                continue;
+            };
+            let started = self.openings.add(&stream, peer).and_then(|opening| {
+                let conversation = move || {
+                    if let Err(error) = self.converse(stream, opening, peer) {
+                        tracing::debug!(%peer, %error, "witness: connection ended");
+                    }
+                    // Unless it is known long since who it was.
+                    self.openings.remove(opening);
+                };
+                spawn(scope, Box::new(conversation)).inspect_err(|_| {
+                    self.openings.remove(opening);
+                })
+            });
+            if let Err(error) = started {
+                remarks.remark(peer, &error);
+                thread::sleep(SHORTAGE_PAUSE);
+            }
+        }
     }
 
     fn converse(&self, socket: TcpStream, opening: u64, peer: SocketAddr) -> io::Result<()> {

@@ -1,5 +1,6 @@
 //! Server, client and state file together, over loopback.
 
+use super::server::{Spawn, Work, serve_with, spawn};
 use super::*;
 use ids::{Epoch, VolumeId};
 use pair::WitnessOutcome;
@@ -8,6 +9,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
+use std::thread::Scope;
 use std::time::{Duration, Instant};
 
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -22,17 +24,22 @@ fn cas(expected: Option<Register>, new: Register) -> Request {
 }
 
 fn with_server<T>(state: &Path, test: impl FnOnce(SocketAddr) -> T) -> T {
+    with_server_of(state, spawn, test)
+}
+
+fn with_server_of<T>(state: &Path, spawn: Spawn, test: impl FnOnce(SocketAddr) -> T) -> T {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let (sender, receiver) = mpsc::channel();
         let stop = &stop;
         let server = scope.spawn(move || {
-            serve(
+            serve_with(
                 "127.0.0.1:0".parse().unwrap(),
                 state,
                 Access::Anybody,
                 |address| sender.send(address).unwrap(),
                 stop,
+                spawn,
             )
         });
         let address = receiver.recv_timeout(TIMEOUT).expect("the server starts");
@@ -225,5 +232,68 @@ fn a_witness_that_cannot_write_says_so_to_who_only_reads() {
         std::fs::create_dir(&state).unwrap();
         let is_none = Reply { outcome: WitnessOutcome::Is(None), why: None };
         assert_eq!(client.ask(&read, TIMEOUT), is_none);
+    });
+}
+
+/// The machine has no more threads for it, as the process's limit of tasks has it.
+#[test]
+fn a_connection_without_a_thread_is_closed_and_the_others_go_on() {
+    static SHORT: AtomicBool = AtomicBool::new(false);
+    fn spawn_or_not<'scope>(scope: &'scope Scope<'scope, '_>, work: Work<'scope>) -> io::Result<()> {
+        match SHORT.load(Ordering::SeqCst) {
+            true => Err(io::ErrorKind::WouldBlock.into()),
+            false => spawn(scope, work),
+        }
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let read = Request::Read { volume: VOLUME };
+    with_server_of(directory.path(), spawn_or_not, |address| {
+        let mut known = Client::new(address.to_string(), None);
+        known.request(&read, TIMEOUT).unwrap();
+        SHORT.store(true, Ordering::SeqCst);
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+        match stream.read(&mut [0; 1]) {
+            Ok(0) => {}
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
+            other => panic!("it waits: {other:?}"),
+        }
+        known.request(&read, TIMEOUT).unwrap();
+        SHORT.store(false, Ordering::SeqCst);
+        Client::new(address.to_string(), None).request(&read, TIMEOUT).unwrap();
+    });
+}
+
+/// Half a witness, which answers who is connected and lets nobody in, would be worse than none: that is started again.
+#[test]
+fn a_panic_of_the_accept_loop_ends_the_conversations_too() {
+    static BROKEN: AtomicBool = AtomicBool::new(false);
+    fn spawn_or_panic<'scope>(scope: &'scope Scope<'scope, '_>, work: Work<'scope>) -> io::Result<()> {
+        assert!(!BROKEN.load(Ordering::SeqCst), "on purpose");
+        spawn(scope, work)
+    }
+    const LIMIT: Duration = Duration::from_secs(20);
+    let directory = tempfile::tempdir().unwrap();
+    let read = Request::Read { volume: VOLUME };
+    let (sender, receiver) = mpsc::channel();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (address, stop) = ("127.0.0.1:0".parse().unwrap(), &stop);
+        let ready = move |at| sender.send(at).unwrap();
+        let state = directory.path();
+        let server =
+            scope.spawn(move || serve_with(address, state, Access::Anybody, ready, stop, spawn_or_panic));
+        let address = receiver.recv_timeout(TIMEOUT).unwrap();
+        let mut known = Client::new(address.to_string(), None);
+        known.request(&read, TIMEOUT).unwrap();
+        BROKEN.store(true, Ordering::SeqCst);
+        let _last = TcpStream::connect(address).unwrap();
+        let (since, mut is_answered) = (Instant::now(), true);
+        while is_answered && since.elapsed() < LIMIT {
+            is_answered = known.request(&read, TIMEOUT).is_ok();
+        }
+        stop.store(true, Ordering::SeqCst);
+        assert!(server.join().is_err(), "the process ends with the panic");
+        assert!(!is_answered, "who was connected is still answered");
     });
 }
