@@ -1,6 +1,8 @@
 //! The registers on disk: one JSON file with a checksum, replaced as a whole.
 //!
 //! Written beside, synced, renamed over, directory synced: after a crash the file is the old or the new one.
+//! Nobody else may open any of it: a lock (flock) takes no more than a descriptor that reads, so whoever opened the lock
+//! file could keep the witness from starting.
 //! What can go wrong: a file that is neither (edited, bad disk); it is refused, with what to do about it.
 
 use ids::VolumeId;
@@ -8,7 +10,8 @@ use pair::witness::Register;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Volumes that one witness serves at most.
@@ -17,6 +20,10 @@ const FORMAT: u32 = 1;
 const FILE_NAME: &str = "registers.json";
 const NEW_FILE_NAME: &str = "registers.json.new";
 const LOCK_FILE_NAME: &str = "lock";
+/// Modes of what is made here, whatever the umask.
+const DIRECTORY_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
+const OTHERS: u32 = 0o077;
 
 /// Why the state cannot be used or changed.
 #[derive(Debug, thiserror::Error)]
@@ -77,18 +84,25 @@ impl Store {
             let path = path.to_owned();
             move |source| StoreError::Io { path, source }
         };
-        fs::create_dir_all(directory).map_err(io_error(directory))?;
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true).mode(DIRECTORY_MODE).create(directory).map_err(io_error(directory))?;
         let lock_path = directory.join(LOCK_FILE_NAME);
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
+            .mode(FILE_MODE)
             .open(&lock_path)
             .map_err(io_error(&lock_path))?;
+        close_to_others(&lock, &lock_path);
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)
             .map_err(|_| StoreError::Locked(directory.to_owned()))?;
         let path = directory.join(FILE_NAME);
-        let registers = match fs::read(&path) {
+        let registers = match File::open(&path).and_then(|mut file| {
+            close_to_others(&file, &path);
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes).map(|_| bytes)
+        }) {
             Ok(bytes) => parse(&bytes).map_err(|why| StoreError::Damaged { path: path.clone(), why })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
             Err(source) => return Err(StoreError::Io { path, source }),
@@ -143,9 +157,26 @@ impl Store {
         let registers: Vec<Register> = self.registers.values().cloned().collect();
         let checksum = checksum(&registers);
         let contents = Contents { format: FORMAT, registers, checksum };
-        let mut file = File::create(path)?;
+        let mut file =
+            OpenOptions::new().create(true).truncate(true).write(true).mode(FILE_MODE).open(path)?;
+        // One that was left by an interruption.
+        close_to_others(&file, path);
         file.write_all(&serde_json::to_vec_pretty(&contents)?)?;
         file.sync_all()
+    }
+}
+
+/// Takes a file of this process's user from the others, if it was made when they got it, or by hand.
+fn close_to_others(file: &File, path: &Path) {
+    let closed = file.metadata().and_then(|found| {
+        let is_open = found.mode() & OTHERS != 0;
+        if !is_open || found.uid() != rustix::process::geteuid().as_raw() {
+            return Ok(());
+        }
+        file.set_permissions(fs::Permissions::from_mode(FILE_MODE))
+    });
+    if let Err(error) = closed {
+        tracing::warn!(path = %path.display(), %error, "witness: a file cannot be closed to other users (`chmod 600`)");
     }
 }
 

@@ -297,3 +297,37 @@ fn a_panic_of_the_accept_loop_ends_the_conversations_too() {
         assert!(!is_answered, "who was connected is still answered");
     });
 }
+
+/// A lock takes no more than a descriptor that reads: nobody else may open any of it.
+#[test]
+fn no_other_user_can_open_the_state() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().unwrap();
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    let set_mode =
+        |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    let create = cas(None, register(1, "a", Mode::Solo, 1));
+    let second = cas(Some(register(1, "a", Mode::Solo, 1)), register(1, "a", Mode::Mirrored, 2));
+    let state = directory.path().join("made/state");
+    let (lock, registers) = (state.join("lock"), state.join("registers.json"));
+    let is_closed = |what| {
+        assert_eq!((mode(&lock), mode(&registers)), (0o600, 0o600), "{what}");
+    };
+    with_server(&state, |address| {
+        Client::new(address.to_string(), None).request(&create, TIMEOUT).unwrap();
+        is_closed("new");
+    });
+    assert_eq!((mode(&state), mode(&directory.path().join("made"))), (0o700, 0o700));
+    // As they were made before, in a directory that somebody else may have made for more than this.
+    std::fs::write(state.join("registers.json.new"), "").unwrap();
+    for path in [&lock, &registers, &state.join("registers.json.new")] {
+        set_mode(path, 0o644);
+    }
+    set_mode(&state, 0o755);
+    with_server(&state, |address| {
+        is_closed("at the start");
+        Client::new(address.to_string(), None).request(&second, TIMEOUT).unwrap();
+        is_closed("over one that was left");
+    });
+    assert_eq!(mode(&state), 0o755);
+}
