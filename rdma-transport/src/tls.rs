@@ -23,7 +23,7 @@ mod tests;
 
 pub use config::{Accepts, Purpose, client_config, server_config, server_name};
 pub use crowd::{Source, who_gives_way};
-pub use keys::{DoorKeys, KeyError, LinkKeys, PrivateKey, PublicKey};
+pub use keys::{DoorKeys, KeyError, LinkKeys, PrivateKey, PublicKey, open_secret};
 pub use opening::TlsError;
 pub(crate) use opening::{Opened, Opening, Progress};
 pub(crate) use record::RecordError;

@@ -13,10 +13,15 @@
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use pair::witness::{Answer, Register, Request, swap};
+use rdma_transport::tls::{self, KeyError};
+use rustix::fs::OFlags;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
 use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -88,6 +93,19 @@ pub enum EtcdError {
         /// What is wrong.
         why: String,
     },
+    /// Such a file cannot be read.
+    #[error("{path}: {source}; name a PEM file with the {what}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What it should hold.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The private key is not this node's alone.
+    #[error(transparent)]
+    Key(KeyError),
     /// No answer, or one that is an error.
     #[error(
         "etcd at {endpoint}: {why}; check that the cluster is healthy (`etcdctl endpoint health`) and that no certificate has expired"
@@ -170,7 +188,7 @@ impl Etcd {
     /// A client; connects with the first request.
     ///
     /// # Errors
-    /// [`EtcdError::Pem`].
+    /// [`EtcdError::Pem`], [`EtcdError::File`], [`EtcdError::Key`].
     pub fn new(settings: &EtcdSettings) -> Result<Etcd, EtcdError> {
         let mut tls = TlsConfig::builder();
         if let Some(path) = &settings.ca {
@@ -180,7 +198,8 @@ impl Etcd {
         if let Some((certificate, key)) = &settings.client {
             let chain = certificates(certificate, "certificate of this node")?;
             let what = "private key of this node's certificate";
-            let key = PrivateKey::from_pem(&read_pem(key, what)?).map_err(|error| pem(key, what, &error))?;
+            let key =
+                PrivateKey::from_pem(&read_secret_pem(key, what)?).map_err(|error| pem(key, what, &error))?;
             tls = tls.client_cert(Some(ClientCert::new_with_certs(&chain, key)));
         }
         let agent = Agent::config_builder().http_status_as_error(false).proxy(None).tls_config(tls.build());
@@ -309,10 +328,25 @@ fn pem(path: &Path, what: &'static str, why: &impl ToString) -> EtcdError {
 }
 
 fn read_pem(path: &Path, what: &'static str) -> Result<Vec<u8>, EtcdError> {
+    // A FIFO in its place would make the node wait for ever; it means nothing to a file.
+    let no_wait = OFlags::NONBLOCK.bits().cast_signed();
+    read_all(OpenOptions::new().read(true).custom_flags(no_wait).open(path), path, what)
+}
+
+fn read_secret_pem(path: &Path, what: &'static str) -> Result<Vec<u8>, EtcdError> {
+    let file = match tls::open_secret(path) {
+        Err(KeyError::File { source, .. }) => Err(source),
+        Err(KeyError::NoKey { why, .. }) => return Err(pem(path, what, &why)),
+        Err(error) => return Err(EtcdError::Key(error)),
+        Ok(file) => Ok(file),
+    };
+    read_all(file, path, what)
+}
+
+fn read_all(file: io::Result<File>, path: &Path, what: &'static str) -> Result<Vec<u8>, EtcdError> {
     let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(|error| pem(path, what, &error))?;
-    std::io::Read::read_to_end(&mut std::io::Read::take(file, MAX_PEM_BYTES), &mut bytes)
-        .map_err(|error| pem(path, what, &error))?;
+    file.and_then(|file| file.take(MAX_PEM_BYTES).read_to_end(&mut bytes))
+        .map_err(|source| EtcdError::File { path: path.to_owned(), what, source })?;
     Ok(bytes)
 }
 

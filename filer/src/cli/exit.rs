@@ -7,6 +7,7 @@ use node::NodeError;
 use rdma_transport::tls::KeyError;
 use std::io;
 use witness::NodesError;
+use witness::etcd::EtcdError;
 
 /// How the program ended. docs/configuration.md tells operators the same.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -107,12 +108,11 @@ fn code_of_one(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
         // A variant that wraps another error is judged by that one.
         return match error {
             NodeError::Listen { .. } => Some(ExitCode::Unavailable),
-            NodeError::Pair { .. } | NodeError::Capacity { .. } | NodeError::Witness(_) => {
-                Some(ExitCode::Config)
-            }
+            NodeError::Pair { .. } | NodeError::Capacity { .. } => Some(ExitCode::Config),
             NodeError::Thread(_) => Some(ExitCode::TryAgain),
-            // Its own text is the key's, so the chain shows the key's error only here.
+            // Their own text is that of the error within, so the chain shows that only here.
             NodeError::Key(error) => code_of_one(error),
+            NodeError::Witness(error) => code_of_one(error),
             _ => None,
         };
     }
@@ -142,6 +142,15 @@ fn of_witness_and_keys(error: &(dyn std::error::Error + 'static)) -> Option<Exit
             KeyError::Readable { .. } | KeyError::Owner { .. } => ExitCode::NoPermission,
             KeyError::Random => ExitCode::Unavailable,
         });
+    }
+    if let Some(error) = error.downcast_ref::<EtcdError>() {
+        return match error {
+            EtcdError::File { source, .. } => Some(of_io(source)),
+            EtcdError::Pem { .. } => Some(ExitCode::Config),
+            EtcdError::Key(error) => of_witness_and_keys(error),
+            EtcdError::NoAnswer { .. } => Some(ExitCode::Unavailable),
+            EtcdError::Foreign { .. } => Some(ExitCode::Data),
+        };
     }
     if let Some(error) = error.downcast_ref::<NodesError>() {
         return Some(match error {
@@ -239,6 +248,18 @@ fn of_io(error: &io::Error) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// For the unit: what is not there may come, what is wrong does not mend itself.
+    #[test]
+    fn a_file_of_etcd_s_that_is_missing_is_not_a_wrong_one() {
+        let code = |error: EtcdError| exit_code_of(&NodeError::from(error).into());
+        let (path, what) = (std::path::PathBuf::from("/ca.pem"), "certificate");
+        let source = io::Error::from(io::ErrorKind::NotFound);
+        assert_eq!(code(EtcdError::File { path: path.clone(), what, source }), ExitCode::NoInput);
+        assert_eq!(code(EtcdError::Pem { path: path.clone(), what, why: "empty".into() }), ExitCode::Config);
+        let readable = rdma_transport::tls::KeyError::Readable { path, mode: 0o644 };
+        assert_eq!(code(EtcdError::Key(readable)), ExitCode::NoPermission);
+    }
 
     #[test]
     fn the_chain_is_searched() {

@@ -22,6 +22,8 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::time::Duration;
+use witness::WitnessKeeper;
+use witness::etcd::Etcd;
 
 /// Time for a daemon to say that it is there.
 const QUICK_LIMIT: Duration = Duration::from_secs(5);
@@ -77,6 +79,7 @@ pub fn require_root() -> Result<(), Preflight> {
 pub fn preflight(config: &NodeConfig) -> Result<(), Preflight> {
     let mut found = require_root().err().unwrap_or_default();
     check_key(&mut found, config);
+    check_etcd(&mut found, config);
     let listens =
         [Some(("node.listen", config.listen)), config.metrics_listen.map(|at| ("node.metrics_listen", at))];
     listens.into_iter().flatten().for_each(|(key, address)| check_address(&mut found, key, address));
@@ -197,6 +200,18 @@ fn check_key(found: &mut Preflight, config: &NodeConfig) {
     for (place, _) in of_witness.into_iter().chain(of_partners).filter(|(_, key)| *key == Some(own)) {
         let what = format!("{place}: `public_key` is this node's own");
         found.add(ExitCode::Config, what, "write what `twinfiler keygen --show` prints on the other machine");
+    }
+}
+
+/// Whether its files can be used. Whether it answers is for who asks it: a node starts without its witness.
+fn check_etcd(found: &mut Preflight, config: &NodeConfig) {
+    let Some(WitnessKeeper::Etcd(settings)) = config.witness.as_ref().map(|witness| &witness.keeper) else {
+        return;
+    };
+    if let Err(error) = Etcd::new(settings) {
+        let error = anyhow::Error::from(error);
+        let what = format!("[witness.etcd]: {error}");
+        found.problems.push((super::exit::exit_code_of(&error), what));
     }
 }
 

@@ -127,6 +127,48 @@ fn a_key_that_cannot_be_used_is_told_by_the_check() {
     both(78, "[volume.peer]: `public_key` is this node's own");
 }
 
+/// The files with which a node asks etcd: what `serve` refuses the check tells, with the same status.
+#[test]
+fn a_file_of_etcd_s_that_cannot_be_used_is_told_by_the_check() {
+    let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+    let path = config(directory.path());
+    let at = |name: &str| directory.path().join(name).display().to_string();
+    let (ca, certificate, key) = (at("ca.pem"), at("node.pem"), at("node.key"));
+    let etcd = format!(
+        "[witness]\netcd = {{ endpoints = \"https://127.0.0.1:1\", ca = {ca:?}, certificate = {certificate:?}, key = {key:?} }}\n"
+    );
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("[[volume]]", &format!("{etcd}[[volume]]"))).unwrap();
+    let both = |code, what: &str| {
+        for arguments in
+            [&["--config", &path, "config", "check", "--here"][..], &["--config", &path, "serve"]]
+        {
+            let (_, err) = expect(code, arguments);
+            assert!(err.contains(what), "{err}");
+        }
+    };
+    let set_mode = |mode| {
+        std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    };
+    both(66, &format!("{ca}: No such file"));
+    std::fs::write(&ca, "no certificate\n").unwrap();
+    both(78, "name a PEM file with the certificate of the authority");
+    let pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    std::fs::write(&ca, pem).unwrap();
+    std::fs::write(&certificate, pem).unwrap();
+    both(66, &format!("{key}: No such file"));
+    expect(0, &["keygen", &key]);
+    set_mode(0o640);
+    both(77, &format!("chmod 600 {key}"));
+    set_mode(0o600);
+    std::os::unix::fs::chown(&key, Some(65534), None).unwrap();
+    both(77, "belongs to user 65534");
+    std::os::unix::fs::chown(&key, Some(0), None).unwrap();
+    // The rest of this machine is not there.
+    let (_, err) = expect(69, &["--config", &path, "config", "check", "--here"]);
+    assert!(!err.contains("witness"), "{err}");
+}
+
 #[test]
 fn an_address_of_another_machine_is_told_by_the_check() {
     let directory = tempfile::tempdir_in("/var/tmp").unwrap();

@@ -156,6 +156,28 @@ impl PartialEq for PrivateKey {
 
 impl Eq for PrivateKey {}
 
+/// Opens a file with a secret, which must be this process's user's or root's and readable by its owner alone.
+///
+/// # Errors
+/// [`KeyError::File`], [`KeyError::NoKey`] when it is no file, [`KeyError::Readable`], [`KeyError::Owner`].
+pub fn open_secret(path: &Path) -> Result<File, KeyError> {
+    let failed = |source| KeyError::File { path: path.to_owned(), source };
+    // Without O_NONBLOCK a FIFO in its place would make the node wait for ever.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
+        return Err(KeyError::NoKey { path: path.to_owned(), why: "it is no file".to_owned() });
+    }
+    let (mode, owner) = (metadata.mode() & 0o7777, metadata.uid());
+    if mode & 0o077 != 0 {
+        return Err(KeyError::Readable { path: path.to_owned(), mode });
+    }
+    if owner != 0 && owner != rustix::process::geteuid().as_raw() {
+        return Err(KeyError::Owner { path: path.to_owned(), owner });
+    }
+    Ok(file)
+}
+
 impl PrivateKey {
     /// A new key that is kept nowhere.
     ///
@@ -197,19 +219,7 @@ impl PrivateKey {
     pub fn load(path: &Path) -> Result<PrivateKey, KeyError> {
         let failed = |source| KeyError::File { path: path.to_owned(), source };
         let no_key = |why: String| KeyError::NoKey { path: path.to_owned(), why };
-        // Without O_NONBLOCK a FIFO in its place would make the node wait for ever.
-        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
-        let metadata = file.metadata().map_err(failed)?;
-        if !metadata.is_file() {
-            return Err(no_key("it is no file".to_owned()));
-        }
-        let (mode, owner) = (metadata.mode() & 0o7777, metadata.uid());
-        if mode & 0o077 != 0 {
-            return Err(KeyError::Readable { path: path.to_owned(), mode });
-        }
-        if owner != 0 && owner != rustix::process::geteuid().as_raw() {
-            return Err(KeyError::Owner { path: path.to_owned(), owner });
-        }
+        let file = open_secret(path)?;
         let mut text = Vec::new();
         file.take(MAX_FILE_BYTES).read_to_end(&mut text).map_err(failed)?;
         let pkcs8 = PrivatePkcs8KeyDer::from_pem_slice(&text).map_err(|error| no_key(error.to_string()))?;
