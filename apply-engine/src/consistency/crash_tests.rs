@@ -10,13 +10,17 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::{ApplyError, apply_to};
+use crate::attributes::AttrPatch;
 use crate::base::Base;
+use crate::base::tests::room;
 use crate::delta::{Delta, RecordPosition, Vanished};
+use crate::op::{NewKind, Operation};
 use crate::oracle::{Generator, MemoryLog, Step, difference};
 use crate::remainder::Bounds;
-use crate::remainder::tolerant::Tolerant;
+use crate::remainder::tolerant::{CAPABILITY, Tolerant};
 use crate::simulation::tree::SimTree;
 use crate::simulation::{Refusing, SimDisk};
+use crate::tree::Tree;
 use crate::view::Layers;
 
 /// Crashes in a row before a run may come to its end.
@@ -156,6 +160,41 @@ fn more_than_clients_may_have_refused_is_kept() {
     assert_eq!(base.space().expect("tells").free_bytes, 0, "clients get no more");
     world.tree.remainder().set_bounds(Bounds::default());
     assert!(base.space().expect("tells").free_bytes > 0);
+}
+
+/// Setting an owner takes them away; the one here was refused before they were given.
+#[test]
+fn an_owner_that_is_tried_again_takes_no_capabilities() {
+    let (oid, value) = (Oid(20), [1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let world = World::new(0);
+    let point = |one_in: Option<u64>, operation| {
+        world.tree.set_refusing(one_in.map(|one_in| Refusing { seed: 0, one_in }));
+        let delta = room::delta_of(&world.log, &[(operation, &[])]);
+        apply_to(&world.tree, &delta).expect("applies");
+        world.tree.sync();
+    };
+    let seen = || {
+        let owner = Tolerant(&world.tree).attributes(oid).expect("is there").uid;
+        (owner, world.tree.xattr(oid, CAPABILITY).expect("reads").as_deref() == Some(&value))
+    };
+    point(None, room::create(oid, b"file", NewKind::File));
+    let patch = AttrPatch { uid: Some(7), ..AttrPatch::default() };
+    point(Some(1), Operation::SetAttr { oid, patch });
+    assert!(!world.tree.remainder().is_empty(), "nothing was refused");
+    point(None, room::set(oid, CAPABILITY, &value));
+    assert_eq!(seen(), (7, true), "after a consistency point");
+    let store = || {
+        world.tree.sync();
+        world.tree.crash_after(2);
+        Ok(())
+    };
+    let cut = Tolerant(&world.tree).try_all_again(store);
+    assert!(cut.is_err(), "no crash");
+    world.tree.restart(&mut StdRng::seed_from_u64(0), 1.0);
+    assert_eq!(world.tree.remainder().object(oid).and_then(|kept| kept.owner), Some((7, 0)));
+    Tolerant(&world.tree).try_all_again(|| Ok(())).expect("nothing is refused any more");
+    assert_eq!(seen(), (7, true), "after all was tried again");
+    assert!(world.tree.remainder().is_empty());
 }
 
 /// A directory that lost its label in a crash, with what was made in it, stands where another one is wanted.

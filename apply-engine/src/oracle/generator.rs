@@ -35,6 +35,8 @@ pub struct Generator {
     pub(super) model: Model,
     pub(super) next_oid: Oid,
     clock: Timestamp,
+    /// What belongs to the last step.
+    pub(super) next: Option<Step>,
 }
 
 impl Generator {
@@ -51,7 +53,7 @@ impl Generator {
     /// Starts from `model`; new objects get OIDs from `next_oid` on.
     pub fn over(seed: u64, model: Model, next_oid: Oid) -> Generator {
         let clock = Timestamp { secs: 1_700_000_000, nanos: 0 };
-        Generator { rng: StdRng::seed_from_u64(seed), model, next_oid, clock }
+        Generator { rng: StdRng::seed_from_u64(seed), model, next_oid, clock, next: None }
     }
 
     /// What all steps so far lead to.
@@ -68,14 +70,20 @@ impl Generator {
     pub fn step(&mut self) -> Step {
         // Each try can meet a directory without a fitting entry; creating in the root nearly never fails.
         const MAX_TRIES: usize = 10_000;
-        let step = (0..MAX_TRIES).find_map(|_| self.intend()).expect("a valid operation exists");
+        let next = self.next.take();
+        let step = next.or_else(|| (0..MAX_TRIES).find_map(|_| self.intend()));
+        let step = step.expect("a valid operation exists");
         self.model.apply(&step.operation(), &step.data);
         step
     }
 
-    /// The next `count` operations.
+    /// The next `count` operations, and one more where that belongs to the last.
     pub fn steps(&mut self, count: usize) -> Vec<Step> {
-        (0..count).map(|_| self.step()).collect()
+        let mut steps: Vec<Step> = (0..count).map(|_| self.step()).collect();
+        while self.next.is_some() {
+            steps.push(self.step());
+        }
+        steps
     }
 
     pub(super) fn tick(&mut self) -> Timestamp {

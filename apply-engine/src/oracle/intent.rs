@@ -4,8 +4,12 @@ use super::Generator;
 use super::generator::Step;
 use crate::attributes::{AttrPatch, ObjectKind};
 use crate::op::{Displaced, NewKind, NewObject, Operation, Other};
+use crate::remainder::tolerant::CAPABILITY;
 use ids::Oid;
 use rand::Rng;
+
+/// Length of their value, of which the kernel looks at the version, the second of four.
+const CAPABILITY_BYTES: usize = 20;
 
 fn encoded(operation: &Operation<'_>, data: Vec<u8>) -> Option<Step> {
     let mut head = Vec::new();
@@ -197,17 +201,41 @@ impl Generator {
         }
     }
 
+    /// Who changes contents or owner takes capabilities away first.
+    fn without_capability(&mut self, oid: Oid) -> Option<Step> {
+        self.model.node(oid).xattrs.get(CAPABILITY)?;
+        let at = self.tick();
+        encoded(&Operation::RemoveXattr { oid, name: CAPABILITY, mode: None, at }, Vec::new())
+    }
+
+    /// Those that a write leaves, because they were given after what is written, are said again behind it.
+    fn keep_capability(&mut self, oid: Oid) {
+        let at = self.tick();
+        self.next = self.model.node(oid).xattrs.get(CAPABILITY).and_then(|value| {
+            encoded(&Operation::SetXattr { oid, name: CAPABILITY, value, mode: None, at }, Vec::new())
+        });
+    }
+
     fn write(&mut self) -> Option<Step> {
         let (oid, size) = self.file()?;
+        if self.chance(50)
+            && let Some(before) = self.without_capability(oid)
+        {
+            return Some(before);
+        }
         let (offset, len_bytes) = self.place(size, 9000);
         let data = self.bytes(len_bytes as usize);
         let size_after = size.max(offset + len_bytes);
         let at = self.tick();
+        self.keep_capability(oid);
         encoded(&Operation::Write { oid, offset, len_bytes: len_bytes as u32, size_after, at }, data)
     }
 
     fn truncate(&mut self) -> Option<Step> {
         let (oid, size) = self.file()?;
+        if let Some(before) = self.without_capability(oid) {
+            return Some(before);
+        }
         let size = match self.rng.random_range(0..4) {
             0 => 0,
             1 => self.rng.random_range(0..=size),
@@ -219,6 +247,9 @@ impl Generator {
 
     fn range(&mut self) -> Option<Step> {
         let (oid, size) = self.file()?;
+        if let Some(before) = self.without_capability(oid) {
+            return Some(before);
+        }
         let (offset, len_bytes) = self.place(size, 20_000);
         let keep_size = self.chance(50);
         let size_after = if keep_size { size } else { size.max(offset + len_bytes) };
@@ -240,6 +271,9 @@ impl Generator {
                 patch.mode = Some(self.rng.random_range(0..=0o7777));
             }
             0 | 1 => {
+                if let Some(before) = self.without_capability(oid) {
+                    return Some(before);
+                }
                 patch.uid = Some(self.rng.random_range(0..3000));
                 patch.gid = self.chance(50).then(|| self.rng.random_range(0..3000));
             }
@@ -259,10 +293,15 @@ impl Generator {
             let name = self.pick::<Vec<u8>>(present)?;
             return encoded(&Operation::RemoveXattr { oid, name: &name, mode: None, at }, Vec::new());
         }
-        let name = format!("trusted.t{}", self.rng.random_range(0..4));
+        let mut name = format!("trusted.t{}", self.rng.random_range(0..4)).into_bytes();
         let len = self.rng.random_range(0..60);
-        let value = self.bytes(len);
-        let operation = Operation::SetXattr { oid, name: name.as_bytes(), value: &value, mode: None, at };
+        let mut value = self.bytes(len);
+        if self.model.kind(oid) == ObjectKind::File && self.chance(40) {
+            (name, value) = (CAPABILITY.to_vec(), vec![0; CAPABILITY_BYTES]);
+            value[3] = 2;
+            value[4] = self.rng.random_range(0..=u8::MAX);
+        }
+        let operation = Operation::SetXattr { oid, name: &name, value: &value, mode: None, at };
         encoded(&operation, Vec::new())
     }
 }

@@ -17,8 +17,8 @@ use crate::delta::Birth;
 use crate::name::Name;
 use crate::tree::{FileWrite, Fill, LocalAttributes, Parent, Place, Tree};
 
-/// A write takes it away.
-const CAPABILITY: &[u8] = b"security.capability";
+/// A change of contents or owner takes it away.
+pub(crate) const CAPABILITY: &[u8] = b"security.capability";
 
 type Done<T = ()> = Result<T, TreeError>;
 
@@ -341,15 +341,19 @@ impl<T: Tree> Tolerant<'_, T> {
             Err(TreeError { errno: Errno::NOENT, .. }) => return Ok(()),
             other => other?,
         };
-        // A write would take them away, and a crash come before they are set again.
-        let may_write = self.0.xattr(oid, CAPABILITY)?.is_none();
-        if may_write {
+        // That takes them away, and a crash may come before they are set again.
+        let may_lose_capabilities =
+            refused.xattrs.contains_key(CAPABILITY) || self.0.xattr(oid, CAPABILITY)?.is_none();
+        if may_lose_capabilities {
             self.try_content_again(oid, before.size, &refused)?;
         }
-        if may_write && refused.has_content() && self.attributes(oid)?.size != self.tree_size(oid)? {
+        if may_lose_capabilities
+            && refused.has_content()
+            && self.attributes(oid)?.size != self.tree_size(oid)?
+        {
             self.truncate(oid, before.size)?;
         }
-        if let Some((uid, gid)) = refused.owner {
+        if let Some((uid, gid)) = refused.owner.filter(|_| may_lose_capabilities) {
             self.set_owner(oid, uid, gid)?;
             self.set_mode(oid, refused.mode.unwrap_or(before.label.mode))?;
         }
@@ -419,8 +423,23 @@ impl<T: Tree> Tolerant<'_, T> {
         Ok(())
     }
 
+    /// Contents and owners that are tried again take them away.
+    fn keep_capabilities(&self, oid: Oid) -> Done {
+        let Some(known) = self.0.remainder().object(oid) else { return Ok(()) };
+        if known.has_content() || known.owner.is_some() {
+            let value = self.0.xattr(oid, CAPABILITY)?;
+            self.change(oid, None, |refused| {
+                if value.is_some() {
+                    refused.xattrs.entry(CAPABILITY.to_vec()).or_insert(value);
+                }
+            })?;
+        }
+        Ok(())
+    }
+
     /// Everything that was ever refused, as it was loaded. `store` stores the records: a name that its directory takes now
-    /// changes the directory's times, which must be known also after a crash, until they are set again.
+    /// changes the directory's times, which must be known also after a crash, until they are set again; and so it is with
+    /// capabilities.
     pub fn try_all_again(&self, store: impl FnOnce() -> Done) -> Done {
         let remainder = self.0.remainder();
         remainder.drop_strangers(|oid| {
@@ -430,6 +449,7 @@ impl<T: Tree> Tolerant<'_, T> {
         for directory in remainder.directories() {
             self.keep_times(directory)?;
         }
+        remainder.objects().into_iter().try_for_each(|oid| self.keep_capabilities(oid))?;
         store()?;
         for directory in remainder.directories() {
             self.try_names_again(directory, self.0.list(&Parent::Refused(directory))?)?;

@@ -12,6 +12,7 @@ use crate::base::Label;
 use crate::name::Name;
 use crate::remainder::holders::Holder;
 use crate::remainder::refused::Identity;
+use crate::remainder::tolerant::CAPABILITY;
 
 #[derive(Clone, Debug)]
 pub(super) struct Node {
@@ -45,6 +46,11 @@ impl Node {
             atime: never,
             mtime: never,
         }
+    }
+
+    /// As every kernel has it when contents or owner change.
+    fn lose_capabilities(&mut self) {
+        self.xattrs.remove(CAPABILITY);
     }
 }
 
@@ -171,10 +177,14 @@ impl State {
             }
             Effect::Label { inode, label } => self.node(*inode)?.label = Some(*label),
             Effect::Truncate { inode, size } => {
-                Arc::make_mut(&mut self.node(*inode)?.content).resize(*size as usize, 0)
+                let node = self.node(*inode)?;
+                node.lose_capabilities();
+                Arc::make_mut(&mut node.content).resize(*size as usize, 0);
             }
             Effect::Write { inode, offset, bytes } => {
-                let content = Arc::make_mut(&mut self.node(*inode)?.content);
+                let node = self.node(*inode)?;
+                node.lose_capabilities();
+                let content = Arc::make_mut(&mut node.content);
                 let (start, end) = (*offset as usize, *offset as usize + bytes.len());
                 content.resize(content.len().max(end), 0);
                 content[start..end].copy_from_slice(bytes);
@@ -191,6 +201,7 @@ impl State {
                 node.owner = *owner;
                 if !node.kind.is_directory() {
                     node.mode &= 0o1777;
+                    node.lose_capabilities();
                 }
             }
             Effect::Mode { inode, mode } => self.node(*inode)?.mode = *mode,

@@ -253,13 +253,12 @@ impl<S: LogBytes> Tree for SimTree<S> {
         self.refuses("fill", oid, &[])?;
         let size = Tree::attributes(self, oid)?.size;
         let end = offset.saturating_add(len_bytes).min(size);
-        match fill {
-            Fill::Hole | Fill::Zero if offset < end => {
-                let bytes = vec![0; (end - offset) as usize];
-                self.on(oid, |inode| vec![Effect::Write { inode, offset, bytes }])
-            }
-            _ => Ok(()),
-        }
+        // No byte changes in blocks that are only reserved, but capabilities go.
+        let (offset, len) = match fill {
+            Fill::Hole | Fill::Zero if offset < end => (offset, (end - offset) as usize),
+            _ => (0, 0),
+        };
+        self.on(oid, |inode| vec![Effect::Write { inode, offset, bytes: vec![0; len] }])
     }
     fn write(&self, oid: Oid, writes: &[FileWrite]) -> Result<(), TreeError> {
         for write in writes {
