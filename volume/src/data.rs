@@ -9,6 +9,7 @@ use super::errno::{Errno, Result};
 use super::principal::Principal;
 use super::state::Opens;
 use super::transaction::Transaction;
+use super::xattrs::CAPABILITY;
 use apply_engine::op::codec::WRITE_HEAD_BYTES;
 use apply_engine::view::SegmentSource;
 use apply_engine::{AttrPatch, ObjectKind, Operation, Timestamp, ViewError};
@@ -16,8 +17,10 @@ use commit::Ask;
 use ids::Oid;
 use std::ops::Range;
 
-/// Payload of records that may come with a write: set-id bits and capabilities that go, a time that stays.
-const PRIVILEGE_PAYLOAD_BYTES: usize = 256;
+/// Payload of records that may come with a write: set-id bits and capabilities that go, or capabilities and a time that stay.
+const PRIVILEGE_PAYLOAD_BYTES: usize = 384;
+/// Longest value of file capabilities that a kernel takes (`XATTR_CAPS_SZ_3`).
+const MAX_CAPABILITY_BYTES: usize = 24;
 
 /// What an object is opened for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -227,9 +230,9 @@ impl Volume {
         self.transact_in_place(ask, None, may, |transaction, in_place| {
             let inode = transaction.inode(oid)?;
             let before = inode.attributes;
-            let inode_keeps_mtime = inode.keeps_mtime;
+            let is_late = matches!(at, WriteAt::Cached(_));
+            let keeps_mtime = is_late && inode.keeps_mtime;
             let bare = inode.capability == Some(false) && !super::attributes::has_set_ids(before.mode);
-            let takes_nothing_away = bare || matches!(at, WriteAt::Cached(_));
             require_file(before.kind)?;
             let offset = match at {
                 WriteAt::Offset(offset) | WriteAt::Cached(offset) => offset,
@@ -242,14 +245,19 @@ impl Volume {
             if in_place && !transaction.layers().is_allocated(oid, offset..offset + len)? {
                 return Ok(None);
             }
-            if !takes_nothing_away {
-                transaction.drop_privileges(oid, stranger)?;
+            let kept = match is_late {
+                true => transaction.capability(oid)?,
+                false if bare => None,
+                false => transaction.drop_privileges(oid, stranger).map(|()| None)?,
+            };
+            let written = transaction.write(oid, offset, &data[..len as usize])?;
+            if let Some(value) = kept {
+                transaction.keep_capability(oid, &value)?;
             }
-            let data = &data[..len as usize];
-            match inode_keeps_mtime && matches!(at, WriteAt::Cached(_)) {
-                true => transaction.write_back(oid, offset, data, before.mtime).map(Some),
-                false => transaction.write(oid, offset, data).map(Some),
+            if keeps_mtime {
+                transaction.keep_mtime(oid, before.mtime)?;
             }
+            Ok(Some(written))
         })
     }
 
@@ -296,16 +304,33 @@ impl<'a> Transaction<'a> {
         Ok(data.len())
     }
 
-    /// A write of what was changed before `mtime` was set.
-    fn write_back(&mut self, oid: Oid, offset: u64, data: &'a [u8], mtime: Timestamp) -> Result<usize> {
-        let written = self.write(oid, offset, data)?;
+    /// File capabilities, if it has any that a base can hold.
+    fn capability(&mut self, oid: Oid) -> Result<Option<Vec<u8>>> {
+        if !self.has_capability(oid)? {
+            return Ok(None);
+        }
+        let value = self.layers().xattr(oid, CAPABILITY)?;
+        Ok(value.filter(|value| value.len() <= MAX_CAPABILITY_BYTES))
+    }
+
+    /// Capabilities that a write leaves. Applying it is a write to the base, which takes them away there: so each Delta
+    /// with the write has to say that they are there, and the record of it comes after the write's.
+    fn keep_capability(&mut self, oid: Oid, value: &[u8]) -> Result<()> {
+        let at = self.at;
+        let end = self.record(&Operation::SetXattr { oid, name: CAPABILITY, value, mode: None, at }, &[])?;
+        self.update(oid, end, |inode| inode.attributes.ctime = at);
+        Ok(())
+    }
+
+    /// What was written was changed before `mtime` was set.
+    fn keep_mtime(&mut self, oid: Oid, mtime: Timestamp) -> Result<()> {
         let patch = AttrPatch { mtime: Some(mtime), ctime: Some(self.at), ..AttrPatch::default() };
         let end = self.record(&Operation::SetAttr { oid, patch }, &[])?;
         self.update(oid, end, |inode| {
             inode.attributes.apply(&patch);
             inode.keeps_mtime = true;
         });
-        Ok(written)
+        Ok(())
     }
 }
 

@@ -337,13 +337,18 @@ fn what_is_given_after_a_store_outlives_the_write_back() {
         let given = |path: &Path| {
             fs::set_permissions(path, fs::Permissions::from_mode(0o4755)).unwrap();
             rustix::fs::setxattr(path, "security.capability", &CAPABILITY, XattrFlags::empty()).unwrap();
+            // So that the write-back is applied by itself.
+            m.solo.checkpoint().unwrap();
         };
         let has_both = |path: &Path, what: &str| {
             File::open(path).unwrap().sync_all().unwrap();
-            let mut value = [0; 64];
-            let found = rustix::fs::getxattr(path, "security.capability", &mut value);
-            assert_eq!(found, Ok(CAPABILITY.len()), "{what}, write-back cache: {writeback}");
-            assert_eq!(fs::metadata(path).unwrap().mode() & 0o7777, 0o4755, "{what}");
+            for when in ["at once", "when it is applied"] {
+                let mut value = [0; 64];
+                let found = rustix::fs::getxattr(path, "security.capability", &mut value);
+                assert_eq!(found, Ok(CAPABILITY.len()), "{what}, {when}, write-back cache: {writeback}");
+                assert_eq!(fs::metadata(path).unwrap().mode() & 0o7777, 0o4755, "{what}, {when}");
+                m.solo.checkpoint().unwrap();
+            }
         };
         for closing in [false, true] {
             let path = sparse(m, &format!("mapped-{closing}"));

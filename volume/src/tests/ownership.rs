@@ -57,6 +57,40 @@ fn changes_of_contents_take_privileges_away() {
     assert_eq!(v.mode(oid), 0o2767);
 }
 
+/// Applying it is a write like any other to the base, which takes them away there.
+#[test]
+fn capabilities_outlive_a_write_back_that_is_applied() {
+    let v = fixture();
+    let capability = [1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let name = b"security.capability";
+    let file = |name: &str| {
+        let oid = v.file(name);
+        v.open(oid, Access::Write).unwrap();
+        oid
+    };
+    let with_a_time = |oid| {
+        let mtime = Some(SetTime::To(Timestamp { secs: 5, nanos: 0 }));
+        v.setattr(&Root, oid, SetAttributes { mtime, ..Default::default() }).unwrap();
+    };
+    let (known, forgotten) = (file("known"), file("forgotten"));
+    for oid in [known, forgotten] {
+        v.set_xattr(&Root, oid, name, &capability, XattrMode::Set).unwrap();
+    }
+    v.checkpoint();
+    with_a_time(known);
+    v.state.write().inodes.remove(&forgotten);
+    for oid in [known, forgotten] {
+        assert_eq!(v.write(oid, WriteAt::Cached(0), b"stored", None), Ok(6));
+        assert_eq!(v.xattr(oid, name).as_deref(), Ok(&capability[..]));
+    }
+    v.checkpoint();
+    v.state.write().inodes.clear();
+    for oid in [known, forgotten] {
+        assert_eq!((v.get(oid), v.xattr(oid, name)), (b"stored".to_vec(), Ok(capability.to_vec())));
+    }
+    assert_eq!(v.getattr(known).unwrap().mtime.secs, 5);
+}
+
 /// Nothing is known of it but what the base says.
 #[test]
 fn a_new_owner_takes_everything_at_once_from_what_was_never_looked_at() {
