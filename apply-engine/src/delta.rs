@@ -86,7 +86,7 @@ pub struct ObjectDelta {
     /// Ranges that want blocks reserved and no byte changed. May reach past the size.
     pub allocated: RangeSet,
     /// Bytes below this that no extent replaces come from below; at or past it they are zeros. Applying
-    /// truncates the file here first when it is longer. `u64::MAX` when never truncated, 0 when born here.
+    /// truncates the file here first, which gives back room that was set aside behind it. `u64::MAX` when never truncated, 0 when born here.
     pub base_valid_below: u64,
     /// For a directory that was created or moved here: where it is now.
     pub parent: Option<Oid>,

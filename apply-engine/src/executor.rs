@@ -172,10 +172,8 @@ impl<T: Tree> Running<'_, T> {
             if local.kind != ObjectKind::File {
                 return Ok(());
             }
-            // What is kept of it may reach beyond, also where an attempt that was cut off has shortened the tree.
-            let kept = self.tree.remainder().object(*oid).is_some_and(|refused| refused.has_content());
-            if local.size > object.base_valid_below || kept && object.base_valid_below != u64::MAX {
-                self.tolerant.truncate(*oid, object.base_valid_below)?;
+            if object.base_valid_below != u64::MAX {
+                self.end_at(*oid, &local, object.base_valid_below)?;
             }
             for extent in object.extents.iter().filter(hole) {
                 self.tolerant.fill(*oid, extent.offset, extent.len_bytes, Fill::Hole)?;
@@ -183,6 +181,20 @@ impl<T: Tree> Running<'_, T> {
             Ok(())
         };
         pool::map(&some, work).map(drop)
+    }
+
+    /// Takes away what a file has at and behind `end`, room that is set aside there, too.
+    fn end_at(&self, oid: Oid, local: &LocalAttributes, end: u64) -> Result<(), ApplyError> {
+        // What is kept of it may reach beyond, also where an attempt that was cut off has shortened the tree.
+        let kept = self.tree.remainder().object(oid).is_some_and(|refused| refused.has_content());
+        if local.size > end || local.has_blocks || kept {
+            self.tolerant.truncate(oid, end)?;
+        }
+        if local.size < end && local.has_blocks {
+            // That made it longer, and what is behind stayed.
+            self.tolerant.truncate(oid, end)?;
+        }
+        Ok(())
     }
 
     /// Everything but the times and labels of directories. Returns how many objects there were, and which are

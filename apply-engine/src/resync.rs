@@ -211,8 +211,8 @@ pub fn read(base: &Base, oid: Oid, offset: u64, len_bytes: usize) -> Result<Vec<
     at!(base, site => content::read(site.reader(), oid, offset, len_bytes))
 }
 
-/// Makes a file no longer than it is at the source: of all files before anything is written into one, so that there is
-/// room.
+/// Makes a file no longer than it is at the source, with nothing set aside behind its end: of all files before anything is
+/// written into one, so that there is room.
 ///
 /// # Errors
 /// As of any change of the tree.

@@ -96,6 +96,8 @@ pub(crate) struct Occupant {
 pub(crate) struct LocalAttributes {
     pub kind: ObjectKind,
     pub size: u64,
+    /// Anywhere, also behind its end.
+    pub has_blocks: bool,
     pub uid: u32,
     pub gid: u32,
     pub atime: Timestamp,
@@ -158,6 +160,7 @@ pub(crate) trait Tree: Sync {
     fn barrier(&self) -> Done;
 
     fn attributes(&self, oid: Oid) -> Done<LocalAttributes>;
+    /// To a length that it does not exceed, this gives back what is set aside behind that; making it longer does not.
     fn truncate(&self, oid: Oid, size: u64) -> Done;
     fn fill(&self, oid: Oid, offset: u64, len_bytes: u64, fill: Fill) -> Done;
     /// Writes ranges that are in order and do not overlap.

@@ -464,6 +464,7 @@ impl<S: PayloadSource> Tree for BaseTree<'_, S> {
             Ok(LocalAttributes {
                 kind: inode.kind(),
                 size: u64::try_from(stat.st_size).unwrap_or(0),
+                has_blocks: stat.st_blocks > 0,
                 uid: stat.st_uid,
                 gid: stat.st_gid,
                 atime: time(stat.st_atime, stat.st_atime_nsec),

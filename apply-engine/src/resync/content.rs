@@ -17,7 +17,7 @@ use crate::attributes::Attributes;
 use crate::base::TreeError;
 use crate::holes::{self, next_data};
 use crate::remainder::tolerant::Tolerant;
-use crate::tree::Fill;
+use crate::tree::{Fill, LocalAttributes};
 use crate::view::BaseReader;
 
 /// Longest range that is compared or sent as one.
@@ -130,8 +130,10 @@ pub(super) fn read(
 /// See [`super::shrink_file`].
 pub(super) fn shrink(site: &impl Site, file: &Capture) -> Result<(), ResyncError> {
     let site = Tolerant(site);
-    match site.attributes(file.oid)?.size > file.size {
-        true => Ok(site.truncate(file.oid, file.size)?),
+    let LocalAttributes { size, has_blocks, .. } = site.attributes(file.oid)?;
+    // What is set aside behind its end goes, too; what the source has there is told with its contents.
+    match size > file.size || has_blocks {
+        true => Ok(site.truncate(file.oid, size.min(file.size))?),
         false => Ok(()),
     }
 }

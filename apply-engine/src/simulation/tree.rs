@@ -237,6 +237,8 @@ impl<S: LogBytes> Tree for SimTree<S> {
             Ok(LocalAttributes {
                 kind: node.kind,
                 size: node.content.len() as u64,
+                // What is set aside is not simulated: there may always be some.
+                has_blocks: true,
                 uid: node.owner.0,
                 gid: node.owner.1,
                 atime: node.atime,

@@ -1,12 +1,12 @@
 //! What files have room for on a full filesystem, and applying what needs no more.
 
-use super::Image;
 use super::room::{NOW, VOLUME, create, point, volume};
+use super::{FILESYSTEMS, Image};
 use crate::base::Base;
 use crate::base::allocated::gaps;
 use crate::op::{NewKind, Operation};
 use crate::oracle::MemoryLog;
-use crate::resync::{data_map, reserve as reserve_in};
+use crate::resync::{Surveyed, capture, data_map, finish_file, reserve as reserve_in, shrink_file};
 use crate::view::BaseReader;
 use ids::Oid;
 use std::fs::{File, OpenOptions};
@@ -152,6 +152,61 @@ fn zeros_are_put_in_the_place_of_blocks_on_a_full_disk() {
         // Nobody else gets what it gave up.
         fill(&image, 4096);
         point(&base, &log, &[write(20 * MIB, &vec![4; MIB as usize])]);
+    }
+}
+
+/// As ext4, XFS and btrfs do it themselves (xfstests generic/092).
+#[test]
+fn a_truncate_gives_back_what_is_set_aside_behind_the_end() {
+    let reserve = |len_bytes| {
+        let (offset, size_after) = (0, 0);
+        (Operation::Allocate { oid: FILE, offset, len_bytes, size_after, at: NOW }, &[][..])
+    };
+    let truncate = |size| (Operation::Truncate { oid: FILE, size, at: NOW }, &[][..]);
+    let cases: [(&[u64], u64); 3] = [(&[0], 0), (&[8192, 4096], 4096), (&[8192, 0], 0)];
+    for kind in FILESYSTEMS {
+        let image = Image::new(kind);
+        for (number, (sizes, left_bytes)) in cases.into_iter().enumerate() {
+            let base = Base::create(&image.directory(&number.to_string()), VOLUME).expect("creates");
+            let log = MemoryLog::default();
+            let blocks_bytes = || BaseReader::attributes(&base, FILE).expect("is there").blocks_bytes;
+            point(&base, &log, &[(create(FILE, b"file", NewKind::File), &[]), reserve(MIB)]);
+            assert_eq!(blocks_bytes(), MIB, "{kind}: nothing is set aside");
+            point(&base, &log, &sizes.iter().map(|size| truncate(*size)).collect::<Vec<_>>());
+            assert_eq!(blocks_bytes(), left_bytes, "{kind}: truncated to {sizes:?}");
+        }
+    }
+}
+
+/// The receiver was away while it was given back.
+#[test]
+fn a_resync_gives_back_what_the_source_has_not_set_aside() {
+    for kind in FILESYSTEMS {
+        let image = Image::new(kind);
+        let with_size = |name: &str, size, reserved_bytes| {
+            let base = Base::create(&image.directory(name), VOLUME).expect("creates");
+            let log = MemoryLog::default();
+            let truncate = Operation::Truncate { oid: FILE, size, at: NOW };
+            point(&base, &log, &[(create(FILE, b"file", NewKind::File), &[]), (truncate, &[])]);
+            if reserved_bytes > 0 {
+                let (offset, len_bytes, size_after) = (0, reserved_bytes, size);
+                let allocate = Operation::Allocate { oid: FILE, offset, len_bytes, size_after, at: NOW };
+                point(&base, &log, &[(allocate, &[])]);
+            }
+            base
+        };
+        let source = with_size("source", 4096, 0);
+        let Surveyed::Here(file) = capture(&source, FILE, &mut 9).expect("reads") else {
+            panic!("it is there")
+        };
+        for size in [2048, 4096, 8192] {
+            let receiver = with_size(&size.to_string(), size, MIB);
+            shrink_file(&receiver, &file).expect("shrinks");
+            finish_file(&receiver, &file).expect("ends it");
+            let now = BaseReader::attributes(&receiver, FILE).expect("is there");
+            assert_eq!(now.size, 4096, "{kind}: from {size}");
+            assert!(now.blocks_bytes <= 4096, "{kind}: from {size}, {} bytes are left", now.blocks_bytes);
+        }
     }
 }
 
