@@ -300,20 +300,37 @@ impl Inode {
 
     /// Where a directory is now: its parent and its name there. `None`: it was removed.
     pub(crate) fn locate_directory(&self) -> Result<Option<(OwnedFd, Vec<u8>)>, Errno> {
-        let path = rustix::fs::readlink(proc_path(self.fd()), Vec::new())?;
-        let Some(name) = path.to_bytes().rsplit(|b| *b == b'/').next().filter(|name| !name.is_empty()) else {
-            return Ok(None);
-        };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let parent = rustix::fs::openat(self.fd(), c"..", flags, Mode::empty())?;
-        match open_child(parent.as_fd(), name) {
-            Ok(child) if rustix::fs::fstat(&child)?.st_ino == self.number => {
-                Ok(Some((parent, name.to_vec())))
+        let above = || rustix::fs::openat(self.fd(), c"..", flags, Mode::empty());
+        let (parent, name) = match rustix::fs::readlink(proc_path(self.fd()), Vec::new()) {
+            Ok(path) => (above()?, path.to_bytes().rsplit(|b| *b == b'/').next().map(<[u8]>::to_vec)),
+            // Its path is longer than the kernel tells.
+            Err(Errno::NAMETOOLONG) => {
+                let parent = above()?;
+                let name = name_of(parent.as_fd(), self.number)?;
+                (parent, name)
             }
+            Err(errno) => return Err(errno),
+        };
+        let Some(name) = name.filter(|name| !name.is_empty()) else { return Ok(None) };
+        match open_child(parent.as_fd(), &name) {
+            Ok(child) if rustix::fs::fstat(&child)?.st_ino == self.number => Ok(Some((parent, name))),
             Ok(_) | Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(errno),
         }
     }
+}
+
+/// Under which name a directory holds an inode.
+fn name_of(dir: BorrowedFd<'_>, number: u64) -> Result<Option<Vec<u8>>, Errno> {
+    for entry in read_directory(dir)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if entry.ino() == number && !matches!(name, b"." | b"..") {
+            return Ok(Some(name.to_vec()));
+        }
+    }
+    Ok(None)
 }
 
 /// Bytes as the path-taking calls of the standard library want them.

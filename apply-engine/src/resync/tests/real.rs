@@ -3,13 +3,21 @@
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::Path;
 
-use ids::{Lsn, VolumeId};
+use ids::{Lsn, Oid, VolumeId};
+use rustix::fs::OFlags;
 
 use super::{all_labels, pass, suspects};
+use crate::attributes::ObjectKind;
 use crate::base::Base;
+use crate::base::tests::room::{NOW, point};
 use crate::base::tests::{FILESYSTEMS, Image};
 use crate::executor::base_tree::BaseTree;
+use crate::name::NameRef;
+use crate::op::{Displaced, Operation, Other};
+use crate::oracle::MemoryLog;
 use crate::resync::install::NoPayload;
+use crate::resync::{capture, install_names};
+use crate::view::BaseReader;
 
 const VOLUME: VolumeId = VolumeId([9; 16]);
 const SPARSE_BYTES: u64 = 40 << 20;
@@ -137,5 +145,49 @@ fn a_first_copy_and_then_a_small_change_on_real_filesystems() {
         assert!(sent <= 300_000, "{filesystem}: {sent} bytes for a small change");
         assert_eq!(shown(&from), shown(&to), "{filesystem}");
         assert!(suspects(&site(&source), &site(&receiver), Lsn(65)).is_empty());
+    }
+}
+
+/// Deeper than any path can be told: made, as clients make it, through directories that are open.
+#[test]
+fn a_directory_with_an_endless_path_is_moved() {
+    const LEVELS: usize = 18;
+    for filesystem in FILESYSTEMS {
+        let image = Image::new(filesystem);
+        let [from, to] = ["from", "to"].map(|name| image.directory(name));
+        let name = "d".repeat(250);
+        for root in [&from, &to] {
+            let mut at = std::fs::File::open(root).expect("opens");
+            for level in 0..=LEVELS {
+                let name = if level < LEVELS { &name } else { "x" };
+                rustix::fs::mkdirat(&at, name, 0o755.into()).expect("makes");
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+                at = rustix::fs::openat(&at, name, flags, 0.into()).expect("opens").into();
+            }
+        }
+        let (source, _) = Base::adopt(&from, VOLUME).expect("adopts");
+        let (receiver, _) = Base::adopt(&to, VOLUME).expect("adopts");
+        let (x, log) = (Oid(Oid::FIRST_FREE.0 + LEVELS as u64), MemoryLog::default());
+        let lowest = Oid(x.0 - 1);
+        let moved = Operation::Rename {
+            from_parent: lowest,
+            from_name: NameRef::new(b"x").expect("a name"),
+            to_parent: Oid::ROOT,
+            to_name: NameRef::new(b"x").expect("a name"),
+            moved: Other { oid: x, kind: ObjectKind::Directory, nlink: 2 },
+            displaced: Displaced::Nothing,
+            whiteout: None,
+            from_parent_nlink: 2,
+            to_parent_nlink: 4,
+            at: NOW,
+        };
+        point(&source, &log, &[(moved, &[])]);
+        assert!(from.join("x").is_dir(), "{filesystem}");
+        // Not of the directory that it leaves, which the source describes later.
+        let survey: Vec<_> =
+            [Oid::ROOT, x].iter().map(|oid| capture(&source, *oid, &mut 9).expect("reads")).collect();
+        install_names(&receiver, &survey).expect(filesystem);
+        assert!(to.join("x").is_dir(), "{filesystem}");
+        assert_eq!(BaseReader::parent(&receiver, x).expect("is there"), Oid::ROOT, "{filesystem}");
     }
 }
