@@ -17,7 +17,7 @@ use super::errno::{Errno, Result};
 use apply_engine::view::{BaseEntry, BaseReader};
 use apply_engine::{Attributes, Layers, NameRef, Target, ViewError};
 use ids::{Lsn, Oid};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
@@ -27,8 +27,9 @@ use runtime::Mutex;
 
 /// How often a change is begun again because something had to be asked.
 pub(super) const MAX_ROUNDS: usize = 256;
-/// Directories nest no deeper than a path can be long; a walk up that takes longer found a cycle.
-const MAX_DEPTH: usize = 1 << 16;
+/// So many directories are walked up through to see whether one stands below another. Clients nest them as deep as they
+/// like, one call for each level; but the walk takes a thread.
+const MAX_DEPTH: u64 = 1 << 20;
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) enum Question {
@@ -41,8 +42,8 @@ pub(super) enum Question {
     Allocated(Oid, Range<u64>),
     /// Is the directory empty, in all layers?
     Empty(Oid),
-    /// All directories above this one, and itself.
-    Above(Oid),
+    /// Does the first directory stand at or below the second, in all layers?
+    Below(Oid, Oid),
 }
 
 #[derive(Clone, Debug)]
@@ -56,7 +57,7 @@ pub(super) enum Answer {
     /// At this version of the directory.
     Empty(bool, Lsn),
     /// After so many moves.
-    Above(Arc<BTreeSet<Oid>>, u64),
+    Below(bool, u64),
     /// There is no such object in the base.
     Gone,
 }
@@ -100,7 +101,7 @@ impl Volume {
     pub(super) fn ask(&self, asked: &Arc<Asked>, question: Question) -> Result<()> {
         let answer = match question {
             Question::Empty(oid) => self.ask_whether_empty(oid),
-            Question::Above(oid) => self.ask_above(oid),
+            Question::Below(oid, ancestor) => self.ask_whether_below(oid, ancestor),
             _ => return asked.ask_base(&question).map(drop).or_else(gone_is_an_answer),
         };
         let answer = match answer {
@@ -116,23 +117,61 @@ impl Volume {
         Ok(Answer::Empty(self.stack.snapshot().is_empty_directory(oid)?, gate))
     }
 
-    fn ask_above(&self, directory: Oid) -> Result<Answer> {
+    fn ask_whether_below(&self, directory: Oid, ancestor: Oid) -> Result<Answer> {
         let moves = self.state.read().moves;
-        let mut above = BTreeSet::new();
-        let mut at = directory;
-        while above.insert(at) && at != Oid::ROOT {
-            if above.len() > MAX_DEPTH {
-                tracing::error!(%directory, "a directory has no way up to the root");
-                return Err(Errno::EIO);
+        let above = |oid| Ok(self.stack.snapshot().parent(oid)?);
+        match look_above(directory, ancestor, MAX_DEPTH, above)? {
+            Above::Found => Ok(Answer::Below(true, moves)),
+            Above::Root => Ok(Answer::Below(false, moves)),
+            // Directories were moved meanwhile: it is asked again.
+            Above::Cycle if self.state.read().moves != moves => Ok(Answer::Below(false, moves)),
+            Above::Cycle => {
+                tracing::error!(%directory, "a directory stands below itself");
+                Err(Errno::EIO)
             }
-            at = self.stack.snapshot().parent(at)?;
+            Above::TooDeep => {
+                tracing::debug!(%directory, "too deep to look at all that is above it");
+                Err(Errno::ENAMETOOLONG)
+            }
         }
-        if at == Oid::ROOT || self.state.read().moves != moves {
-            return Ok(Answer::Above(Arc::new(above), moves));
-        }
-        tracing::error!(%directory, "a directory stands below itself");
-        Err(Errno::EIO)
     }
+}
+
+/// What a walk up has met first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Above {
+    Found,
+    Root,
+    /// The same directory twice.
+    Cycle,
+    TooDeep,
+}
+
+/// Walks up from `directory`, itself included, and keeps nothing of what it sees but one directory, whose distance
+/// doubles: in a cycle that is met again (Brent's algorithm).
+fn look_above(
+    directory: Oid,
+    ancestor: Oid,
+    max_depth: u64,
+    mut parent: impl FnMut(Oid) -> Result<Oid>,
+) -> Result<Above> {
+    let (mut at, mut seen) = (directory, directory);
+    for steps in 1..=max_depth {
+        if at == ancestor {
+            return Ok(Above::Found);
+        }
+        if at == Oid::ROOT {
+            return Ok(Above::Root);
+        }
+        at = parent(at)?;
+        if at == seen {
+            return Ok(Above::Cycle);
+        }
+        if steps.is_power_of_two() {
+            seen = at;
+        }
+    }
+    Ok(Above::TooDeep)
 }
 
 fn gone_is_an_answer(error: io::Error) -> Result<()> {
@@ -206,7 +245,7 @@ impl Asked {
             Question::Allocated(oid, range) => {
                 self.base.is_allocated(*oid, range.clone()).map(Answer::Allocated)
             }
-            Question::Empty(_) | Question::Above(_) => Ok(Answer::Gone),
+            Question::Empty(_) | Question::Below(..) => Ok(Answer::Gone),
         };
         let answer = match asked {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Answer::Gone,
@@ -307,4 +346,47 @@ impl BaseReader for Asked {
 /// Does this error only say that something has to be asked?
 pub(super) fn is_missing_answer(error: &ViewError) -> bool {
     matches!(error, ViewError::Base { source, .. } if source.raw_os_error() == Some(Errno::MUST_WAIT.code()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Directories 2, 3, … each in the next, and the last in the root.
+    fn in_a_chain(depth: u64) -> impl Fn(Oid) -> Result<Oid> {
+        move |oid| Ok(if oid.0 > depth { Oid::ROOT } else { Oid(oid.0 + 1) })
+    }
+
+    #[test]
+    fn no_depth_is_taken_for_a_cycle() {
+        let (lowest, depth) = (Oid(2), 1_000_000);
+        let look = |ancestor, max| look_above(lowest, ancestor, max, in_a_chain(depth));
+        for at in [2, 3, 65_600, depth, depth + 1] {
+            assert_eq!(look(Oid(at), MAX_DEPTH), Ok(Above::Found), "{at}");
+        }
+        assert_eq!(look(Oid::ROOT, MAX_DEPTH), Ok(Above::Found));
+        assert_eq!(look(Oid(depth + 2), MAX_DEPTH), Ok(Above::Root));
+        assert_eq!(look(Oid(depth + 2), depth), Ok(Above::TooDeep));
+        assert_eq!(look_above(Oid::ROOT, lowest, MAX_DEPTH, in_a_chain(depth)), Ok(Above::Root));
+        let gone = |_| Err(Errno::ESTALE);
+        assert_eq!(look_above(lowest, Oid(9), MAX_DEPTH, gone), Err(Errno::ESTALE));
+    }
+
+    #[test]
+    fn a_cycle_is_found_wherever_it_begins() {
+        for (before, length) in [(0, 1), (0, 2), (1, 1), (5, 1), (3, 7), (100, 65_600), (65_600, 3)] {
+            let last = 2 + before + length - 1;
+            let round = |oid: Oid| Ok(if oid.0 == last { Oid(2 + before) } else { Oid(oid.0 + 1) });
+            assert_eq!(
+                look_above(Oid(2), Oid(1 << 40), MAX_DEPTH, round),
+                Ok(Above::Cycle),
+                "{before} {length}"
+            );
+            assert_eq!(
+                look_above(Oid(2), Oid(last), MAX_DEPTH, round),
+                Ok(Above::Found),
+                "{before} {length}"
+            );
+        }
+    }
 }

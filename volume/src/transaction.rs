@@ -216,9 +216,9 @@ impl<'a> Transaction<'a> {
 
     /// Does `directory` stand at or below `ancestor`?
     pub fn is_at_or_below(&self, directory: Oid, ancestor: Oid) -> Result<bool> {
-        let question = Question::Above(directory);
+        let question = Question::Below(directory, ancestor);
         match self.asked().known(&question) {
-            Some(Answer::Above(above, moves)) if moves == self.state.moves => Ok(above.contains(&ancestor)),
+            Some(Answer::Below(is, moves)) if moves == self.state.moves => Ok(is),
             Some(Answer::Gone) => Err(Errno::ENOENT),
             _ => Err(self.asked().miss(question)),
         }
