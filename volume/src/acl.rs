@@ -91,6 +91,11 @@ impl Acl {
         self.0.len()
     }
 
+    /// What it takes.
+    pub fn memory_bytes(&self) -> usize {
+        size_of::<Acl>() + self.0.capacity() * size_of::<Entry>()
+    }
+
     /// The xattr value.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut value = Vec::with_capacity(HEADER_BYTES + self.0.len() * ENTRY_BYTES);
@@ -152,6 +157,15 @@ impl Acl {
     fn permissions(&self, tag: u16) -> Option<u16> {
         self.0.iter().find(|e| e.tag == tag).map(|e| e.permissions)
     }
+}
+
+/// One that gives so many users something.
+#[cfg(test)]
+pub(super) fn with_users(count: u32) -> Acl {
+    let entry = |tag, id| Entry { tag, permissions: 7, id };
+    let users = (0..count).map(|user| entry(USER, user));
+    let last = [GROUP_OBJ, MASK, OTHER].map(|tag| entry(tag, u32::MAX));
+    Acl([entry(USER_OBJ, u32::MAX)].into_iter().chain(users).chain(last).collect())
 }
 
 #[cfg(test)]

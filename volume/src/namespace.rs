@@ -18,6 +18,7 @@ use apply_engine::{
 };
 use commit::Ask;
 use ids::Oid;
+use std::sync::Arc;
 
 /// Payload of a record without data: names, link counts, times; with room for two inherited ACLs.
 pub(super) const NAMESPACE_PAYLOAD_BYTES: usize = 1024;
@@ -376,7 +377,7 @@ pub(super) struct Made {
     gid: u32,
     generation: u64,
     acls: Vec<(&'static [u8], Vec<u8>)>,
-    default_acl: Option<acl::Acl>,
+    default_acl: Option<Arc<acl::Acl>>,
 }
 
 impl Made {

@@ -9,9 +9,12 @@ use super::acl::Acl;
 use super::data::Access;
 use apply_engine::{Attributes, Layers, OidMap};
 use ids::{Lsn, Oid};
+use std::sync::Arc;
 
 /// Cached inodes; beyond it the cache starts anew.
 const MAX_INODES: usize = 1 << 17;
+/// Memory for default ACLs; beyond it they are forgotten.
+const MAX_ACL_BYTES: usize = 16 << 20;
 /// Dead objects whose last attributes are kept for a kernel that still refers to them.
 const MAX_GHOSTS: usize = 1 << 14;
 
@@ -36,8 +39,9 @@ pub(super) struct Inode {
     pub capability: Option<bool>,
     /// Does it have an access ACL? `None`: not looked yet.
     pub access_acl: Option<bool>,
-    /// A directory's default ACL. Outer `None`: not looked yet.
-    pub default_acl: Option<Option<Acl>>,
+    /// A directory's default ACL, shared with the directories that inherited it. Outer `None`: not looked yet. Changed by
+    /// [`State::know_default_acl`].
+    pub default_acl: Option<Option<Arc<Acl>>>,
 }
 
 impl Inode {
@@ -82,6 +86,8 @@ impl Opens {
 #[derive(Debug)]
 pub(super) struct State {
     pub inodes: OidMap<Inode>,
+    /// What their default ACLs take at most.
+    acl_bytes: usize,
     /// How often each object is open.
     pub opens: OidMap<Opens>,
     /// Last attributes of objects that are gone and that a kernel may still ask for (a shell's working
@@ -101,6 +107,7 @@ impl State {
     pub fn new(next_oid: Oid, end: Lsn) -> State {
         State {
             inodes: OidMap::default(),
+            acl_bytes: 0,
             opens: OidMap::default(),
             ghosts: OidMap::default(),
             next_oid,
@@ -113,6 +120,7 @@ impl State {
     pub fn remember(&mut self, inode: Inode) -> &mut Inode {
         if self.inodes.len() >= MAX_INODES {
             self.inodes.clear();
+            self.acl_bytes = 0;
             self.forgotten += 1;
         }
         match self.inodes.entry(inode.attributes.oid) {
@@ -121,6 +129,19 @@ impl State {
                 known.into_mut()
             }
             std::collections::hash_map::Entry::Vacant(free) => free.insert(inode),
+        }
+    }
+
+    /// Notes a directory's default ACL, which is its own: it does not share it with the directory above it.
+    pub fn know_default_acl(&mut self, oid: Oid, acl: Option<Arc<Acl>>) {
+        let bytes = acl.as_ref().map_or(0, |acl| acl.memory_bytes());
+        if self.acl_bytes + bytes > MAX_ACL_BYTES {
+            self.inodes.values_mut().for_each(|inode| inode.default_acl = None);
+            self.acl_bytes = 0;
+        }
+        if let Some(inode) = self.inodes.get_mut(&oid) {
+            inode.default_acl = Some(acl);
+            self.acl_bytes += bytes;
         }
     }
 
@@ -151,4 +172,52 @@ pub(super) fn gate_of(layers: &Layers, oid: Oid) -> Lsn {
         return after(object.last_lsn);
     }
     layers.sealed.iter().rev().find_map(|delta| delta.object(oid)).map_or(Lsn::ZERO, |o| after(o.last_lsn))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use apply_engine::{ObjectKind, Timestamp};
+    use std::collections::HashMap;
+
+    fn directory(oid: Oid) -> Inode {
+        let zero = Timestamp::default();
+        let attributes = Attributes {
+            oid,
+            kind: ObjectKind::Directory,
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            nlink: 2,
+            size: 0,
+            blocks_bytes: 0,
+            atime: zero,
+            mtime: zero,
+            ctime: zero,
+            rdev: 0,
+            generation: 1,
+        };
+        Inode::new(attributes, Lsn::ZERO)
+    }
+
+    fn kept_bytes(state: &State) -> usize {
+        let acls = state.inodes.values().filter_map(|inode| inode.default_acl.as_ref()?.as_ref());
+        let each: HashMap<_, _> = acls.map(|acl| (Arc::as_ptr(acl), acl.memory_bytes())).collect();
+        each.values().sum()
+    }
+
+    #[test]
+    fn default_acls_take_no_more_memory_than_they_may() {
+        let mut state = State::new(Oid::FIRST_FREE, Lsn::ZERO);
+        let acl = crate::acl::with_users(4000);
+        let (mut most_bytes, count) = (0, 3 * MAX_ACL_BYTES / acl.memory_bytes());
+        for oid in (0..count as u64).map(|number| Oid(Oid::FIRST_FREE.0 + number)) {
+            state.remember(directory(oid));
+            state.know_default_acl(oid, Some(Arc::new(acl.clone())));
+            assert!(state.inodes[&oid].default_acl.is_some(), "what was noted last is known");
+            most_bytes = most_bytes.max(kept_bytes(&state));
+        }
+        assert!((MAX_ACL_BYTES / 2..=MAX_ACL_BYTES).contains(&most_bytes), "{most_bytes}");
+        state.inodes.values_mut().for_each(|inode| assert_ne!(inode.default_acl, Some(None)));
+    }
 }

@@ -299,13 +299,13 @@ impl<'a> Transaction<'a> {
     }
 
     /// A directory's default ACL.
-    pub fn default_acl(&mut self, oid: Oid) -> Result<Option<acl::Acl>> {
+    pub fn default_acl(&mut self, oid: Oid) -> Result<Option<Arc<acl::Acl>>> {
         if let Some(known) = &self.inode(oid)?.default_acl {
             return Ok(known.clone());
         }
         let value = self.layers().xattr(oid, acl::DEFAULT)?;
-        let parsed = value.map_or(Ok(None), |value| acl::Acl::parse(&value))?;
-        self.inode(oid)?.default_acl = Some(parsed.clone());
+        let parsed = value.map_or(Ok(None), |value| acl::Acl::parse(&value))?.map(Arc::new);
+        self.state.know_default_acl(oid, parsed.clone());
         Ok(parsed)
     }
 

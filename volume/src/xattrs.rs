@@ -13,6 +13,7 @@ use apply_engine::base::{LABEL_BYTES, LABEL_XATTR};
 use apply_engine::{AttrPatch, Layers, ObjectKind, Operation};
 use commit::Ask;
 use ids::Oid;
+use std::sync::Arc;
 
 /// File capabilities, which a change of contents or owner takes away.
 pub(super) const CAPABILITY: &[u8] = b"security.capability";
@@ -301,9 +302,12 @@ impl Transaction<'_> {
             inode.attributes.mode = mode;
             match name {
                 acl::ACCESS => inode.access_acl = Some(true),
-                _ => inode.default_acl = Some(Some(stored)),
+                _ => inode.default_acl = None,
             }
         });
+        if name == acl::DEFAULT {
+            self.state.know_default_acl(oid, Some(Arc::new(stored)));
+        }
         Ok(())
     }
 

@@ -75,3 +75,25 @@ fn what_stays_is_listed_once_while_others_come_and_go() {
     assert_eq!(listed.len(), stays.len(), "an entry was lost or came twice");
     assert_eq!(listed.into_iter().collect::<BTreeSet<_>>(), stays);
 }
+
+/// A tree below a directory with hundreds of entries in its default ACL is common; a copy for each would be much memory.
+#[test]
+fn directories_share_the_default_acl_that_they_inherit() {
+    let f = fixture();
+    let top = f.directory("top");
+    let acl = super::super::acl::with_users(150);
+    f.set_xattr(&Root, top, super::super::acl::DEFAULT, &acl.to_bytes(), XattrMode::Set).unwrap();
+    let mut lowest = top;
+    for number in 0..500 {
+        if number % 100 == 0 {
+            f.checkpoint();
+        }
+        let parent = if number % 3 == 0 { lowest } else { top };
+        lowest = f.node(parent, &format!("d{number}"), NodeKind::Directory).unwrap().oid;
+        assert_eq!(f.xattr(lowest, super::super::acl::DEFAULT), Ok(acl.to_bytes()));
+    }
+    let state = f.state.read();
+    let kept = state.inodes.values().filter_map(|inode| inode.default_acl.as_ref()?.as_ref());
+    let kept: Vec<_> = kept.map(Arc::as_ptr).collect();
+    assert_eq!((kept.len(), BTreeSet::from_iter(kept).len()), (501, 1));
+}
