@@ -100,7 +100,8 @@ impl Layers {
             Reached::Birth(birth) => newborn(oid, &birth),
             Reached::Base => self.base.attributes(oid).map_err(Layers::base_error(oid))?,
         };
-        let kept_bytes = masked_from.min(attributes.size).next_multiple_of(BLOCK_BYTES);
+        // Also of what is set aside behind its end.
+        let kept_bytes = masked_from.checked_next_multiple_of(BLOCK_BYTES).unwrap_or(u64::MAX);
         let base_bytes = attributes.blocks_bytes.min(kept_bytes);
         attributes.apply(&patch);
         if masked_from != u64::MAX || data_bytes != 0 {

@@ -136,3 +136,31 @@ fn readers_and_writers_see_whole_records_while_consistency_points_go_on() {
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
 }
+
+/// Room behind the end counts before a change is applied as it does afterwards.
+#[test]
+fn blocks_behind_the_end_are_counted_until_they_are_given_back() {
+    const MIB: u64 = 1 << 20;
+    let v = fixture();
+    let oid = v.file("f");
+    v.allocate(&Root, oid, AllocateMode::Reserve { keep_size: true }, 0, MIB).unwrap();
+    v.checkpoint();
+    let blocks_bytes = || {
+        let at_once = v.getattr(oid).unwrap().blocks_bytes;
+        v.checkpoint();
+        v.state.write().inodes.clear();
+        (at_once, v.getattr(oid).unwrap().blocks_bytes)
+    };
+    let truncate = |size| {
+        v.setattr(&Root, oid, SetAttributes { size: Some(size), ..Default::default() }).unwrap();
+    };
+    assert_eq!(blocks_bytes(), (MIB, MIB));
+    v.put(oid, 0, b"a byte of it");
+    assert_eq!(blocks_bytes(), (MIB, MIB));
+    truncate(8192);
+    assert_eq!(blocks_bytes(), (8192, 8192));
+    truncate(8192);
+    assert_eq!(blocks_bytes(), (8192, 8192));
+    truncate(0);
+    assert_eq!(blocks_bytes(), (0, 0));
+}
