@@ -438,12 +438,26 @@ fn resync(mut section: Section<'_, '_>, claims: &mut Claims, volume: Option<&Vol
     config
 }
 
+/// A daemon that stops waits for its last hook, and the unit's `TimeoutStopSec=` for the daemon.
+const MAX_HOOK_TIME: Duration = Duration::from_secs(30);
+
 fn hooks(mut section: Section<'_, '_>) -> HooksConfig {
     let default = HooksConfig::default();
+    let time_limit = section.optional::<HumanDuration>("time_limit");
+    if let Some(Located { value, line }) = time_limit.filter(|located| located.value.0 > MAX_HOOK_TIME) {
+        section.problem(
+            line,
+            format!("`time_limit` ({value}) is too long"),
+            format!(
+                "at most {}; what takes longer a hook starts as a service of its own (`systemctl start`)",
+                HumanDuration(MAX_HOOK_TIME)
+            ),
+        );
+    }
     let hooks = HooksConfig {
         on_primary: section.optional("on_primary").map(|located| located.value),
         on_demote: section.optional("on_demote").map(|located| located.value),
-        time_limit: section.or("time_limit", HumanDuration(default.time_limit)).0,
+        time_limit: time_limit.map_or(default.time_limit, |located| located.value.0),
     };
     section.finish();
     hooks

@@ -340,6 +340,11 @@ fn bad_lines_and_their_messages() {
             "52: volume \"home\" [volume.hooks]: `on_demote`: it is a string => write a list: the program's absolute path, then its arguments: `on_demote = [\"/usr/local/bin/announce\", \"--fast\"]`",
         ),
         (
+            "time_limit = \"3s\"",
+            "time_limit = \"31s\"",
+            "53: volume \"home\" [volume.hooks]: `time_limit` (31s) is too long => at most 30s; what takes longer a hook starts as a service of its own (`systemctl start`)",
+        ),
+        (
             "addresses = [\"10.0.0.3:7402\", \"10.1.0.3:7402\"]",
             "addresses = [\"10.0.0.1:7400\"]",
             "12: [witness]: the address 10.0.0.1:7400 is used twice => line 4 has it already: give one of them another",
