@@ -1,8 +1,9 @@
 //! Runs a command with a time limit, and ends it with everything that it started.
 //!
-//! Invariants: the command leads its own process group; when its time is over, or it has ended and left
-//! children in its group, the whole group is killed. Its output is read up to a bound and the rest thrown away, so that a
-//! full pipe never stops it and a flood never fills our memory.
+//! Invariants: the command leads its own process group; when its time is over, nobody wants it any more, or it has ended and
+//! left children in its group, the whole group is killed. Its output is read up to a bound and the rest thrown away, so that a
+//! full pipe never stops it and a flood never fills our memory. What can go wrong: a killed command waits for a disk and does
+//! not end (state D); after [`KILL_GRACE`] its end is left to a thread of its own.
 
 use config::CommandLine;
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -10,6 +11,7 @@ use std::io::{self, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,6 +20,8 @@ const MAX_OUTPUT_BYTES: usize = 4 * 1024;
 /// How often a running command is looked at: short at first, most commands are quick.
 const FIRST_LOOK: Duration = Duration::from_micros(500);
 const LONGEST_LOOK: Duration = Duration::from_millis(20);
+/// For how long a killed command is waited for.
+pub(super) const KILL_GRACE: Duration = Duration::from_secs(1);
 /// Wait for the rest of the output after the command has ended.
 const OUTPUT_GRACE: Duration = Duration::from_millis(200);
 
@@ -39,6 +43,14 @@ pub enum CommandError {
         program: PathBuf,
         /// Its time.
         limit: Duration,
+        /// What it had said.
+        output: String,
+    },
+    /// Nobody wanted it any more; it was killed.
+    #[error("{} was killed: this node's role has changed again{}", program.display(), shown(output))]
+    Unwanted {
+        /// The program.
+        program: PathBuf,
         /// What it had said.
         output: String,
     },
@@ -75,6 +87,16 @@ pub fn run(
     environment: &[(&str, String)],
     limit: Duration,
 ) -> Result<String, CommandError> {
+    run_while_wanted(command, environment, limit, &AtomicBool::new(false))
+}
+
+/// Likewise, and no longer than `unwanted` is false.
+pub(super) fn run_while_wanted(
+    command: &CommandLine,
+    environment: &[(&str, String)],
+    limit: Duration,
+    unwanted: &AtomicBool,
+) -> Result<String, CommandError> {
     let until = Instant::now() + limit;
     let program = command.program.clone();
     let not_started = |source| CommandError::NotStarted { program: program.clone(), source };
@@ -90,7 +112,7 @@ pub fn run(
         .map_err(not_started)?;
     let output = Arc::new(Output::default());
     let readers = collect(&output, child.stdout.take(), child.stderr.take());
-    let ended = wait_until(&mut child, until);
+    let ended = wait_until(&mut child, until, unwanted);
     // Also after a good end: what it left behind in its group goes with it.
     kill_group(&child);
     let said = |wait| output.text_after(readers, wait);
@@ -98,27 +120,48 @@ pub fn run(
         Ok(Some(status)) if status.success() => Ok(said(OUTPUT_GRACE)),
         Ok(Some(status)) => Err(CommandError::Failed { program, status, output: said(OUTPUT_GRACE) }),
         Ok(None) => {
-            if let Err(error) = child.wait() {
-                tracing::warn!(program = %program.display(), %error, "a killed command could not be waited for");
-            }
-            Err(CommandError::TimedOut { program, limit, output: said(OUTPUT_GRACE) })
+            reap(child);
+            let output = said(OUTPUT_GRACE);
+            Err(if unwanted.load(Ordering::Acquire) {
+                CommandError::Unwanted { program, output }
+            } else {
+                CommandError::TimedOut { program, limit, output }
+            })
         }
         Err(source) => Err(not_started(source)),
     }
 }
 
-fn wait_until(child: &mut Child, until: Instant) -> io::Result<Option<ExitStatus>> {
+fn wait_until(child: &mut Child, until: Instant, unwanted: &AtomicBool) -> io::Result<Option<ExitStatus>> {
     let mut look = FIRST_LOOK;
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));
         }
         let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        if left.is_zero() || unwanted.load(Ordering::Acquire) {
             return Ok(None);
         }
         std::thread::sleep(look.min(left));
         look = (look * 2).min(LONGEST_LOOK);
+    }
+}
+
+/// Takes the end of a killed command. One that does not end holds nobody up: a thread waits for it, for ever if need be.
+fn reap(mut child: Child) {
+    match wait_until(&mut child, Instant::now() + KILL_GRACE, &AtomicBool::new(false)) {
+        Ok(Some(_)) => return,
+        Ok(None) => {
+            tracing::warn!(
+                pid = child.id(),
+                "a killed command does not end: it waits for a disk or a driver"
+            );
+        }
+        Err(error) => tracing::warn!(pid = child.id(), %error, "a killed command could not be waited for"),
+    }
+    let waits = std::thread::Builder::new().name("hook-reaper".into()).spawn(move || child.wait());
+    if let Err(error) = waits {
+        tracing::warn!(%error, "no thread to wait for a killed command");
     }
 }
 

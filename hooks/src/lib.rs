@@ -1,13 +1,15 @@
 //! What happens outside when this node's role changes: commands, and an address that follows the primary.
 //!
-//! Invariants: nothing here can hold up the pair for longer than its time limit, and a failure is told (log and
-//! status) but never undoes a takeover: a volume that is served without its floating address is better than
-//! one that is not served. What can go wrong: a command hangs (its whole process group is killed), a command
-//! leaves children behind (they are killed with it), `ip` is missing, the interface is gone.
+//! Invariants: commands run on a thread of their own, so none can hold up a change of roles; the address is changed by the
+//! caller, each `ip` within its time limit. A failure is told (log and status) but never undoes a takeover: a volume that is
+//! served without its floating address is better than one that is not served. What can go wrong: a command hangs (its whole
+//! process group is killed), a command leaves children behind (they are killed with it), `ip` is missing, the interface is
+//! gone.
 
 mod command;
 mod floating_ip;
 mod neighbours;
+mod queue;
 
 #[cfg(test)]
 mod tests;
@@ -16,22 +18,26 @@ pub use command::{CommandError, run};
 pub use floating_ip::{FloatingIp, FloatingIpError};
 
 use admin_api::status::{FloatingIpStatus, HookStatus, Role, role_name};
-use config::{HooksConfig, VolumeConfig};
+use config::{CommandLine, HooksConfig, VolumeConfig};
 use ids::Epoch;
 use parking_lot::Mutex;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use queue::{Job, Queue};
+use std::sync::Arc;
 
-/// The hooks and the floating address of one volume. Calls block; make them from a thread that may.
+const ON_PRIMARY: &str = "on_primary";
+const ON_DEMOTE: &str = "on_demote";
+
+/// The hooks and the floating address of one volume. Calls that change the address block, for as long as `ip` takes.
 pub struct RoleHooks {
     volume: String,
     hooks: HooksConfig,
+    queue: Arc<Queue>,
     address: Option<FloatingIp>,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    hooks: Vec<HookStatus>,
     /// What it should be.
     address_wanted: bool,
     address_held: bool,
@@ -41,32 +47,39 @@ struct State {
 impl RoleHooks {
     /// Hooks as `volume` has them. Does nothing yet.
     pub fn new(volume: &VolumeConfig) -> RoleHooks {
+        let name = volume.name.to_string();
         RoleHooks {
-            volume: volume.name.to_string(),
+            queue: Queue::new(name.clone(), volume.hooks.time_limit),
+            volume: name,
             hooks: volume.hooks.clone(),
             address: volume.floating_ip.clone().map(FloatingIp::new),
             state: Mutex::new(State::default()),
         }
     }
 
-    /// This node has become primary and serves: takes the address, tells the neighbours, runs `on_primary`.
+    /// This node has become primary and serves: takes the address, tells the neighbours, and has `on_primary` run.
     pub fn became_primary(&self, epoch: Epoch) {
+        self.queue.new_term();
         self.change_address(true);
-        if let Some(command) = &self.hooks.on_primary {
-            self.run("on_primary", command, Role::Primary, epoch);
-        }
+        self.run(ON_PRIMARY, self.hooks.on_primary.as_ref(), Role::Primary, epoch);
     }
 
-    /// This node serves no more: gives the address up, before anything else that may take long.
-    pub fn release_address(&self) {
+    /// This node serves no more: gives the address up, before anything else that may take long, and ends an `on_primary`
+    /// that still runs.
+    pub fn stops_serving(&self) {
         self.change_address(false);
+        self.queue.new_term();
+        self.queue.give_up(ON_PRIMARY);
     }
 
-    /// This node has ceased to be primary, or is about to stop, and has given the address up: runs `on_demote`.
+    /// This node has ceased to be primary, or is about to stop, and has given the address up: has `on_demote` run.
     pub fn ceased_to_be_primary(&self, role: Role, epoch: Epoch) {
-        if let Some(command) = &self.hooks.on_demote {
-            self.run("on_demote", command, role, epoch);
-        }
+        self.run(ON_DEMOTE, self.hooks.on_demote.as_ref(), role, epoch);
+    }
+
+    /// The daemon ends: waits for hooks that are due, for as long as one of them may take.
+    pub fn end(&self) {
+        self.queue.end();
     }
 
     /// A daemon that starts holds nothing: takes away an address that a crash left behind, runs no hook.
@@ -76,7 +89,12 @@ impl RoleHooks {
 
     /// The last run of each hook.
     pub fn status(&self) -> Vec<HookStatus> {
-        self.state.lock().hooks.clone()
+        self.queue.status()
+    }
+
+    /// The hook of the present role, if it failed.
+    pub fn failure(&self, serves: bool) -> Option<HookStatus> {
+        self.queue.failure(if serves { ON_PRIMARY } else { ON_DEMOTE })
     }
 
     /// The floating address, if one is configured.
@@ -125,36 +143,13 @@ impl RoleHooks {
         }
     }
 
-    fn run(&self, hook: &str, command: &config::CommandLine, role: Role, epoch: Epoch) {
+    fn run(&self, hook: &'static str, command: Option<&CommandLine>, role: Role, epoch: Epoch) {
+        let Some(command) = command.cloned() else { return };
         let environment = [
             ("TWINFILER_VOLUME", self.volume.clone()),
             ("TWINFILER_ROLE", role_name(role).to_owned()),
             ("TWINFILER_EPOCH", epoch.to_string()),
         ];
-        let started = Instant::now();
-        let result = run(command, &environment, self.hooks.time_limit);
-        let status = outcome(hook, started.elapsed(), &result);
-        if status.succeeded {
-            tracing::info!(volume = self.volume, hook, duration_ms = status.duration_ms, "hook done");
-        } else {
-            tracing::error!(volume = self.volume, hook, outcome = status.outcome, "hook failed");
-        }
-        let mut state = self.state.lock();
-        state.hooks.retain(|earlier| earlier.hook != hook);
-        state.hooks.push(status);
-    }
-}
-
-fn outcome(hook: &str, took: Duration, result: &Result<String, CommandError>) -> HookStatus {
-    let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    HookStatus {
-        hook: hook.to_owned(),
-        at_unix_ms: at.as_millis() as u64,
-        duration_ms: took.as_millis() as u64,
-        succeeded: result.is_ok(),
-        outcome: match result {
-            Ok(_) => "succeeded".to_owned(),
-            Err(error) => error.to_string(),
-        },
+        self.queue.add(Job { hook, command, environment });
     }
 }

@@ -3,6 +3,7 @@
 use super::*;
 use config::{CommandLine, FloatingIpConfig, NodeConfig};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 fn shell(script: &str) -> CommandLine {
     CommandLine { program: "/bin/sh".into(), arguments: vec!["-c".into(), script.into()] }
@@ -57,6 +58,24 @@ fn a_flood_of_output_is_bounded() {
 
 #[test]
 fn the_outcome_is_in_the_status() {
+    let hooks = hooks_of(
+        r#"hooks = { on_primary = ["/bin/sh", "-c", "test $TWINFILER_VOLUME-$TWINFILER_ROLE-$TWINFILER_EPOCH = home-primary-7"], on_demote = ["/bin/false"] }"#,
+    );
+    hooks.became_primary(Epoch(7));
+    hooks.ceased_to_be_primary(Role::Partner, Epoch(8));
+    hooks.became_primary(Epoch(7));
+    hooks.end();
+    let status = hooks.status();
+    let shown: Vec<_> = status.iter().map(|h| (h.hook.as_str(), h.succeeded, h.outcome.as_str())).collect();
+    assert_eq!(
+        shown,
+        [("on_demote", false, "/bin/false ended with status 1"), ("on_primary", true, "succeeded")]
+    );
+    assert_eq!(hooks.address_status(), None);
+}
+
+/// Those of a volume with these lines.
+fn hooks_of(lines: &str) -> RoleHooks {
     let text = r#"
         [node]
         name = "a"
@@ -68,20 +87,78 @@ fn the_outcome_is_in_the_status() {
         base = "/base"
         peer = { name = "b", address = "10.0.0.2:7400" }
         log = { kind = "emulated", path = "/dev/shm/home", capacity = "64MiB" }
-        hooks = { on_primary = ["/bin/sh", "-c", "test $TWINFILER_VOLUME-$TWINFILER_ROLE-$TWINFILER_EPOCH = home-primary-7"], on_demote = ["/bin/false"] }
     "#;
-    let config = NodeConfig::parse(text, "f").unwrap();
-    let hooks = RoleHooks::new(&config.volumes[0]);
+    let config = NodeConfig::parse(&format!("{text}{lines}"), "f").unwrap();
+    RoleHooks::new(&config.volumes[0])
+}
+
+/// A file that a script writes when it has begun, one that it writes when nobody has ended it, and a hook that does so.
+fn long_hook(place: &std::path::Path) -> (std::path::PathBuf, std::path::PathBuf, String) {
+    let (begun, ended) = (place.join("begun"), place.join("ended"));
+    let script = format!("touch {}; sleep 15; touch {}", begun.display(), ended.display());
+    (begun, ended, format!("[\"/bin/sh\", \"-c\", \"{script}\"]"))
+}
+
+fn wait_for(what: &str, mut reached: impl FnMut() -> bool) {
+    let until = Instant::now() + LONG;
+    while !reached() {
+        assert!(Instant::now() < until, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_hook_of_a_role_that_is_over_is_ended_and_no_fault() {
+    let place = tempfile::tempdir().unwrap();
+    let (begun, ended, on_primary) = long_hook(place.path());
+    let after = place.path().join("after");
+    let on_demote = format!("[\"/bin/touch\", \"{}\"]", after.display());
+    let hooks = hooks_of(&format!(
+        "hooks = {{ on_primary = {on_primary}, on_demote = {on_demote}, time_limit = \"30s\" }}"
+    ));
     hooks.became_primary(Epoch(7));
+    assert!(!ended.exists(), "nobody waits for it");
+    wait_for("it has begun", || begun.exists());
+    hooks.stops_serving();
     hooks.ceased_to_be_primary(Role::Partner, Epoch(8));
-    hooks.became_primary(Epoch(7));
+    hooks.end();
+    assert!(after.exists() && !ended.exists());
     let status = hooks.status();
-    let shown: Vec<_> = status.iter().map(|h| (h.hook.as_str(), h.succeeded, h.outcome.as_str())).collect();
-    assert_eq!(
-        shown,
-        [("on_demote", false, "/bin/false ended with status 1"), ("on_primary", true, "succeeded")]
-    );
-    assert_eq!(hooks.address_status(), None);
+    assert_eq!(status.iter().map(|run| run.hook.as_str()).collect::<Vec<_>>(), ["on_primary", "on_demote"]);
+    assert!(status[0].outcome.contains("role has changed again") && !status[0].succeeded, "{status:?}");
+    assert!(status[1].succeeded, "{status:?}");
+    assert_eq!([true, false].map(|serves| hooks.failure(serves)), [None, None]);
+}
+
+#[test]
+fn a_hook_that_waits_for_another_is_not_begun_when_its_role_is_over() {
+    let place = tempfile::tempdir().unwrap();
+    let (begun, ended, on_demote) = long_hook(place.path());
+    let other = place.path().join("other");
+    let on_primary = format!("[\"/bin/touch\", \"{}\"]", other.display());
+    let hooks = hooks_of(&format!(
+        "hooks = {{ on_primary = {on_primary}, on_demote = {on_demote}, time_limit = \"1s\" }}"
+    ));
+    hooks.ceased_to_be_primary(Role::Partner, Epoch(7));
+    wait_for("it has begun", || begun.exists());
+    hooks.became_primary(Epoch(8));
+    hooks.stops_serving();
+    wait_for("the first has ended", || !hooks.status().is_empty());
+    hooks.end();
+    assert!(!other.exists() && !ended.exists());
+    assert_eq!(hooks.status().len(), 1);
+    assert_eq!(hooks.failure(false), None, "it failed in an earlier term");
+}
+
+#[test]
+fn a_failure_is_a_fault_of_its_role_only() {
+    let hooks = hooks_of("hooks = { on_primary = [\"/bin/false\"] }");
+    hooks.became_primary(Epoch(7));
+    hooks.end();
+    assert!(hooks.failure(true).is_some() && hooks.failure(false).is_none());
+    hooks.stops_serving();
+    assert_eq!(hooks.failure(true), None, "it is history when the role comes back");
+    assert_eq!(hooks.status().len(), 1);
 }
 
 /// A network namespace with two ends of a veth pair in it, removed on drop.

@@ -1,7 +1,7 @@
-//! The front door's thread: mounts when the node becomes primary, unmounts when it ceases to be, and runs the
-//! role hooks in that order, because each may take longer than the pair can wait.
+//! The front door's thread: mounts when the node becomes primary, unmounts when it ceases to be, moves the floating address
+//! in that order, because each may take longer than the pair can wait, and has the role hooks run.
 //!
-//! Invariants: the floating address goes before the mount does; orders are carried out one after the other, so a mount never outlives the role it belongs to by
+//! Invariants: the floating address goes before the mount does, and waits for no hook; orders are carried out one after the other, so a mount never outlives the role it belongs to by
 //! more than the order before it takes; that nobody is answered in between is the commit path's business.
 //! What can go wrong: the mount point is in use or gone (told as a fault, tried again), clients hold the mount
 //! (taken away by force).
@@ -135,6 +135,7 @@ impl Door {
                 Ok(Order::MountChanged(device, state)) => self.mount_changed(device, &state),
                 Ok(Order::End) | Err(RecvTimeoutError::Disconnected) => {
                     self.leave(StopReason::Stopping);
+                    self.shared.hooks.end();
                     return;
                 }
                 Err(RecvTimeoutError::Timeout) if self.wanted.is_some() => self.open(),
@@ -269,7 +270,7 @@ impl Door {
         if served {
             // First: clients find the new primary by it, and a mount may take long to go away (somebody else has a
             // copy of it in a mount namespace of his own).
-            self.shared.hooks.release_address();
+            self.shared.hooks.stops_serving();
         }
         if let Some(mount) = self.mount.take() {
             let left = match reason {

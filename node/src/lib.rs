@@ -2,7 +2,7 @@
 //!
 //! Per volume: one *executor* owns the pair's state machine and carries out its commands; *link* makes links
 //! and one *control* thread reads each; *receive* takes the primary's bytes in; *pump* moves what no client
-//! waits for; *apply* takes consistency points; *witness* asks the witness; *front* mounts and runs hooks.
+//! waits for; *apply* takes consistency points; *witness* asks the witness; *front* mounts and moves the floating address.
 //! Clients' own threads drive the acknowledgement path ([`commit`]).
 //!
 //! What can go wrong at start is told with a remedy and touches nothing ([`NodeError`]); a panic in any of

@@ -238,8 +238,7 @@ fn now(shared: &Shared, pair: &PairStatus) -> Vec<Standing> {
         standing.push(Standing::Full(Whose::Partner));
     }
     // A hook of the role that this node no longer has is history.
-    let due = if serves { "on_primary" } else { "on_demote" };
-    let failed = shared.hooks.status().into_iter().find(|run| run.hook == due && !run.succeeded);
+    let failed = shared.hooks.failure(serves);
     standing.extend(failed.map(|run| Standing::Hook { hook: run.hook, outcome: run.outcome }));
     let address = shared.hooks.address_status();
     let failed = address.and_then(|address| Some((address.address, address.error?)));

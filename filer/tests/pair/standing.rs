@@ -1,7 +1,7 @@
 //! Faults that come from the state of a node: each is made on real nodes, told everywhere, and over by itself.
 
 use crate::faults::{wait_fault, wait_over};
-use crate::harness::{ANSWER_LIMIT, Cluster, Side, Spec, run, twinfiler, within};
+use crate::harness::{ANSWER_LIMIT, Cluster, Interface, Side, Spec, run, twinfiler, within};
 use admin_api::control::{Answer, Request};
 use admin_api::status::{Fault, FaultKind, Mode, Role};
 use rustix::process::Signal;
@@ -180,32 +180,10 @@ fn nodes_with_different_timers_serve_by_the_shorter_lease_and_say_so() {
     wait_cleared(&mut pair, ports, Side::A, FaultKind::TimersDiffer);
 }
 
-/// An interface of this test's own, removed at its end.
-struct Interface(String);
-
-impl Interface {
-    fn add(&self) {
-        run("ip", &["link", "add", &self.0, "type", "veth", "peer", "name", &format!("{}p", self.0)]);
-        run("ip", &["link", "set", &self.0, "up"]);
-    }
-
-    fn delete(&self) {
-        run("ip", &["link", "del", &self.0]);
-    }
-}
-
-impl Drop for Interface {
-    fn drop(&mut self) {
-        let _gone = std::process::Command::new("ip").args(["link", "del", &self.0]).output();
-    }
-}
-
 #[test]
 fn a_floating_address_without_its_interface_is_a_fault() {
-    let interface = Interface(format!("twf{}", std::process::id()));
-    interface.add();
-    let address =
-        format!("[volume.floating_ip]\naddress = \"192.0.2.9/24\"\ninterface = \"{}\"\n", interface.0);
+    let interface = Interface::new("twf");
+    let address = interface.carries("192.0.2.9/24");
     let (spec, ports) = with_metrics(Spec { more: [String::new(), address], ..Spec::default() });
     let mut pair = Cluster::start(spec);
     interface.delete();
@@ -213,11 +191,10 @@ fn a_floating_address_without_its_interface_is_a_fault() {
     assert_eq!(given, Ok(Answer::Done));
     pair.wait_serving(Side::B);
     let failed = wait_raised(&mut pair, ports, Side::B, FaultKind::FloatingAddress);
-    assert!(failed.what.contains("192.0.2.9/24") && failed.what.contains(&interface.0), "{failed:?}");
+    assert!(failed.what.contains("192.0.2.9/24") && failed.what.contains(interface.name()), "{failed:?}");
     assert!(failed.remedy.contains("tried again"), "{failed:?}");
     assert_eq!(pair.volume(Side::B).unwrap().role, Role::Primary, "it serves all the same");
     interface.add();
     wait_cleared(&mut pair, ports, Side::B, FaultKind::FloatingAddress);
-    let shown = run("ip", &["-oneline", "address", "show", "dev", &interface.0]);
-    assert!(shown.contains("192.0.2.9/24"), "{shown}");
+    assert!(interface.has("192.0.2.9/24"));
 }
