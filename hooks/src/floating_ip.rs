@@ -40,6 +40,14 @@ pub enum FloatingIpError {
     Announcement(std::io::Error),
 }
 
+/// What a look at the interface shows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Seen {
+    Held,
+    NotHeld,
+    NoInterface,
+}
+
 /// A floating address on this node.
 #[derive(Debug)]
 pub struct FloatingIp {
@@ -73,6 +81,7 @@ impl FloatingIp {
             arguments.push("nodad");
         }
         self.ip(&arguments)?;
+        *self.announcing.lock() = None;
         let announcer =
             neighbours::Announcer::new(interface, address.address).map_err(FloatingIpError::Announcement)?;
         announcer.announce().map_err(FloatingIpError::Announcement)?;
@@ -111,6 +120,25 @@ impl FloatingIp {
     pub fn is_held(&self) -> Result<bool, FloatingIpError> {
         let shown = self.ip(&["-oneline", "address", "show", "dev", &self.config.interface])?;
         Ok(lists(&shown, &self.config.address))
+    }
+
+    /// Likewise, without a process for it: cheap enough to look every few seconds. `None` if nothing can be seen now.
+    pub(super) fn seen(&self) -> Option<Seen> {
+        let FloatingIpConfig { address, interface } = &self.config;
+        let all = pnet_datalink::interfaces();
+        if all.is_empty() {
+            return None;
+        }
+        // An address with a label of its own ("eth0:1") is listed under that.
+        let named = |name: &str| name.split(':').next() == Some(interface.as_str());
+        let mut ours = all.iter().filter(|found| named(&found.name)).peekable();
+        if ours.peek().is_none() {
+            return Some(Seen::NoInterface);
+        }
+        let held = ours
+            .flat_map(|found| &found.ips)
+            .any(|found| (found.ip(), found.prefix()) == (address.address, address.prefix_bits));
+        Some(if held { Seen::Held } else { Seen::NotHeld })
     }
 
     fn ip(&self, arguments: &[&str]) -> Result<String, FloatingIpError> {

@@ -4,12 +4,13 @@
 //! caller, each `ip` within its time limit. A failure is told (log and status) but never undoes a takeover: a volume that is
 //! served without its floating address is better than one that is not served. What can go wrong: a command hangs (its whole
 //! process group is killed), a command leaves children behind (they are killed with it), `ip` is missing, the interface is
-//! gone.
+//! gone, somebody else changes the address (it is changed back).
 
 mod command;
 mod floating_ip;
 mod neighbours;
 mod queue;
+mod watched;
 
 #[cfg(test)]
 mod tests;
@@ -20,9 +21,9 @@ pub use floating_ip::{FloatingIp, FloatingIpError};
 use admin_api::status::{FloatingIpStatus, HookStatus, Role, role_name};
 use config::{CommandLine, HooksConfig, VolumeConfig};
 use ids::Epoch;
-use parking_lot::Mutex;
 use queue::{Job, Queue};
 use std::sync::Arc;
+use watched::WatchedAddress;
 
 const ON_PRIMARY: &str = "on_primary";
 const ON_DEMOTE: &str = "on_demote";
@@ -32,16 +33,7 @@ pub struct RoleHooks {
     volume: String,
     hooks: HooksConfig,
     queue: Arc<Queue>,
-    address: Option<FloatingIp>,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    /// What it should be.
-    address_wanted: bool,
-    address_held: bool,
-    address_error: Option<String>,
+    address: Option<WatchedAddress>,
 }
 
 impl RoleHooks {
@@ -50,10 +42,9 @@ impl RoleHooks {
         let name = volume.name.to_string();
         RoleHooks {
             queue: Queue::new(name.clone(), volume.hooks.time_limit),
+            address: volume.floating_ip.clone().map(|address| WatchedAddress::new(name.clone(), address)),
             volume: name,
             hooks: volume.hooks.clone(),
-            address: volume.floating_ip.clone().map(FloatingIp::new),
-            state: Mutex::new(State::default()),
         }
     }
 
@@ -97,49 +88,27 @@ impl RoleHooks {
         self.queue.failure(if serves { ON_PRIMARY } else { ON_DEMOTE })
     }
 
+    /// A floating address is configured.
+    pub fn has_address(&self) -> bool {
+        self.address.is_some()
+    }
+
     /// The floating address, if one is configured.
     pub fn address_status(&self) -> Option<FloatingIpStatus> {
-        let address = self.address.as_ref()?;
-        let state = self.state.lock();
-        Some(FloatingIpStatus {
-            address: address.config().address.to_string(),
-            interface: address.config().interface.clone(),
-            held: state.address_held,
-            error: state.address_error.clone(),
-        })
+        self.address.as_ref().map(WatchedAddress::status)
     }
 
-    /// The address is not as it should be.
-    pub fn address_failed(&self) -> bool {
-        self.state.lock().address_error.is_some()
-    }
-
-    /// Does again what failed. From the thread that makes all other changes: none may come between.
-    pub fn try_address_again(&self) {
-        let wanted = self.state.lock().address_wanted;
-        self.change_address(wanted);
+    /// Does again what failed, and takes back what somebody else has done to the address. From the thread that makes all
+    /// other changes: none may come between.
+    pub fn look_at_address(&self) {
+        if let Some(address) = &self.address {
+            address.look();
+        }
     }
 
     fn change_address(&self, take: bool) {
-        let Some(address) = &self.address else { return };
-        self.state.lock().address_wanted = take;
-        let (volume, shown) = (&self.volume, address.config().address);
-        let result = if take { address.take() } else { address.release() };
-        let mut state = self.state.lock();
-        match result {
-            Ok(()) => {
-                tracing::info!(volume, address = %shown, taken = take, "floating address");
-                state.address_held = take;
-                state.address_error = None;
-            }
-            Err(error) => {
-                let error = error.to_string();
-                // Tried again and again, and told once.
-                if state.address_error.as_ref() != Some(&error) {
-                    tracing::error!(volume, address = %shown, taken = take, error, "floating address failed");
-                }
-                state.address_error = Some(error);
-            }
+        if let Some(address) = &self.address {
+            address.change(take);
         }
     }
 

@@ -269,3 +269,92 @@ fn the_address_follows_and_the_neighbours_learn_it() {
         assert!(matches!(nowhere.take(), Err(FloatingIpError::NoInterface(_))));
     });
 }
+
+/// A volume's hooks with this address, as if the volume were served in the namespace.
+fn with_address(address: &str, interface: &str) -> RoleHooks {
+    hooks_of(&format!("floating_ip = {{ address = \"{address}\", interface = \"{interface}\" }}"))
+}
+
+fn held_and_trouble(hooks: &RoleHooks) -> (bool, Option<String>) {
+    let status = hooks.address_status().unwrap();
+    (status.held, status.error)
+}
+
+#[test]
+fn an_address_that_somebody_takes_away_or_adds_is_changed_back_and_told() {
+    let namespace = Namespace::new();
+    namespace.run(|| {
+        for address in ["10.99.0.9/24", "2001:db8::9/64"] {
+            let hooks = with_address(address, "here");
+            let there = || {
+                let output =
+                    Command::new("ip").args(["-oneline", "address", "show", "dev", "here"]).output().unwrap();
+                String::from_utf8_lossy(&output.stdout).contains(address)
+            };
+            let change = |what| Namespace::ip(&["address", what, address, "dev", "here"]);
+            hooks.became_primary(Epoch(7));
+            assert_eq!((there(), held_and_trouble(&hooks)), (true, (true, None)));
+            hooks.look_at_address();
+            assert_eq!(held_and_trouble(&hooks), (true, None));
+            change("del");
+            hooks.look_at_address();
+            let (held, trouble) = held_and_trouble(&hooks);
+            assert!(there() && held && trouble.unwrap().contains("went away from here"));
+            hooks.look_at_address();
+            assert_eq!(held_and_trouble(&hooks), (true, None));
+            hooks.stops_serving();
+            assert_eq!((there(), held_and_trouble(&hooks)), (false, (false, None)));
+            change("add");
+            hooks.look_at_address();
+            let (held, trouble) = held_and_trouble(&hooks);
+            assert!(!there() && !held && trouble.unwrap().contains("somebody added it to here"));
+            hooks.look_at_address();
+            assert_eq!(held_and_trouble(&hooks), (false, None));
+        }
+    });
+}
+
+#[test]
+fn an_address_under_a_label_of_its_own_is_seen() {
+    let namespace = Namespace::new();
+    namespace.run(|| {
+        let hooks = with_address("10.99.0.9/24", "here");
+        Namespace::ip(&["address", "add", "10.99.0.9/24", "dev", "here", "label", "here:1"]);
+        hooks.look_at_address();
+        assert!(held_and_trouble(&hooks).1.is_some_and(|what| what.contains("somebody added it")));
+    });
+}
+
+#[test]
+fn an_address_is_held_also_when_nobody_can_be_told() {
+    let namespace = Namespace::new();
+    namespace.run(|| {
+        Namespace::ip(&["link", "set", "here", "down"]);
+        let hooks = with_address("10.99.0.9/24", "here");
+        hooks.became_primary(Epoch(7));
+        let (held, trouble) = held_and_trouble(&hooks);
+        assert!(held && trouble.unwrap().contains("the neighbours could not be told"));
+        Namespace::ip(&["link", "set", "here", "up"]);
+        hooks.look_at_address();
+        assert_eq!(held_and_trouble(&hooks), (true, None));
+        hooks.stops_serving();
+        assert_eq!(held_and_trouble(&hooks), (false, None));
+    });
+}
+
+#[test]
+fn a_lost_interface_is_told_also_before_the_address_is_needed() {
+    let namespace = Namespace::new();
+    namespace.run(|| {
+        let hooks = with_address("10.99.0.9/24", "here");
+        hooks.clear_leftovers();
+        assert_eq!(held_and_trouble(&hooks), (false, None));
+        Namespace::ip(&["link", "del", "here"]);
+        hooks.look_at_address();
+        let no_interface = "there is no interface here; correct `floating_ip.interface`";
+        assert_eq!(held_and_trouble(&hooks), (false, Some(no_interface.to_owned())));
+        Namespace::ip(&["link", "add", "here", "type", "veth", "peer", "name", "there"]);
+        hooks.look_at_address();
+        assert_eq!(held_and_trouble(&hooks), (false, None));
+    });
+}

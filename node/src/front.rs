@@ -22,8 +22,9 @@ use volume::Volume;
 const GRACE: Duration = Duration::from_secs(2);
 /// How long the answers of operations that were let in may take to reach their clients after a hand-over.
 const HANDOVER_GRACE: Duration = Duration::from_millis(500);
-/// Pause before a floating address that could not be taken, or given up, is tried again.
-const ADDRESS_RETRY: Duration = Duration::from_secs(5);
+/// How often it is looked where the floating address is, and tried again what failed. The kernel would tell of each change,
+/// through a protocol that nothing else here needs.
+const ADDRESS_LOOK: Duration = Duration::from_secs(5);
 /// Pause between two attempts to mount.
 const RETRY: Duration = Duration::from_secs(1);
 /// The longest pause before a mount that goes away again and again is made anew.
@@ -116,7 +117,7 @@ impl Door {
         loop {
             let retry = match &self.wanted {
                 Some(_) => self.pause,
-                None if self.shared.hooks.address_failed() => ADDRESS_RETRY,
+                None if self.shared.hooks.has_address() => ADDRESS_LOOK,
                 None => Duration::from_secs(3600),
             };
             match inbox.recv_timeout(retry) {
@@ -138,8 +139,10 @@ impl Door {
                     self.shared.hooks.end();
                     return;
                 }
-                Err(RecvTimeoutError::Timeout) if self.wanted.is_some() => self.open(),
-                Err(RecvTimeoutError::Timeout) => self.shared.hooks.try_address_again(),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.open();
+                    self.shared.hooks.look_at_address();
+                }
             }
         }
     }

@@ -132,7 +132,7 @@ impl Standing {
             }
             Standing::Hook { hook, outcome } => format!("the hook {hook} failed: {outcome}"),
             Standing::Address { address, error } => {
-                format!("the floating address {address} is not as it should be: {error}")
+                format!("the floating address {address}: {error}")
             }
         }
     }
@@ -182,7 +182,8 @@ impl Standing {
                 "mend the command and run it by hand as this role wants it; it runs by itself at the next change of roles only"
             }
             Standing::Address { .. } => {
-                "check the interface and `ip address`; it is tried again every five seconds"
+                "check the interface, `ip address`, and who else changes it (a network manager); it is looked at, and tried again, every \
+                 five seconds"
             }
         }
     }

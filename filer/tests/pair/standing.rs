@@ -198,3 +198,25 @@ fn a_floating_address_without_its_interface_is_a_fault() {
     wait_cleared(&mut pair, ports, Side::B, FaultKind::FloatingAddress);
     assert!(interface.has("192.0.2.9/24"));
 }
+
+/// An operator does, a network manager, or the kernel with the first address of a network.
+#[test]
+fn a_floating_address_that_somebody_moves_is_a_fault_and_moves_back() {
+    const ADDRESS: &str = "192.0.2.21/24";
+    let interfaces = [Interface::new("twa"), Interface::new("twb")];
+    let more = [0, 1].map(|index| interfaces[index].carries(ADDRESS));
+    let (spec, ports) = with_metrics(Spec { more, ..Spec::default() });
+    let mut pair = Cluster::start(spec);
+    for (side, what, says) in [(Side::A, "del", "went away from"), (Side::B, "add", "somebody added it")] {
+        let interface = &interfaces[side.index()];
+        let before = interface.has(ADDRESS);
+        assert_eq!(before, side == Side::A);
+        interface.change(what, ADDRESS);
+        let moved = wait_raised(&mut pair, ports, side, FaultKind::FloatingAddress);
+        assert!(moved.what.contains(says) && moved.what.contains(interface.name()), "{moved:?}");
+        assert!(moved.remedy.contains("network manager"), "{moved:?}");
+        pair.wait("the address as it was", |_| (interface.has(ADDRESS) == before).then_some(()));
+        wait_cleared(&mut pair, ports, side, FaultKind::FloatingAddress);
+        assert_eq!(pair.volume(side).unwrap().floating_ip.unwrap().held, before);
+    }
+}

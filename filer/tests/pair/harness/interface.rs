@@ -35,6 +35,11 @@ impl Interface {
     pub fn has(&self, address: &str) -> bool {
         run("ip", &["-oneline", "address", "show", "dev", &self.0]).contains(&format!(" {address} "))
     }
+
+    /// Does `what` ("add", "del") with an address, as an operator may.
+    pub fn change(&self, what: &str, address: &str) {
+        run("ip", &["address", what, address, "dev", &self.0]);
+    }
 }
 
 impl Drop for Interface {
