@@ -11,6 +11,7 @@ use super::neighbours;
 use config::{AddressPrefix, CommandLine, FloatingIpConfig};
 use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
@@ -54,12 +55,14 @@ pub struct FloatingIp {
     config: FloatingIpConfig,
     /// Held while the address is: the thread that announces it ends when this is dropped.
     announcing: Mutex<Option<Sender<()>>>,
+    /// It was said that nobody is told.
+    silent: AtomicBool,
 }
 
 impl FloatingIp {
     /// The address of `config`. Does nothing yet.
     pub fn new(config: FloatingIpConfig) -> FloatingIp {
-        FloatingIp { config, announcing: Mutex::new(None) }
+        FloatingIp { config, announcing: Mutex::new(None), silent: AtomicBool::new(false) }
     }
 
     /// Address and interface.
@@ -67,7 +70,7 @@ impl FloatingIp {
         &self.config
     }
 
-    /// Adds the address and tells the neighbours. The first announcement is made before this returns, the
+    /// Adds the address and tells the neighbours, if the interface has any (tunnels have none). The first announcement is made before this returns, the
     /// others follow.
     ///
     /// # Errors
@@ -82,6 +85,15 @@ impl FloatingIp {
         }
         self.ip(&arguments)?;
         *self.announcing.lock() = None;
+        if !self.has_neighbours()? {
+            if !self.silent.swap(true, Ordering::Relaxed) {
+                tracing::info!(
+                    interface,
+                    "no Ethernet: nobody there needs to be told of the floating address"
+                );
+            }
+            return Ok(());
+        }
         let announcer =
             neighbours::Announcer::new(interface, address.address).map_err(FloatingIpError::Announcement)?;
         announcer.announce().map_err(FloatingIpError::Announcement)?;
@@ -139,6 +151,12 @@ impl FloatingIp {
             .flat_map(|found| &found.ips)
             .any(|found| (found.ip(), found.prefix()) == (address.address, address.prefix_bits));
         Some(if held { Seen::Held } else { Seen::NotHeld })
+    }
+
+    /// The interface is an Ethernet, where neighbours keep whom to send an address's packets to.
+    fn has_neighbours(&self) -> Result<bool, FloatingIpError> {
+        let shown = self.ip(&["-oneline", "link", "show", "dev", &self.config.interface])?;
+        Ok(shown.contains("link/ether"))
     }
 
     fn ip(&self, arguments: &[&str]) -> Result<String, FloatingIpError> {

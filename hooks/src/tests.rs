@@ -343,6 +343,17 @@ fn an_address_is_held_also_when_nobody_can_be_told() {
 }
 
 #[test]
+fn an_interface_without_neighbours_needs_no_announcement() {
+    let namespace = Namespace::new();
+    namespace.run(|| {
+        Namespace::ip(&["tuntap", "add", "dev", "tunnel", "mode", "tun"]);
+        let hooks = with_address("10.99.0.9/24", "tunnel");
+        hooks.became_primary(Epoch(7));
+        assert_eq!(held_and_trouble(&hooks), (true, None));
+    });
+}
+
+#[test]
 fn a_lost_interface_is_told_also_before_the_address_is_needed() {
     let namespace = Namespace::new();
     namespace.run(|| {
