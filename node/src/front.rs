@@ -25,7 +25,7 @@ const HANDOVER_GRACE: Duration = Duration::from_millis(500);
 /// How often it is looked where the floating address is, and tried again what failed. The kernel would tell of each change,
 /// through a protocol that nothing else here needs.
 const ADDRESS_LOOK: Duration = Duration::from_secs(5);
-/// Pause between two attempts to mount.
+/// Pause before an attempt to mount after one that failed, or after the mount went away.
 const RETRY: Duration = Duration::from_secs(1);
 /// The longest pause before a mount that goes away again and again is made anew.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -64,9 +64,36 @@ struct Door {
     mounted_since: Option<Instant>,
     /// It serves already, and has lost its mount.
     remounting: bool,
-    /// Before the next attempt to mount.
-    pause: Duration,
+    attempts: Attempts,
     orders: Sender<Order>,
+}
+
+/// When the volume is mounted again.
+struct Attempts {
+    due: Instant,
+    /// Pause after the last loss of a mount.
+    pause: Option<Duration>,
+}
+
+impl Attempts {
+    fn new() -> Attempts {
+        Attempts { due: Instant::now(), pause: None }
+    }
+
+    /// The mount went away. One that was there for long begins anew.
+    fn lost(&mut self, now: Instant, lasted: bool) {
+        let pause = match self.pause {
+            Some(pause) if !lasted => (2 * pause).min(LONGEST_PAUSE),
+            _ => RETRY,
+        };
+        self.pause = Some(pause);
+        self.due = now + pause;
+    }
+
+    /// It could not be mounted: whoever mends that waits for no more than this.
+    fn failed(&mut self, now: Instant) {
+        self.due = now + RETRY;
+    }
 }
 
 impl Front {
@@ -80,7 +107,7 @@ impl Front {
             mount: None,
             mounted_since: None,
             remounting: false,
-            pause: RETRY,
+            attempts: Attempts::new(),
             orders: orders.clone(),
         };
         let thread = runtime::spawn("front", move || door.run(&inbox))?;
@@ -115,12 +142,14 @@ impl Front {
 impl Door {
     fn run(mut self, inbox: &Receiver<Order>) {
         loop {
-            let retry = match &self.wanted {
-                Some(_) => self.pause,
-                None if self.shared.hooks.has_address() => ADDRESS_LOOK,
-                None => Duration::from_secs(3600),
-            };
-            match inbox.recv_timeout(retry) {
+            let mut wait = Duration::from_secs(3600);
+            if self.shared.hooks.has_address() {
+                wait = ADDRESS_LOOK;
+            }
+            if self.wanted.is_some() {
+                wait = wait.min(self.attempts.due.saturating_duration_since(Instant::now()));
+            }
+            match inbox.recv_timeout(wait) {
                 Ok(Order::Serve { epoch, limits, since, takeover }) => {
                     self.epoch = epoch;
                     if self.shared.volume.lock().is_some() {
@@ -140,7 +169,9 @@ impl Door {
                     return;
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    self.open();
+                    if self.attempts.due <= Instant::now() {
+                        self.open();
+                    }
                     self.shared.hooks.look_at_address();
                 }
             }
@@ -181,6 +212,7 @@ impl Door {
                     let what = format!("the volume cannot be mounted: {error}");
                     shared.faults.raise(FaultKind::Mount, &what, remedy);
                     self.wanted = Some((since, takeover));
+                    self.attempts.failed(Instant::now());
                     return;
                 }
             }
@@ -261,7 +293,7 @@ impl Door {
         );
         mount.abort();
         let lasted = self.mounted_since.is_some_and(|since| since.elapsed() >= LASTING);
-        self.pause = if lasted { RETRY } else { (2 * self.pause).min(LONGEST_PAUSE) };
+        self.attempts.lost(Instant::now(), lasted);
         self.wanted = Some((Instant::now(), None));
         self.remounting = true;
     }
@@ -270,6 +302,7 @@ impl Door {
         let served = self.shared.volume.lock().take().is_some();
         self.wanted = None;
         self.remounting = false;
+        self.attempts = Attempts::new();
         if served {
             // First: clients find the new primary by it, and a mount may take long to go away (somebody else has a
             // copy of it in a mount namespace of his own).
@@ -302,5 +335,29 @@ fn timing(epoch: Epoch, (times, reason): Takeover, first_served: Duration) -> Ta
         fencing_us: (times.fencing_ms + times.lease_ms) * 1000,
         witness_us: times.witness_ms * 1000,
         first_served_us: times.opening_ms * 1000 + first_served.as_micros() as u64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_lost_again_is_made_later_a_failed_one_soon() {
+        let (mut attempts, now) = (Attempts::new(), Instant::now());
+        let mut lost = |lasted| {
+            attempts.lost(now, lasted);
+            (attempts.due - now).as_secs()
+        };
+        assert_eq!(
+            [lost(false), lost(false), lost(false), lost(false), lost(false), lost(false)],
+            [1, 2, 4, 8, 10, 10]
+        );
+        assert_eq!([lost(true), lost(false)], [1, 2]);
+        lost(false);
+        attempts.failed(now);
+        assert_eq!(attempts.due - now, RETRY, "as the remedy of the fault says");
+        attempts.lost(now, false);
+        assert_eq!((attempts.due - now).as_secs(), 8, "what failed in between is no reason to begin anew");
     }
 }
