@@ -91,11 +91,11 @@ impl Queue {
         }
     }
 
-    /// Waits for what is due, for as long as one hook may take; then it is given up.
+    /// Waits for what is due, for as long as one hook may take, and one before it that is being killed; then it is given up.
     pub fn end(&self) {
         let mut state = self.state.lock();
         let busy = |state: &mut State| state.busy;
-        if !self.idle.wait_while_for(&mut state, busy, self.time_limit).timed_out() {
+        if !self.idle.wait_while_for(&mut state, busy, self.time_limit + 2 * KILL_GRACE).timed_out() {
             return;
         }
         for (_, job) in std::mem::take(&mut state.waiting) {
