@@ -15,6 +15,7 @@ use pair::{StopReason, TakeoverTimes};
 use runtime::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use runtime::{Instant, JoinHandle};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use volume::Volume;
 
@@ -65,6 +66,10 @@ struct Door {
     /// It serves already, and has lost its mount.
     remounting: bool,
     attempts: Attempts,
+    /// The present volume is served; false for ever once it is left.
+    serves: Arc<AtomicBool>,
+    /// Threads that remove what nobody has a name for: one, unless a disk hangs.
+    reaping: Vec<JoinHandle<()>>,
     orders: Sender<Order>,
 }
 
@@ -108,6 +113,8 @@ impl Front {
             mounted_since: None,
             remounting: false,
             attempts: Attempts::new(),
+            serves: Arc::default(),
+            reaping: Vec::new(),
             orders: orders.clone(),
         };
         let thread = runtime::spawn("front", move || door.run(&inbox))?;
@@ -157,6 +164,7 @@ impl Door {
                         continue;
                     }
                     self.wanted = Some((since, takeover));
+                    self.serves = Arc::new(AtomicBool::new(true));
                     let volume = Arc::new(self.make_volume(limits));
                     *self.shared.volume.lock() = Some(volume);
                     self.open();
@@ -166,6 +174,8 @@ impl Door {
                 Ok(Order::End) | Err(RecvTimeoutError::Disconnected) => {
                     self.leave(StopReason::Stopping);
                     self.shared.hooks.end();
+                    // The tree is theirs until they have ended; none is let in any more.
+                    self.reaping.into_iter().for_each(|thread| drop(thread.join()));
                     return;
                 }
                 Err(RecvTimeoutError::Timeout) => {
@@ -230,14 +240,28 @@ impl Door {
             took_ms = since.elapsed().as_millis(),
             "serving"
         );
-        if let Err(error) = volume.reap_orphans() {
-            tracing::warn!(
-                volume = shared.name(),
-                ?error,
-                "open-but-unlinked files of before were not all removed"
-            );
-        }
         shared.hooks.became_primary(self.epoch);
+        self.reap(volume);
+    }
+
+    /// Removes what clients of before had open and nobody has a name for. A disk may hang: nobody waits for that.
+    fn reap(&mut self, volume: Arc<Volume>) {
+        let (shared, serves) = (self.shared.clone(), Arc::clone(&self.serves));
+        self.reaping.retain(|earlier| !earlier.is_finished());
+        let reaps = runtime::spawn("orphans", move || {
+            if let Err(error) = volume.reap_orphans_while(|| serves.load(Ordering::Acquire)) {
+                let what = "open-but-unlinked files of before were not all removed";
+                tracing::warn!(volume = shared.name(), ?error, what);
+            }
+        });
+        match reaps {
+            Ok(thread) => self.reaping.push(thread),
+            Err(error) => tracing::warn!(
+                volume = self.shared.name(),
+                %error,
+                "no thread to remove open-but-unlinked files of before; the next start does"
+            ),
+        }
     }
 
     fn options(&self) -> MountOptions {
@@ -300,6 +324,7 @@ impl Door {
 
     fn leave(&mut self, reason: StopReason) {
         let served = self.shared.volume.lock().take().is_some();
+        self.serves.store(false, Ordering::Release);
         self.wanted = None;
         self.remounting = false;
         self.attempts = Attempts::new();

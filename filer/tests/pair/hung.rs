@@ -1,7 +1,8 @@
 //! A disk that answers nobody, neither who writes nor who reads.
 
-use crate::harness::{ANSWER_LIMIT, Cluster, Device, Disk, Side, Spec, within};
+use crate::harness::{ANSWER_LIMIT, Cluster, Device, Disk, Interface, Side, Spec, within};
 use admin_api::status::{Mode, Role};
+use rustix::process::Signal;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
@@ -89,4 +90,33 @@ fn a_disk_that_answers_nobody_stops_only_who_needs_it_and_is_handed_over() {
         pair.volume(Side::A)?.faults.is_empty().then_some(())
     });
     pair.check_trees_equal();
+}
+
+/// After a takeover the disk is looked at for what has no name any more; clients who come by the address do not wait for that.
+#[test]
+fn a_node_whose_disk_hangs_takes_the_floating_address_all_the_same() {
+    const ADDRESS: &str = "192.0.2.33/24";
+    let interface = Interface::new("twd");
+    let more = [String::new(), interface.carries(ADDRESS)];
+    let mut device = None;
+    let mut pair = Cluster::start(Spec { disk_mib: [None, Some(128)], more, ..Spec::default() });
+    let unlinked = pair.mount(Side::A).join("unlinked");
+    let file = File::create(&unlinked).unwrap();
+    fs::remove_file(&unlinked).unwrap();
+    pair.check_trees_equal();
+    assert!(pair.terminate(Side::B).success());
+    let (image, at) = (pair.image(Side::B), pair.disk_path(Side::B));
+    pair.disk(Side::B).take().unwrap().unmount(&image);
+    let served = device.insert(Device::serve(&image)).path();
+    *pair.disk(Side::B) = Some(Disk::mount("ext4", &served, &at));
+    pair.start_node(Side::B);
+    pair.wait_mirrored();
+    let suspended = device.as_ref().unwrap().suspend();
+    pair.kill(Side::A);
+    pair.wait_volume(Side::B, "a mount", |volume| volume.mounted_at.is_some());
+    pair.wait("the address", |_| interface.has(ADDRESS).then_some(()));
+    // And to leave again needs no disk either.
+    pair.signal(Side::B, Signal::TERM);
+    pair.wait("the address is given up", |_| (!interface.has(ADDRESS)).then_some(()));
+    drop((suspended, file));
 }

@@ -41,6 +41,21 @@ fn orphans_of_an_earlier_primary_are_ended() {
     assert_eq!(std::fs::read_dir(&orphans).unwrap().count(), 0);
 }
 
+/// Its disk hung until the node served again, by another volume that knows who has the object open.
+#[test]
+fn a_volume_that_was_left_ends_no_orphans() {
+    let v = fixture();
+    let oid = v.file("f");
+    v.open(oid, Access::Read).unwrap();
+    v.unlink(Oid::ROOT, b"f").unwrap();
+    let left = Volume::new(v.stack.clone(), v.journal.clone(), v.limits, v.next_oid());
+    let orphans = || v.stack.snapshot().orphans().unwrap();
+    left.reap_orphans_while(|| false).unwrap();
+    assert_eq!(orphans(), [oid], "its client has it still");
+    left.reap_orphans().unwrap();
+    assert_eq!(orphans(), [], "the one that was left knows nothing of that client");
+}
+
 #[test]
 fn a_removed_directory_can_still_be_asked_and_listed() {
     let v = fixture();
