@@ -22,8 +22,9 @@ const FIRST_LOOK: Duration = Duration::from_micros(500);
 const LONGEST_LOOK: Duration = Duration::from_millis(20);
 /// For how long a killed command is waited for.
 pub(super) const KILL_GRACE: Duration = Duration::from_secs(1);
-/// Wait for the rest of the output after the command has ended.
-const OUTPUT_GRACE: Duration = Duration::from_millis(200);
+/// Wait for the rest of the output after the command has ended: on a busy machine whoever reads it may come late. Only what
+/// has left the command's group, and holds its output open, makes it last so long.
+const OUTPUT_GRACE: Duration = Duration::from_secs(1);
 
 /// Why a command did not do its work.
 #[derive(Debug, thiserror::Error)]

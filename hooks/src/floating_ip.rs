@@ -131,7 +131,8 @@ impl FloatingIp {
     /// See [`FloatingIpError`].
     pub fn is_held(&self) -> Result<bool, FloatingIpError> {
         let shown = self.ip(&["-oneline", "address", "show", "dev", &self.config.interface])?;
-        Ok(lists(&shown, &self.config.address))
+        // What `ip` said may have come too late, and nothing said must not mean that nothing is there.
+        Ok(lists(&shown, &self.config.address) || self.seen() == Some(Seen::Held))
     }
 
     /// Likewise, without a process for it: cheap enough to look every few seconds. `None` if nothing can be seen now.
@@ -156,7 +157,8 @@ impl FloatingIp {
     /// The interface is an Ethernet, where neighbours keep whom to send an address's packets to.
     fn has_neighbours(&self) -> Result<bool, FloatingIpError> {
         let shown = self.ip(&["-oneline", "link", "show", "dev", &self.config.interface])?;
-        Ok(shown.contains("link/ether"))
+        // When nothing was said, it is tried.
+        Ok(shown.contains("link/ether") || !shown.contains("link/"))
     }
 
     fn ip(&self, arguments: &[&str]) -> Result<String, FloatingIpError> {
