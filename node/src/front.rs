@@ -15,9 +15,8 @@ use pair::{StopReason, TakeoverTimes};
 use runtime::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use runtime::{Instant, JoinHandle};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use volume::Volume;
+use volume::{Errno, Volume};
 
 /// How long clients get to close their files at a clean stop.
 const GRACE: Duration = Duration::from_secs(2);
@@ -66,8 +65,6 @@ struct Door {
     /// It serves already, and has lost its mount.
     remounting: bool,
     attempts: Attempts,
-    /// The present volume is served; false for ever once it is left.
-    serves: Arc<AtomicBool>,
     /// Threads that remove what nobody has a name for: one, unless a disk hangs.
     reaping: Vec<JoinHandle<()>>,
     orders: Sender<Order>,
@@ -113,7 +110,6 @@ impl Front {
             mounted_since: None,
             remounting: false,
             attempts: Attempts::new(),
-            serves: Arc::default(),
             reaping: Vec::new(),
             orders: orders.clone(),
         };
@@ -164,7 +160,6 @@ impl Door {
                         continue;
                     }
                     self.wanted = Some((since, takeover));
-                    self.serves = Arc::new(AtomicBool::new(true));
                     let volume = Arc::new(self.make_volume(limits));
                     *self.shared.volume.lock() = Some(volume);
                     self.open();
@@ -246,10 +241,12 @@ impl Door {
 
     /// Removes what clients of before had open and nobody has a name for. A disk may hang: nobody waits for that.
     fn reap(&mut self, volume: Arc<Volume>) {
-        let (shared, serves) = (self.shared.clone(), Arc::clone(&self.serves));
+        let shared = self.shared.clone();
         self.reaping.retain(|earlier| !earlier.is_finished());
         let reaps = runtime::spawn("orphans", move || {
-            if let Err(error) = volume.reap_orphans_while(|| serves.load(Ordering::Acquire)) {
+            if let Err(error) = volume.reap_orphans()
+                && error != Errno::ESHUTDOWN
+            {
                 let what = "open-but-unlinked files of before were not all removed";
                 tracing::warn!(volume = shared.name(), ?error, what);
             }
@@ -324,7 +321,6 @@ impl Door {
 
     fn leave(&mut self, reason: StopReason) {
         let served = self.shared.volume.lock().take().is_some();
-        self.serves.store(false, Ordering::Release);
         self.wanted = None;
         self.remounting = false;
         self.attempts = Attempts::new();

@@ -100,18 +100,9 @@ impl Volume {
     /// # Errors
     /// When the base cannot be read, or the node does not serve any more.
     pub fn reap_orphans(&self) -> Result<usize> {
-        self.reap_orphans_while(|| true)
-    }
-
-    /// Likewise, and none once `current` is false. It is asked under the locks: a disk may have hung for so long that the
-    /// node serves again, by another volume that knows who has an object open then.
-    ///
-    /// # Errors
-    /// When the base cannot be read, or the node does not serve any more.
-    pub fn reap_orphans_while(&self, current: impl Fn() -> bool) -> Result<usize> {
         let orphans = self.stack.snapshot().orphans()?;
         for oid in &orphans {
-            match self.reap_if(*oid, &current) {
+            match self.reap_if_unused(*oid) {
                 Ok(()) | Err(Errno::ESTALE) => {}
                 Err(error) => return Err(error),
             }
@@ -124,16 +115,9 @@ impl Volume {
     /// # Errors
     /// When the base cannot be read, or the node does not serve any more.
     pub fn reap_if_unused(&self, oid: Oid) -> Result<()> {
-        self.reap_if(oid, &|| true)
-    }
-
-    fn reap_if(&self, oid: Oid, current: &dyn Fn() -> bool) -> Result<()> {
         let (outcome, _) =
             self.transact_uncommitted(Ask::keeping(PRIVILEGE_PAYLOAD_BYTES), None, |transaction| {
-                if !current()
-                    || transaction.state.is_open(oid)
-                    || transaction.inode(oid)?.attributes.nlink > 0
-                {
+                if transaction.state.is_open(oid) || transaction.inode(oid)?.attributes.nlink > 0 {
                     return Ok(());
                 }
                 transaction.record(&Operation::Reap { oid }, &[])?;

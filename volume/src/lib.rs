@@ -82,6 +82,8 @@ pub struct Volume {
     attributes_watch: RwLock<Option<AttributesWatch>>,
     /// See [`Volume::expect_write_back`].
     writes_come_late: AtomicBool,
+    /// See [`Volume::leave`].
+    left: AtomicBool,
 }
 
 impl std::fmt::Debug for Volume {
@@ -111,7 +113,14 @@ impl Volume {
             listings: Listings::default(),
             attributes_watch: RwLock::new(None),
             writes_come_late: AtomicBool::new(false),
+            left: AtomicBool::new(false),
         }
+    }
+
+    /// Nothing is changed by it any more, also when the node serves again: by another volume then, which knows what has
+    /// been given and who has an object open. Calls may come back late, from a disk that hung.
+    pub fn leave(&self) {
+        self.left.store(true, Ordering::SeqCst);
     }
 
     /// The first OID that was not given yet.

@@ -15,7 +15,7 @@ use super::state::{Inode, State};
 use super::{Volume, acl};
 use apply_engine::{Attributes, Layers, NameRef, Operation, RecordPosition, Target, Timestamp};
 use commit::stack::Writer;
-use commit::{Ask, Room};
+use commit::{Ask, NotServing, Room};
 use ids::{Lsn, Oid};
 use nvlog::Slot;
 use runtime::RwLockWriteGuard;
@@ -135,6 +135,11 @@ impl Volume {
         act: impl Fn(&mut Transaction<'a>) -> Result<T>,
     ) -> Result<Tried<T>> {
         let admission = self.journal.admit(ask)?;
+        // Looked at inside: whoever leaves waits for those who were let in before.
+        if self.left.load(Ordering::SeqCst) {
+            admission.cancel();
+            return Err(NotServing::NotPrimary.into());
+        }
         let writer = self.stack.writer();
         let counts = |asked: &Arc<Asked>| asked.version() == writer.base_version();
         let mut transaction = Transaction {

@@ -61,6 +61,9 @@ impl Executor {
             StopReason::HandedOver | StopReason::Deposed => NotServing::NotPrimary,
         });
         let volume = shared.volume.lock().clone();
+        if let Some(volume) = &volume {
+            volume.leave();
+        }
         // Before anybody else may serve: the kernel answers from its pages without asking. Calls that waited have
         // just been answered, so nothing holds this up for long.
         let cache = shared.kernel_cache.lock().clone();
