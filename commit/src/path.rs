@@ -95,6 +95,8 @@ pub struct CommitPath {
     /// Everything before it is durable here. The lock is held while persisting.
     local: Mutex<LogPoint>,
     mirror: Mutex<Option<Mirror>>,
+    /// Everything before it was sent over the mirror's link; 0: there is none.
+    posted: AtomicU64,
     /// Threads that wait for `mirror` to start or stop mirroring; drivers make way.
     seat_wanted: AtomicUsize,
     /// See [`CommitPath::give_log_up`].
@@ -153,6 +155,7 @@ impl CommitPath {
             log,
             cursors: Mutex::new(cursors),
             mirror: Mutex::new(None),
+            posted: AtomicU64::new(0),
             seat_wanted: AtomicUsize::new(0),
             log_given_up: AtomicBool::new(false),
             waiters: Waiters::default(),
@@ -380,6 +383,12 @@ impl CommitPath {
         if self.log.end().lsn <= partner.at.lsn {
             partner.seen = Instant::now();
         }
+    }
+
+    /// The end of what the partner was sent over the link that it joined by; 0 when there is none. What its ring has no
+    /// room for is not sent.
+    pub fn posted(&self) -> Lsn {
+        Lsn(self.posted.load(Ordering::Relaxed))
     }
 
     /// The rule in force.

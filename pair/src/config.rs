@@ -63,6 +63,8 @@ pub struct Timers {
     pub join_retry_ms: u64,
     /// The barrier begins when the partner misses no more than this many bytes (default 1 MiB).
     pub barrier_lag_bytes: u64,
+    /// For how long a partner that stalled once is not waited for (default 10000); doubled each time, up to 32 times.
+    pub distrust_ms: u64,
 }
 
 impl Timers {
@@ -70,6 +72,11 @@ impl Timers {
     /// can ask, has asked in that time, and made the witness tell it.
     pub(crate) fn steady_ms(&self) -> u64 {
         self.witness_check_ms * 2
+    }
+
+    /// A partner that has been good for so long is trusted as ever.
+    pub(crate) fn distrust_forgotten_ms(&self) -> u64 {
+        self.distrust_ms * 60
     }
 }
 
@@ -90,6 +97,7 @@ impl Default for Timers {
             barrier_timeout_ms: 1_000,
             join_retry_ms: 500,
             barrier_lag_bytes: 1 << 20,
+            distrust_ms: 10_000,
         }
     }
 }

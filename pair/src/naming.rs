@@ -32,6 +32,10 @@ impl Pair {
         visit(Name::Moment(&mut self.now, 0));
         visit(Name::Moment(&mut self.last_promise, timers.lease_ms + timers.drift_margin_ms));
         self.last_heartbeat.iter_mut().for_each(|at| visit(Name::Moment(at, timers.heartbeat_ms)));
+        // Nothing hangs on when one that never stalled would have been trusted again.
+        if self.distrust.stalls > 0 {
+            visit(Name::Moment(&mut self.distrust.until, timers.distrust_forgotten_ms()));
+        }
         self.stopping.iter_mut().for_each(|at| visit(Name::Moment(at, 0)));
         self.desk.visit_moments(&timers, visit);
         if let Some(link) = &mut self.link {

@@ -11,11 +11,8 @@ use crate::witness::{Mode, Register};
 use crate::{CallOff, Command, Lease, LinkId, LogSummary, MonoMs, Pair, Posture, StopReason, WitnessOutcome};
 use ids::{AckRule, Epoch};
 
-/// For how long a partner that stalled once is not waited for; doubled each time, up to so many times.
-const FIRST_DISTRUST_MS: u64 = 10_000;
+/// How often the time is doubled for which a partner that stalls is not waited for.
 const MAX_DISTRUST_DOUBLINGS: u32 = 5;
-/// A partner that has been good for so long is trusted as ever.
-const DISTRUST_FORGOTTEN_MS: u64 = 600_000;
 
 impl Primary {
     /// The link whose partner acknowledgements wait for.
@@ -171,21 +168,31 @@ impl Pair {
         self.stop_mirroring();
     }
 
-    /// The partner lives and makes no progress: alone without it, if the witness lets us, and not back at once.
+    /// The partner lives and makes no progress: alone without it, if the witness lets us, and not back at once. So it is
+    /// if nobody waits for it, because it catches up: the log that is kept for it would fill, and stop clients.
     pub(crate) fn partner_stalls(&mut self, link: LinkId) {
         let Role::Primary(primary) = &self.role else { return };
-        if primary.joined_link() != Some(link) || !self.is_current(link) {
+        let catches_up = matches!(primary.mode, PrimaryMode::Solo)
+            && primary.catch.is_some_and(|catch| catch.mirroring && catch.link == link);
+        if (primary.joined_link() != Some(link) && !catches_up) || !self.is_current(link) {
             return;
         }
-        let stalls = match self.now.since(self.distrust.until) {
-            calm if calm >= DISTRUST_FORGOTTEN_MS => 0,
-            _ => self.distrust.stalls,
-        };
-        let wait_ms =
-            (FIRST_DISTRUST_MS << stalls.min(MAX_DISTRUST_DOUBLINGS)).max(self.config.timers.join_retry_ms);
-        self.distrust = Distrust { until: self.now.plus(wait_ms), stalls: stalls + 1 };
+        self.distrust_partner(catches_up);
         self.drop_link(link);
         self.claim_now();
+    }
+
+    /// Twice as long as the last time, if it was trusted again since.
+    fn distrust_partner(&mut self, shut: bool) {
+        let Distrust { until, stalls, .. } = self.distrust;
+        let stalls = match self.now.since(until) {
+            calm if calm >= self.config.timers.distrust_forgotten_ms() => 1,
+            _ if self.now < until => stalls,
+            _ => (stalls + 1).min(MAX_DISTRUST_DOUBLINGS + 1),
+        };
+        let doublings = stalls.saturating_sub(1);
+        let wait_ms = (self.config.timers.distrust_ms << doublings).max(self.config.timers.join_retry_ms);
+        self.distrust = Distrust { until: self.now.plus(wait_ms), stalls, shut };
     }
 
     /// The partner is certainly gone: no grace.

@@ -32,8 +32,12 @@ impl Pair {
         if matches!(primary.mode, PrimaryMode::Frozen { .. }) && self.desk.swap_pending() {
             return;
         }
-        // Without a witness nobody goes on alone meanwhile: then it is better to try at once.
-        let trusted = if self.config.witness { self.distrust.until } else { self.now };
+        let alone = matches!(primary.mode, PrimaryMode::Solo);
+        if alone && self.distrust.shut && self.now < self.distrust.until {
+            return;
+        }
+        // Without a witness nobody goes on alone meanwhile, but by force: then it is better to try at once.
+        let trusted = if self.config.witness || alone { self.distrust.until } else { self.now };
         let (since, barrier_not_before) = (self.now, self.now.max(trusted));
         primary.catch = Some(Catching { link, at, mirroring: false, barrier_not_before, since });
         self.role = Role::Primary(primary);

@@ -32,6 +32,7 @@ impl CommitPath {
             if to.lsn > mirror.sent.lsn {
                 mirror.sender.write(to)?;
                 mirror.sent = to;
+                self.posted.store(to.lsn.0, Ordering::Relaxed);
                 self.reached(Reached::Posted, to.lsn);
                 if planted!(AckBeforePeerDurable) {
                     self.peer_durable(to, Instant::now());

@@ -31,6 +31,7 @@ impl CommitPath {
             let from_memory = answers == AnswerFrom::Memory;
             *mirror = Some(Mirror { link, sender, sent: from, from_memory });
             self.partner_starts(link, from, from_memory);
+            self.posted.store(from.lsn.0, Ordering::Relaxed);
         }
         drop(mirror);
         self.wake_next();

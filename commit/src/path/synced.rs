@@ -233,6 +233,7 @@ impl CommitPath {
         if mirror.is_some() {
             let _no_news_meanwhile = self.partner.lock();
             self.memory_link.store(0, Ordering::SeqCst);
+            self.posted.store(0, Ordering::Relaxed);
         }
         mirror
     }

@@ -9,7 +9,7 @@
 
 use super::Executor;
 use admin_api::status::FaultKind;
-use ids::Lsn;
+use ids::{AckRule, Lsn};
 use pair::{Event, LinkId, LocalFault, MonoMs, PairMode, RoleName};
 use runtime::Instant;
 use std::time::Duration;
@@ -29,8 +29,8 @@ const FILLING_PERMILLE: u16 = 500;
 /// What was seen of the partner's progress.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    /// The last point that it acknowledged, while it owes more, and since when.
-    owes: Option<(Lsn, Instant)>,
+    /// The last point that it acknowledged, over which link, while it owes more, and since when.
+    owes: Option<((u64, Lsn), Instant)>,
     /// The consistency point that it has behind it and this node has not, and since when.
     ahead: Option<(Lsn, Instant)>,
     /// When a read of the base was last seen to hang.
@@ -39,7 +39,7 @@ pub(super) struct Progress {
 
 impl Progress {
     /// For how long the partner has had something to acknowledge and did not, if that is longer than `patience`.
-    fn stands_still(&mut self, durable: Lsn, outstanding: bool, patience: Duration) -> bool {
+    fn stands_still(&mut self, durable: (u64, Lsn), outstanding: bool, patience: Duration) -> bool {
         match self.owes {
             Some((at, since)) if outstanding && at == durable => since.elapsed() >= patience,
             _ => {
@@ -98,12 +98,18 @@ impl Executor {
         let shared = &self.shared;
         let cursors = shared.path.cursors();
         let (durable, here) = (cursors.peer_durable(), cursors.local_durable());
-        let outstanding = cursors.rule().waits_for_partner() && here > durable;
+        let outstanding = match cursors.rule() {
+            AckRule::Both | AckRule::Memory => here > durable,
+            // Nobody waits for its answer, but what it misses is kept for it until the log is full. What its ring has
+            // no room for is another matter: then it takes in what it can, and its disk is slow.
+            AckRule::Local => shared.path.posted() > durable,
+            AckRule::Nobody => false,
+        };
         let patience = shared.config.link.tuning(shared.config.timers.peer_timeout).dead_peer_timeout;
-        if !self.progress.stands_still(durable, outstanding, patience) {
+        let Some(link) = self.peer.as_ref().map(super::Peer::id) else { return };
+        if !self.progress.stands_still((link, durable), outstanding, patience) {
             return;
         }
-        let Some(link) = self.peer.as_ref().map(super::Peer::id) else { return };
         tracing::warn!(
             volume = shared.name(),
             link,
@@ -181,11 +187,12 @@ mod tests {
     fn only_a_partner_that_owes_an_answer_stands_still() {
         let (soon, late) = (Duration::ZERO, Duration::from_secs(60));
         let mut progress = Progress::default();
-        assert!(!progress.stands_still(Lsn(64), true, soon), "just begun");
-        assert!(!progress.stands_still(Lsn(64), true, late), "not for long");
-        assert!(progress.stands_still(Lsn(64), true, soon));
-        assert!(!progress.stands_still(Lsn(128), true, soon), "it went on");
-        assert!(!progress.stands_still(Lsn(128), false, soon), "nothing is outstanding");
-        assert!(!progress.stands_still(Lsn(128), true, soon), "and that counts from now");
+        assert!(!progress.stands_still((1, Lsn(64)), true, soon), "just begun");
+        assert!(!progress.stands_still((1, Lsn(64)), true, late), "not for long");
+        assert!(progress.stands_still((1, Lsn(64)), true, soon));
+        assert!(!progress.stands_still((1, Lsn(128)), true, soon), "it went on");
+        assert!(!progress.stands_still((1, Lsn(128)), false, soon), "nothing is outstanding");
+        assert!(!progress.stands_still((1, Lsn(128)), true, soon), "and that counts from now");
+        assert!(!progress.stands_still((2, Lsn(128)), true, soon), "over another link it has just begun");
     }
 }

@@ -290,6 +290,7 @@ pub fn config(node: usize, witness: bool) -> Config {
         barrier_timeout_ms: 4,
         join_retry_ms: 1,
         barrier_lag_bytes: crate::disk::RECORD_BYTES,
+        distrust_ms: 2,
     };
     config
 }

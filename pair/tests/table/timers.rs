@@ -1,7 +1,7 @@
 //! What hangs on time: leases, broken links, a partner that is not ready yet.
 
-use crate::bench::{LINK, answer, message, state};
-use ids::Epoch;
+use crate::bench::{Bench, LINK, answer, hello, log, message, state};
+use ids::{Epoch, LogPoint, Lsn};
 use pair::*;
 
 /// As while the defaults of a newer program are not those of an older one: a takeover waits out what was promised.
@@ -77,4 +77,41 @@ fn a_broken_link_begins_a_takeover_when_the_lease_has_ended() {
     assert_eq!(partner.mode(), "mirrored partner");
     partner.wait(1);
     assert_eq!(partner.mode(), "taking-over none");
+}
+
+/// Where the partner's log ends, in `state("solo, partner catching up")`.
+const PARTNER_END: Lsn = Lsn(640);
+
+fn link_again(primary: &mut Bench, link: LinkId) {
+    primary.give(Event::LinkUp { link, log: primary.log.clone() });
+    if let Event::Message { message, .. } = hello(1, Posture::Waiting, log(&[(2, 0)], PARTNER_END.0)) {
+        primary.give(Event::Message { link, message });
+    }
+}
+
+/// The log is kept for it from where it ends. That stops clients when it fills, though they do not wait for answers.
+#[test]
+fn a_partner_that_catches_up_and_takes_nothing_in_is_shut_out() {
+    let mut primary = state("solo, partner catching up");
+    let mut shut_ms = 10_000;
+    for link in 1.. {
+        let commands = primary.give(Event::PartnerStalls { link: LinkId(link) });
+        assert_eq!(primary.mode(), "solo primary");
+        assert!(commands.contains(&Command::DropLink { link: LinkId(link) }), "{commands:?}");
+        assert!(commands.contains(&Command::SetHold(None)), "the log is let go: {commands:?}");
+        if shut_ms > 320_000 {
+            break;
+        }
+        let until = primary.now.plus(shut_ms);
+        let (link, at) = (LinkId(link + 1), LogPoint { lsn: PARTNER_END, ..primary.log.end });
+        link_again(&mut primary, link);
+        let join = Event::Message { link, message: Message::Join { epoch: Epoch(4), at } };
+        primary.now = MonoMs(until.0 - 1);
+        let held = Command::SetHold(Some(PARTNER_END));
+        assert!(!primary.give(join.clone()).contains(&held), "sooner than after {shut_ms} ms");
+        primary.now = until;
+        let commands = primary.give(join);
+        assert!(commands.contains(&held), "{commands:?}");
+        shut_ms *= 2;
+    }
 }
