@@ -112,6 +112,7 @@ impl Pair {
             link: catch.link,
             stage: BarrierStage::AwaitRule,
             since: self.now,
+            from: self.vitals.peer_durable,
             alone_ok: from_solo,
         };
         self.role = Role::Primary(primary);
@@ -196,9 +197,14 @@ impl Pair {
             }
             return;
         }
-        let PrimaryMode::Barrier { link, alone_ok: true, .. } = primary.mode else { return };
+        let PrimaryMode::Barrier { link, from, alone_ok: true, .. } = primary.mode else { return };
         if self.now.since(since) < self.config.timers.barrier_timeout_ms {
             return;
+        }
+        if matches!(stage, BarrierStage::AwaitPeer { lsn } if lsn > from) && self.vitals.peer_durable <= from
+        {
+            // It owed that from the beginning, and acknowledged nothing: no better the next time.
+            return self.partner_stalls(link);
         }
         // Too slow for clients to wait: alone again for a while, the partner goes on catching up.
         primary.mode = PrimaryMode::Solo;

@@ -135,7 +135,8 @@ pub(crate) enum PrimaryMode {
     Solo,
     /// Acknowledgements wait for both; not yet mirrored. `alone_ok`: it came from solo and no swap to mirrored
     /// was asked yet, so it may fall back to solo.
-    Barrier { link: LinkId, stage: BarrierStage, since: MonoMs, alone_ok: bool },
+    /// `from`: what the partner had acknowledged when it began.
+    Barrier { link: LinkId, stage: BarrierStage, since: MonoMs, from: Lsn, alone_ok: bool },
     /// Both logs hold everything acknowledged.
     Mirrored { link: LinkId },
     /// Acknowledges nothing. Asks the witness from `claim_at` on.

@@ -109,3 +109,35 @@ fn a_partner_that_lives_and_acknowledges_nothing_is_given_up() {
     check_all(&pair.mount(Side::A), &outcomes);
     pair.check_trees_equal();
 }
+
+/// So little is written that it seems to miss next to nothing whenever it comes back.
+#[test]
+fn clients_seldom_wait_for_a_partner_that_acknowledges_nothing() {
+    let (mut pair, wire) = Wire::between(impatient("16MiB"));
+    assert_eq!(pair.wait_mirrored(), Side::A);
+    wire.swallow_acknowledgements(true);
+    let (output, file) = (pair.output(Side::A), pair.mount(Side::A).join("file"));
+    let waited_for = move || {
+        let output = std::fs::read_to_string(&output).unwrap();
+        output.lines().filter(|line| line.contains("SetAckRule(Both)")).count()
+    };
+    // One write at a time; each may have to wait for the end of a stall.
+    let write = move |times: u32| {
+        for _ in 0..times {
+            let file = file.clone();
+            within(ANSWER_LIMIT, "a small write", move || std::fs::write(file, b"a little").unwrap());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    };
+    let before = waited_for();
+    pair.wait("clients that wait for it again", |_| {
+        write(5);
+        (waited_for() > before).then_some(())
+    });
+    write(100);
+    let times = waited_for() - before;
+    assert!(times <= 2, "while a hundred small writes were made, clients waited for it {times} times");
+    wire.swallow_acknowledgements(false);
+    assert_eq!(pair.wait_mirrored(), Side::A);
+    pair.check_trees_equal();
+}

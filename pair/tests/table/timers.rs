@@ -1,7 +1,7 @@
 //! What hangs on time: leases, broken links, a partner that is not ready yet.
 
 use crate::bench::{Bench, LINK, answer, hello, log, message, state};
-use ids::{Epoch, LogPoint, Lsn};
+use ids::{AckRule, Epoch, LogPoint, Lsn};
 use pair::*;
 
 /// As while the defaults of a newer program are not those of an older one: a takeover waits out what was promised.
@@ -82,10 +82,50 @@ fn a_broken_link_begins_a_takeover_when_the_lease_has_ended() {
 /// Where the partner's log ends, in `state("solo, partner catching up")`.
 const PARTNER_END: Lsn = Lsn(640);
 
+/// For `for_ms` the partner answers every heartbeat and acknowledges nothing, while little is written; it joins again
+/// over each new link. Returns how often clients began to wait for it.
+fn acknowledge_nothing(primary: &mut Bench, for_ms: u64) -> usize {
+    let (timers, until) = (Timers::default(), primary.now.plus(for_ms));
+    let (mut link, mut waited) = (LINK, 0);
+    let at = LogPoint { lsn: PARTNER_END, ..primary.log.end };
+    while primary.now < until {
+        primary.now = primary.now.plus(timers.heartbeat_ms);
+        let (now, end) = (primary.now, primary.log.end.lsn);
+        let vitals = Vitals { end, committed: end, peer_durable: PARTNER_END, ..Vitals::default() };
+        let say = |message| Event::Message { link, message };
+        let join = Message::Join { epoch: Epoch(4), at };
+        let mut commands = primary.give(say(Message::HeartbeatAnswer {
+            sent: now,
+            follows: Some(Epoch(4)),
+            promised_ms: timers.lease_ms,
+            vitals: Vitals::default(),
+        }));
+        commands.extend(primary.give(say(join)));
+        commands.extend(primary.give(Event::Tick { vitals }));
+        waited += commands.iter().filter(|c| **c == Command::SetAckRule(AckRule::Both)).count();
+        if commands.contains(&Command::DropLink { link }) {
+            link = LinkId(link.0 + 1);
+            link_again(primary, link);
+        }
+    }
+    waited
+}
+
 fn link_again(primary: &mut Bench, link: LinkId) {
     primary.give(Event::LinkUp { link, log: primary.log.clone() });
     if let Event::Message { message, .. } = hello(1, Posture::Waiting, log(&[(2, 0)], PARTNER_END.0)) {
         primary.give(Event::Message { link, message });
+    }
+}
+
+/// It misses so little that the barrier begins as soon as it has joined.
+#[test]
+fn a_partner_that_acknowledges_nothing_is_waited_for_seldom() {
+    for (minutes, most) in [(1, 3), (60, 16)] {
+        let mut primary = state("solo, partner catching up");
+        let waited = acknowledge_nothing(&mut primary, minutes * 60_000);
+        // At once, after 10 s, after 20 s more; in the end every 320 s.
+        assert!((2..=most).contains(&waited), "clients waited for it {waited} times in {minutes} min");
     }
 }
 
