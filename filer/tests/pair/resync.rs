@@ -1,7 +1,7 @@
 //! A partner whose log cannot bring it up to date gets the primary's tree, and is as good as any partner then.
 
 use crate::faults::{wait_fault, wait_over};
-use crate::harness::{Cluster, Load, Side, Spec, check_all, twinfiler};
+use crate::harness::{ANSWER_LIMIT, Cluster, Frozen, Load, Side, Spec, check_all, twinfiler, within};
 use admin_api::control::{Answer, Request};
 use admin_api::status::{FaultKind, Mode, ResyncSide, ResyncStatus, Role, VolumeStatus};
 use std::os::unix::fs::FileExt;
@@ -395,6 +395,61 @@ fn a_link_cut_in_the_middle_costs_a_comparison_and_nothing_else() {
     pair.check_trees_equal();
     let sent = sent_bytes(&pair, Side::A);
     assert!(sent < 9 << 20, "what had arrived was not sent again: {sent} bytes");
+}
+
+/// Leaves a pair whose partner has got all of the tree, and does not join: its disk hangs just before.
+fn all_but_joined() -> (Cluster, Frozen) {
+    let Spec { capacity, more, .. } = slow();
+    let more = more.map(|text| text + "[volume.link]\ndead_peer_timeout = \"1600ms\"\n");
+    let mut pair = Cluster::start(Spec { disk_mib: [None, Some(256)], capacity, more, ..Spec::default() });
+    for attempt in 0..8 {
+        pair.kill(Side::B);
+        pair.wait_mode(Side::A, Mode::Solo);
+        write_files(&pair.mount(Side::A).join(format!("files{attempt}")), 16, 128 << 10);
+        go_once_around(&mut pair);
+        pair.start_node(Side::B);
+        pair.wait_volume(Side::B, "a resync under way", receives);
+        let slow = pair.disk(Side::B).as_ref().unwrap().crawl();
+        // The last that it does is to flush its tree.
+        let all_sent = pair.wait_volume(Side::A, "the end of what is sent", |volume| {
+            volume.resync.as_ref().is_none_or(|resync| resync.side.is_none())
+        });
+        let hung = slow.hang();
+        let there = pair.volume(Side::B).unwrap();
+        let alone = |volume: Option<VolumeStatus>| volume.is_some_and(|volume| volume.mode == Mode::Solo);
+        let receives = there.resync.is_some_and(|resync| resync.side == Some(ResyncSide::Receiving));
+        if receives && alone(Some(all_sent)) && alone(pair.volume(Side::A)) {
+            return (pair, hung);
+        }
+        // It was quicker.
+        drop(hung);
+        pair.wait_mirrored();
+    }
+    panic!("it joins before it is met between two steps, however slow its disk is");
+}
+
+/// The log is held for it, from which clients need room.
+#[test]
+fn clients_go_on_while_a_receiver_does_not_join() {
+    for stopped in [false, true] {
+        let (mut pair, hung) = all_but_joined();
+        if stopped {
+            pair.signal(Side::B, rustix::process::Signal::STOP);
+        }
+        let scratch = pair.mount(Side::A).join("scratch");
+        for round in 0..8 {
+            let scratch = scratch.clone();
+            within(ANSWER_LIMIT, &format!("half a log, round {round}"), move || {
+                std::fs::write(scratch, vec![round; CAPACITY_BYTES as usize / 2]).unwrap();
+            });
+        }
+        if stopped {
+            pair.signal(Side::B, rustix::process::Signal::CONT);
+        }
+        drop(hung);
+        assert_eq!(pair.wait_mirrored(), Side::A);
+        pair.check_trees_equal();
+    }
 }
 
 #[test]

@@ -7,8 +7,9 @@
 //! `Finish`, where the log is held, before they go on, from the point that the tree stands at. Clients go on all the
 //! time; the log takes what they write, and slows them when it fills.
 //!
-//! What can go wrong: this node's own disk (the receiver is told why, and tries again), a receiver that goes silent
-//! (the session ends, and everything it kept), the end of this node's role or link (likewise).
+//! What can go wrong: this node's own disk (the receiver is told why, and tries again), a receiver that goes silent, or
+//! has all of it and does not join while the log fills behind what is held for it (the session ends, and everything it
+//! kept), the end of this node's role or link (likewise).
 
 use super::packing::{Packing, Wish};
 use super::progress::Progress;
@@ -25,9 +26,10 @@ use admin_api::status::ResyncSide;
 use apply_engine::BaseReader;
 use apply_engine::resync::{self, ENTRIES_AT_ONCE, LabelSums, ObjectLabel, Part};
 use ids::{EpochHistory, Lsn, Oid};
+use pair::PairMode;
 use rdma_transport::Control;
 use runtime::Instant;
-use runtime::channel::Receiver;
+use runtime::channel::{Receiver, RecvTimeoutError};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -36,6 +38,11 @@ use std::time::Duration;
 const IDLE_LIMIT: Duration = Duration::from_secs(600);
 /// The same while no consistency point is taken.
 const FROZEN_LIMIT: Duration = Duration::from_secs(15);
+/// How long the log may be held for a receiver that has all of it and has not joined, while that fills more than half
+/// of the log: clients feel it, as with a disk that is too slow.
+const HELD_LIMIT: Duration = Duration::from_secs(5);
+/// How often that is looked at: nobody tells of a receiver that does nothing.
+const HELD_LOOK: Duration = Duration::from_millis(100);
 /// Longest wait for a moment at which no consistency point is half done.
 const FREEZE_LIMIT: Duration = Duration::from_secs(30);
 /// Longest description of the objects of one question: what has many names is told in parts, and xattrs are bounded.
@@ -76,11 +83,11 @@ impl Source {
             packing: Packing::new(rates.compress),
             frozen: None,
             last: false,
+            held_from: None,
             throttle: Throttle::new(rates.min_rate_bytes, rates.max_rate_bytes, shared.log.end().lsn, now),
         };
         let mut asked = 0_u32;
-        let limit = |frozen: bool| if frozen { FROZEN_LIMIT } else { IDLE_LIMIT };
-        while let Ok(bytes) = self.inbox.recv_timeout(limit(answering.frozen.is_some())) {
+        while let Some(bytes) = self.next(&answering) {
             let Some(tag) = wire::envelope(&bytes).map(|envelope| envelope.tag) else { break };
             let question = Question::decode(&bytes).map_err(|error| error.to_string());
             asked = asked.wrapping_add(1);
@@ -109,6 +116,51 @@ impl Source {
         *shared.resync.progress.lock() = None;
         shared.tell(NodeEvent::ResyncSourceEnded { link: self.link });
     }
+
+    /// The next question, if it comes in time.
+    fn next(&self, answering: &Answering<'_>) -> Option<Vec<u8>> {
+        let Some(held_from) = answering.held_from else {
+            let limit = if answering.frozen.is_some() { FROZEN_LIMIT } else { IDLE_LIMIT };
+            return self.inbox.recv_timeout(limit).ok();
+        };
+        let (until, mut filling) = (Instant::now() + IDLE_LIMIT, None);
+        while Instant::now() < until && !self.holds_too_long(held_from, &mut filling) {
+            match self.inbox.recv_timeout(HELD_LOOK) {
+                Err(RecvTimeoutError::Timeout) => {}
+                news => return news.ok(),
+            }
+        }
+        None
+    }
+
+    /// Has the receiver, which has all of it, joined, or does it keep clients waiting instead? `filling`: since when.
+    fn holds_too_long(&self, held_from: Lsn, filling: &mut Option<Instant>) -> bool {
+        let shared = &self.shared;
+        let (joined, silent_ms) = match &*shared.pair.lock() {
+            Some(pair) => (has_joined(pair.mode), pair.peer_silent_ms.unwrap_or(0)),
+            None => (false, 0),
+        };
+        let cursors = shared.path.cursors();
+        let half_full = shared.log.reserved().since(held_from) > cursors.capacity_bytes() / 2;
+        *filling = half_full.then(|| filling.unwrap_or_else(Instant::now));
+        let limit = shared.config.link.tuning(shared.config.timers.peer_timeout).dead_peer_timeout;
+        let silent = Duration::from_millis(silent_ms) >= limit;
+        let too_long = silent || filling.is_some_and(|since| since.elapsed() >= HELD_LIMIT);
+        if too_long && !joined {
+            tracing::warn!(
+                volume = shared.name(),
+                silent_ms,
+                "the partner has the whole tree and does not join: its link is given up, and the log kept for it no longer"
+            );
+        }
+        // What a partner that has joined keeps of the log is the pair's affair.
+        joined || too_long
+    }
+}
+
+/// Has the pair taken the partner in, and holds the log itself?
+fn has_joined(mode: PairMode) -> bool {
+    matches!(mode, PairMode::CatchingUp | PairMode::Mirrored | PairMode::HandingOver)
 }
 
 struct Answering<'a> {
@@ -124,6 +176,8 @@ struct Answering<'a> {
     frozen: Option<Exclusive<'a>>,
     /// It does so until `Finish`.
     last: bool,
+    /// The log is held for the receiver, which has all of it, from here on.
+    held_from: Option<Lsn>,
     throttle: Throttle,
     packing: Packing,
 }
@@ -367,6 +421,7 @@ impl<'a> Answering<'a> {
             return Err(ended);
         }
         drop(frozen);
+        self.held_from = Some(point.lsn);
         let next_oid = self.shared.next_oid();
         Ok(Answer::Finished(Finished { point, history, next_oid, objects, digest }))
     }

@@ -61,17 +61,29 @@ impl Disk {
     /// Whoever writes to it waits for up to `stop`, again and again, and gets somewhere in between: a disk that is slow
     /// and moves. Ends with the guard.
     pub fn slow(&self, stop: Duration) -> Slow {
+        self.in_turns(stop, MOVES)
+    }
+
+    /// So slow that who writes to it does so almost step by step, and can be met between two of them.
+    pub fn crawl(&self) -> Slow {
+        self.in_turns(CRAWLS, Duration::ZERO)
+    }
+
+    fn in_turns(&self, stop: Duration, moves: Duration) -> Slow {
         let (at, (end, ended)) = (self.at.clone(), channel::<()>());
         let turns = std::thread::spawn(move || {
             loop {
                 let frozen = Frozen { at: at.clone() };
                 let froze = Command::new("fsfreeze").arg("--freeze").arg(&at).status();
-                let go_on = ended.recv_timeout(stop) == Err(RecvTimeoutError::Timeout);
-                drop(frozen);
-                if !go_on || !froze.is_ok_and(|status| status.success()) {
-                    return;
+                let news = ended.recv_timeout(stop);
+                if news == Ok(()) {
+                    return Some(frozen);
                 }
-                std::thread::sleep(MOVES);
+                drop(frozen);
+                if news != Err(RecvTimeoutError::Timeout) || !froze.is_ok_and(|status| status.success()) {
+                    return None;
+                }
+                std::thread::sleep(moves);
             }
         });
         Slow { end: Some(end), turns: Some(turns) }
@@ -126,11 +138,21 @@ impl Drop for Frozen {
 
 /// For how long a slow disk moves.
 const MOVES: Duration = Duration::from_millis(50);
+/// For how long one that crawls stands still each time. It moves for as long as it takes to freeze it again.
+const CRAWLS: Duration = Duration::from_secs(1);
 
 /// A filesystem that is slow while this lives.
 pub struct Slow {
     end: Option<Sender<()>>,
-    turns: Option<JoinHandle<()>>,
+    turns: Option<JoinHandle<Option<Frozen>>>,
+}
+
+impl Slow {
+    /// From now on whoever writes to it waits.
+    pub fn hang(mut self) -> Frozen {
+        self.end.take().unwrap().send(()).unwrap();
+        self.turns.take().unwrap().join().unwrap().unwrap()
+    }
 }
 
 impl Drop for Slow {
