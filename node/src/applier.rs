@@ -30,6 +30,8 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 const QUICK: Duration = Duration::from_secs(1);
 /// ... and it has been suspected for so long.
 const SUSPECTED: Duration = Duration::from_secs(20);
+/// How often a disk with such a fault is tried while there is nothing to apply.
+const TRY_EVERY: Duration = Duration::from_secs(1);
 /// How often a wait looks around.
 const POLL: Duration = Duration::from_millis(1);
 /// How soon a partner absorbs what was committed.
@@ -64,6 +66,8 @@ pub(super) struct ApplierState {
     dropped: Mutex<Option<(Lsn, Retired)>>,
     /// Since when the disk has been suspected to be too slow.
     suspected: Mutex<Option<Instant>>,
+    /// When it was last tried, with nothing to apply.
+    tried: Mutex<Option<Instant>>,
     /// Raised by those who want the lock, so that a wait inside gives it up.
     interrupted: AtomicU64,
     /// The base tree may stand between two consistency points: one failed, or was cut off before a restart.
@@ -400,7 +404,7 @@ fn consistency_point(shared: &Shared) -> Result<(), ApplyFailure> {
         let Some((sealed, retired)) = seal(shared) else {
             shared.gate.nothing_sealed(|| shared.log.reserved() == before, shared.local_space());
             shared.applier.half_applied.store(false, Ordering::Release);
-            return Ok(());
+            return try_disk(shared);
         };
         shared.gate.sealed(sealed.end());
         // Readers may hang with the disk: that is told as if applying hung.
@@ -505,6 +509,25 @@ fn apply(shared: &Shared, delta: &Delta) -> Result<(), ApplyFailure> {
     });
     forget_faults(shared, started.elapsed());
     give_space_back(shared)
+}
+
+/// Nothing is to be applied, which would show whether a disk that failed, or was too slow, is well again: a flush does.
+fn try_disk(shared: &Shared) -> Result<(), ApplyFailure> {
+    if !shared.faults.has(FaultKind::BaseFailed) && !shared.faults.has(FaultKind::BaseSlow) {
+        return Ok(());
+    }
+    let begun = Instant::now();
+    let mut tried = shared.applier.tried.lock();
+    if tried.is_some_and(|at| begun.duration_since(at) < TRY_EVERY) {
+        return Ok(());
+    }
+    *tried = Some(begun);
+    drop(tried);
+    mark!("disk tried");
+    shared.base.revive_index().map_err(ApplyError::from)?;
+    shared.base.sync().map_err(ApplyError::from)?;
+    forget_faults(shared, begun.elapsed());
+    Ok(())
 }
 
 /// Applying works again. A disk that was too slow has to be quick for a while: roles must not go to and fro.

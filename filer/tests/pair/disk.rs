@@ -276,6 +276,30 @@ fn a_disk_that_hangs_hands_over_and_heals() {
     pair.check_trees_equal();
 }
 
+/// Nothing is left to apply by the time at which a disk that was too slow may be trusted again.
+#[test]
+fn a_disk_that_hung_heals_though_nobody_writes() {
+    let filesystem = ["btrfs", "btrfs"];
+    let spec = Spec { disk_mib: [Some(256), Some(256)], filesystem, ..Spec::default() };
+    let mut pair = Cluster::start(Spec { capacity: "256MiB", ..spec });
+    let load = Load::start(&pair.mount(Side::A), "c", 2);
+    load.wait_for(50);
+    let frozen: Frozen = pair.disk(Side::A).as_ref().unwrap().freeze();
+    pair.wait_serving(Side::B);
+    let outcomes = load.join();
+    let slow = |volume: &VolumeStatus| volume.faults.iter().any(|fault| fault.what.contains("too slow"));
+    pair.wait_volume(Side::A, "the fault in its status", slow);
+    drop(frozen);
+    pair.wait_volume(Side::A, "everything applied", |volume| volume.apply_lag.seconds < 1.0);
+    pair.wait_volume(Side::A, "no fault any more", |volume| !slow(volume));
+    pair.wait_volume(Side::B, "a healthy partner", |volume| volume.partner.fault.is_none());
+    let back = pair.ask(Side::B, &Request::Switchover { volume: "v".to_owned(), timeout_ms: 30_000 });
+    assert!(matches!(back, Ok(Answer::Done)), "{back:?}");
+    pair.wait_serving(Side::A);
+    check_all(&pair.mount(Side::A), &outcomes);
+    pair.check_trees_equal();
+}
+
 /// Whoever writes to the disk gets somewhere, but late: first as late as a log can bear, then later than that.
 #[test]
 fn a_slow_disk_slows_clients_evenly_and_is_handed_over_when_it_is_bad() {
