@@ -182,6 +182,11 @@ impl Pair {
         self.claim_now();
     }
 
+    /// May a partner not even join a primary that serves alone?
+    pub(crate) fn shuts_partner_out(&self) -> bool {
+        self.distrust.shut && self.now < self.distrust.until
+    }
+
     /// Twice as long as the last time, if it was trusted again since.
     fn distrust_partner(&mut self, shut: bool) {
         let Distrust { until, stalls, .. } = self.distrust;

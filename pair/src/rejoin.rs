@@ -33,7 +33,7 @@ impl Pair {
             return;
         }
         let alone = matches!(primary.mode, PrimaryMode::Solo);
-        if alone && self.distrust.shut && self.now < self.distrust.until {
+        if alone && self.shuts_partner_out() {
             return;
         }
         // Without a witness nobody goes on alone meanwhile, but by force: then it is better to try at once.

@@ -179,6 +179,10 @@ impl Pair {
                  VOLUME --force', once the other node is certainly down"
             }
             Role::Primary(primary) => match primary.mode {
+                PrimaryMode::Solo if self.shuts_partner_out() => {
+                    "the partner answered and took nothing in: it is let in again after a while; look at its log device, \
+                     threads and network, or restart it"
+                }
                 PrimaryMode::Frozen { .. } if !witness => {
                     "no witness: waits for the partner, or for 'twinfiler takeover VOLUME --force'"
                 }

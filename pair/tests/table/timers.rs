@@ -149,6 +149,8 @@ fn a_partner_that_catches_up_and_takes_nothing_in_is_shut_out() {
         primary.now = MonoMs(until.0 - 1);
         let held = Command::SetHold(Some(PARTNER_END));
         assert!(!primary.give(join.clone()).contains(&held), "sooner than after {shut_ms} ms");
+        let detail = primary.pair.status(primary.now).detail;
+        assert!(detail.contains("took nothing in"), "{detail}");
         primary.now = until;
         let commands = primary.give(join);
         assert!(commands.contains(&held), "{commands:?}");
