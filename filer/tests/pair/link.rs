@@ -83,7 +83,7 @@ fn a_partner_that_lives_and_acknowledges_nothing_is_given_up() {
     const LOG_MIB: usize = 16;
     let (mut pair, wire) = Wire::between(impatient("16MiB"));
     assert_eq!(pair.wait_mirrored(), Side::A);
-    let load = Load::start(&pair.mount(Side::A), "c", 3);
+    let load = Load::start(&pair.mount(Side::A), "c", 2);
     load.wait_for(50);
     wire.swallow_acknowledgements(true);
     pair.wait_volume(Side::A, "acknowledgements by one node", |volume| {
@@ -100,11 +100,13 @@ fn a_partner_that_lives_and_acknowledges_nothing_is_given_up() {
         });
     }
     load.wait_for(50);
+    let mut outcomes = load.finish();
     assert_eq!(pair.volume(Side::A).unwrap().role, Role::Primary);
     wire.swallow_acknowledgements(false);
     assert_eq!(pair.wait_mirrored(), Side::A);
+    let load = Load::start(&pair.mount(Side::A), "d", 2);
     load.wait_for(50);
-    let outcomes = load.finish();
+    outcomes.extend(load.finish());
     assert!(outcomes.iter().all(|outcome| outcome.error.is_none()), "{outcomes:?}");
     check_all(&pair.mount(Side::A), &outcomes);
     pair.check_trees_equal();
