@@ -65,9 +65,10 @@ impl Executor {
     /// See the module. Before the tick, so that it acts on it.
     pub(super) fn look_around(&mut self) {
         self.shared.path.look_at_partner();
-        // Who waits for this node's log hears no partner.
-        if self.look_at_log() {
-            self.look_at_partner();
+        match self.look_at_log() {
+            true => self.look_at_partner(),
+            // Who waits for this node's log hears no partner.
+            false => self.progress.owes = None,
         }
         self.look_at_disk();
         self.look_at_reads();
