@@ -19,10 +19,14 @@ pub(super) struct Claims {
     salvages: Vec<(String, PathBuf, usize)>,
 }
 
+/// What a base is called here.
+pub const BASE_KIND: &str = "base directory";
+
 /// Whether what is kept in `salvage` would be lost or hidden with `tree`, or `tree` with it. A base's own directory for it is
 /// taken from no base.
-pub fn salvage_is_endangered(salvage: &Path, tree: &Path) -> bool {
-    overlaps(salvage, tree) && !salvage.starts_with(tree.join(HIDDEN_NAME).join(SALVAGE_NAME))
+pub fn salvage_is_endangered(salvage: &Path, kind: &str, tree: &Path) -> bool {
+    let is_bases_own = kind == BASE_KIND && salvage.starts_with(tree.join(HIDDEN_NAME).join(SALVAGE_NAME));
+    overlaps(salvage, tree) && !is_bases_own
 }
 
 fn overlaps(one: &Path, other: &Path) -> bool {
@@ -78,7 +82,7 @@ impl Claims {
     /// Looks at what was claimed so. All trees are known.
     pub(super) fn check_salvages(&self, file: &Section<'_, '_>) {
         for (title, path, line) in &self.salvages {
-            let clash = self.trees.iter().find(|(_, tree, _)| salvage_is_endangered(path, tree));
+            let clash = self.trees.iter().find(|(kind, tree, _)| salvage_is_endangered(path, kind, tree));
             if let Some((kind, tree, first)) = clash {
                 let relation = if path == tree { "is also" } else { "overlaps with" };
                 file.problem_of(

@@ -3,7 +3,7 @@
 //! What must hold between values is checked here too, while their lines are known: names, ids, paths and
 //! addresses that may stand only once, paths that may not lie in each other, timers that depend on each other.
 
-use super::claims::Claims;
+use super::claims::{BASE_KIND, Claims};
 use super::doors::Doors;
 use super::error::Problem;
 use super::fields::InterfaceName;
@@ -139,7 +139,7 @@ fn volume(
     }
     let base = section.required::<PathBuf>("base");
     if let Some(base) = &base {
-        claims.claim_tree(&section, "base directory", &base.value, base.line);
+        claims.claim_tree(&section, BASE_KIND, &base.value, base.line);
     }
     let transport = section.optional::<TransportKind>("transport");
     let peer = section.required_table("peer").and_then(|section| peer(section, own, claims, doors));

@@ -99,10 +99,10 @@ impl RoleHooks {
     }
 
     /// Does again what failed, and takes back what somebody else has done to the address. From the thread that makes all
-    /// other changes: none may come between.
-    pub fn look_at_address(&self) {
+    /// other changes: none may come between. It is added where this node `serves` only.
+    pub fn look_at_address(&self, serves: bool) {
         if let Some(address) = &self.address {
-            address.look();
+            address.look(serves);
         }
     }
 

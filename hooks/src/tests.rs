@@ -294,21 +294,24 @@ fn an_address_that_somebody_takes_away_or_adds_is_changed_back_and_told() {
             let change = |what| Namespace::ip(&["address", what, address, "dev", "here"]);
             hooks.became_primary(Epoch(7));
             assert_eq!((there(), held_and_trouble(&hooks)), (true, (true, None)));
-            hooks.look_at_address();
+            hooks.look_at_address(true);
             assert_eq!(held_and_trouble(&hooks), (true, None));
             change("del");
-            hooks.look_at_address();
+            hooks.look_at_address(false);
+            let frozen = "who is cut off may have been taken over";
+            assert_eq!((there(), held_and_trouble(&hooks)), (false, (false, None)), "{frozen}");
+            hooks.look_at_address(true);
             let (held, trouble) = held_and_trouble(&hooks);
             assert!(there() && held && trouble.unwrap().contains("went away from here"));
-            hooks.look_at_address();
+            hooks.look_at_address(true);
             assert_eq!(held_and_trouble(&hooks), (true, None));
             hooks.stops_serving();
             assert_eq!((there(), held_and_trouble(&hooks)), (false, (false, None)));
             change("add");
-            hooks.look_at_address();
+            hooks.look_at_address(true);
             let (held, trouble) = held_and_trouble(&hooks);
             assert!(!there() && !held && trouble.unwrap().contains("somebody added it to here"));
-            hooks.look_at_address();
+            hooks.look_at_address(true);
             assert_eq!(held_and_trouble(&hooks), (false, None));
         }
     });
@@ -320,7 +323,7 @@ fn an_address_under_a_label_of_its_own_is_seen() {
     namespace.run(|| {
         let hooks = with_address("10.99.0.9/24", "here");
         Namespace::ip(&["address", "add", "10.99.0.9/24", "dev", "here", "label", "here:1"]);
-        hooks.look_at_address();
+        hooks.look_at_address(true);
         assert!(held_and_trouble(&hooks).1.is_some_and(|what| what.contains("somebody added it")));
     });
 }
@@ -335,7 +338,7 @@ fn an_address_is_held_also_when_nobody_can_be_told() {
         let (held, trouble) = held_and_trouble(&hooks);
         assert!(held && trouble.unwrap().contains("the neighbours could not be told"));
         Namespace::ip(&["link", "set", "here", "up"]);
-        hooks.look_at_address();
+        hooks.look_at_address(true);
         assert_eq!(held_and_trouble(&hooks), (true, None));
         hooks.stops_serving();
         assert_eq!(held_and_trouble(&hooks), (false, None));
@@ -361,11 +364,11 @@ fn a_lost_interface_is_told_also_before_the_address_is_needed() {
         hooks.clear_leftovers();
         assert_eq!(held_and_trouble(&hooks), (false, None));
         Namespace::ip(&["link", "del", "here"]);
-        hooks.look_at_address();
+        hooks.look_at_address(true);
         let no_interface = "there is no interface here; correct `floating_ip.interface`";
         assert_eq!(held_and_trouble(&hooks), (false, Some(no_interface.to_owned())));
         Namespace::ip(&["link", "add", "here", "type", "veth", "peer", "name", "there"]);
-        hooks.look_at_address();
+        hooks.look_at_address(true);
         assert_eq!(held_and_trouble(&hooks), (false, None));
     });
 }

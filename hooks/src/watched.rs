@@ -57,9 +57,17 @@ impl WatchedAddress {
         }
     }
 
-    /// Does again what failed, and takes back what somebody else has changed.
-    pub fn look(&self) {
+    /// Does again what failed, and takes back what somebody else has changed. Where nobody is served at the moment
+    /// (`serves` is false) it is only seen: the other node may serve.
+    pub fn look(&self, serves: bool) {
         let Some(seen) = self.floating.seen() else { return };
+        {
+            let mut state = self.state.lock();
+            if state.wanted && !serves {
+                state.held = seen == Seen::Held;
+                return;
+            }
+        }
         let (wanted, trouble) = {
             let state = self.state.lock();
             (state.wanted, state.trouble.clone())

@@ -30,6 +30,7 @@ use ids::Lsn;
 use opening::Opening;
 use pair::{
     Command, Event, FailedPart, LinkId, LogSummary, Message, MonoMs, Operator, Pair, PairMode, PairStatus,
+    Vitals,
 };
 use runtime::channel::{Receiver, RecvTimeoutError, Sender};
 use runtime::{Instant, mark};
@@ -134,7 +135,7 @@ impl Executor {
                 self.look_around();
                 let status = self.pair.status(self.now());
                 self.standing.look(&self.shared, &status);
-                let vitals = self.shared.vitals();
+                let vitals = Vitals { log_is_slow: self.log_device.is_slow(), ..self.shared.vitals() };
                 self.apply(Event::Tick { vitals });
             }
         }

@@ -11,7 +11,7 @@ use admin_api::status::{FaultKind, Role, TakeoverTiming};
 use commit::Journal;
 use fuse_door::{MountHandle, MountOptions, MountState};
 use ids::{AnswerFrom, BaseLimits, Epoch};
-use pair::{StopReason, TakeoverTimes};
+use pair::{PairMode, RoleName, StopReason, TakeoverTimes};
 use runtime::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use runtime::{Instant, JoinHandle};
 use std::sync::Arc;
@@ -177,10 +177,16 @@ impl Door {
                     if self.attempts.due <= Instant::now() {
                         self.open();
                     }
-                    self.shared.hooks.look_at_address();
+                    self.shared.hooks.look_at_address(self.answers());
                 }
             }
         }
+    }
+
+    /// Is the node a primary that answers? One that is cut off may have been taken over without knowing it.
+    fn answers(&self) -> bool {
+        let pair = self.shared.pair.lock();
+        pair.as_ref().is_some_and(|pair| pair.role == RoleName::Primary && pair.mode != PairMode::Frozen)
     }
 
     fn make_volume(&self, limits: BaseLimits) -> Volume {

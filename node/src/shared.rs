@@ -165,6 +165,7 @@ impl Shared {
             free_metadata_bytes: space.metadata.map(|room| (room.free_bytes, room.unallocated_bytes)),
             free_inodes: if space.total_inodes == 0 { u64::MAX } else { space.free_inodes },
             likely_inodes: space.shown_inodes(),
+            log_is_slow: false,
             log_fill_permille: (used * 1000 / cursors.capacity_bytes().max(1)) as u16,
             replays: self.follower.is_in_pieces(),
             healthy: true,

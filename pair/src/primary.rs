@@ -182,9 +182,17 @@ impl Pair {
         self.claim_now();
     }
 
-    /// May a partner not even join a primary that serves alone?
+    /// May a partner not even join a primary that serves alone? As long as after a first stall: one that was repaired
+    /// should soon have a copy again, and clients wait for it later.
     pub(crate) fn shuts_partner_out(&self) -> bool {
-        self.distrust.shut && self.now < self.distrust.until
+        let Distrust { until, stalls, shut } = self.distrust;
+        let rest_ms = self.distrust_wait_ms(stalls).saturating_sub(self.config.timers.distrust_ms);
+        shut && self.now.plus(rest_ms) < until
+    }
+
+    fn distrust_wait_ms(&self, stalls: u32) -> u64 {
+        let timers = &self.config.timers;
+        (timers.distrust_ms << stalls.saturating_sub(1)).max(timers.join_retry_ms)
     }
 
     /// Twice as long as the last time, if it was trusted again since.
@@ -195,9 +203,7 @@ impl Pair {
             _ if self.now < until => stalls,
             _ => (stalls + 1).min(MAX_DISTRUST_DOUBLINGS + 1),
         };
-        let doublings = stalls.saturating_sub(1);
-        let wait_ms = (self.config.timers.distrust_ms << doublings).max(self.config.timers.join_retry_ms);
-        self.distrust = Distrust { until: self.now.plus(wait_ms), stalls, shut };
+        self.distrust = Distrust { until: self.now.plus(self.distrust_wait_ms(stalls)), stalls, shut };
     }
 
     /// The partner is certainly gone: no grace.

@@ -100,7 +100,8 @@ impl Pair {
         let from_solo = matches!(primary.mode, PrimaryMode::Solo);
         let near = self.vitals.peer_durable >= catch.at.lsn
             && self.vitals.end.since(self.vitals.peer_durable) <= timers.barrier_lag_bytes;
-        if !catch.mirroring || !near || self.now < catch.barrier_not_before {
+        // Behind this node's own log device nobody hears what the partner acknowledges.
+        if !catch.mirroring || !near || self.now < catch.barrier_not_before || self.vitals.log_is_slow {
             return;
         }
         if !from_solo && self.desk.swap_pending() {
@@ -201,8 +202,8 @@ impl Pair {
         if self.now.since(since) < self.config.timers.barrier_timeout_ms {
             return;
         }
-        if matches!(stage, BarrierStage::AwaitPeer { lsn } if lsn > from) && self.vitals.peer_durable <= from
-        {
+        let owed = matches!(stage, BarrierStage::AwaitPeer { lsn } if lsn > from);
+        if owed && self.vitals.peer_durable <= from && !self.vitals.log_is_slow {
             // It owed that from the beginning, and acknowledged nothing: no better the next time.
             return self.partner_stalls(link);
         }

@@ -241,7 +241,7 @@ pub(crate) struct Distrust {
     pub until: MonoMs,
     /// How often it stalled, one soon after the other.
     pub stalls: u32,
-    /// It stalled while it caught up with a primary that serves alone: it may not even join before, for the log keeps
+    /// It stalled while it caught up with a primary that serves alone: for a while it may not even join, for the log keeps
     /// what it misses, and stops clients when that fills it.
     pub shut: bool,
 }

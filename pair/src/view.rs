@@ -180,8 +180,8 @@ impl Pair {
             }
             Role::Primary(primary) => match primary.mode {
                 PrimaryMode::Solo if self.shuts_partner_out() => {
-                    "the partner answered and took nothing in: it is let in again after a while; look at its log device, \
-                     threads and network, or restart it"
+                    "the partner answered and took nothing in: it is let in again after 10 s; look at its log device, \
+                     threads and network"
                 }
                 PrimaryMode::Frozen { .. } if !witness => {
                     "no witness: waits for the partner, or for 'twinfiler takeover VOLUME --force'"

@@ -15,6 +15,7 @@ use super::{read_frame, write_frame};
 use pair::witness::{Answer, Request, swap};
 use parking_lot::Mutex;
 use rdma_transport::tls;
+use rustix::io::Errno;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -185,12 +186,18 @@ impl Drop for EndsAll<'_> {
 struct Remarks(Option<Instant>);
 
 impl Remarks {
-    fn remark(&mut self, peer: SocketAddr, error: &io::Error) {
+    fn remark(&mut self, error: &io::Error) {
         if self.0.is_none_or(|at| at.elapsed() >= SHORTAGE_REMARK) {
             self.0 = Some(Instant::now());
-            tracing::warn!(%peer, %error, "witness: a connection could not be taken; raise the limits of threads (TasksMax=) and of descriptors (LimitNOFILE=)");
+            tracing::warn!(%error, "witness: a connection could not be taken; raise the limits of threads (TasksMax=) and of descriptors (LimitNOFILE=)");
         }
     }
+}
+
+/// Of descriptors or memory, of the process or of the machine.
+fn is_shortage(error: &io::Error) -> bool {
+    let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS];
+    Errno::from_io_error(error).is_some_and(|errno| shortages.contains(&errno))
 }
 
 impl Shared<'_> {
@@ -208,9 +215,18 @@ impl Shared<'_> {
         let _guard = EndsAll(&self.broken);
         let mut remarks = Remarks::default();
         while !self.ends() {
-            let Ok((stream, peer)) = listener.accept() else {
-                thread::sleep(ACCEPT_CHECK);
-                continue;
+            let (stream, peer) = match listener.accept() {
+                Ok(accepted) => accepted,
+                Err(error) if is_shortage(&error) => {
+                    remarks.remark(&error);
+                    thread::sleep(SHORTAGE_PAUSE);
+                    continue;
+                }
+                // Nobody, or somebody who has gone again.
+                Err(_) => {
+                    thread::sleep(ACCEPT_CHECK);
+                    continue;
+                }
             };
             let started = self.openings.add(&stream, peer).and_then(|opening| {
                 let conversation = move || {
@@ -225,7 +241,7 @@ impl Shared<'_> {
                 })
             });
             if let Err(error) = started {
-                remarks.remark(peer, &error);
+                remarks.remark(&error);
                 thread::sleep(SHORTAGE_PAUSE);
             }
         }

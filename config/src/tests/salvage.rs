@@ -31,6 +31,7 @@ fn a_salvage_lies_in_no_tree_that_may_be_replaced() {
         ("/var/lib/twinfiler/mail", "overlaps with the base directory /var/lib/twinfiler/mail", 72),
         ("/var/lib/twinfiler/home.log", "overlaps with the log /var/lib/twinfiler/home.log", 30),
         ("/srv/home/kept", "overlaps with the mount point /srv/home", 34),
+        ("/srv/home/.twinfiler/salvage", "overlaps with the mount point /srv/home", 34),
         ("/srv/mail", "overlaps with the mount point /srv/mail", 87),
     ];
     for (salvage, expected, first) in cases {

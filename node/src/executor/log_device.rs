@@ -22,6 +22,11 @@ const SLOW: Duration = Duration::from_millis(500);
 pub(super) struct LogDevice(Option<(Lsn, Instant)>);
 
 impl LogDevice {
+    /// Was it seen for longer than the partner's acknowledgements may be late?
+    pub fn is_slow(&self) -> bool {
+        self.0.is_some_and(|(_, since)| since.elapsed() >= SLOW)
+    }
+
     /// For how long it has been seen. `writing`: what is durable, while something more is written.
     fn lasts(&mut self, writing: Option<Lsn>) -> Duration {
         match (self.0, writing) {

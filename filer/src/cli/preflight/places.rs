@@ -3,11 +3,12 @@
 use super::Preflight;
 use crate::cli::exit::ExitCode;
 use crate::cli::paths::{overlap, resolved, resolved_but_name};
-use config::{NodeConfig, salvage_is_endangered};
+use config::{BASE_KIND, NodeConfig, salvage_is_endangered};
 use std::path::{Path, PathBuf};
 
 /// A tree or a file that nothing else may be in.
 struct Place<'a> {
+    kind: &'static str,
     /// For people.
     what: String,
     path: &'a Path,
@@ -25,11 +26,11 @@ impl Place<'_> {
 }
 
 /// What cannot be followed has been told already.
-fn place(what: String, path: &Path) -> Option<Place<'_>> {
+fn place<'a>(kind: &'static str, volume: &str, path: &'a Path) -> Option<Place<'a>> {
     // A mount of ours whose daemon was killed may never answer, and is no link.
     let follow = if fuse_door::is_our_mount(path) { resolved_but_name } else { resolved };
     let leads_to = follow(path).ok()?;
-    Some(Place { what, path, leads_to })
+    Some(Place { kind, what: format!("the {kind} of volume {volume}"), path, leads_to })
 }
 
 /// Looks at all volumes together.
@@ -37,13 +38,13 @@ pub fn check(found: &mut Preflight, config: &NodeConfig) {
     let mut places: Vec<Place<'_>> = Vec::new();
     for volume in &config.volumes {
         let own = [
-            ("base directory", Some(&volume.base)),
+            (BASE_KIND, Some(&volume.base)),
             ("log", Some(&volume.log.path)),
             ("mount point", volume.fuse.mount.as_ref()),
         ];
         for (kind, path) in own {
             let Some(path) = path else { continue };
-            let Some(place) = place(format!("the {kind} of volume {}", volume.name), path) else { continue };
+            let Some(place) = place(kind, volume.name.as_str(), path) else { continue };
             if let Some(other) = places.iter().find(|other| overlap(&place.leads_to, &other.leads_to)) {
                 let what = format!("{} and {} lie in each other", place.shown(), other.shown());
                 found.add(ExitCode::Config, what, "choose paths that lead to different places");
@@ -53,9 +54,9 @@ pub fn check(found: &mut Preflight, config: &NodeConfig) {
     }
     for volume in &config.volumes {
         let Some(salvage) = volume.chosen_salvage() else { continue };
-        let what = format!("the salvage directory of volume {}", volume.name);
-        let Some(salvage) = place(what, &salvage) else { continue };
-        let endangers = |other: &&Place<'_>| salvage_is_endangered(&salvage.leads_to, &other.leads_to);
+        let Some(salvage) = place("salvage directory", volume.name.as_str(), &salvage) else { continue };
+        let endangers =
+            |other: &&Place<'_>| salvage_is_endangered(&salvage.leads_to, other.kind, &other.leads_to);
         if let Some(other) = places.iter().find(endangers) {
             let what = format!("{} and {} lie in each other", salvage.shown(), other.shown());
             let remedy = "choose another `salvage` in [volume.resync], or leave it away: what is kept there must be lost with no \
