@@ -270,7 +270,7 @@ impl Base {
     /// Does something that makes an inode; where the filesystem finds no place for one, out of the reserve.
     pub(crate) fn making_inode<T>(&self, act: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
         match &self.local().inode_reserve {
-            Some(reserve) => reserve.giving(act),
+            Some(reserve) => reserve.giving(|| remainder::has_room(self, 0), act),
             None => act(),
         }
     }

@@ -311,6 +311,8 @@ impl Gate {
             let inside = state.admitted_bytes > 0;
             let until = match progress.starving {
                 None => now + STARVED_PATIENCE,
+                // The disk is not full: a consistency point gives room, however long that takes.
+                Some(_) if state.lacks_certainty_only(ask.room, needs) => now + STARVED_PATIENCE,
                 Some((until, seen)) if now < until && (seen < reserved || inside) => until,
                 Some(_) => return Err(state.no_space(needs)),
             };
@@ -536,6 +538,14 @@ impl State {
     /// Each node for itself: what is scarce on one may be plenty on the other.
     fn holds(&self, room: Room, needs: Needs) -> bool {
         let holds = |space: &SpaceBudget| space.after(self.pending).for_room(room).holds(needs);
+        holds(&self.local) && self.peer.as_ref().is_none_or(holds)
+    }
+
+    /// Would there be room if all inodes were certain that are likely?
+    #[cold]
+    fn lacks_certainty_only(&self, room: Room, needs: Needs) -> bool {
+        let likely = |space: &SpaceBudget| SpaceBudget { free_inodes: space.shown_inodes(), ..*space };
+        let holds = |space: &SpaceBudget| likely(space).after(self.pending).for_room(room).holds(needs);
         holds(&self.local) && self.peer.as_ref().is_none_or(holds)
     }
 

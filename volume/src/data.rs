@@ -18,7 +18,7 @@ use ids::Oid;
 use std::ops::Range;
 
 /// Payload of records that may come with a write: set-id bits and capabilities that go, or capabilities and a time that stay.
-const PRIVILEGE_PAYLOAD_BYTES: usize = 384;
+const PRIVILEGE_PAYLOAD_BYTES: usize = 576;
 /// Longest value of file capabilities that a kernel takes (`XATTR_CAPS_SZ_3`).
 const MAX_CAPABILITY_BYTES: usize = 24;
 
@@ -250,6 +250,9 @@ impl Volume {
                 false if bare => None,
                 false => transaction.drop_privileges(oid, stranger).map(|()| None)?,
             };
+            if let Some(value) = &kept {
+                transaction.keep_capability(oid, value)?;
+            }
             let written = transaction.write(oid, offset, &data[..len as usize])?;
             if let Some(value) = kept {
                 transaction.keep_capability(oid, &value)?;
@@ -314,7 +317,8 @@ impl<'a> Transaction<'a> {
     }
 
     /// Capabilities that a write leaves. Applying it is a write to the base, which takes them away there: so each Delta
-    /// with the write has to say that they are there, and the record of it comes after the write's.
+    /// with the write has to say that they are there. One record of it comes before the write's, for the log may end
+    /// there, and one after it, for a Delta may begin there.
     fn keep_capability(&mut self, oid: Oid, value: &[u8]) -> Result<()> {
         let at = self.at;
         let end = self.record(&Operation::SetXattr { oid, name: CAPABILITY, value, mode: None, at }, &[])?;

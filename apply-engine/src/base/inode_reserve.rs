@@ -84,20 +84,32 @@ impl InodeReserve {
         Ok((made.saturating_add(pieces as u64 * xfs::CHUNK_INODES), pieces >= self.wanted))
     }
 
-    /// Does something that makes an inode, and gives back of the reserve what it takes.
-    pub(super) fn giving<T>(&self, act: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
+    /// Does something that makes an inode, and gives back of the reserve what it takes, unless the disk is full:
+    /// `has_room` tells.
+    pub(super) fn giving<T>(
+        &self,
+        has_room: impl FnOnce() -> bool,
+        act: impl Fn() -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
         let mut done = act();
+        if !matches!(done, Err(Errno::NOSPC)) || !has_room() {
+            return done;
+        }
         for _ in 0..MAX_PIECES_PER_CREATE {
-            if !matches!(done, Err(Errno::NOSPC)) || !self.give_piece() {
+            if !self.give_piece() {
                 break;
             }
             done = act();
+            if !matches!(done, Err(Errno::NOSPC)) {
+                break;
+            }
         }
         done
     }
 
     fn give_piece(&self) -> bool {
-        let Some(offset) = self.pieces.lock().pop() else { return false };
+        let mut pieces = self.pieces.lock();
+        let Some(offset) = pieces.pop() else { return false };
         match self.punch(offset) {
             Ok(()) => true,
             Err(errno) => {
