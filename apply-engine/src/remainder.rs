@@ -319,7 +319,7 @@ impl Remainder {
 
 /// Whether an error says that a tree will never take this, and not that the disk, the machine or the program has failed.
 /// `has_room` is asked whether the filesystem has space left.
-pub(crate) fn is_refusal(errno: Errno, has_room: impl FnOnce() -> bool) -> bool {
+pub fn is_refusal(errno: Errno, has_room: impl FnOnce() -> bool) -> bool {
     match errno {
         Errno::NOSPC => has_room(),
         // A quota that statfs does not tell of is over for all objects alike.

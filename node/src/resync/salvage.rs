@@ -33,7 +33,7 @@ impl Receive {
         let progress = |bytes| shared.resync.done(0, bytes);
         match salvage.keep(&changes, removed, &mut asking, &go_on, &progress)? {
             None => tracing::info!(volume = shared.name(), "the primary has all that this node holds"),
-            Some(Kept { at, objects, bytes, removed }) => {
+            Some(Kept { at, objects, bytes, removed, elsewhere }) => {
                 let at = at.display().to_string();
                 tracing::warn!(
                     volume = shared.name(),
@@ -41,6 +41,7 @@ impl Receive {
                     objects,
                     bytes,
                     removed,
+                    elsewhere,
                     "what only this node held was kept aside"
                 );
                 *shared.resync.salvaged.lock() = Some(at);

@@ -4,6 +4,8 @@
 //! SALVAGE/20261122T190311Z.partial/   being made; begun anew after an interruption
 //! SALVAGE/20261122T190311Z/           whole, and flushed
 //!     tree/        the objects under their paths: contents, holes, owner, mode, times, xattrs, hard links
+//!     deep/        under their numbers, those whose paths are too long or whose names this filesystem refuses
+//!     elsewhere    their paths, and where they are; what is in such a directory is there, too
 //!     changed      their paths, one on a line, with what they are
 //!     removed      names that are not here any more and that the primary still has
 //!     about        volume, node, when, since which point of the log
@@ -19,23 +21,22 @@
 //! What can go wrong: too little space, found before anything is copied ([`SalvageError::Space`]); a filesystem that
 //! cannot hold an object (reported, the tree stays).
 
+mod copying;
+
 use super::changes::{Changes, ChangesError, Entry, GoOn, Removed, shown};
-use apply_engine::{Attributes, Layers, ObjectKind, ViewError};
+use apply_engine::{Layers, ObjectKind, ViewError};
+use copying::Copying;
 use ids::{LogPoint, Lsn, NodeName, Oid, VolumeId};
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags};
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Names that are compared with the primary's at a time.
 const BATCH: usize = 256;
-/// Content that is copied at a time.
-const COPY_BYTES: usize = 1 << 20;
 /// Left free in the salvage's filesystem.
 const SPARE_BYTES: u64 = 64 << 20;
 /// What an object needs beside its content, at most.
@@ -104,6 +105,8 @@ pub(crate) struct Kept {
     pub objects: u64,
     pub bytes: u64,
     pub removed: u64,
+    /// Names that are not in `tree`, but in the list of that name.
+    pub elsewhere: u64,
 }
 
 impl Salvage<'_> {
@@ -128,7 +131,7 @@ impl Salvage<'_> {
         let list = partial.join("list");
         let mut writing = BufWriter::new(File::create(&list).map_err(at(&list))?);
         let (mut waiting, mut kept): (Vec<Entry>, Kept) =
-            (Vec::new(), Kept { at: self.at.join(&name), objects: 0, bytes: 0, removed: 0 });
+            (Vec::new(), Kept { at: self.at.join(&name), objects: 0, bytes: 0, removed: 0, elsewhere: 0 });
         let mut directories: Vec<Oid> = vec![Oid::ROOT];
         let mut flush = |waiting: &mut Vec<Entry>, layers: &Layers| -> Result<(), SalvageError> {
             let same = primary.same(layers, waiting)?;
@@ -175,7 +178,7 @@ impl Salvage<'_> {
             return Ok(None);
         }
         self.check_space(&kept)?;
-        self.copy(&partial, &list, &layers, go_on, progress)?;
+        kept.elsewhere = self.copy(&partial, &list, &layers, go_on, progress)?;
         self.describe(&partial, &kept, &names, beyond)?;
         self.finish(&partial, &kept.at)?;
         Ok(Some(kept))
@@ -206,7 +209,7 @@ impl Salvage<'_> {
         }
     }
 
-    /// Copies what the list names.
+    /// Copies what the list names. How many names are not in `tree`.
     fn copy(
         &self,
         partial: &Path,
@@ -214,16 +217,8 @@ impl Salvage<'_> {
         layers: &Layers,
         go_on: GoOn<'_>,
         progress: &dyn Fn(u64),
-    ) -> Result<(), SalvageError> {
-        let mut copying = Copying {
-            layers,
-            tree: partial.join("tree"),
-            deep: partial.join("deep"),
-            linked: HashMap::new(),
-            directories: Vec::new(),
-            progress,
-        };
-        std::fs::create_dir(&copying.tree).map_err(at(&copying.tree))?;
+    ) -> Result<u64, SalvageError> {
+        let mut copying = Copying::begin(partial, layers, progress)?;
         for line in BufReader::new(File::open(list).map_err(at(list))?).lines() {
             if !go_on() {
                 return Err(ChangesError::Ended.into());
@@ -238,7 +233,7 @@ impl Salvage<'_> {
             };
             copying.object(oid, &path)?;
         }
-        copying.directories()
+        copying.end()
     }
 
     fn describe(
@@ -251,14 +246,15 @@ impl Salvage<'_> {
         let since = self.since.map_or_else(|| "(no common point)".to_owned(), |lsn| lsn.to_string());
         let about = format!(
             "volume {}\nnode {}\nsalvaged {}\nchanged at or after LSN {since}\nthis node's log ended at {}\n\
-             objects {}\nbytes {}\nremoved names {}\n",
+             objects {}\nbytes {}\nremoved names {}\nnames that are elsewhere {}\n",
             self.volume,
             self.node,
             utc_name(runtime::unix_time()),
             self.log_end,
             kept.objects,
             kept.bytes,
-            kept.removed
+            kept.removed,
+            kept.elsewhere
         );
         let mut lines = removed.iter().map(|path| shown(path) + "\n").collect::<String>();
         if beyond > 0 {
@@ -282,119 +278,6 @@ impl Salvage<'_> {
             Some(parent) => File::open(parent).and_then(|parent| parent.sync_all()).map_err(at(parent)),
             None => Ok(()),
         }
-    }
-}
-
-struct Copying<'a> {
-    layers: &'a Layers,
-    tree: PathBuf,
-    /// For what lies too deep.
-    deep: PathBuf,
-    /// Where objects with several names are already.
-    linked: HashMap<Oid, PathBuf>,
-    /// Whose attributes are set last, because making things in them changes their times.
-    directories: Vec<(Oid, PathBuf)>,
-    progress: &'a dyn Fn(u64),
-}
-
-impl Copying<'_> {
-    fn object(&mut self, oid: Oid, path: &[u8]) -> Result<(), SalvageError> {
-        let attributes = self.layers.attributes(oid)?;
-        let to = match path.len() <= MAX_PATH_BYTES {
-            true => self.tree.join(OsStr::from_bytes(path)),
-            false => self.deep.join(oid.0.to_string()),
-        };
-        if let Some(parent) = to.parent() {
-            std::fs::create_dir_all(parent).map_err(at(parent))?;
-        }
-        if attributes.kind.is_directory() {
-            std::fs::create_dir_all(&to).map_err(at(&to))?;
-            self.directories.push((oid, to));
-            return Ok(());
-        }
-        if let Some(first) = self.linked.get(&oid) {
-            return std::fs::hard_link(first, &to).map_err(at(&to));
-        }
-        self.make(oid, &attributes, &to)?;
-        self.set(oid, &attributes, &to)?;
-        if attributes.nlink > 1 {
-            self.linked.insert(oid, to);
-        }
-        Ok(())
-    }
-
-    fn make(&self, oid: Oid, attributes: &Attributes, to: &Path) -> Result<(), SalvageError> {
-        let node = |kind: FileType, device: u64| {
-            rustix::fs::mknodat(CWD, to, kind, Mode::RUSR | Mode::WUSR, device).map_err(at(to))
-        };
-        match attributes.kind {
-            ObjectKind::File => self.file(oid, attributes.size, to),
-            ObjectKind::Directory => Ok(()),
-            ObjectKind::Symlink => {
-                let target = self.layers.readlink(oid)?;
-                std::os::unix::fs::symlink(OsStr::from_bytes(&target), to).map_err(at(to))
-            }
-            ObjectKind::Fifo => node(FileType::Fifo, 0),
-            ObjectKind::Socket => node(FileType::Socket, 0),
-            ObjectKind::CharDevice => node(FileType::CharacterDevice, attributes.rdev),
-            ObjectKind::BlockDevice => node(FileType::BlockDevice, attributes.rdev),
-        }
-    }
-
-    fn file(&self, oid: Oid, size: u64, to: &Path) -> Result<(), SalvageError> {
-        let file = std::fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .custom_flags(OFlags::NOFOLLOW.bits() as i32)
-            .open(to)
-            .map_err(at(to))?;
-        file.set_len(size).map_err(at(to))?;
-        let (mut position, mut buffer) = (0, vec![0; COPY_BYTES.min(size as usize)]);
-        while position < size {
-            let Some(data) = self.layers.seek_data(oid, position)? else { break };
-            let end = self.layers.seek_hole(oid, data)?.unwrap_or(size).min(size);
-            position = data;
-            while position < end {
-                let want = (buffer.len() as u64).min(end - position) as usize;
-                let got = self.layers.read(oid, position, &mut buffer[..want])?;
-                if got == 0 {
-                    return Ok(());
-                }
-                file.write_all_at(&buffer[..got], position).map_err(at(to))?;
-                position += got as u64;
-                (self.progress)(got as u64);
-            }
-        }
-        Ok(())
-    }
-
-    /// Owner, xattrs, mode and times, in this order: each may take something of the ones before it away.
-    fn set(&self, oid: Oid, attributes: &Attributes, to: &Path) -> Result<(), SalvageError> {
-        std::os::unix::fs::lchown(to, Some(attributes.uid), Some(attributes.gid)).map_err(at(to))?;
-        for name in self.layers.xattr_names(oid)? {
-            if let Some(value) = self.layers.xattr(oid, &name)? {
-                rustix::fs::lsetxattr(to, OsStr::from_bytes(&name), &value, XattrFlags::empty())
-                    .map_err(at(to))?;
-            }
-        }
-        if attributes.kind != ObjectKind::Symlink {
-            rustix::fs::chmodat(CWD, to, Mode::from_raw_mode(attributes.mode), AtFlags::empty())
-                .map_err(at(to))?;
-        }
-        let time =
-            |stamp: apply_engine::Timestamp| Timespec { tv_sec: stamp.secs, tv_nsec: i64::from(stamp.nanos) };
-        let times =
-            Timestamps { last_access: time(attributes.atime), last_modification: time(attributes.mtime) };
-        rustix::fs::utimensat(CWD, to, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(at(to))
-    }
-
-    /// The deepest first: setting one's times is the last that happens to it.
-    fn directories(&self) -> Result<(), SalvageError> {
-        for (oid, to) in self.directories.iter().rev() {
-            self.set(*oid, &self.layers.attributes(*oid)?, to)?;
-        }
-        Ok(())
     }
 }
 
@@ -442,29 +325,4 @@ fn utc_name(since_1970: Duration) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn moments_become_names_that_sort() {
-        let name = |seconds| utc_name(Duration::from_secs(seconds));
-        for (seconds, expected) in [
-            (0, "19700101T000000Z"),
-            (951_782_399, "20000228T235959Z"),
-            (951_868_800, "20000301T000000Z"),
-            (1_795_374_191, "20261122T190311Z"),
-        ] {
-            assert_eq!(name(seconds), expected);
-        }
-    }
-
-    #[test]
-    fn any_path_stands_on_one_line_of_the_list() {
-        let path: Vec<u8> = (1..=255).collect();
-        let line = path.escape_ascii().to_string();
-        assert!(!line.contains('\n'));
-        assert_eq!(unescape(&line), Some(path));
-        assert_eq!(unescape("a\\"), None);
-        assert_eq!(unescape("\\x4"), None);
-    }
-}
+mod tests;
