@@ -7,6 +7,7 @@ use ids::Oid;
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -98,7 +99,7 @@ pub(super) fn load(root: BorrowedFd<'_>) -> Result<Remainder, OpenError> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&directory, oid.0.to_string(), flags, Mode::empty()).map_err(failed)?;
         let mut bytes = Vec::new();
-        let read = std::io::Read::read_to_end(&mut std::fs::File::from(fd), &mut bytes);
+        let read = std::io::Read::read_to_end(&mut File::from(fd), &mut bytes);
         read.map_err(|error| failed(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
         let refused = Refused::decode(&bytes).map_err(|why| OpenError::Remainder { oid, why })?;
         objects.insert(oid, refused);
@@ -243,11 +244,14 @@ impl Base {
     fn store_records(&self, unstored: Vec<(Oid, Option<Arc<Refused>>)>) -> Result<(), Errno> {
         self.mark_at_least(RootMark::Remainder)?;
         let store = || -> Result<(), Errno> {
-            let directory = make(self.root_fd(), "objects")?;
+            let directory = self.making_inode(|| make(self.root_fd(), "objects"))?;
             for (oid, refused) in &unstored {
                 let name = oid.0.to_string();
                 match refused {
-                    Some(refused) => write(directory.as_fd(), &name, &refused.encode())?,
+                    Some(refused) => {
+                        let file = self.making_inode(|| new_record(directory.as_fd()))?;
+                        write(directory.as_fd(), file, &name, &refused.encode())?;
+                    }
                     None => match rustix::fs::unlinkat(&directory, &name, AtFlags::empty()) {
                         Ok(()) | Err(Errno::NOENT) => {}
                         Err(errno) => return Err(errno),
@@ -287,10 +291,13 @@ impl Base {
     }
 }
 
-fn write(directory: BorrowedFd<'_>, name: &str, bytes: &[u8]) -> Result<(), Errno> {
+fn new_record(directory: BorrowedFd<'_>) -> Result<File, Errno> {
     let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let fd = rustix::fs::openat(directory, NEW, flags, Mode::RUSR | Mode::WUSR)?;
-    let mut file = std::fs::File::from(fd);
+    rustix::fs::openat(directory, NEW, flags, Mode::RUSR | Mode::WUSR).map(File::from)
+}
+
+/// Gives a new record its content and its place.
+fn write(directory: BorrowedFd<'_>, mut file: File, name: &str, bytes: &[u8]) -> Result<(), Errno> {
     let written = std::io::Write::write_all(&mut file, bytes).and_then(|()| file.sync_all());
     written.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
     rustix::fs::renameat(directory, NEW, directory, os(name.as_bytes()))

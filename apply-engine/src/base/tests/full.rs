@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::Path;
 
 use super::Image;
-use super::remainder::{link, reopened};
+use super::remainder::{chattr, link, reopened};
 use super::room::{create, delta_of, point, set, volume};
 use crate::base::Base;
 use crate::consistency::{ApplyError, apply_to};
@@ -123,6 +123,13 @@ fn scatter(image: &Image) {
     (0..end).step_by(8192).for_each(|at| fallocate(&file, punch, at, 4096).expect("punches"));
 }
 
+/// Takes every inode that XFS makes of what is scattered.
+fn take_scattered_inodes(image: &Image) {
+    let others = image.directory("others");
+    let made = (0..100_000).take_while(|number| File::create(others.join(number.to_string())).is_ok());
+    assert!(made.count() < 100_000, "XFS finds places for inodes here");
+}
+
 /// XFS makes inodes from blocks that lie side by side only.
 #[test]
 fn what_is_answered_is_made_where_the_disk_is_scattered() {
@@ -132,9 +139,7 @@ fn what_is_answered_is_made_where_the_disk_is_scattered() {
     let whole = space();
     assert!(whole.certain_inodes >= Some(1000) && whole.free_inodes > whole.certain_inodes, "{whole:?}");
     scatter(&image);
-    let others = image.directory("others");
-    let made = (0..100_000).take_while(|number| File::create(others.join(number.to_string())).is_ok());
-    assert!(made.count() < 100_000, "XFS finds places for inodes here");
+    take_scattered_inodes(&image);
     assert!(space().free_bytes > 50 << 20, "{:?}", space());
 
     let (mut made, mut certain) = (0, space().certain_inodes.expect("a number"));
@@ -159,4 +164,20 @@ fn what_is_answered_is_made_where_the_disk_is_scattered() {
     std::fs::remove_file(image.path().join("scattered")).expect("removes");
     let base = reopened(&image, base);
     assert!(base.space().expect("tells").certain_inodes >= Some(1000));
+}
+
+/// A record takes an inode, and the first one takes two directories, too.
+#[test]
+fn what_is_refused_is_stored_where_the_disk_is_scattered() {
+    let image = Image::new("xfs");
+    let (base, log) = (volume(&image), MemoryLog::default());
+    point(&base, &log, &[(create(FILE, b"file", NewKind::File), &[][..])]);
+    chattr(&image, "+i", "file");
+    scatter(&image);
+    take_scattered_inodes(&image);
+    point(&base, &log, &[(set(FILE, b"user.a", b"value"), &[][..])]);
+    assert_eq!(base.held(9).1, 1, "{:?}", base.held(9));
+    let base = reopened(&image, base);
+    assert_eq!(base.held(9).1, 1, "it was stored");
+    chattr(&image, "-i", "file");
 }

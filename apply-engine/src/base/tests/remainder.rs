@@ -106,7 +106,7 @@ fn content_beyond_every_bound_is_kept_and_clients_get_no_more() {
     assert_eq!(base.held(9).1, 0);
 }
 
-fn chattr(image: &Image, flag: &str, name: &str) {
+pub(super) fn chattr(image: &Image, flag: &str, name: &str) {
     let at = image.path().join("volume").join(name);
     let done = std::process::Command::new("chattr").arg(flag).arg(at).status();
     assert!(done.expect("chattr runs").success());
