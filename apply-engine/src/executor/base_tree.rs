@@ -19,6 +19,7 @@ use crate::base::remainder::has_room;
 use crate::base::{Base, Label, TreeError, examine};
 use crate::delta::Birth;
 use crate::name::Name;
+use crate::plan::junk_place;
 use crate::remainder::holders::Holder;
 use crate::remainder::{Remainder, is_refusal};
 use crate::resync::ResyncError;
@@ -44,6 +45,19 @@ fn removal(kind: ObjectKind) -> AtFlags {
 fn birth_place(oid: Oid) -> Place {
     let name = Name::new(format!("birth-{}", oid.0).as_bytes()).expect("letters and digits are a legal name");
     Place::new(Parent::Staging, name)
+}
+
+/// Takes away what an attempt that was cut off left where an object is to be made. It may have made one of another kind, because
+/// after a split an OID may be another object's.
+fn clear(staging: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
+    let stat = rustix::fs::statat(staging, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    match rustix::fs::unlinkat(staging, name, removal(inode::kind_of(&stat)?)) {
+        // Nothing is put into a directory before that has its place. Whatever it is, it goes with what else is junk.
+        Err(Errno::NOTEMPTY) => {
+            rustix::fs::renameat(staging, name, staging, junk_place(stat.st_ino).name.as_bytes())
+        }
+        other => other,
+    }
 }
 
 /// Zeros that are written at a time.
@@ -205,11 +219,9 @@ impl<'a, S> BaseTree<'a, S> {
         }
         let staged = birth_place(label.oid);
         let (staging, name) = (self.base.staging_fd(), staged.name.as_bytes());
-        let unmake = || rustix::fs::unlinkat(staging, name, removal(birth.kind));
         let fd = match self.make_labelled(staging, &staged, birth, label) {
-            // An attempt that was cut off left it, without a label.
             Err(TreeError { errno: Errno::EXIST, .. }) => {
-                unmake().map_err(TreeError::at("remove", &staged))?;
+                clear(staging, name).map_err(TreeError::at("remove", &staged))?;
                 self.make_labelled(staging, &staged, birth, label)?
             }
             other => other?,
@@ -217,7 +229,7 @@ impl<'a, S> BaseTree<'a, S> {
         let to = at.name.as_bytes();
         let named = rustix::fs::renameat_with(staging, name, directory, to, RenameFlags::NOREPLACE);
         named.map(|()| fd).map_err(|errno| {
-            let _gone = unmake();
+            let _gone = rustix::fs::unlinkat(staging, name, removal(birth.kind));
             TreeError::at("rename", format_args!("{staged} to {at}"))(errno)
         })
     }

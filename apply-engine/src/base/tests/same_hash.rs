@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 
 use super::Image;
 use super::remainder::{head, link, reopened, unlink};
-use super::room::{create, point, volume};
+use super::room::{create, point, set, volume};
 use crate::base::Base;
 use crate::base::btrfs::has_many_like;
 use crate::name::NameRef;
@@ -138,6 +138,10 @@ fn objects_whose_names_have_one_hash_are_made_and_removed() {
     let birth = |number: usize| staging.join(format!("birth-{}", oid(number).0));
     std::fs::write(birth(COUNT / 2), b"").expect("writes");
     std::fs::create_dir(birth(COUNT / 2 + 1)).expect("makes");
+    // As one leaves them that made other objects of these OIDs.
+    std::fs::create_dir(birth(COUNT / 2 + 2)).expect("makes");
+    std::fs::write(birth(COUNT / 2 + 3), b"").expect("writes");
+    std::fs::create_dir_all(birth(COUNT / 2 + 4).join("below")).expect("makes");
     apply(&base, &log, (COUNT / 2..COUNT).map(made));
     let is_whole = |base: &Base| {
         assert_eq!(listed(base).len(), COUNT);
@@ -149,6 +153,8 @@ fn objects_whose_names_have_one_hash_are_made_and_removed() {
         }
     };
     is_whole(&base);
+    // What was not empty goes in the next one.
+    apply(&base, &log, [set(oid(0), b"user.a", b"")]);
     assert_eq!(std::fs::read_dir(staging).expect("lists").count(), 0);
     let held = base.held(0).1;
     let base = reopened(&image, base);
