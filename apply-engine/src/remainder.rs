@@ -270,15 +270,6 @@ impl Remainder {
         }
     }
 
-    /// The names that are kept of one directory are those of another one now.
-    pub fn rename_directory(&self, from: Oid, to: Oid) {
-        let kept = &mut *self.0.write();
-        kept.tried.remove(&from);
-        if let Some(names) = kept.names.remove(&from) {
-            kept.names.insert(to, names);
-        }
-    }
-
     /// The records that are not stored as they are now; `None` is none. Tell with [`Remainder::stored_now`].
     pub fn unstored(&self) -> Vec<(Oid, Option<Arc<Refused>>)> {
         let kept = self.0.read();

@@ -193,20 +193,31 @@ impl Base {
         Ok(())
     }
 
-    /// What held the refused names of one directory holds those of another one.
+    /// What held the refused names of one directory holds those of another one. An attempt that was cut off may have moved some
+    /// of them; so what is known follows each of them, and the last one goes first, which leaves none behind a gap. No name is in
+    /// both directories: the other one had none of its own when the first attempt began.
     pub(crate) fn move_refused(&self, from: Oid, to: Oid) -> Result<(), Errno> {
         if !self.remainder().has_names(from) {
             return Ok(());
         }
+        self.remainder().holders(from).rev().try_for_each(|holder| self.move_holder(holder, to))
+    }
+
+    fn move_holder(&self, old: Holder, to: Oid) -> Result<(), Errno> {
         let path = |holder| format!("{HIDDEN_NAME}/remainder/{}", names_path(holder));
-        for holder in self.remainder().holders(from) {
-            let (old, new) = (path(holder), path(Holder { directory: to, ..holder }));
-            match rustix::fs::renameat(self.root_fd(), old, self.root_fd(), new) {
-                Ok(()) | Err(Errno::NOENT) => {}
+        let mut new = Holder { directory: to, ..old };
+        loop {
+            match rustix::fs::renameat(self.root_fd(), path(old), self.root_fd(), path(new)) {
+                Ok(()) | Err(Errno::NOENT) => break,
+                // Other names have this number.
+                Err(Errno::EXIST | Errno::NOTEMPTY) => {
+                    self.mark_at_least(RootMark::FurtherHolders)?;
+                    new.number = self.remainder().last_holder(to).number.max(new.number) + 1;
+                }
                 Err(errno) => return Err(errno),
             }
         }
-        self.remainder().rename_directory(from, to);
+        self.remainder().move_holder(old, new);
         Ok(())
     }
 

@@ -6,6 +6,7 @@ mod adoption;
 mod allocated;
 mod applying;
 mod full;
+mod moved_names;
 mod opening;
 mod remainder;
 pub(crate) mod room;

@@ -83,7 +83,7 @@ impl Remainder {
     }
 
     /// All that there may be; some may be gone.
-    pub fn holders(&self, directory: Oid) -> impl Iterator<Item = Holder> + use<> {
+    pub fn holders(&self, directory: Oid) -> impl DoubleEndedIterator<Item = Holder> + use<> {
         (0..=self.last_holder(directory).number).map(move |number| Holder { directory, number })
     }
 
@@ -92,8 +92,26 @@ impl Remainder {
         self.0.read().names.values().any(|kept| kept.last > 0)
     }
 
-    fn last_holder(&self, directory: Oid) -> Holder {
+    /// The one with the highest number.
+    pub fn last_holder(&self, directory: Oid) -> Holder {
         Holder { directory, number: self.0.read().names.get(&directory).map_or(0, |kept| kept.last) }
+    }
+
+    /// What one holder had is in another one. Those of a directory go in turn, the last one first.
+    pub fn move_holder(&self, from: Holder, to: Holder) {
+        let kept = &mut *self.0.write();
+        let Some(old) = kept.names.get_mut(&from.directory) else { return };
+        let (moved, left): (BTreeMap<_, _>, _) =
+            std::mem::take(&mut old.names).into_iter().partition(|(_, name)| name.holder == from.number);
+        (old.names, old.last) = (left, old.last.min(from.number.saturating_sub(1)));
+        if from.number == 0 && old.names.is_empty() {
+            kept.names.remove(&from.directory);
+            kept.tried.remove(&from.directory);
+        }
+        let new = kept.names.entry(to.directory).or_default();
+        new.last = new.last.max(to.number);
+        new.names
+            .extend(moved.into_iter().map(|(name, kept)| (name, KeptName { holder: to.number, ..kept })));
     }
 
     /// A name is about to be put there.

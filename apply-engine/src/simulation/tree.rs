@@ -374,7 +374,9 @@ impl<S: LogBytes> Site for SimTree<S> {
             }
             Ok(effects)
         })?;
-        self.remainder().rename_directory(from, to);
+        for old in self.remainder().holders(from).rev() {
+            self.remainder().move_holder(old, Holder { directory: to, ..old });
+        }
         Ok(())
     }
     fn renumber(&self, from: Oid, to: Oid) -> Result<(), TreeError> {
