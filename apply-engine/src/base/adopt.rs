@@ -100,8 +100,8 @@ pub(super) fn rebuild_index(base: &Base) -> Result<(), OpenError> {
     for start in [base.root_fd(), base.orphans_fd(), base.staging_fd()] {
         visit(base.root_fd(), start, &mut index)?;
     }
-    for start in base.refused_roots()? {
-        visit(base.root_fd(), start.as_fd(), &mut index)?;
+    for start in base.refused_roots() {
+        visit(base.root_fd(), start?.as_fd(), &mut index)?;
     }
     Ok(base.sync()?)
 }

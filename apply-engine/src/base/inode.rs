@@ -300,24 +300,32 @@ impl Inode {
 
     /// Where a directory is now: its parent and its name there. `None`: it was removed.
     pub(crate) fn locate_directory(&self) -> Result<Option<(OwnedFd, Vec<u8>)>, Errno> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let above = || rustix::fs::openat(self.fd(), c"..", flags, Mode::empty());
-        let (parent, name) = match rustix::fs::readlink(proc_path(self.fd()), Vec::new()) {
-            Ok(path) => (above()?, path.to_bytes().rsplit(|b| *b == b'/').next().map(<[u8]>::to_vec)),
-            // Its path is longer than the kernel tells.
-            Err(Errno::NAMETOOLONG) => {
-                let parent = above()?;
-                let name = name_of(parent.as_fd(), self.number)?;
-                (parent, name)
-            }
-            Err(errno) => return Err(errno),
-        };
-        let Some(name) = name.filter(|name| !name.is_empty()) else { return Ok(None) };
-        match open_child(parent.as_fd(), &name) {
-            Ok(child) if rustix::fs::fstat(&child)?.st_ino == self.number => Ok(Some((parent, name))),
-            Ok(_) | Err(Errno::NOENT) => Ok(None),
-            Err(errno) => Err(errno),
+        locate_directory(self.fd(), self.number)
+    }
+}
+
+/// Where the directory with this number is now, likewise.
+pub(crate) fn locate_directory(
+    directory: BorrowedFd<'_>,
+    number: u64,
+) -> Result<Option<(OwnedFd, Vec<u8>)>, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let above = || rustix::fs::openat(directory, c"..", flags, Mode::empty());
+    let (parent, name) = match rustix::fs::readlink(proc_path(directory), Vec::new()) {
+        Ok(path) => (above()?, path.to_bytes().rsplit(|b| *b == b'/').next().map(<[u8]>::to_vec)),
+        // Its path is longer than the kernel tells.
+        Err(Errno::NAMETOOLONG) => {
+            let parent = above()?;
+            let name = name_of(parent.as_fd(), number)?;
+            (parent, name)
         }
+        Err(errno) => return Err(errno),
+    };
+    let Some(name) = name.filter(|name| !name.is_empty()) else { return Ok(None) };
+    match open_child(parent.as_fd(), &name) {
+        Ok(child) if rustix::fs::fstat(&child)?.st_ino == number => Ok(Some((parent, name))),
+        Ok(_) | Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(errno),
     }
 }
 

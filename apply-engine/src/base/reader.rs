@@ -319,8 +319,8 @@ impl BaseReader for Base {
                 elsewhere.insert(entry.name.as_bytes().to_vec());
                 visit(entry)
             };
-            for refused in self.refused_fds(directory)? {
-                if read_entries(refused.as_fd(), &|name| !wanted(name), &mut keep)?.is_break() {
+            for refused in self.refused_fds(directory) {
+                if read_entries(refused?.as_fd(), &|name| !wanted(name), &mut keep)?.is_break() {
                     return Ok(());
                 }
             }

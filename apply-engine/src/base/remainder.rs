@@ -143,13 +143,12 @@ impl Base {
         self.holder_fd(self.remainder().holder_of(directory, name))
     }
 
-    /// All of a directory.
-    pub(crate) fn refused_fds(&self, directory: Oid) -> Result<Vec<OwnedFd>, Errno> {
-        let open = |holder| match self.holder_fd(holder) {
+    /// All of a directory, each opened when its turn comes: there may be more than descriptors.
+    pub(crate) fn refused_fds(&self, directory: Oid) -> impl Iterator<Item = Result<OwnedFd, Errno>> {
+        self.remainder().holders(directory).filter_map(|holder| match self.holder_fd(holder) {
             Err(Errno::NOENT) => None,
             other => Some(other),
-        };
-        self.remainder().holders(directory).filter_map(open).collect()
+        })
     }
 
     /// Whether a directory may have too many names with the hash of this one.
@@ -164,17 +163,20 @@ impl Base {
         self.making_inode(|| make(self.root_fd(), &names_path(holder)))
     }
 
-    /// The directory whose refused names an unlabelled directory holds.
-    pub(crate) fn refused_by(&self, holder: BorrowedFd<'_>) -> Result<Option<Oid>, Errno> {
-        let number = rustix::fs::fstat(holder)?.st_ino;
-        for directory in self.remainder().directories() {
-            for fd in self.refused_fds(directory)? {
-                if rustix::fs::fstat(&fd)?.st_ino == number {
-                    return Ok(Some(directory));
-                }
-            }
+    /// The directory whose refused names an unlabelled directory holds, which its own name tells.
+    pub(crate) fn refused_by(&self, directory: BorrowedFd<'_>) -> Result<Option<Oid>, Errno> {
+        let number = rustix::fs::fstat(directory)?.st_ino;
+        let Some((_, name)) = inode::locate_directory(directory, number)? else { return Ok(None) };
+        let holder = Name::new(&name).ok().and_then(|name| Holder::of_name(&name));
+        let Some(holder) = holder.filter(|holder| self.remainder().has_names(holder.directory)) else {
+            return Ok(None);
+        };
+        // Others may have such a name, too.
+        match self.holder_fd(holder) {
+            Ok(fd) => Ok((rustix::fs::fstat(&fd)?.st_ino == number).then_some(holder.directory)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(errno),
         }
-        Ok(None)
     }
 
     pub(crate) fn prune_refused(&self) -> Result<(), Errno> {
@@ -291,14 +293,11 @@ impl Base {
     }
 
     /// Where refused names are, for a walk over all objects.
-    pub(super) fn refused_roots(&self) -> Result<Vec<OwnedFd>, TreeError> {
-        let directories = self.remainder().directories();
-        let mut roots = Vec::new();
-        for directory in directories {
-            let failed = TreeError::at("open the refused names of", directory);
-            roots.extend(self.refused_fds(directory).map_err(failed)?);
-        }
-        Ok(roots)
+    pub(super) fn refused_roots(&self) -> impl Iterator<Item = Result<OwnedFd, TreeError>> {
+        self.remainder().directories().into_iter().flat_map(|directory| {
+            self.refused_fds(directory)
+                .map(move |fd| fd.map_err(TreeError::at("open the refused names of", directory)))
+        })
     }
 }
 

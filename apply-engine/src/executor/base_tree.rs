@@ -341,7 +341,8 @@ impl<S: PayloadSource> Tree for BaseTree<'_, S> {
         let names = match parent {
             Parent::Refused(directory) => {
                 let mut names = Vec::new();
-                for holder in self.base.refused_fds(*directory).map_err(named)? {
+                for holder in self.base.refused_fds(*directory) {
+                    let holder = holder.map_err(named)?;
                     names.extend(inode::list_some_names(holder.as_fd(), wanted).map_err(named)?);
                 }
                 names

@@ -2,7 +2,9 @@
 //! so whoever may make names can make such names.
 
 use ids::Oid;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::ops::ControlFlow;
 
 use super::Image;
@@ -10,10 +12,12 @@ use super::remainder::{head, link, reopened, unlink};
 use super::room::{create, point, set, volume};
 use crate::base::Base;
 use crate::base::btrfs::has_many_like;
+use crate::executor::base_tree::BaseTree;
 use crate::name::NameRef;
 use crate::op::{NewKind, Operation};
 use crate::oracle::MemoryLog;
 use crate::resync::{Surveyed, capture};
+use crate::tree::{Parent, Tree};
 use crate::verify;
 use crate::view::{BaseEntry, BaseReader};
 use std::os::fd::AsFd;
@@ -167,12 +171,59 @@ fn objects_whose_names_have_one_hash_are_made_and_removed() {
     is_whole(&base);
 }
 
+/// Lets this process open a few files more and no others, for as long as it lives.
+struct FewDescriptors {
+    before: Rlimit,
+    /// All that it may open, but for a few.
+    _open: Vec<File>,
+}
+
+impl FewDescriptors {
+    const FEW: usize = 8;
+
+    fn new() -> FewDescriptors {
+        let before = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: Some(2048), ..before }).expect("lowers");
+        let mut open: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+        open.truncate(open.len() - FewDescriptors::FEW);
+        FewDescriptors { before, _open: open }
+    }
+}
+
+impl Drop for FewDescriptors {
+    fn drop(&mut self) {
+        setrlimit(Resource::Nofile, self.before).expect("raises");
+    }
+}
+
+/// One directory's refused names may be in hundreds of directories.
+#[test]
+fn refused_names_are_found_in_more_directories_than_may_be_open() {
+    const MANY: usize = 400;
+    let image = Image::with("btrfs", BYTES, &NODES, "");
+    let (base, log) = (volume(&image), MemoryLog::default());
+    let names = leaked(MANY);
+    let oid = |number: usize| Oid(100 + number as u64);
+    let made = |number: usize| create(oid(number), names[number], NewKind::Directory);
+    apply(&base, &log, (0..MANY).map(made));
+    assert!(base.remainder().last_holder(Oid::ROOT).number > 20);
+    let base = reopened(&image, base);
+    let last = base.inode(oid(MANY - 1)).expect("is there");
+    let few = FewDescriptors::new();
+    assert_eq!(listed(&base).len(), MANY);
+    let refused = BaseTree::new(&base, &log).list(&Parent::Refused(Oid::ROOT)).expect("lists");
+    assert_eq!(refused.len(), base.held(0).1);
+    assert_eq!(BaseReader::parent(&base, last.oid()).expect("has one"), Oid::ROOT);
+    base.mend_index().expect("walks");
+    drop(few);
+}
+
 /// Where there may be no room for a name, nothing is made there, which older kernels do not survive.
 #[test]
 fn btrfs_tells_how_many_names_have_one_hash() {
     let image = Image::with("btrfs", BYTES, &NODES, "");
     let path = image.directory("d");
-    let directory = std::fs::File::open(&path).expect("opens");
+    let directory = File::open(&path).expect("opens");
     let names = colliding(14);
     let has_many = || has_many_like(directory.as_fd(), &names[13]);
     let mut few = 0;
