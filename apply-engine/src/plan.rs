@@ -128,15 +128,16 @@ impl Plan {
 
     /// Junk of an interrupted attempt.
     fn discard(&mut self, at: &Place, occupant: Occupant) {
-        match (occupant.kind, &at.parent) {
-            (ObjectKind::Directory, Parent::Staging) => self.cleanup.push(Step::RemoveAll { at: at.clone() }),
-            (ObjectKind::Directory, _) => {
-                let to = junk_place(occupant.inode);
-                self.vacate.push(Step::Rename { from: at.clone(), to: to.clone() });
-                self.cleanup.push(Step::RemoveAll { at: to });
-            }
-            (kind, _) => self.vacate.push(Step::Remove { at: at.clone(), kind }),
+        if !occupant.kind.is_directory() {
+            self.vacate.push(Step::Remove { at: at.clone(), kind: occupant.kind });
+            return;
         }
+        // Out of staging's other places, too: something may be made there.
+        let to = junk_place(occupant.inode);
+        if *at != to {
+            self.vacate.push(Step::Rename { from: at.clone(), to: to.clone() });
+        }
+        self.cleanup.push(Step::RemoveAll { at: to });
     }
 
     /// A dead object's name. A directory goes at the end, when it is empty.
@@ -242,6 +243,13 @@ fn is_dead(delta: &Delta, oid: Oid) -> bool {
 /// Where a directory waits to be taken apart. No object's OID names it.
 pub(crate) fn junk_place(inode: u64) -> Place {
     let name = Name::new(format!("junk-{inode}").as_bytes()).expect("letters and digits are a legal name");
+    Place::new(Parent::Staging, name)
+}
+
+/// Where an object is made that goes to its slot at once. A crash leaves it there as it leaves what is on its way, or without a
+/// label, and then it is junk.
+pub(crate) fn birth_place(oid: Oid) -> Place {
+    let name = Name::new(format!("birth-{}", oid.0).as_bytes()).expect("letters and digits are a legal name");
     Place::new(Parent::Staging, name)
 }
 

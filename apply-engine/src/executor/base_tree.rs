@@ -19,7 +19,7 @@ use crate::base::remainder::has_room;
 use crate::base::{Base, Label, TreeError, examine};
 use crate::delta::Birth;
 use crate::name::Name;
-use crate::plan::junk_place;
+use crate::plan::birth_place;
 use crate::remainder::holders::Holder;
 use crate::remainder::{Remainder, is_refusal};
 use crate::resync::ResyncError;
@@ -40,24 +40,10 @@ fn removal(kind: ObjectKind) -> AtFlags {
     if kind.is_directory() { AtFlags::REMOVEDIR } else { AtFlags::empty() }
 }
 
-/// Where an object is made that goes to its slot at once. A crash leaves it there as it leaves what is on its way, or without a
-/// label, and then it is junk.
-fn birth_place(oid: Oid) -> Place {
-    let name = Name::new(format!("birth-{}", oid.0).as_bytes()).expect("letters and digits are a legal name");
-    Place::new(Parent::Staging, name)
-}
-
-/// Takes away what an attempt that was cut off left where an object is to be made. It may have made one of another kind, because
-/// after a split an OID may be another object's.
+/// Takes away what stands where an object is to be made, of whatever kind that is.
 fn clear(staging: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
     let stat = rustix::fs::statat(staging, name, AtFlags::SYMLINK_NOFOLLOW)?;
-    match rustix::fs::unlinkat(staging, name, removal(inode::kind_of(&stat)?)) {
-        // Nothing is put into a directory before that has its place. Whatever it is, it goes with what else is junk.
-        Err(Errno::NOTEMPTY) => {
-            rustix::fs::renameat(staging, name, staging, junk_place(stat.st_ino).name.as_bytes())
-        }
-        other => other,
-    }
+    rustix::fs::unlinkat(staging, name, removal(inode::kind_of(&stat)?))
 }
 
 /// Zeros that are written at a time.

@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 
 use super::Image;
 use super::remainder::{head, link, reopened, unlink};
-use super::room::{create, point, set, volume};
+use super::room::{create, point, volume};
 use crate::base::Base;
 use crate::base::btrfs::has_many_like;
 use crate::executor::base_tree::BaseTree;
@@ -157,8 +157,6 @@ fn objects_whose_names_have_one_hash_are_made_and_removed() {
         }
     };
     is_whole(&base);
-    // What was not empty goes in the next one.
-    apply(&base, &log, [set(oid(0), b"user.a", b"")]);
     assert_eq!(std::fs::read_dir(staging).expect("lists").count(), 0);
     let held = base.held(0).1;
     let base = reopened(&image, base);
