@@ -11,6 +11,7 @@ use crate::attributes::{ObjectKind, Timestamp};
 use crate::base::{Label, TreeError};
 use crate::delta::Birth;
 use crate::name::Name;
+use crate::plan::birth_place;
 use crate::remainder::Remainder;
 use crate::remainder::holders::Holder;
 use crate::resync::ResyncError;
@@ -163,6 +164,9 @@ impl<S: LogBytes> Tree for SimTree<S> {
     fn create(&self, at: &Place, birth: &Birth, label: &Label) -> Result<(), TreeError> {
         let (oid, label) = (label.oid, *label);
         may_name(self, at)?;
+        // As the real one does where there may be no room for the name.
+        let staged = at.parent != Parent::Staging && self.refuses("make", oid, at.name.as_bytes()).is_err();
+        let staged = staged.then(|| birth_place(oid).name);
         self.place(at, |to, state, next_inode| {
             let mut effects = Vec::new();
             let dir = directory_for_new(state, to, next_inode, &mut effects)?;
@@ -172,8 +176,21 @@ impl<S: LogBytes> Tree for SimTree<S> {
             (node.target, node.rdev) = (birth.target.to_vec(), birth.rdev);
             // As a default ACL of the parent would do it.
             node.xattrs.insert(b"user.inherited".to_vec(), b"x".to_vec());
-            effects.push(Effect::Create { dir, name: at.name.clone(), inode, node });
+            let Some(staged) = &staged else {
+                effects.push(Effect::Create { dir, name: at.name.clone(), inode, node });
+                effects.push(Effect::Label { inode, label });
+                return Ok(effects);
+            };
+            let there = state.nodes[&STAGING].children.get(staged);
+            effects.extend(there.map(|inode| Effect::Remove {
+                dir: STAGING,
+                name: staged.clone(),
+                inode: *inode,
+            }));
+            effects.push(Effect::Create { dir: STAGING, name: staged.clone(), inode, node });
             effects.push(Effect::Label { inode, label });
+            let (from, to) = ((STAGING, staged.clone()), (dir, at.name.clone()));
+            effects.push(Effect::Rename { from, to, inode });
             Ok(effects)
         })?;
         self.bind(oid, at)
