@@ -4,6 +4,7 @@ use crate::faults::{wait_fault, wait_over};
 use crate::harness::{ANSWER_LIMIT, Cluster, Interface, Side, Spec, run, twinfiler, within};
 use admin_api::control::{Answer, Request};
 use admin_api::status::{Fault, FaultKind, Mode, Role};
+use ids::Lsn;
 use rustix::process::Signal;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
@@ -76,6 +77,12 @@ fn a_partner_that_the_witness_does_not_answer_says_so() {
 #[test]
 fn a_volume_that_was_handed_to_a_node_that_is_lost_is_a_fault() {
     let mut pair = Cluster::start(Spec { witness: false, ..Spec::default() });
+    // The epoch's first record, too: nothing is in flight that the switchover would wait for.
+    pair.wait_volume(Side::A, "everything committed", |volume| {
+        volume
+            .cursors
+            .is_some_and(|cursors| cursors.reserved() > Lsn(0) && cursors.committed() == cursors.reserved())
+    });
     pair.signal(Side::B, Signal::STOP);
     let config = pair.config(Side::A).display().to_string();
     twinfiler(&["--config", &config, "switchover", "v", "--timeout", "1s"]);
