@@ -15,6 +15,7 @@ mod preflight;
 mod release;
 mod serve;
 mod split;
+mod unblocked;
 mod verify;
 
 pub use args::{Arguments, Command};

@@ -1,12 +1,14 @@
 //! Log messages: to standard error, filtered by `RUST_LOG` or the configuration, as text or JSON.
 //!
-//! What can go wrong: standard error takes nothing (the reader of a pipe has gone, its filesystem is full, the terminal has
-//! gone). Then the message is lost, and nothing else: a volume that is served is worth more than a line about it.
+//! What can go wrong: standard error takes nothing (the reader of a pipe has gone or stands still, its filesystem is full, the
+//! terminal has gone or is stopped). Then the message is lost, and nothing else: a volume that is served is worth more than a
+//! line about it.
 //!
 //! One message of the fuser crate is kept out: an answer that finds nobody who waits for it, because the client was
 //! killed in its call or the mount was left. The crate calls that an error, once for each such client; every other
 //! answer that cannot be delivered is told.
 
+use super::unblocked::Unblocked;
 use config::{LogFormat, NodeConfig};
 use std::fmt::{Debug, Write};
 use std::io::IsTerminal;
@@ -29,7 +31,7 @@ pub fn start_with(level: &str, format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| Unblocked)
         .with_ansi(std::io::stderr().is_terminal())
         // It would tell of what cannot be written where that cannot be written, and panic over it.
         .log_internal_errors(false)

@@ -3,6 +3,7 @@
 use super::{config, expect};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::File;
+use std::io::{PipeReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -135,12 +136,20 @@ fn answers(config: &str) -> bool {
     super::twinfiler(&["--config", config, "status"]).status.success()
 }
 
-/// Standard errors that take nothing.
-fn deaf() -> [(&'static str, Stdio); 2] {
+/// Standard errors that take nothing, and who should read them.
+fn deaf() -> [(&'static str, Stdio, Option<PipeReader>); 3] {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let full = File::options().write(true).open("/dev/full").unwrap();
-    [("its reader has gone", writer.into()), ("its filesystem is full", full.into())]
+    let (still, mut filled) = std::io::pipe().unwrap();
+    rustix::io::ioctl_fionbio(&filled, true).unwrap();
+    while filled.write(&[b'x'; 512]).is_ok() {}
+    rustix::io::ioctl_fionbio(&filled, false).unwrap();
+    [
+        ("its reader has gone", writer.into(), None),
+        ("its filesystem is full", full.into(), None),
+        ("its reader stands still", filled.into(), Some(still)),
+    ]
 }
 
 /// A daemon that ends with this process, and says what it has to say there.
@@ -158,7 +167,7 @@ fn start(arguments: &[&str], stderr: Stdio) -> Child {
 
 #[test]
 fn a_node_whose_messages_nobody_takes_serves_on() {
-    for (why, stderr) in deaf() {
+    for (why, stderr, _reader) in deaf() {
         let directory = tempfile::tempdir_in("/var/tmp").unwrap();
         let path = volume(directory.path());
         let mut child = start(&["--config", &path, "serve"], stderr);
@@ -179,7 +188,7 @@ fn a_node_whose_messages_nobody_takes_serves_on() {
 
 #[test]
 fn a_witness_whose_messages_nobody_takes_serves_on() {
-    for (why, stderr) in deaf() {
+    for (why, stderr, _reader) in deaf() {
         let directory = tempfile::tempdir().unwrap();
         let address = format!("127.0.0.1:{}", free_port());
         let state = directory.path().join("state").display().to_string();
