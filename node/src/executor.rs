@@ -312,6 +312,7 @@ impl Executor {
         self.shared.verify.set_peer(None);
         self.shared.room.set_peer(None);
         self.shared.write_behind.set_peer(None);
+        self.shared.split.forget();
         let Some(peer) = self.peer.take() else { return };
         if let Err(error) = peer.close(&self.shared.path) {
             self.apply(failed(&error));

@@ -288,6 +288,13 @@ fn a_split_whose_sides_both_wait_is_shown_and_settled() {
         assert!(paths(a).contains(&"on-a") && !paths(a).contains(&"on-b"), "{a:?}");
         assert!(paths(b).contains(&"on-b") && !paths(b).contains(&"on-a"), "{b:?}");
     }
+    // What was answered to the operator holds: a node that stood still gives up nothing when it goes on.
+    pair.signal(Side::B, rustix::process::Signal::STOP);
+    let (code, _, why) = run(&pair, Side::A, &["split", "discard", "b", "--yes"]);
+    assert!(code != 0 && why.contains("does not answer"), "{code} {why}");
+    pair.signal(Side::B, rustix::process::Signal::CONT);
+    pair.wait("both linked again", |pair| shown(pair, Side::A).there_error.is_none().then_some(()));
+    assert_eq!(pair.volume(Side::B).unwrap().mode, Mode::Split);
     let (code, _, why) = run(&pair, Side::A, &["split", "discard", "b", "--yes"]);
     assert_eq!(code, 0, "{why}");
     // Nobody knows of a primary: that the other side is the right one is said by making it serve.

@@ -25,6 +25,16 @@ impl Executor {
             Talk::Show { id, since, rows } => self.show_split(link, id, since, rows),
             Talk::Discard { id } => {
                 let result = self.pair.can(Operator::DiscardLocal);
+                self.answer_split(link, &Talk::MayDiscard { id, result });
+            }
+            Talk::MayDiscard { id, result: Ok(()) } => {
+                if self.shared.split.is_waited_for(id) {
+                    self.answer_split(link, &Talk::DiscardNow { id });
+                }
+            }
+            Talk::MayDiscard { id, result } => self.shared.split.heard(Talk::Discarded { id, result }),
+            Talk::DiscardNow { id } => {
+                let result = self.pair.can(Operator::DiscardLocal);
                 let go = result.is_ok();
                 self.answer_split(link, &Talk::Discarded { id, result });
                 if go {

@@ -1,6 +1,6 @@
 //! The operator's commands on a split, as the control socket brings them.
 
-use super::talk::{ANSWER_LIMIT, MAX_ROWS, Talk, side};
+use super::talk::{ANSWER_LIMIT, DISCARD_LIMIT, MAX_ROWS, Talk, side};
 use crate::event::{NodeEvent, SplitAsk};
 use crate::volume_node::VolumeNode;
 use admin_api::control::{ControlError, ErrorKind};
@@ -51,13 +51,14 @@ impl VolumeNode {
             return self.wish(Operator::DiscardLocal);
         }
         let (answer, answered) = bounded(1);
-        let until = Instant::now() + ANSWER_LIMIT;
+        let until = Instant::now() + DISCARD_LIMIT;
         self.shared().tell(NodeEvent::SplitTalk { talk: SplitAsk::Discard, answer, until });
-        match answered.recv_timeout(ANSWER_LIMIT) {
+        match answered.recv_timeout(DISCARD_LIMIT) {
             Ok(Talk::Discarded { result, .. }) => {
                 result.map_err(|why| ControlError::new(ErrorKind::Refused, why))
             }
             Ok(_) | Err(_) => {
+                self.shared().split.forget();
                 Err(ControlError::new(ErrorKind::Refused, format!("{NO_ANSWER} Or run the command there")))
             }
         }

@@ -1,6 +1,8 @@
 //! What the two sides of a split say to each other, and who carries it out.
 //!
 //! One request at a time; its answer is one message. A request that comes while another one is worked on is refused.
+//! A side is given up in two steps, for the partner may read the first one long after the operator was told that it
+//! does not answer: it says whether that is possible, and does it only when whoever asked still waits.
 //! Everything is bounded: a list is cut where it would not fit into a message ([`MAX_LIST_BYTES`]).
 //!
 //! What can go wrong: bytes that are no message, or are of another version: not answered, and whoever asked says so
@@ -22,13 +24,15 @@ use std::time::Duration;
 /// How each of these messages begins; none of the pair's or of a resync's does.
 const MAGIC: &[u8; 4] = b"TwSp";
 /// Version of these messages.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 /// Longest list in one message, by the length of its names.
 const MAX_LIST_BYTES: usize = 512 << 10;
 /// Most rows that are told.
 pub(crate) const MAX_ROWS: usize = 10_000;
 /// Longest wait for the partner's answer: it walks its tree.
 pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(100);
+/// Likewise where it only says what is possible: sooner than a command gives its daemon up.
+pub(crate) const DISCARD_LIMIT: Duration = Duration::from_secs(10);
 
 /// See the module.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -39,7 +43,11 @@ pub(crate) enum Talk {
     Shown { id: u64, result: Result<SplitSide, String> },
     /// The operator wants your side given up.
     Discard { id: u64 },
-    /// Whether it can be.
+    /// Whether it can be; nothing has been done yet.
+    MayDiscard { id: u64, result: Result<(), String> },
+    /// The operator still waits: do it.
+    DiscardNow { id: u64 },
+    /// Whether it was done.
     Discarded { id: u64, result: Result<(), String> },
 }
 
@@ -79,6 +87,16 @@ impl SplitState {
         *asked += 1;
         *self.waiting.lock() = Some((*asked, answer));
         *asked
+    }
+
+    /// Does somebody still wait for the answer to this request?
+    pub fn is_waited_for(&self, id: u64) -> bool {
+        self.waiting.lock().as_ref().is_some_and(|(expected, _)| *expected == id)
+    }
+
+    /// No answer comes any more: the link has ended, or whoever waited has given up.
+    pub fn forget(&self) {
+        *self.waiting.lock() = None;
     }
 
     /// An answer came.
