@@ -114,6 +114,8 @@ impl Ring {
 
     /// Invalidates every line in `[from, to)` that could be taken for a record of that very LSN, or of a later lap
     /// (of another log that was here), durably, and returns how many there were. The first line goes first: from then on no crash brings back what follows.
+    /// It is cleared whatever it holds: words of a header that a power cut tore there would complete themselves with those of
+    /// the next record, if that is torn, too.
     ///
     /// Rejected: writing zeros over the whole range, which would destroy the older records that a partner may
     /// still catch up from, and wear the medium.
@@ -125,13 +127,28 @@ impl Ring {
             let len = if window == from { HEADER_BYTES as u64 } else { SCRUB_WINDOW_BYTES };
             let window_end = window.plus(len.min(to.since(window)));
             let found = self.scrub_window(window, window_end);
-            if found > 0 {
+            let cleared = window == from && self.clear_line(from);
+            if found > 0 || cleared {
                 self.persist(window, window_end)?;
             }
             scrubbed += found;
             window = window_end;
         }
         Ok(scrubbed)
+    }
+
+    /// Whether there was anything.
+    fn clear_line(&self, lsn: Lsn) -> bool {
+        let offset = self.offset(lsn, HEADER_BYTES);
+        // SAFETY: as in `scrub_window`; bytes may be read whatever wrote them.
+        unsafe {
+            let line = self.base.add(offset);
+            let holds_something = (0..HEADER_BYTES).any(|at| line.add(at).read_volatile() != 0);
+            if holds_something {
+                std::ptr::write_bytes(line, 0, HEADER_BYTES);
+            }
+            holds_something
+        }
     }
 
     fn scrub_window(&self, from: Lsn, to: Lsn) -> u64 {
