@@ -30,7 +30,9 @@ const SHARE: u64 = 64;
 const LEFT_BYTES: u64 = 24 << 20;
 const LEFT_SHARE: u64 = 4;
 /// Pieces that one create gives back at most: not every part of the disk may be of use to it.
-const MAX_PIECES_PER_CREATE: usize = 8;
+const MAX_PIECES_PER_CREATE: usize = 16;
+/// Pieces that an allocation group may keep for itself before one of them is of use: its list of free blocks comes first.
+const PIECES_PER_GROUP: u64 = 3;
 /// Before it is tried again to fill a reserve that could not be filled.
 const RETRY: Duration = Duration::from_secs(10);
 
@@ -40,6 +42,8 @@ pub(super) struct InodeReserve {
     piece_bytes: u64,
     /// How many pieces there should be.
     wanted: usize,
+    /// How many of them may be of no use.
+    spare: u64,
     /// Where those are that there are, in bytes.
     pieces: Mutex<Vec<u64>>,
     not_before: Mutex<Option<Instant>>,
@@ -56,7 +60,8 @@ impl InodeReserve {
         if rustix::fs::fstatfs(root).map_err(failed)?.f_type as u64 != xfs::MAGIC {
             return Ok(None);
         }
-        let piece_bytes = CHUNKS_PER_PIECE * xfs::chunk_bytes(root).map_err(failed)?;
+        let (chunk_bytes, groups) = xfs::chunk_bytes_and_groups(root).map_err(failed)?;
+        let (piece_bytes, spare) = (CHUNKS_PER_PIECE * chunk_bytes, PIECES_PER_GROUP * groups);
         let wanted = ((total_bytes / SHARE).min(MAX_BYTES) / piece_bytes) as usize;
         let file = match hidden.file(NAME)? {
             Some(file) => file,
@@ -70,6 +75,7 @@ impl InodeReserve {
             file,
             piece_bytes,
             wanted,
+            spare,
             pieces: Mutex::default(),
             not_before: Mutex::default(),
         };
@@ -81,7 +87,8 @@ impl InodeReserve {
     pub(super) fn certain(&self) -> Result<(u64, bool), Errno> {
         let pieces = self.pieces.lock().len();
         let made = xfs::free_inodes(self.file.as_fd())?;
-        Ok((made.saturating_add(pieces as u64 * xfs::CHUNK_INODES), pieces >= self.wanted))
+        let useful = (pieces as u64).saturating_sub(self.spare);
+        Ok((made.saturating_add(useful * xfs::CHUNK_INODES), pieces >= self.wanted))
     }
 
     /// Does something that makes an inode, and gives back of the reserve what it takes, unless the disk is full:
@@ -110,7 +117,8 @@ impl InodeReserve {
     fn give_piece(&self) -> bool {
         let mut pieces = self.pieces.lock();
         let Some(offset) = pieces.pop() else { return false };
-        match self.punch(offset) {
+        // Blocks that were given back are somebody else's only when that is in the filesystem's log.
+        match self.punch(offset).and_then(|()| rustix::fs::fsync(&self.file)) {
             Ok(()) => true,
             Err(errno) => {
                 tracing::warn!(%errno, "a piece of the inode reserve could not be given back");

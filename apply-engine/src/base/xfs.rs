@@ -29,12 +29,12 @@ pub(super) fn give_back_what_was_not_asked_for(root: BorrowedFd<'_>) {
     }
 }
 
-/// How many bytes lie side by side where inodes are made.
-pub(super) fn chunk_bytes(root: BorrowedFd<'_>) -> Result<u64, Errno> {
-    // struct xfs_fsop_geom_v1: blocksize first, inodesize as the seventh word.
+/// How many bytes lie side by side where inodes are made, and how many allocation groups there are.
+pub(super) fn chunk_bytes_and_groups(root: BorrowedFd<'_>) -> Result<(u64, u64), Errno> {
+    // struct xfs_fsop_geom_v1: blocksize, rtextsize, agblocks, agcount, logblocks, sectsize, inodesize.
     let mut words = [0_u32; 28];
     call(root, XFS_IOC_FSGEOMETRY_V1, words.as_mut_ptr().cast())?;
-    Ok((CHUNK_INODES * u64::from(words[6])).max(u64::from(words[0])))
+    Ok(((CHUNK_INODES * u64::from(words[6])).max(u64::from(words[0])), u64::from(words[3])))
 }
 
 /// Inodes that are made and nobody uses, at least.

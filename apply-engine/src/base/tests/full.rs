@@ -156,6 +156,7 @@ fn what_is_answered_is_made_where_the_disk_is_scattered() {
         (made, certain) = (made + certain, space().certain_inodes.expect("a number"));
         assert!(made < 50_000, "they come to an end");
     }
+    assert_eq!(base.held(9), (Vec::new(), 0));
     assert_eq!(names_in(&image.path().join("volume")), made as usize + 1);
     assert_eq!(space().free_inodes, Some(certain), "nobody is told of more");
     assert!(space().free_bytes > 50 << 20, "{:?}", space());
