@@ -128,7 +128,7 @@ pub(super) struct Held {
 pub(super) struct Progress {
     delayed: bool,
     slowed: bool,
-    starving: Option<(Instant, Lsn)>,
+    starving: Option<(Instant, Lsn, Lsn)>,
 }
 
 /// What became of an attempt to be let in.
@@ -309,17 +309,27 @@ impl Gate {
             let now = Instant::now();
             // Who is inside has not logged yet what takes the room, or may come to nothing.
             let inside = state.admitted_bytes > 0;
+            let both_applied = state.both_applied();
             let until = match progress.starving {
                 None => now + STARVED_PATIENCE,
-                // The disk is not full: a consistency point gives room, however long that takes.
-                Some(_) if state.lacks_certainty_only(ask.room, needs) => now + STARVED_PATIENCE,
-                Some((until, seen)) if now < until && (seen < reserved || inside) => until,
+                // The disk is not full, and each consistency point gives room: as many as it takes, while they come.
+                Some((_, _, applied))
+                    if applied < both_applied && state.lacks_certainty_only(ask.room, needs) =>
+                {
+                    now + STARVED_PATIENCE
+                }
+                Some((until, seen, _))
+                    if now < until && both_applied < seen && state.lacks_certainty_only(ask.room, needs) =>
+                {
+                    until
+                }
+                Some((until, seen, _)) if now < until && (seen < reserved || inside) => until,
                 Some(_) => return Err(state.no_space(needs)),
             };
             if state.is_hopeless(ask.room, needs) {
                 return Err(state.no_space(needs));
             }
-            progress.starving = Some((until, reserved));
+            progress.starving = Some((until, reserved, both_applied));
             mark!("room on disk waited for");
             starved();
             let (room, measured_at) = (ask.room, reserved);

@@ -234,7 +234,7 @@ fn what_does_not_fit_is_refused_and_takes_nothing_from_others() {
 #[test]
 fn inodes_are_taken_by_what_makes_objects_alone() {
     let gate = open_gate(1 << 30);
-    gate.set_local_space(Lsn(0), SpaceBudget { free_inodes: 18, likely_inodes: 18, ..budget(1 << 40) });
+    gate.set_local_space(Lsn(0), SpaceBudget { free_inodes: 18, ..budget(1 << 40) });
     let makes = Ask { inodes: 1, ..Ask::growing(100) };
     for _ in 0..100 {
         drop(gate.admit(Ask::growing(100), || Lsn(0), || ()).unwrap());
@@ -245,21 +245,25 @@ fn inodes_are_taken_by_what_makes_objects_alone() {
     assert_eq!(gate.admit(makes, || Lsn(0), || ()).map(|_| ()), Err(Refused::NoSpace));
 }
 
-/// What can certainly be made comes again with each consistency point: who needs more waits for one, as for room in the log.
+/// What can certainly be made comes again with each consistency point: who needs more waits for them while they come.
 #[test]
-fn who_lacks_only_certain_inodes_waits_for_a_consistency_point() {
+fn who_lacks_only_certain_inodes_waits_for_consistency_points() {
     let makes = Ask { inodes: 1, ..Ask::growing(100) };
     for (likely_inodes, waits) in [(1000, true), (18, false)] {
         let gate = open_gate(1 << 30);
-        gate.set_local_space(Lsn(0), SpaceBudget { free_inodes: 18, likely_inodes, ..budget(1 << 40) });
+        let space = SpaceBudget { free_inodes: 18, likely_inodes, ..budget(1 << 40) };
+        gate.set_local_space(Lsn(0), space);
         for _ in 0..2 {
             drop(gate.admit(makes, || Lsn(0), || ()).unwrap());
         }
         let mut progress = Progress::default();
-        let mut again = || gate.try_admit(makes, &mut progress, || Lsn(0), || ());
+        // All of it is logged, and less is applied.
+        let mut again = || gate.try_admit(makes, &mut progress, || Lsn(5000), || ());
         assert!(matches!(again(), Ok(Step::Wait(_))), "for a consistency point to begin");
         assert_eq!(matches!(again(), Ok(Step::Wait(_))), waits);
         assert_eq!(matches!(again(), Err(Refused::NoSpace)), !waits);
+        gate.set_local_space(Lsn(5000), space);
+        assert_eq!(matches!(again(), Err(Refused::NoSpace)), !waits, "it has come to what may be made");
     }
 }
 

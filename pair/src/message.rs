@@ -36,7 +36,8 @@ pub struct Vitals {
     pub likely_inodes: u64,
     /// Free space for metadata, and what could become metadata, where that is apart from `free_bytes` (btrfs).
     pub free_metadata_bytes: Option<(u64, u64)>,
-    /// A write to its log's device has not come back for a while.
+    /// A write to this node's log device has not come back for a while. The partner is not told.
+    #[serde(skip)]
     pub log_is_slow: bool,
     /// Part of the log that is in use, in thousandths.
     pub log_fill_permille: u16,

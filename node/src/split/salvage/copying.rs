@@ -8,7 +8,6 @@
 //! stays where it was made, and is listed. Whatever else fails ends the salvage.
 
 use super::{MAX_PATH_BYTES, SalvageError, at};
-use crate::split::changes::shown;
 use apply_engine::remainder::is_refusal;
 use apply_engine::{Attributes, FULL_BYTES, Layers, ObjectKind};
 use ids::Oid;
@@ -100,11 +99,12 @@ impl<'a> Copying<'a> {
             }
         };
         if attributes.kind.is_directory() {
-            if !named {
+            // Nobody looks for a longer path.
+            if !named && path.len() <= MAX_PATH_BYTES {
                 self.moved.insert(path.to_vec(), there.clone());
             }
             self.directories.push((oid, there));
-        } else if attributes.nlink > 1 {
+        } else if attributes.nlink > 1 || !named {
             self.linked.insert(oid, there);
         }
         Ok(())
@@ -177,7 +177,9 @@ impl<'a> Copying<'a> {
         }
         self.elsewhere_count += 1;
         match &mut self.elsewhere {
-            Some(writing) => writeln!(writing, "{}\t{}", shown(path), shown(there)).map_err(at(&list)),
+            Some(writing) => {
+                writeln!(writing, "{}\t{}", path.escape_ascii(), there.escape_ascii()).map_err(at(&list))
+            }
             None => Ok(()),
         }
     }
