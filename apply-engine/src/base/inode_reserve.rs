@@ -61,8 +61,10 @@ impl InodeReserve {
             return Ok(None);
         }
         let (chunk_bytes, groups) = xfs::chunk_bytes_and_groups(root).map_err(failed)?;
-        let (piece_bytes, spare) = (CHUNKS_PER_PIECE * chunk_bytes, PIECES_PER_GROUP * groups);
+        let piece_bytes = CHUNKS_PER_PIECE * chunk_bytes;
         let wanted = ((total_bytes / SHARE).min(MAX_BYTES) / piece_bytes) as usize;
+        // A reserve lies in few of many groups.
+        let spare = (PIECES_PER_GROUP * groups).min(wanted as u64 / 4);
         let file = match hidden.file(NAME)? {
             Some(file) => file,
             None => match hidden.new_file(NAME) {
