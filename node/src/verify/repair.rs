@@ -29,7 +29,8 @@ impl Session<'_> {
             let mirrored = {
                 let pair = self.shared.pair.lock();
                 let pair = pair.as_ref().ok_or("the volume has stopped")?;
-                if pair.role != Role::Primary {
+                // Without its partner it goes on alone in an epoch of its own, which it takes over first.
+                if pair.role != Role::Primary && pair.mode != Mode::TakingOver {
                     return Err("this node is no primary any more".to_owned());
                 }
                 pair.mode == Mode::Mirrored
