@@ -359,11 +359,6 @@ impl CommitPath {
         Ok(())
     }
 
-    /// Makes everything that is published durable here. For the node's own records while nobody is served.
-    pub fn persist_all(&self) {
-        self.persist_published();
-    }
-
     /// What this log holds and the last partner's does not, and for how long that partner has neither advanced nor been
     /// without a lack. At most 100,000 are counted.
     pub fn partner_lag(&self) -> (u64, u64, Duration) {

@@ -98,8 +98,9 @@ impl CommitPath {
         self.persist_locked(self.local.lock(), sealed)
     }
 
-    /// Likewise of what is published. The log is asked with `local` held: nobody cuts it or begins it anew meanwhile.
-    pub(super) fn persist_published(&self) {
+    /// Makes everything that is published durable here. The log is asked with `local` held: nobody cuts it or begins it anew
+    /// meanwhile.
+    pub fn persist_all(&self) {
         if self.is_log_given_up() {
             return;
         }

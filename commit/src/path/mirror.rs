@@ -69,7 +69,7 @@ impl CommitPath {
                 Err(error) => self.lose_mirror(mirror, error),
             }
         } else if self.rule() == AckRule::Local {
-            self.persist_published();
+            self.persist_all();
         }
         self.wake_next();
         more

@@ -111,7 +111,7 @@ impl CommitPath {
         }
         let is_free = self.local.try_lock().is_some();
         if is_free {
-            self.persist_published();
+            self.persist_all();
         } else {
             self.want_durable(lsn);
         }
@@ -178,7 +178,7 @@ impl CommitPath {
         while !self.ended.load(Ordering::SeqCst) {
             // Looked at before: what was cut off meanwhile is told to nobody who receives after the cut.
             let to = receiving();
-            self.persist_published();
+            self.persist_all();
             if let Some(to) = to {
                 tell(to, *self.local.lock());
             }
