@@ -29,7 +29,8 @@ pub fn salvage_is_endangered(salvage: &Path, kind: &str, tree: &Path) -> bool {
     overlaps(salvage, tree) && !is_bases_own
 }
 
-fn overlaps(one: &Path, other: &Path) -> bool {
+/// Whether one of the two lies in the other, or they are the same.
+pub fn overlaps(one: &Path, other: &Path) -> bool {
     one.starts_with(other) || other.starts_with(one)
 }
 

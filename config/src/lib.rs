@@ -22,7 +22,7 @@ mod witness;
 #[cfg(test)]
 mod tests;
 
-pub use claims::{BASE_KIND, salvage_is_endangered};
+pub use claims::{BASE_KIND, overlaps, salvage_is_endangered};
 pub use error::{ConfigError, Problem};
 pub use link::{LinkConfig, Persistence, RdmaConfig};
 pub use model::{

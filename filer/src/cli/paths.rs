@@ -38,11 +38,6 @@ pub(super) fn resolved_but_name(path: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// Whether one of the two lies in the other, or they are the same.
-pub(super) fn overlap(one: &Path, other: &Path) -> bool {
-    one.starts_with(other) || other.starts_with(one)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,8 +2,8 @@
 
 use super::Preflight;
 use crate::cli::exit::ExitCode;
-use crate::cli::paths::{overlap, resolved, resolved_but_name};
-use config::{BASE_KIND, NodeConfig, salvage_is_endangered};
+use crate::cli::paths::{resolved, resolved_but_name};
+use config::{BASE_KIND, NodeConfig, overlaps, salvage_is_endangered};
 use std::path::{Path, PathBuf};
 
 /// A tree or a file that nothing else may be in.
@@ -45,7 +45,7 @@ pub fn check(found: &mut Preflight, config: &NodeConfig) {
         for (kind, path) in own {
             let Some(path) = path else { continue };
             let Some(place) = place(kind, volume.name.as_str(), path) else { continue };
-            if let Some(other) = places.iter().find(|other| overlap(&place.leads_to, &other.leads_to)) {
+            if let Some(other) = places.iter().find(|other| overlaps(&place.leads_to, &other.leads_to)) {
                 let what = format!("{} and {} lie in each other", place.shown(), other.shown());
                 found.add(ExitCode::Config, what, "choose paths that lead to different places");
             }
