@@ -261,6 +261,7 @@ impl Base {
     /// What creates took of the reserve is put back, if it can be.
     fn fill_inode_reserve(&self) {
         if let Some(reserve) = &self.local().inode_reserve
+            && !reserve.is_whole()
             && let Ok(space) = self.filesystem_space()
         {
             reserve.fill(space.free_bytes);

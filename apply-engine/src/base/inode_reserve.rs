@@ -85,6 +85,11 @@ impl InodeReserve {
         Ok(Some(reserve))
     }
 
+    /// Nothing of it was given back, or it was put back.
+    pub(super) fn is_whole(&self) -> bool {
+        self.pieces.lock().len() >= self.wanted
+    }
+
     /// Inodes that can certainly be made, and whether the reserve is as large as it should be.
     pub(super) fn certain(&self) -> Result<(u64, bool), Errno> {
         let pieces = self.pieces.lock().len();
