@@ -3,6 +3,7 @@
 
 mod daemon;
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -380,13 +381,17 @@ fn keys() {
     assert!(err.contains("chmod 600"), "{err}");
 }
 
+fn set_mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+}
+
+fn mode(path: &Path) -> u32 {
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
 #[test]
 fn init_closes_the_tree_to_other_users() {
-    use std::os::unix::fs::PermissionsExt;
     let directory = tempfile::tempdir_in("/var/tmp").unwrap();
-    let set_mode =
-        |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
-    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     set_mode(directory.path(), 0o755);
     let at = |name: &str| directory.path().join(name);
     let init = |how: &str, base: &Path, log: &str, code| {
@@ -432,11 +437,8 @@ fn init_closes_the_tree_to_other_users() {
 /// What is checked, closed and printed is where a path leads, not how it is written.
 #[test]
 fn init_follows_the_paths_that_it_is_given() {
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::symlink;
     let directory = tempfile::tempdir_in("/var/tmp").unwrap();
-    let set_mode =
-        |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
-    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     set_mode(directory.path(), 0o755);
     let at = |name: &str| directory.path().join(name);
     let shown = |name: &str| at(name).display().to_string();

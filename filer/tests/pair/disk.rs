@@ -244,15 +244,21 @@ fn a_device_that_refuses_writes_under_btrfs_hands_over_and_is_repaired_by_a_rest
     pair.check_trees_equal();
 }
 
-/// Whoever writes to the disk waits and gets no error.
-#[test]
-fn a_disk_that_hangs_hands_over_and_heals() {
+/// The primary's disk hangs under load.
+fn with_a_disk_that_hangs() -> (Cluster, Load, Frozen) {
     let filesystem = ["btrfs", "btrfs"];
     let spec = Spec { disk_mib: [Some(256), Some(256)], filesystem, ..Spec::default() };
     let mut pair = Cluster::start(Spec { capacity: "256MiB", ..spec });
     let load = Load::start(&pair.mount(Side::A), "c", 2);
     load.wait_for(50);
-    let frozen: Frozen = pair.disk(Side::A).as_ref().unwrap().freeze();
+    let frozen = pair.disk(Side::A).as_ref().unwrap().freeze();
+    (pair, load, frozen)
+}
+
+/// Whoever writes to the disk waits and gets no error.
+#[test]
+fn a_disk_that_hangs_hands_over_and_heals() {
+    let (mut pair, load, frozen) = with_a_disk_that_hangs();
     let before = load.answered();
     pair.wait_serving(Side::B);
     let outcomes = load.join();
@@ -279,12 +285,7 @@ fn a_disk_that_hangs_hands_over_and_heals() {
 /// Nothing is left to apply by the time at which a disk that was too slow may be trusted again.
 #[test]
 fn a_disk_that_hung_heals_though_nobody_writes() {
-    let filesystem = ["btrfs", "btrfs"];
-    let spec = Spec { disk_mib: [Some(256), Some(256)], filesystem, ..Spec::default() };
-    let mut pair = Cluster::start(Spec { capacity: "256MiB", ..spec });
-    let load = Load::start(&pair.mount(Side::A), "c", 2);
-    load.wait_for(50);
-    let frozen: Frozen = pair.disk(Side::A).as_ref().unwrap().freeze();
+    let (mut pair, load, frozen) = with_a_disk_that_hangs();
     pair.wait_serving(Side::B);
     let outcomes = load.join();
     let slow = |volume: &VolumeStatus| volume.faults.iter().any(|fault| fault.what.contains("too slow"));
